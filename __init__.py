@@ -1,0 +1,1 @@
+"""seq2edge: from a Transformer checkpoint to cached decoding on an edge device."""

@@ -1,0 +1,1 @@
+"""The canonical Transformer and the checkpoints that map onto it (needs torch)."""

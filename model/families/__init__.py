@@ -1,0 +1,1 @@
+"""Model families: each module maps foreign checkpoints onto the canonical Transformer."""

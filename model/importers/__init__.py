@@ -1,0 +1,1 @@
+"""Readers of checkpoints that are not Hugging Face folders."""
