@@ -1,0 +1,283 @@
+"""What `manifest.json` of a bundle says: closed, versioned records.
+
+Format 1. Unknown keys, missing keys and other formats are refused, so a reader never acts on half
+of what a bundle means. `manifest.schema.json` is the same grammar as a JSON schema.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping  # noqa: TC003 - hints are read at run time
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from seq2edge.errors import BundleError
+from seq2edge.model.dims import Dims  # noqa: TC002 - hints are read at run time
+from seq2edge.records import Text, decode, json_schema, parse_json
+
+FORMAT: Final = 1
+MANIFEST = "manifest.json"
+LARGEST_MANIFEST = 16 * 2**20  # bytes
+_DEVICES = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{port}{n}" for port in ("COM", "LPT") for n in "123456789"),
+}
+
+FileName: TypeAlias = Annotated[
+    str,
+    Text(
+        pattern=r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_-])?"
+        r"(/[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_-])?)*",
+        meaning="a relative file name inside the bundle (ASCII letters, digits, '.', '_', '-', "
+        "parts joined by '/', no part that begins or ends with '.', 100 characters at most)",
+        longest=100,
+    ),
+]
+Sha256: TypeAlias = Annotated[
+    str,
+    Text(pattern=r"[0-9a-f]{64}", meaning="64 lower-case hexadecimal digits", longest=64),
+]
+UtcTime: TypeAlias = Annotated[
+    str,
+    Text(
+        pattern=r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z",
+        meaning="a UTC time such as 2026-01-31T23:59:59Z",
+        longest=20,
+    ),
+]
+Version: TypeAlias = Annotated[
+    str,
+    Text(
+        pattern=r"[0-9]+(\.[0-9]+)*",
+        meaning="a release number such as 1.23.2",
+        longest=40,
+    ),
+]
+Role: TypeAlias = Literal["encoder", "decoder"]
+Target: TypeAlias = Literal["canonical", "onnxruntime"]
+Kind: TypeAlias = Literal["encoder-decoder", "decoder", "encoder"]
+Task: TypeAlias = Literal["generate", "transcribe", "classify", "embed"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """Size in bytes and hash of one file."""
+
+    size: int
+    sha256: Sha256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TensorRecord:
+    """An input or output of a graph; strings in `shape` are axis names of the graph contract."""
+
+    name: str
+    dtype: Literal["float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"]
+    shape: tuple[int | str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GraphRecord:
+    """One ONNX graph. `requires` maps a package to the lowest version that can run it."""
+
+    role: Role
+    target: Target
+    file: FileName
+    opset: Mapping[str, int]
+    requires: Mapping[str, Version]
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineRecord:
+    """An engine compiled for one target; the sidecar describes it."""
+
+    file: FileName
+    target: str
+    sidecar: FileName | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AudioRecord:
+    """How audio becomes features: Hz, mel bands, samples per window and hop, seconds per clip."""
+
+    sampling_rate: int
+    mels: int
+    fft: int
+    hop: int
+    seconds: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpecialTokens:
+    """The special tokens' text, None where the vocabulary has none."""
+
+    bos: str | None = None
+    eos: str | None = None
+    pad: str | None = None
+    unk: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerRecord:
+    """Files and rules that turn text into ids and back.
+
+    `target` is the decoder's tokenizer where source and target vocabularies are split.
+    `languages` maps a language code to its token id; `language_layout` says where that id stands
+    in the encoder's input, before or after the text. `prompts` maps a task to the text put first.
+    """
+
+    source: FileName
+    target: FileName | None = None
+    chat_template: FileName | None = None
+    special: SpecialTokens = SpecialTokens()
+    languages: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    language_layout: Literal["", "prefix", "suffix"] = ""
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParityRecord:
+    """What the parity gate measured at export: logits' errors, and tokens that agreed."""
+
+    max_absolute: float
+    max_relative: float
+    tokens_compared: int
+    tokens_equal: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProvenanceRecord:
+    """Where the bundle comes from. `packages` maps a package to the version used."""
+
+    tool_version: str
+    created: UtcTime
+    source: str
+    source_format: str
+    packages: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    unused_tensors: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A whole bundle.
+
+    `generation` holds the checkpoint's decoding defaults, `generation_ignored` those of its
+    settings that the runtime does not apply. `files` lists every file but the manifest; it is
+    empty until a `BundleWriter` finishes.
+    """
+
+    format: Literal[1] = FORMAT
+    kind: Kind
+    task: Task
+    family: str
+    dims: Dims
+    precision: Literal["float32"] = "float32"
+    generation: Mapping[str, Any] | None = None
+    generation_ignored: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    problem: Literal["", "single_label", "multi_label", "regression"] = ""
+    audio: AudioRecord | None = None
+    tokenizer: TokenizerRecord | None = None
+    graphs: tuple[GraphRecord, ...] = ()
+    engines: tuple[EngineRecord, ...] = ()
+    parity: ParityRecord | None = None
+    provenance: ProvenanceRecord
+    files: Mapping[FileName, FileRecord] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind != self.dims.kind:
+            raise BundleError(f"kind: {self.kind!r}, but the dims are of {self.dims.kind!r}")
+        mels = self.audio.mels if self.audio else 0
+        if mels != self.dims.mels:
+            raise BundleError(f"audio: {mels} mels, but the dims have {self.dims.mels}")
+        _check_graphs(self.graphs)
+        _check_names(self.files)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, subject: str = MANIFEST) -> Manifest:
+        """A manifest from a file's bytes; `subject` names the file in errors.
+
+        Raises BundleError for anything but exactly a manifest of this format.
+        """
+        try:
+            values = parse_json(data)
+            _check_format(values)
+            manifest: Manifest = decode(cls, values)
+        except BundleError as error:
+            raise BundleError(f"{subject}: {error}") from error.__cause__
+        return manifest
+
+    def to_bytes(self) -> bytes:
+        """The manifest as the file's bytes, UTF-8 JSON.
+
+        Raises BundleError when a value would not be read back, such as a NaN or a numpy scalar.
+        """
+        try:
+            text = json.dumps(
+                dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False
+            )
+            data = f"{text}\n".encode()
+        except (TypeError, ValueError) as error:
+            raise BundleError(f"{MANIFEST}: a value is not JSON, {error}") from error
+        Manifest.from_bytes(data)
+        return data
+
+    def references(self) -> Iterator[tuple[str, str]]:
+        """Where the manifest names a file, and the name: `("tokenizer.source", ...)`."""
+        for i, graph in enumerate(self.graphs):
+            yield f"graphs[{i}].file", graph.file
+        for i, engine in enumerate(self.engines):
+            yield f"engines[{i}].file", engine.file
+            if engine.sidecar:
+                yield f"engines[{i}].sidecar", engine.sidecar
+        for key in ("source", "target", "chat_template") if self.tokenizer else ():
+            if name := getattr(self.tokenizer, key):
+                yield f"tokenizer.{key}", name
+
+
+def manifest_schema() -> dict[str, Any]:
+    """What `manifest.schema.json` holds."""
+    return json_schema(Manifest)
+
+
+def check_file_name(name: str) -> None:
+    """Raise BundleError unless `name` may be a file beside the manifest."""
+    decode(FileName, name, "file name")
+    _check_names((name,))
+
+
+def _check_format(values: object) -> None:
+    found = values.get("format") if isinstance(values, dict) else None
+    if type(found) is int and found != FORMAT:
+        remedy = "update seq2edge" if found > FORMAT else "export the checkpoint again"
+        raise BundleError(f"format {found}, this version reads {FORMAT}, {remedy}")
+
+
+def _check_graphs(graphs: tuple[GraphRecord, ...]) -> None:
+    seen = set()
+    for i, graph in enumerate(graphs):
+        if (graph.role, graph.target) in seen:
+            raise BundleError(f"graphs[{i}]: a second {graph.role} for {graph.target}")
+        seen.add((graph.role, graph.target))
+
+
+def _check_names(names: Mapping[str, FileRecord] | tuple[str, ...]) -> None:
+    folded: dict[str, str] = {}
+    for name in names:
+        other = folded.setdefault(name.casefold(), name)
+        if other != name:
+            raise BundleError(f"files: {other!r} and {name!r} differ only in upper and lower case")
+    for name in names:
+        parts = name.casefold().split("/")
+        if parts[0] == MANIFEST:
+            raise BundleError(f"files: {name!r} is reserved for the manifest itself")
+        if any(part.split(".")[0].upper() in _DEVICES for part in parts):
+            raise BundleError(f"files: {name!r} is a device name on Windows, rename it")
+        for end in range(1, len(parts)):
+            if "/".join(parts[:end]) in folded:
+                raise BundleError(f"files: {name!r} lies below another file of the list")
