@@ -236,11 +236,15 @@ def _require_own_files(folder: Path) -> None:
     """Only a folder whose every file a manifest lists, of whatever format, may be replaced."""
     if not folder.is_dir():
         raise BundleError(f"{folder}: not a folder, so it is not overwritten")
+    refusal = f"{folder}: not a bundle, so it is not overwritten"
     try:
         values = parse_json(_manifest_bytes(folder / MANIFEST))
-        listed = set(values["files"]) if type(values["format"]) is int else set()
-        foreign = [name for name in scan(folder) if name != MANIFEST and name not in listed]
-    except (BundleError, KeyError, TypeError) as error:
-        raise BundleError(f"{folder}: not a bundle, so it is not overwritten ({error})") from error
-    if foreign:
-        raise BundleError(f"{folder}: {foreign[0]!r} is no part of the bundle, it would be lost")
+        found = scan(folder)
+    except BundleError as error:
+        raise BundleError(f"{refusal} ({error})") from error
+    files = values.get("files") if isinstance(values, dict) else None
+    if not isinstance(files, dict) or type(values.get("format")) is not int:
+        raise BundleError(refusal)
+    for name in found:
+        if name != MANIFEST and name not in files:
+            raise BundleError(f"{folder}: {name!r} is no part of the bundle and would be lost")

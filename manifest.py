@@ -240,9 +240,9 @@ class Manifest:
                 yield f"tokenizer.{key}", name
 
 
-def manifest_schema() -> dict[str, Any]:
-    """What `manifest.schema.json` holds."""
-    return json_schema(Manifest)
+def manifest_schema() -> str:
+    """The text of `manifest.schema.json`."""
+    return json.dumps(json_schema(Manifest), indent=2) + "\n"
 
 
 def check_file_name(name: str) -> None:

@@ -6,8 +6,8 @@ are refused before anything is allocated for them.
 
 from __future__ import annotations
 
-import io
 import math
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -23,17 +23,35 @@ if TYPE_CHECKING:
 
 REFERENCE = "reference.npz"
 LIMIT = 2**30  # bytes of all arrays together
+_LENGTH_END = 10
+_DAMAGE = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00(?P<length>..)"
+    rb"\{'descr': '(?P<dtype>[<>|][biuf][0-9]{1,2})', 'fortran_order': (?P<fortran>True|False), "
+    rb"'shape': \((?P<shape>(?:[0-9]{1,18},? ?){0,32})\), \} *\n",
+    re.DOTALL,
+)
 
 
 def write_reference(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write named arrays of numbers. Raises BundleError for arrays of objects and a full disk."""
-    import numpy as np  # noqa: PLC0415 - reading a manifest must not load it
+    """Write named arrays of numbers. Raises BundleError for other arrays and for a full disk."""
+    from numpy.lib import format as npy  # noqa: PLC0415 - reading a manifest must not load numpy
 
-    for name, array in arrays.items():
-        if array.dtype.kind not in "biufU":
-            raise BundleError(f"{path}: array {name!r} of {array.dtype}, only numbers can be kept")
-    with file_errors(path), path.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+    with file_errors(path), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            if array.dtype.kind not in "biuf":
+                raise BundleError(f"{path}: array {name!r} of {array.dtype}, only numbers are kept")
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                npy.write_array(member, array, allow_pickle=False)
 
 
 def read_reference(path: Path, *, limit_bytes: int = LIMIT) -> dict[str, NDArray[Any]]:
@@ -52,34 +70,23 @@ def read_reference(path: Path, *, limit_bytes: int = LIMIT) -> dict[str, NDArray
                     member.filename.removesuffix(".npy"): _array(archive.read(member))
                     for member in members
                 }
-        except (
-            ValueError,
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            NotImplementedError,
-        ) as error:
+        except _DAMAGE as error:
             raise BundleError(f"{path}: not readable as recorded arrays, {error}") from error
 
 
 def _array(data: bytes) -> NDArray[Any]:
     """One `.npy` file, whose header must promise exactly the data there is."""
-    from numpy.lib import format as npy  # noqa: PLC0415 - as above
+    import numpy as np  # noqa: PLC0415 - reading a manifest must not load it
 
-    file = io.BytesIO(data)
-    read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    version = npy.read_magic(file)
-    if version not in read_header:
-        raise ValueError(f"array format {version} is unknown")
-    shape, _, dtype = read_header[version](file)
-    _check_promise(shape, dtype, len(data) - file.tell())
-    file.seek(0)
-    array: NDArray[Any] = npy.read_array(file, allow_pickle=False)
-    return array
-
-
-def _check_promise(shape: tuple[int, ...], dtype: np.dtype[Any], size: int) -> None:
-    if dtype.kind not in "biufU":
-        raise ValueError(f"an array of {dtype}, only numbers are read")
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != size:
-        raise ValueError(f"an array of shape {shape} and type {dtype} in {size} bytes")
+    header = _HEADER.match(data)
+    if header is None:
+        raise ValueError("a member is not an array of numbers")
+    dtype = np.dtype(header["dtype"].decode())
+    shape = tuple(int(size) for size in header["shape"].split(b",") if size.strip())
+    found = len(data) - header.end()
+    if int.from_bytes(header["length"], "little") != header.end() - _LENGTH_END:
+        raise ValueError("a header's length is wrong")
+    if math.prod(shape) * dtype.itemsize != found:
+        raise ValueError(f"an array of shape {shape} and type {dtype} in {found} bytes")
+    flat = np.frombuffer(data, dtype, offset=header.end())
+    return flat.reshape(shape, order="F" if header["fortran"] == b"True" else "C").copy(order="K")

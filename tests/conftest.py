@@ -1,0 +1,99 @@
+"""Fixtures that several rooms share: complete sample manifests and small bundles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seq2edge.bundle import Bundle, BundleWriter
+from seq2edge.manifest import (
+    AudioRecord,
+    EngineRecord,
+    GraphRecord,
+    Manifest,
+    ParityRecord,
+    ProvenanceRecord,
+    SpecialTokens,
+    TensorRecord,
+    TokenizerRecord,
+)
+from seq2edge.model.dims import Dims, StackDims
+
+STACK = StackDims(layers=2, heads=4, kv_heads=2, head_dim=8, hidden=64, activation="gelu")
+
+
+def graph(role: str, target: str, file: str) -> GraphRecord:
+    """A graph record with one input and one output."""
+    return GraphRecord(
+        role=role,
+        target=target,
+        file=file,
+        opset={"": 24, "com.microsoft": 1},
+        requires={"onnxruntime": "1.32"},
+        inputs=(TensorRecord(name="input_ids", dtype="int64", shape=("batch", 7)),),
+        outputs=(TensorRecord(name="logits", dtype="float32", shape=("batch", "vocab")),),
+    )
+
+
+def manifest_of(**changes: Any) -> Manifest:
+    """A manifest with every part filled in, `files` still empty; `changes` replaces fields."""
+    values: dict[str, Any] = {
+        "kind": "encoder-decoder",
+        "task": "transcribe",
+        "family": "whisper",
+        "dims": Dims(width=32, vocab=100, encoder=STACK, decoder=STACK, mels=80),
+        "generation": {"num_beams": 4, "bad": [[1, -2]], "length_penalty": 0.6, "stop": None},
+        "generation_ignored": {"do_sample": True},
+        "labels": ("no", "oui", "ね"),
+        "problem": "single_label",
+        "audio": AudioRecord(sampling_rate=16000, mels=80, fft=400, hop=160, seconds=30),
+        "tokenizer": TokenizerRecord(
+            source="tokenizer.json",
+            target="target/tokenizer.json",
+            special=SpecialTokens(bos="<s>", eos="</s>"),
+            languages={"fr": 7},
+            language_layout="prefix",
+            prompts={"translation": "translate: "},
+        ),
+        "graphs": (
+            graph("encoder", "canonical", "encoder.onnx"),
+            graph("decoder", "onnxruntime", "decoder.onnxruntime.onnx"),
+        ),
+        "engines": (EngineRecord(file="engines/sm87.plan", target="tensorrt"),),
+        "parity": ParityRecord(
+            max_absolute=1e-6, max_relative=2.5e-5, tokens_compared=64, tokens_equal=64
+        ),
+        "provenance": ProvenanceRecord(
+            tool_version="0.1.0",
+            created="2026-01-31T23:59:59Z",
+            source="models/tiny",
+            source_format="huggingface",
+            packages={"torch": "2.13.0"},
+            unused_tensors=("proj_out.bias",),
+        ),
+    }
+    return Manifest(**{**values, **changes})
+
+
+def write_bundle(destination: Path, manifest: Manifest | None = None, **options: Any) -> Bundle:
+    """A bundle whose files hold a few bytes each, for every file that the manifest names."""
+    manifest = manifest or manifest_of()
+    with BundleWriter(destination, **options) as writer:
+        for _, name in manifest.references():
+            writer.path(name).write_bytes(f"contents of {name}".encode())
+        return writer.finish(manifest)
+
+
+@pytest.fixture(scope="session")
+def make_manifest() -> Callable[..., Manifest]:
+    """`make_manifest(**changes)`: see `manifest_of`."""
+    return manifest_of
+
+
+@pytest.fixture(scope="session")
+def make_bundle() -> Callable[..., Bundle]:
+    """`make_bundle(destination, manifest=None)`: see `write_bundle`."""
+    return write_bundle

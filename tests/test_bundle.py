@@ -1,0 +1,395 @@
+"""Opening and writing bundles: every damage named, nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seq2edge.bundle import Bundle, BundleWriter, describe
+from seq2edge.errors import BundleError
+from seq2edge.manifest import LARGEST_MANIFEST, Manifest
+
+FILES = [
+    "decoder.onnxruntime.onnx",
+    "encoder.onnx",
+    "engines/sm87.plan",
+    "target/tokenizer.json",
+    "tokenizer.json",
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_bundle: Callable[..., Bundle]) -> Path:
+    """A complete bundle."""
+    return make_bundle(tmp_path / "model").path
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its contents."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest's JSON values in place."""
+    path = folder / "manifest.json"
+    values = json.loads(path.read_bytes())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def test_a_written_bundle_opens_with_what_was_written(folder: Path) -> None:
+    """Opening gives the manifest with every file's size and hash."""
+    bundle = Bundle.open(str(folder), hashes=True)
+    assert list(bundle.manifest.files) == FILES
+    assert bundle.size == sum(len(f"contents of {name}") for name in FILES)
+    assert bundle.file("encoder.onnx").read_bytes() == b"contents of encoder.onnx"
+    assert bundle.graph("decoder", "onnxruntime").file == "decoder.onnxruntime.onnx"
+    assert bundle.graph("encoder").file == "encoder.onnx"
+
+
+def test_asking_for_what_is_not_there_names_what_is(folder: Path) -> None:
+    """Unknown files and graphs are errors that list the known ones."""
+    bundle = Bundle.open(folder)
+    with pytest.raises(BundleError, match=r"no file '\.\./model/x' in this bundle"):
+        bundle.file("../model/x")
+    with pytest.raises(
+        BundleError,
+        match="no decoder graph for 'canonical', there are: encoder for canonical, decoder for onn",
+    ):
+        bundle.graph("decoder")
+
+
+def test_a_bundle_may_be_reached_through_a_link(folder: Path, tmp_path: Path) -> None:
+    """The folder itself may be a link; only links inside are refused."""
+    (tmp_path / "link").symlink_to(folder)
+    assert Bundle.open(tmp_path / "link", hashes=True).manifest.family == "whisper"
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    """A path that is not there is an error."""
+    with pytest.raises(BundleError, match="nowhere: no such folder"):
+        Bundle.open(tmp_path / "nowhere")
+
+
+def test_a_packed_file_is_pointed_to_unpack(tmp_path: Path) -> None:
+    """Opening a file says how to make a folder of it."""
+    (tmp_path / "model.s2e").write_bytes(b"")
+    with pytest.raises(BundleError, match="a file, not a bundle folder.*seq2edge unpack"):
+        Bundle.open(tmp_path / "model.s2e")
+
+
+def test_a_folder_without_manifest_is_no_bundle(folder: Path) -> None:
+    """The manifest must be there."""
+    (folder / "manifest.json").unlink()
+    with pytest.raises(BundleError, match=r"manifest\.json: missing or not a regular file"):
+        Bundle.open(folder)
+
+
+def test_a_manifest_of_enormous_size_is_not_read(folder: Path) -> None:
+    """A sparse gigabyte named manifest.json is refused before it fills the memory."""
+    os.truncate(folder / "manifest.json", LARGEST_MANIFEST + 1)
+    with pytest.raises(BundleError, match=r"manifest\.json: more than 16777216 bytes"):
+        Bundle.open(folder)
+
+
+def test_a_manifest_error_names_the_file(folder: Path) -> None:
+    """Errors inside the manifest begin with its path."""
+    edit(folder, lambda values: values.update(format=2))
+    with pytest.raises(BundleError, match=r"model/manifest\.json: format 2, this version reads 1"):
+        Bundle.open(folder)
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    """A listed file that is gone is an error."""
+    (folder / "encoder.onnx").unlink()
+    with pytest.raises(BundleError, match=r"encoder\.onnx: missing, but listed"):
+        Bundle.open(folder)
+
+
+def test_a_truncated_file_is_named_with_both_sizes(folder: Path) -> None:
+    """A size other than the recorded one is an error."""
+    os.truncate(folder / "encoder.onnx", 3)
+    with pytest.raises(BundleError, match=r"encoder\.onnx: 3 bytes, but manifest\.json says 24"):
+        Bundle.open(folder)
+
+
+@pytest.mark.parametrize("name", ["extra.bin", "engines/extra.bin", ".hidden", "é\n"])
+def test_an_unlisted_file_is_named(folder: Path, name: str) -> None:
+    """Files that the manifest does not know are refused."""
+    (folder / name).write_bytes(b"")
+    with pytest.raises(BundleError, match=r"file '.*' is not listed in manifest\.json"):
+        Bundle.open(folder)
+
+
+def test_links_inside_are_refused(folder: Path, tmp_path: Path) -> None:
+    """A link is refused even when it leads to the very contents that were recorded."""
+    (folder / "encoder.onnx").rename(tmp_path / "outside")
+    (folder / "encoder.onnx").symlink_to(tmp_path / "outside")
+    with pytest.raises(BundleError, match=r"'encoder\.onnx' is a link or a device"):
+        Bundle.open(folder)
+
+
+def test_linked_folders_inside_are_refused(folder: Path, tmp_path: Path) -> None:
+    """A folder inside the bundle may not be a link either."""
+    (folder / "target").rename(tmp_path / "outside")
+    (folder / "target").symlink_to(tmp_path / "outside")
+    with pytest.raises(BundleError, match="'target' is a link or a device"):
+        Bundle.open(folder)
+
+
+def test_a_linked_manifest_is_refused(folder: Path, tmp_path: Path) -> None:
+    """The manifest itself may not be a link."""
+    (folder / "manifest.json").rename(tmp_path / "outside")
+    (folder / "manifest.json").symlink_to(tmp_path / "outside")
+    with pytest.raises(BundleError, match=r"manifest\.json: missing or not a regular file"):
+        Bundle.open(folder)
+
+
+def test_devices_inside_are_refused(folder: Path) -> None:
+    """A named pipe would block whoever reads it."""
+    (folder / "encoder.onnx").unlink()
+    os.mkfifo(folder / "encoder.onnx")
+    with pytest.raises(BundleError, match=r"'encoder\.onnx' is a link or a device"):
+        Bundle.open(folder)
+
+
+def test_a_reference_to_an_unlisted_file_is_named(folder: Path) -> None:
+    """Graphs and tokenizers must name listed files."""
+    edit(folder, lambda values: values["tokenizer"].update(chat_template="chat.jinja"))
+    with pytest.raises(
+        BundleError, match=r"manifest\.json: tokenizer\.chat_template: 'chat\.jinja' is not listed"
+    ):
+        Bundle.open(folder)
+
+
+def test_hashes_are_checked_on_request(folder: Path) -> None:
+    """Changed contents of the same size are found when hashes are asked for."""
+    (folder / "encoder.onnx").write_bytes(b"x" * 24)
+    bundle = Bundle.open(folder)
+    with pytest.raises(BundleError, match=r"encoder\.onnx: SHA-256 .* of 24 bytes, but"):
+        bundle.verify_hashes()
+    with pytest.raises(BundleError, match=r"encoder\.onnx: SHA-256 .* of 24 bytes, but"):
+        Bundle.open(folder, hashes=True)
+
+
+def test_describe_is_plain_json(folder: Path) -> None:
+    """The summary holds only JSON values, with sizes beside the graphs."""
+    summary = json.loads(json.dumps(describe(Bundle.open(folder))))
+    assert summary["size"] == Bundle.open(folder).size
+    assert summary["family"] == "whisper"
+    assert summary["graphs"][0]["size"] == 24
+    assert summary["path"] == str(folder)
+
+
+def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
+    """Whatever is raised while writing, no file of it remains."""
+    with pytest.raises(KeyboardInterrupt), BundleWriter(tmp_path / "model") as writer:
+        writer.path("a/b").write_bytes(b"x")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leaving_without_finish_leaves_nothing(tmp_path: Path) -> None:
+    """Only `finish` puts a bundle in place."""
+    with BundleWriter(tmp_path / "model") as writer:
+        writer.path("a").write_bytes(b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_overwrite_leaves_the_old_bundle(
+    folder: Path, make_manifest: Callable[..., Manifest]
+) -> None:
+    """A manifest that names files never written is refused, and the old bundle stays as it was."""
+    before = tree(folder)
+    with (
+        pytest.raises(BundleError, match=r"graphs\[0\]\.file: 'encoder\.onnx' is not listed"),
+        BundleWriter(folder, overwrite=True) as writer,
+    ):
+        writer.path("weights.data").write_bytes(b"new")
+        writer.finish(make_manifest())
+    assert tree(folder) == before
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_overwriting_replaces_the_whole_bundle(
+    folder: Path, make_bundle: Callable[..., Bundle], make_manifest: Callable[..., Manifest]
+) -> None:
+    """Files of the old bundle do not survive in the new one."""
+    bundle = make_bundle(folder, make_manifest(engines=()), overwrite=True)
+    assert Bundle.open(folder, hashes=True) == bundle
+    assert not (folder / "engines").exists()
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_failed_swap_puts_the_old_bundle_back(
+    folder: Path, make_bundle: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the new folder cannot take the old one's place, the old one returns."""
+    before = tree(folder)
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name.endswith(".partial") and target == folder and (self / "fails").exists():
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with (
+        pytest.raises(BundleError, match="model: Input/output error"),
+        BundleWriter(folder, overwrite=True) as writer,
+    ):
+        writer.path("fails").write_bytes(b"")
+        manifest = Bundle.open(folder).manifest
+        for name in manifest.files:
+            writer.path(name).write_bytes(b"new")
+        writer.finish(manifest)
+    assert tree(folder) == before
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_existing_bundles_are_kept_unless_told(
+    folder: Path, make_bundle: Callable[..., Bundle]
+) -> None:
+    """Writing over a bundle must be asked for."""
+    with pytest.raises(BundleError, match="model: exists, choose another place or overwrite"):
+        make_bundle(folder)
+
+
+def test_an_empty_folder_may_be_the_destination(
+    tmp_path: Path, make_bundle: Callable[..., Bundle]
+) -> None:
+    """A folder made beforehand and still empty is taken."""
+    (tmp_path / "model").mkdir()
+    assert make_bundle(tmp_path / "model") == Bundle.open(tmp_path / "model")
+
+
+def test_a_linked_destination_replaces_what_it_leads_to(
+    folder: Path, tmp_path: Path, make_bundle: Callable[..., Bundle]
+) -> None:
+    """A link to a bundle stays a link."""
+    (tmp_path / "link").symlink_to(folder)
+    make_bundle(tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert Bundle.open(folder, hashes=True).manifest.family == "whisper"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"notes.txt": "x"}, "not a bundle, so it is not overwritten"),
+        ({"manifest.json": "{"}, "not a bundle, so it is not overwritten"),
+        ({"manifest.json": "[]"}, "not a bundle, so it is not overwritten"),
+        ({"manifest.json": '{"name": "web app"}'}, "not a bundle, so it is not overwritten"),
+        ({"manifest.json": '{"format": "x", "files": {}}'}, "not a bundle, so it is not"),
+        ({"manifest.json": '{"format": 9, "files": {"a": 1}}', "b": ""}, "'b' is no part of the"),
+    ],
+)
+def test_other_folders_are_never_overwritten(
+    tmp_path: Path, make_bundle: Callable[..., Bundle], files: dict[str, str], message: str
+) -> None:
+    """Overwriting is for bundles, of any format, and never loses a file that is not of one."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    with pytest.raises(BundleError, match=message):
+        make_bundle(folder, overwrite=True)
+    assert tree(folder) == {name: text.encode() for name, text in files.items()}
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_bundle_of_another_format_may_be_overwritten(
+    folder: Path, make_bundle: Callable[..., Bundle]
+) -> None:
+    """What an older or newer version wrote can be replaced."""
+    edit(folder, lambda values: values.update(format=9))
+    assert make_bundle(folder, overwrite=True).manifest.format == 1
+
+
+def test_a_file_is_no_destination(tmp_path: Path, make_bundle: Callable[..., Bundle]) -> None:
+    """A file where the folder shall be is not replaced."""
+    (tmp_path / "model").write_text("x")
+    with pytest.raises(BundleError, match="model: not a folder, so it is not overwritten"):
+        make_bundle(tmp_path / "model", overwrite=True)
+
+
+def test_a_missing_parent_is_named(tmp_path: Path, make_bundle: Callable[..., Bundle]) -> None:
+    """The folder that shall hold the bundle must be there."""
+    with pytest.raises(BundleError, match="b: folder .*/a does not exist, make it first"):
+        make_bundle(tmp_path / "a" / "b")
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
+def test_an_unwritable_parent_is_named(
+    tmp_path: Path,
+    make_bundle: Callable[..., Bundle],
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+) -> None:
+    """A parent that cannot be written is an error with the system's reason."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(BundleError, match=f"model: {os.strerror(code)}"):
+        make_bundle(tmp_path / "model")
+
+
+def test_a_full_disk_is_an_error_with_the_remedy(tmp_path: Path) -> None:
+    """Running out of space while the files are written leaves nothing and says what to do."""
+    with pytest.raises(BundleError, match="model: No space left on device, free some space"):
+        with BundleWriter(tmp_path / "model"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_errors_of_the_writing_code_pass_through(tmp_path: Path) -> None:
+    """What is no matter of the disk is not disguised as one."""
+    with pytest.raises(FileNotFoundError, match="checkpoint"), BundleWriter(tmp_path / "model"):
+        raise FileNotFoundError(errno.ENOENT, "no checkpoint")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "../x", "/x", "a/../../x", "nul"])
+def test_names_that_no_bundle_may_hold_are_not_written(tmp_path: Path, name: str) -> None:
+    """Bad names are refused when a path is asked for."""
+    with pytest.raises(BundleError, match="reserved|expected a relative|device name"):
+        with BundleWriter(tmp_path / "model") as writer:
+            writer.path(name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_links_are_not_put_into_a_bundle(
+    tmp_path: Path, make_manifest: Callable[..., Manifest]
+) -> None:
+    """A link that the writing code left is refused, since it would break elsewhere."""
+    with pytest.raises(BundleError, match="'a' is a link"), BundleWriter(tmp_path / "b") as writer:
+        writer.path("a").symlink_to(tmp_path)
+        writer.finish(make_manifest())
+
+
+def test_a_bundle_has_the_usual_permissions(folder: Path, tmp_path: Path) -> None:
+    """The folder is as readable as any other made by this process."""
+    (tmp_path / "plain").mkdir()
+    assert folder.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_reading_bundles_loads_nothing_heavy() -> None:
+    """Neither numpy nor torch is loaded to read a manifest."""
+    code = "import sys, seq2edge.archive, seq2edge.reference; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert not {"numpy", "torch", "onnx", "onnxruntime", "transformers"} & set(loaded)
