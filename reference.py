@@ -18,12 +18,12 @@ from seq2edge.errors import BundleError
 from seq2edge.storage import file_errors
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 REFERENCE = "reference.npz"
 LIMIT = 2**30  # bytes of all arrays together
 _LENGTH_END = 10
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _DAMAGE = (
     ValueError,
     TypeError,
@@ -63,6 +63,8 @@ def read_reference(path: Path, *, limit_bytes: int = LIMIT) -> dict[str, NDArray
         try:
             with zipfile.ZipFile(path) as archive:
                 members = archive.infolist()
+                if any(member.compress_type not in _COMPRESSIONS for member in members):
+                    raise BundleError(f"{path}: compressed in a way that arrays never are")
                 total = sum(member.file_size for member in members)
                 if total > limit_bytes:
                     raise BundleError(f"{path}: {total} bytes of arrays, limit {limit_bytes}")

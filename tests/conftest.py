@@ -16,7 +16,9 @@ from seq2edge.manifest import (
     Manifest,
     ParityRecord,
     ProvenanceRecord,
+    Role,
     SpecialTokens,
+    Target,
     TensorRecord,
     TokenizerRecord,
 )
@@ -25,7 +27,7 @@ from seq2edge.model.dims import Dims, StackDims
 STACK = StackDims(layers=2, heads=4, kv_heads=2, head_dim=8, hidden=64, activation="gelu")
 
 
-def graph(role: str, target: str, file: str) -> GraphRecord:
+def graph(role: Role, target: Target, file: str) -> GraphRecord:
     """A graph record with one input and one output."""
     return GraphRecord(
         role=role,

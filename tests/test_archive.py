@@ -15,8 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seq2edge import storage
-from seq2edge.archive import BLOCK, pack, unpack
+from seq2edge.archive import BLOCK, LIMIT, pack, unpack
 from seq2edge.bundle import Bundle
 from seq2edge.errors import BundleError
 from seq2edge.manifest import LARGEST_MANIFEST, Manifest
@@ -55,13 +54,13 @@ def archive(path: Path, members: Iterable[Member], end: bytes = bytes(2 * BLOCK)
     return path
 
 
-def refused(path: Path, message: str, **options: int) -> None:
+def refused(path: Path, message: str, limit_bytes: int = LIMIT) -> None:
     """Unpacking `path` fails with `message` and leaves no trace."""
     place = path.parent / "place"
     place.mkdir()
     before = sorted(path.parent.rglob("*"))
     with pytest.raises(BundleError, match=message):
-        unpack(path, place / "out", **options)
+        unpack(path, place / "out", limit_bytes=limit_bytes)
     assert sorted(path.parent.rglob("*")) == before
 
 
@@ -151,7 +150,7 @@ def test_a_full_disk_leaves_nothing_unpacked(
     """Running out of space while unpacking removes what was written."""
     file = pack(bundle.path, tmp_path / "model.s2e")
 
-    def full(*_: object, **__: object) -> storage.FileRecord:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("seq2edge.archive.copy_hashed", full)

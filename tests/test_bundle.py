@@ -86,7 +86,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 def test_a_packed_file_is_pointed_to_unpack(tmp_path: Path) -> None:
     """Opening a file says how to make a folder of it."""
     (tmp_path / "model.s2e").write_bytes(b"")
-    with pytest.raises(BundleError, match="a file, not a bundle folder.*seq2edge unpack"):
+    with pytest.raises(BundleError, match=r"a file, not a bundle folder.*seq2edge unpack"):
         Bundle.open(tmp_path / "model.s2e")
 
 
@@ -234,7 +234,7 @@ def test_overwriting_replaces_the_whole_bundle(
 
 
 def test_a_failed_swap_puts_the_old_bundle_back(
-    folder: Path, make_bundle: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the new folder cannot take the old one's place, the old one returns."""
     before = tree(folder)
@@ -327,7 +327,7 @@ def test_a_file_is_no_destination(tmp_path: Path, make_bundle: Callable[..., Bun
 
 def test_a_missing_parent_is_named(tmp_path: Path, make_bundle: Callable[..., Bundle]) -> None:
     """The folder that shall hold the bundle must be there."""
-    with pytest.raises(BundleError, match="b: folder .*/a does not exist, make it first"):
+    with pytest.raises(BundleError, match=r"b: folder .*/a does not exist, make it first"):
         make_bundle(tmp_path / "a" / "b")
 
 
@@ -350,9 +350,11 @@ def test_an_unwritable_parent_is_named(
 
 def test_a_full_disk_is_an_error_with_the_remedy(tmp_path: Path) -> None:
     """Running out of space while the files are written leaves nothing and says what to do."""
-    with pytest.raises(BundleError, match="model: No space left on device, free some space"):
-        with BundleWriter(tmp_path / "model"):
-            raise OSError(errno.ENOSPC, "No space left on device")
+    with (
+        pytest.raises(BundleError, match="model: No space left on device, free some space"),
+        BundleWriter(tmp_path / "model"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -365,9 +367,11 @@ def test_other_errors_of_the_writing_code_pass_through(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["manifest.json", "../x", "/x", "a/../../x", "nul"])
 def test_names_that_no_bundle_may_hold_are_not_written(tmp_path: Path, name: str) -> None:
     """Bad names are refused when a path is asked for."""
-    with pytest.raises(BundleError, match="reserved|expected a relative|device name"):
-        with BundleWriter(tmp_path / "model") as writer:
-            writer.path(name)
+    with (
+        pytest.raises(BundleError, match=r"reserved|expected a relative|device name"),
+        BundleWriter(tmp_path / "model") as writer,
+    ):
+        writer.path(name)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -389,7 +393,7 @@ def test_a_bundle_has_the_usual_permissions(folder: Path, tmp_path: Path) -> Non
 def test_reading_bundles_loads_nothing_heavy() -> None:
     """Neither numpy nor torch is loaded to read a manifest."""
     code = "import sys, seq2edge.archive, seq2edge.reference; print(*sys.modules)"
-    loaded = subprocess.run(
+    loaded = subprocess.run(  # noqa: S603 - our own interpreter and code
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout.split()
     assert not {"numpy", "torch", "onnx", "onnxruntime", "transformers"} & set(loaded)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from seq2edge.errors import BundleError
 from seq2edge.reference import read_reference, write_reference
 
-ARRAYS = {
+ARRAYS: dict[str, NDArray[Any]] = {
     "file": np.arange(6).reshape(2, 3),
     "allow_pickle": np.array([[0.5, -1.0]], dtype=np.float32, order="F"),
     "empty": np.zeros((0, 4), dtype=np.int8),
@@ -97,6 +99,14 @@ def test_bombs_are_refused_by_their_declared_size(tmp_path: Path) -> None:
     assert (tmp_path / "r.npz").stat().st_size < 10_000
     with pytest.raises(BundleError, match="1000128 bytes of arrays, limit 100000"):
         read_reference(tmp_path / "r.npz", limit_bytes=100_000)
+
+
+def test_other_compressions_are_refused(tmp_path: Path) -> None:
+    """Only what numpy itself writes is unpacked."""
+    with zipfile.ZipFile(tmp_path / "r.npz", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.npy", b"x")
+    with pytest.raises(BundleError, match="compressed in a way that arrays never are"):
+        read_reference(tmp_path / "r.npz")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -44,5 +44,5 @@ def test_file_system_errors_name_their_subject(tmp_path: Path) -> None:
     """The system's reason follows the path."""
     with pytest.raises(BundleError, match="gone: No such file or directory"):
         fingerprint(tmp_path / "gone")
-    with pytest.raises(BundleError, match="^x: Permission denied$"), file_errors(Path("x")):
+    with pytest.raises(BundleError, match=r"^x: Permission denied$"), file_errors(Path("x")):
         raise PermissionError(13, "Permission denied")
