@@ -1,0 +1,173 @@
+"""The operators that exist twice: as torch code, and as the ONNX node the export must contain.
+
+Opset 24's `TensorScatter` and `Attention` have no torch counterpart that the exporter would map,
+so each function here computes the result in eager mode and names the node under export.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+OPSET = 24
+
+
+def exporting() -> bool:
+    """Whether torch is tracing the model for ONNX."""
+    return bool(torch.onnx.is_in_onnx_export())
+
+
+def write_cache(cache: Tensor, update: Tensor, index: Tensor) -> Tensor:
+    """Put `update` (rows, heads, new, head_dim) into `cache` (rows, heads, capacity, head_dim).
+
+    Row r is written from position `index[r]` on. In eager mode the cache itself is changed.
+    """
+    if exporting():
+        return torch.onnx.ops.symbolic(
+            "TensorScatter",
+            (cache, update, index),
+            {"axis": 2, "mode": "linear"},
+            dtype=cache.dtype,
+            shape=cache.shape,
+            version=OPSET,
+        )
+    new = update.shape[2]
+    rows = torch.arange(cache.shape[0], device=cache.device)[:, None]
+    positions = index[:, None] + torch.arange(new, device=cache.device)
+    cache[rows, :, positions] = update.transpose(1, 2)
+    return cache
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scale: float,
+    mask: Tensor | None = None,
+    length: Tensor | None = None,
+) -> Tensor:
+    """Scaled dot-product attention (Vaswani et al. 2017) with grouped heads.
+
+    query (batch, heads, new, head_dim); key, value (batch, kv_heads, total, head_dim);
+    mask: bool or additive, broadcastable to (batch, heads, new, total);
+    length (batch,): keys from there on are padding. Returns (batch, heads, new, head_dim).
+    """
+    if exporting():
+        inputs = (query, key, value, mask, None, None, length)
+        return torch.onnx.ops.symbolic(
+            "Attention",
+            inputs if length is not None else inputs[:4] if mask is not None else inputs[:3],
+            {"scale": scale},
+            dtype=query.dtype,
+            shape=query.shape,
+            version=OPSET,
+        )
+    if length is not None:
+        valid = torch.arange(key.shape[2], device=key.device) < length[:, None]
+        valid = valid[:, None, None, :]
+        if mask is None:
+            mask = valid
+        elif mask.dtype == torch.bool:
+            mask = mask & valid
+        else:
+            mask = mask.masked_fill(~valid, float("-inf"))
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+    )
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(batch, length, heads * head_dim) -> (batch, heads, length, head_dim)."""
+    head_dim = x.shape[2] // heads
+    if exporting():
+        x = _reshape(x, (0, 0, heads, head_dim), (x.shape[0], x.shape[1], heads, head_dim))
+    else:
+        x = x.view(x.shape[0], x.shape[1], heads, head_dim)
+    return x.transpose(1, 2)  # (batch, heads, length, head_dim)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(batch, heads, length, head_dim) -> (batch, length, heads * head_dim)."""
+    batch, heads, length, head_dim = x.shape
+    x = x.transpose(1, 2)
+    if exporting():
+        return _reshape(x, (0, 0, heads * head_dim), (batch, length, heads * head_dim))
+    return x.reshape(batch, length, heads * head_dim)
+
+
+def fold_beams(x: Tensor, batch_of: Tensor) -> Tensor:
+    """(batch * beams, new, width) -> (batch, beams * new, width); `batch_of` has `batch` entries.
+
+    All beams of an input then attend to one copy of its cross-attention keys and values.
+    """
+    batch, width = batch_of.shape[0], x.shape[2]
+    if exporting():
+        shape = (batch, x.shape[0] * x.shape[1] // batch, width)
+        return _reshape_like(x, batch_of, (-1, width), shape)
+    return x.reshape(batch, -1, width)
+
+
+def unfold_beams(x: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `fold_beams`; `like` is (batch * beams, new, ...)."""
+    rows, new = like.shape[0], like.shape[1]
+    if exporting():
+        tokens = torch.onnx.ops.symbolic(
+            "Shape", (like,), {"start": 0, "end": 2}, dtype=torch.int64, shape=(2,), version=OPSET
+        )
+        return _reshape_to(x, tokens, (x.shape[2],), (rows, new, x.shape[2]))
+    return x.reshape(rows, new, x.shape[2])
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+    """Rotary position embedding (Su et al. 2021), halves rotated together.
+
+    x (rows, new, heads * head_dim); cos, sin (rows, new, head_dim / 2).
+    """
+    if exporting():
+        return torch.onnx.ops.symbolic(
+            "RotaryEmbedding",
+            (x, cos, sin),
+            {"num_heads": heads, "interleaved": 0},
+            dtype=x.dtype,
+            shape=x.shape,
+            version=23,
+        )
+    rows, new, width = x.shape
+    first, second = x.view(rows, new, heads, width // heads).chunk(2, dim=-1)
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return turned.view(rows, new, width)
+
+
+def _reshape(x: Tensor, target: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+    """Reshape by a constant in which 0 keeps an axis: no shape arithmetic in the graph."""
+    return torch.onnx.ops.symbolic(
+        "Reshape", (x, torch.tensor(target)), dtype=x.dtype, shape=shape, version=OPSET
+    )
+
+
+def _reshape_like(
+    x: Tensor, first: Tensor, rest: tuple[int, ...], shape: tuple[int, ...]
+) -> Tensor:
+    batch = torch.onnx.ops.symbolic(
+        "Shape", (first,), {"start": 0, "end": 1}, dtype=torch.int64, shape=(1,), version=OPSET
+    )
+    return _reshape_to(x, batch, rest, shape)
+
+
+def _reshape_to(
+    x: Tensor, leading: Tensor, rest: tuple[int, ...], shape: tuple[int, ...]
+) -> Tensor:
+    target = torch.onnx.ops.symbolic(
+        "Concat",
+        (leading, torch.tensor(rest)),
+        {"axis": 0},
+        dtype=torch.int64,
+        shape=(len(shape),),
+        version=OPSET,
+    )
+    return torch.onnx.ops.symbolic(
+        "Reshape", (x, target), dtype=x.dtype, shape=shape, version=OPSET
+    )

@@ -1,0 +1,76 @@
+"""Where a token stands: sinusoidal tables, rotary angles, T5's relative bias."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from seq2edge.model.dims import StackDims
+
+
+def sinusoidal_table(positions: int, width: int) -> Tensor:
+    """Sines in the first half, cosines in the second (Vaswani et al. 2017), (positions, width)."""
+    frequency = 10000.0 ** (-2 * torch.arange((width + 1) // 2, dtype=torch.float64) / width)
+    angle = torch.arange(positions, dtype=torch.float64)[:, None] * frequency
+    return torch.cat((angle.sin(), angle.cos()[:, : width // 2]), dim=1).float()
+
+
+class Rotary(nn.Module):
+    """Cosines and sines of rotary positions (Su et al. 2021)."""
+
+    frequency: Tensor
+
+    def __init__(self, stack: StackDims) -> None:
+        super().__init__()
+        self.restore(stack)
+
+    def restore(self, stack: StackDims) -> None:
+        """Make the table, which is not a weight."""
+        even = torch.arange(0, stack.head_dim, 2, dtype=torch.int64).float()
+        frequency = 1.0 / stack.rotary_theta ** (even / stack.head_dim)
+        self.register_buffer("frequency", frequency, persistent=False)
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """positions (rows, new) -> cos, sin (rows, new, head_dim / 2)."""
+        angle = positions[:, :, None].float() * self.frequency
+        return angle.cos(), angle.sin()
+
+
+class RelativeBias(nn.Module):
+    """T5's bias per head and bucket of distance (Raffel et al. 2020)."""
+
+    buckets: Tensor
+
+    def __init__(self, stack: StackDims, *, bidirectional: bool) -> None:
+        super().__init__()
+        self.farthest = stack.relative_distance
+        self.bidirectional = bidirectional
+        self.weight = nn.Parameter(torch.empty(stack.relative_buckets, stack.heads))
+        self.restore(stack)
+
+    def restore(self, stack: StackDims) -> None:
+        """Make the table, which is not a weight."""
+        self.register_buffer("buckets", self._bucket_table(stack), persistent=False)
+
+    def _bucket_table(self, stack: StackDims) -> Tensor:
+        """The bucket of every distance (query - key) up to the farthest, as one table."""
+        nearest = -self.farthest if self.bidirectional else 0
+        distance = torch.arange(nearest, self.farthest + 1)
+        count = stack.relative_buckets // 2 if self.bidirectional else stack.relative_buckets
+        exact = count // 2
+        size = distance.abs()
+        far = exact + (
+            torch.log(size.clamp(min=1).float() / exact)
+            / math.log(self.farthest / exact)
+            * (count - exact)
+        ).to(torch.int64)
+        bucket = torch.where(size < exact, size, far.clamp(max=count - 1))
+        return bucket + count * (distance < 0)
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        """query (rows, new), key (total,) positions -> (rows, heads, new, total)."""
+        nearest = -self.farthest if self.bidirectional else 0
+        distance = (query[:, :, None] - key).clamp(nearest, self.farthest) - nearest
+        return self.weight[self.buckets][distance].permute(0, 3, 1, 2)

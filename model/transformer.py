@@ -1,0 +1,198 @@
+"""The canonical Transformer: every supported family is this module with other `Dims`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seq2edge.model.dims import Dims, StackDims
+from seq2edge.model.layers import KeyValue, Layer, Rotation, activation, norm
+from seq2edge.model.positions import RelativeBias, Rotary
+
+
+class Stack(nn.Module):
+    """Embedded tokens or features in, hidden states out; encoder or decoder."""
+
+    def __init__(self, stack: StackDims, width: int, *, causal: bool, cross: bool) -> None:
+        super().__init__()
+        self.dims = stack
+        self.causal = causal
+        self.layers = nn.ModuleList(Layer(stack, width, cross=cross) for _ in range(stack.layers))
+        self.embedding_norm = norm(stack, width) if stack.embedding_norm else nn.Identity()
+        self.final_norm = norm(stack, width) if stack.final_norm else nn.Identity()
+        if stack.positions in ("learned", "sinusoidal"):
+            self.positions = nn.Embedding(stack.max_positions, width)
+        elif stack.positions == "rotary":
+            self.rotary = Rotary(stack)
+        else:
+            self.relative = RelativeBias(stack, bidirectional=not causal)
+
+    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Scale and place embedded tokens x (rows, new, width); positions (rows or 1, new)."""
+        if self.dims.embedding_scale != 1.0:
+            x = x * self.dims.embedding_scale
+        if self.dims.positions in ("learned", "sinusoidal"):
+            x = x + self.positions(positions)
+        normed: Tensor = self.embedding_norm(x)
+        return normed
+
+    def rotation(self, positions: Tensor) -> Rotation:
+        """Rotary angles of these positions, or None."""
+        return self.rotary(positions) if self.dims.positions == "rotary" else None
+
+    def causal_mask(self, positions: Tensor, capacity: Tensor) -> Tensor:
+        """Which cached keys a token may see; additive where there is a relative bias.
+
+        positions (rows, new); capacity (capacity,) key positions. (rows, 1 or heads, new, capacity)
+        """
+        query = positions[:, :, None]
+        allowed = capacity <= query
+        if self.dims.window:
+            allowed = allowed & (capacity > query - self.dims.window)
+        if self.dims.positions == "relative":
+            bias: Tensor = self.relative(positions, capacity)
+            return bias.masked_fill(~allowed[:, None], float("-inf"))
+        return allowed[:, None]
+
+
+@dataclasses.dataclass(kw_only=True)
+class StaticCache:
+    """Keys and values in buffers of fixed capacity, written in place; row r holds `length[r]`."""
+
+    layers: list[KeyValue]
+    length: Tensor
+    source: list[KeyValue]
+    source_length: Tensor | None = None
+
+
+class Transformer(nn.Module):
+    """Encoder, decoder and head, each present or not as the dims say."""
+
+    def __init__(self, dims: Dims) -> None:
+        super().__init__()
+        self.dims = dims
+        self.embedding = nn.Embedding(dims.vocab, dims.width)
+        if dims.source_vocab:
+            self.source_embedding = nn.Embedding(dims.source_vocab, dims.width)
+        if dims.token_types:
+            self.token_types = nn.Embedding(dims.token_types, dims.width)
+        cross = dims.kind == "encoder-decoder"
+        if dims.encoder is not None:
+            self.encoder = Stack(dims.encoder, dims.width, causal=False, cross=False)
+        if dims.decoder is not None:
+            self.decoder = Stack(dims.decoder, dims.width, causal=True, cross=cross)
+        if dims.mels:
+            self.convolution1 = nn.Conv1d(dims.mels, dims.width, 3, padding=1)
+            self.convolution2 = nn.Conv1d(dims.width, dims.width, 3, stride=2, padding=1)
+        self._add_head(dims)
+
+    def _add_head(self, dims: Dims) -> None:
+        if dims.head == "lm":
+            if not dims.tied:
+                self.lm_head = nn.Linear(dims.width, dims.vocab, bias=False)
+            if dims.logits_bias:
+                self.logits_bias = nn.Parameter(torch.zeros(dims.vocab))
+        elif dims.head == "classifier":
+            self.classifier_dense = nn.Linear(dims.width, dims.width)
+            self.classifier_out = nn.Linear(dims.width, dims.labels)
+
+    def encode(self, source: Tensor, source_length: Tensor) -> Tensor:
+        """Tokens (batch, source) or features (batch, mels, frames) -> (batch, source, width)."""
+        if self.dims.mels:
+            x = F.gelu(self.convolution1(source))
+            x = F.gelu(self.convolution2(x)).transpose(1, 2)  # (batch, frames / 2, width)
+        else:
+            table = self.source_embedding if self.dims.source_vocab else self.embedding
+            x = table(source)
+        if self.dims.token_types:
+            x = x + self.token_types.weight[0]
+        positions = torch.arange(x.shape[1], device=x.device)
+        x = self.encoder.embed(x, positions[None])
+        mask = None
+        if self.encoder.dims.positions == "relative":
+            mask = self.encoder.relative(positions[None], positions)
+        for layer in self.encoder.layers:
+            x, _ = layer(x, None, mask, source_length)
+        encoded: Tensor = self.encoder.final_norm(x)
+        return encoded
+
+    def project_source(self, encoded: Tensor) -> list[KeyValue]:
+        """Cross-attention keys and values for every decoder layer."""
+        return [layer.cross.project_source(encoded) for layer in self.decoder.layers]
+
+    def decode(
+        self,
+        tokens: Tensor,
+        start: Tensor,
+        past: list[KeyValue],
+        source: list[KeyValue],
+        source_length: Tensor | None,
+    ) -> tuple[Tensor, list[KeyValue]]:
+        """tokens (rows, new) placed from `start` (rows,) on -> hidden (rows, new, width), cache."""
+        stack = self.decoder
+        positions = start[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
+        capacity = torch.arange(past[0][0].shape[2], device=tokens.device)
+        x = stack.embed(self.embedding(tokens), positions)
+        rotation, mask = stack.rotation(positions), stack.causal_mask(positions, capacity)
+        present = []
+        for index, layer in enumerate(stack.layers):
+            cross = source[index] if source else None
+            x, key_value = layer(x, rotation, mask, None, past[index], start, cross, source_length)
+            present.append(key_value)
+        return stack.final_norm(x), present
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden (..., width) -> (..., vocab)."""
+        if self.dims.logits_scale != 1.0:
+            hidden = hidden * self.dims.logits_scale
+        weight = self.embedding.weight if self.dims.tied else self.lm_head.weight
+        return F.linear(hidden, weight, self.logits_bias if self.dims.logits_bias else None)
+
+    def last_logits(self, hidden: Tensor, new_length: Tensor) -> Tensor:
+        """Logits after each row's last valid token, (rows, vocab)."""
+        rows = torch.arange(hidden.shape[0], device=hidden.device)
+        return self.logits(hidden[rows, new_length - 1])
+
+    def pool(self, source: Tensor, source_length: Tensor) -> Tensor:
+        """Class logits (batch, labels) or embeddings (batch, width) of an encoder-only model."""
+        encoded = self.encode(source, source_length)
+        if self.dims.pooling == "mean":
+            valid = torch.arange(encoded.shape[1], device=encoded.device) < source_length[:, None]
+            total = (encoded * valid[:, :, None].to(encoded.dtype)).sum(dim=1)
+            pooled = total / source_length[:, None].clamp(min=1).to(encoded.dtype)
+        else:
+            pooled = encoded[:, 0]
+        if self.dims.head == "classifier":
+            dense = self.classifier_dense(pooled)
+            classify = torch.tanh if self.dims.classifier_activation == "tanh" else None
+            classify = classify or activation(self.dims.classifier_activation)
+            scores: Tensor = self.classifier_out(classify(dense))
+            return scores
+        return F.normalize(pooled, dim=-1) if self.dims.normalize else pooled
+
+    def start(
+        self,
+        rows: int,
+        capacity: int,
+        source: list[KeyValue] | None = None,
+        source_length: Tensor | None = None,
+    ) -> StaticCache:
+        """An empty cache for `rows` sequences of up to `capacity` tokens."""
+        stack, weight = self.decoder.dims, self.embedding.weight
+        shape = (rows, stack.kv_heads, capacity, stack.head_dim)
+        layers = [(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in range(stack.layers)]
+        length = torch.zeros(rows, dtype=torch.int64, device=weight.device)
+        return StaticCache(
+            layers=layers, length=length, source=source or [], source_length=source_length
+        )
+
+    def step(self, tokens: Tensor, new_length: Tensor, cache: StaticCache) -> Tensor:
+        """Append `new_length[r]` tokens to row r; logits after the last, (rows, vocab)."""
+        hidden, _ = self.decode(
+            tokens, cache.length, cache.layers, cache.source, cache.source_length
+        )
+        cache.length = cache.length + new_length
+        return self.last_logits(hidden, new_length)

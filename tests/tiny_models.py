@@ -1,0 +1,220 @@
+"""Tiny random models made with transformers: one entry per family (or variant) that we support.
+
+Every parameter is random, biases and norms too, so that a dropped one changes the tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+VOCAB = 96
+SEQ2SEQ_TOKENS: dict[str, Any] = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+BART_SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 64,
+    "decoder_start_token_id": 2,
+    **SEQ2SEQ_TOKENS,
+}
+LLAMA_SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "pad_token_id": 1,
+    "eos_token_id": 2,
+}
+BERT_SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 66,
+    "type_vocab_size": 2,
+    "pad_token_id": 1,
+    "num_labels": 3,
+}
+T5_SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_decoder_layers": 3,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 16,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 0,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TinyModel:
+    """How to make one checkpoint, and what the reference does with it."""
+
+    model: str
+    config: str
+    settings: dict[str, Any]
+    kind: str = "encoder-decoder"
+
+
+def _seq2seq(name: str, **settings: Any) -> TinyModel:
+    return TinyModel(
+        model=f"{name}ForConditionalGeneration", config=f"{name}Config", settings=settings
+    )
+
+
+def _causal(name: str, **settings: Any) -> TinyModel:
+    return TinyModel(
+        model=f"{name}ForCausalLM", config=f"{name}Config", settings=settings, kind="decoder"
+    )
+
+
+def _classifier(name: str, **settings: Any) -> TinyModel:
+    return TinyModel(
+        model=f"{name}ForSequenceClassification",
+        config=f"{name}Config",
+        settings=settings,
+        kind="encoder",
+    )
+
+
+def _encoder(name: str, **settings: Any) -> TinyModel:
+    return TinyModel(
+        model=f"{name}Model", config=f"{name}Config", settings=settings, kind="encoder"
+    )
+
+
+_GPT2: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "pad_token_id": 1,
+}
+_MARIAN = {**BART_SIZES, "decoder_start_token_id": 1, "scale_embedding": True}
+_MARIAN["activation_function"] = "swish"
+_WHISPER = {
+    **BART_SIZES,
+    "num_mel_bins": 8,
+    "max_source_positions": 50,
+    "max_target_positions": 64,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+}
+_QWEN = {**LLAMA_SIZES, "tie_word_embeddings": False}
+
+GENERATORS: dict[str, TinyModel] = {
+    "t5": _seq2seq("T5", **T5_SIZES),
+    "t5-untied": _seq2seq(
+        "T5", **T5_SIZES, tie_word_embeddings=False, feed_forward_proj="gated-gelu"
+    ),
+    "mt5": _seq2seq("MT5", **T5_SIZES, tie_word_embeddings=False),
+    "bart": _seq2seq("Bart", **BART_SIZES),
+    "mbart": _seq2seq("MBart", **BART_SIZES, scale_embedding=True),
+    "marian": TinyModel(model="MarianMTModel", config="MarianConfig", settings=_MARIAN),
+    "marian-split": TinyModel(
+        model="MarianMTModel",
+        config="MarianConfig",
+        settings={
+            **_MARIAN,
+            "share_encoder_decoder_embeddings": False,
+            "decoder_vocab_size": VOCAB - 16,
+        },
+    ),
+    "m2m100": _seq2seq("M2M100", **BART_SIZES, scale_embedding=True),
+    "pegasus": _seq2seq("Pegasus", **{**BART_SIZES, "decoder_start_token_id": 1}),
+    "whisper": _seq2seq("Whisper", **_WHISPER),
+    "gpt2": TinyModel(
+        model="GPT2LMHeadModel", config="GPT2Config", settings=_GPT2, kind="decoder"
+    ),
+    "llama": _causal("Llama", **LLAMA_SIZES),
+    "llama-biases-tied": _causal(
+        "Llama", **LLAMA_SIZES, attention_bias=True, mlp_bias=True, tie_word_embeddings=True
+    ),
+    "mistral": _causal("Mistral", **LLAMA_SIZES, sliding_window=6, head_dim=16),
+    "qwen2": _causal("Qwen2", **_QWEN),
+    "qwen3": _causal("Qwen3", **{**_QWEN, "tie_word_embeddings": True}, head_dim=16),
+}
+
+ENCODERS: dict[str, TinyModel] = {
+    "bert": _classifier("Bert", **BERT_SIZES),
+    "roberta": _classifier("Roberta", **{**BERT_SIZES, "type_vocab_size": 1}),
+    "distilbert": _classifier(
+        "DistilBert",
+        vocab_size=VOCAB,
+        dim=32,
+        n_layers=2,
+        n_heads=4,
+        hidden_dim=64,
+        max_position_embeddings=64,
+        num_labels=3,
+        pad_token_id=1,
+    ),
+    "bert-embedding": _encoder("Bert", **BERT_SIZES),
+    "roberta-embedding": _encoder("Roberta", **{**BERT_SIZES, "type_vocab_size": 1}),
+    "distilbert-embedding": _encoder(
+        "DistilBert",
+        vocab_size=VOCAB,
+        dim=32,
+        n_layers=2,
+        n_heads=4,
+        hidden_dim=64,
+        max_position_embeddings=64,
+        pad_token_id=1,
+    ),
+}
+
+ALL: dict[str, TinyModel] = {**GENERATORS, **ENCODERS}
+
+
+def make(name: str, seed: int = 0, **changes: Any) -> Any:
+    """The random model of that name, in eval mode, sharp enough that its tokens vary."""
+    entry = ALL[name]
+    torch.manual_seed(seed)
+    config = getattr(transformers, entry.config)(**{**entry.settings, **changes})
+    model = getattr(transformers, entry.model)(config).eval()
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "position" in key and not parameter.requires_grad:
+                continue
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim == 1:
+                scale = 0.3
+                base = parameter if "norm" in key.lower() or "ln_" in key else 0.0
+                parameter.copy_(base + scale * noise)
+            else:
+                parameter.copy_(noise * (1.6 / parameter[0].numel() ** 0.5))
+        for key, buffer in model.named_buffers():
+            if key.endswith("final_logits_bias"):
+                buffer.copy_(torch.randn(buffer.shape, generator=generator))
+    return model
+
+
+def save(name: str, folder: Path, seed: int = 0, **changes: Any) -> Any:
+    """Make that model, write it as a Hugging Face folder, return it."""
+    model = make(name, seed, **changes)
+    model.save_pretrained(folder)
+    return model
