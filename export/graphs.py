@@ -1,0 +1,189 @@
+"""The two canonical graphs, traced from the model: opset 24, standard operators only."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from seq2edge.errors import ExportError
+from seq2edge.model.dims import StackDims
+from seq2edge.model.operators import OPSET
+from seq2edge.model.transformer import Transformer
+
+Shape = tuple[int | str, ...]
+
+
+class EncoderGraph(nn.Module):
+    """Source in; cross-attention keys and values out, or the scores of an encoder-only model."""
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, source: Tensor, source_length: Tensor) -> tuple[Tensor, ...]:
+        """See the graph contract in ARCHITECTURE.md."""
+        if self.model.dims.kind == "encoder":
+            return (self.model.pool(source, source_length),)
+        encoded = self.model.encode(source, source_length)
+        return tuple(t for pair in self.model.project_source(encoded) for t in pair)
+
+
+class DecoderGraph(nn.Module):
+    """Prefill and step in one graph."""
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        new_length: Tensor,
+        cache_length: Tensor,
+        source_length: Tensor | None,
+        cross: list[Tensor],
+        past: list[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """See the graph contract in ARCHITECTURE.md."""
+        hidden, present = self.model.decode(
+            input_ids, cache_length, _pairs(past), _pairs(cross), source_length
+        )
+        logits = self.model.last_logits(hidden, new_length)
+        return (logits, *(t for pair in present for t in pair))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contract:
+    """Names and shapes of a graph's inputs and outputs; strings are the contract's symbols."""
+
+    inputs: dict[str, Shape]
+    outputs: dict[str, Shape]
+
+
+def encoder_contract(model: Transformer) -> Contract:
+    """What `encoder.onnx` takes and gives."""
+    dims = model.dims
+    source: Shape = ("batch", dims.mels, dims.frames) if dims.mels else ("batch", "source")
+    outputs: dict[str, Shape]
+    if dims.kind == "encoder":
+        classifier = dims.head == "classifier"
+        name, width = ("logits", dims.labels) if classifier else ("embedding", dims.width)
+        outputs = {name: ("batch", width)}
+    else:
+        assert dims.decoder is not None
+        positions = dims.frames // 2 if dims.mels else "source"
+        outputs = _cache_shapes("cross", dims.decoder, "batch", positions)
+    name = "features" if dims.mels else "input_ids"
+    return Contract(inputs={name: source, "source_length": ("batch",)}, outputs=outputs)
+
+
+def decoder_contract(model: Transformer) -> Contract:
+    """What `decoder.onnx` takes and gives."""
+    dims = model.dims
+    assert dims.decoder is not None
+    inputs: dict[str, Shape] = {
+        "input_ids": ("rows", "new"),
+        "new_length": ("rows",),
+        "cache_length": ("rows",),
+    }
+    if dims.encoder is not None:
+        inputs["source_length"] = ("batch",)
+        inputs |= _cache_shapes("cross", dims.decoder, "batch", "source")
+    inputs |= _cache_shapes("past", dims.decoder, "rows", "capacity")
+    outputs: dict[str, Shape] = {"logits": ("rows", dims.vocab)}
+    outputs |= _cache_shapes("present", dims.decoder, "rows", "capacity")
+    return Contract(inputs=inputs, outputs=outputs)
+
+
+def _cache_shapes(prefix: str, stack: StackDims, rows: str, length: str | int) -> dict[str, Shape]:
+    shape: Shape = (rows, stack.kv_heads, length, stack.head_dim)
+    return {
+        f"{prefix}_{part}_{layer}": shape
+        for layer in range(stack.layers)
+        for part in ("key", "value")
+    }
+
+
+def trace_encoder(model: Transformer) -> ir.Model:
+    """`encoder.onnx` as a graph in memory; its weights are the model's own tensors."""
+    contract = encoder_contract(model)
+    example = {"batch": 2, "source": 3}
+    inputs = tuple(_example(name, shape, example) for name, shape in contract.inputs.items())
+    shapes = tuple(_dynamic(shape) for shape in contract.inputs.values())
+    return _trace(EncoderGraph(model), inputs, shapes, contract)
+
+
+def trace_decoder(model: Transformer) -> ir.Model:
+    """`decoder.onnx` as a graph in memory; its weights are the model's own tensors."""
+    contract = decoder_contract(model)
+    # Sizes that differ pairwise, so that no two symbols are taken for one.
+    example = {"batch": 2, "rows": 6, "source": 5, "new": 3, "capacity": 7}
+    tensors = {n: _example(n, shape, example) for n, shape in contract.inputs.items()}
+    dynamic = {n: _dynamic(shape) for n, shape in contract.inputs.items()}
+
+    def arrange(values: dict[str, Any]) -> tuple[Any, ...]:
+        cross = [value for name, value in values.items() if name.startswith("cross_")]
+        past = [value for name, value in values.items() if name.startswith("past_")]
+        first = (values[name] for name in ("input_ids", "new_length", "cache_length"))
+        return (*first, values.get("source_length"), cross, past)
+
+    return _trace(DecoderGraph(model), arrange(tensors), arrange(dynamic), contract)
+
+
+def _pairs(tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(tensors[::2], tensors[1::2], strict=True))
+
+
+def _example(name: str, shape: Shape, sizes: dict[str, int]) -> Tensor:
+    concrete = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in shape)
+    if name.startswith(("cross_", "past_", "features")):
+        return torch.zeros(concrete)
+    return torch.full(concrete, 2 if name.endswith("_length") else 1, dtype=torch.int64)
+
+
+def _dynamic(shape: Shape) -> dict[int, Any]:
+    return {
+        i: torch.export.Dim.DYNAMIC if axis == "batch" and i > 0 else torch.export.Dim(axis)
+        for i, axis in enumerate(shape)
+        if isinstance(axis, str)
+    }
+
+
+def _trace(
+    module: nn.Module, inputs: tuple[Any, ...], shapes: tuple[Any, ...], contract: Contract
+) -> ir.Model:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval(),
+            inputs,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=shapes,
+            input_names=list(contract.inputs),
+            output_names=list(contract.outputs),
+            verbose=False,
+            optimize=True,
+        )
+    assert program is not None
+    model = program.model
+    got = model.opset_imports.get("", 0)
+    if got != OPSET:
+        raise ExportError(f"torch.onnx.export: gave opset {got}, asked for {OPSET}")
+    _name_axes(model.graph, contract)
+    return model
+
+
+def _name_axes(graph: ir.Graph, contract: Contract) -> None:
+    """Give every input and output the contract's name, shape and symbols, and check them."""
+    for values, wanted in ((graph.inputs, contract.inputs), (graph.outputs, contract.outputs)):
+        if [value.name for value in values] != list(wanted):
+            names = ", ".join(str(value.name) for value in values)
+            raise ExportError(f"torch.onnx.export: graph has {names}, needs {', '.join(wanted)}")
+        for value, shape in zip(values, wanted.values(), strict=True):
+            value.shape = ir.Shape(shape)

@@ -1,0 +1,214 @@
+"""Specialise attention for ONNX Runtime: contrib operators, opset 23 or lower.
+
+The standard `Attention` kernel of the CPU provider costs by capacity instead of by valid length,
+and opset 24 exists only in the newest releases. So:
+
+1. `TensorScatter` of keys and of values into the cache plus causal `Attention` become
+   `GroupQueryAttention`, which writes the same cache in place; head transposes disappear.
+2. `Attention` over a source with lengths becomes `MultiHeadAttention` with the lengths as its
+   padding mask and T5's bias as its attention bias.
+3. Where keys carry an additive bias it is computed for the tokens seen, not for the capacity.
+
+Requires the canonical graph; ensures that no opset-24 operator is left. Equality with the
+canonical graph is what the parity gate of every export checks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from seq2edge.errors import ExportError
+from seq2edge.export.passes import constant, single_consumer, source_of
+from seq2edge.model.dims import Dims
+
+CONTRIB = "com.microsoft"
+OPSET_23 = ("RMSNormalization", "RotaryEmbedding")
+
+
+class FuseCacheAttention(ir.passes.InPlacePass):
+    """See the module's rules."""
+
+    def __init__(self, dims: Dims) -> None:
+        self.window = dims.decoder.window if dims.decoder is not None else 0
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace every attention; an unknown form is an error, never left behind."""
+        graph = model.graph
+        lengths = _Lengths(graph)
+        for node in list(graph):
+            if node.op_type == "Attention":
+                _replace(graph, _read(node), lengths, self.window)
+        lengths.shorten_bias()
+        RemoveUnusedNodesPass()(model)
+        graph.sort()
+        left = {node.op_type for node in graph} & {"Attention", "TensorScatter"}
+        if left:
+            raise ExportError(f"fuse_cache_attention: {', '.join(sorted(left))} left in the graph")
+        newest = any(node.op_type in OPSET_23 for node in graph)
+        model.opset_imports[""] = 23 if newest else 21
+        model.opset_imports[CONTRIB] = 1
+        model.ir_version = 10
+        for node in graph:
+            node.version = None
+        return ir.passes.PassResult(model, modified=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Attention:
+    """One attention with the head transposes around it."""
+
+    node: ir.Node
+    query: ir.Value  # (batch, new, heads * head_dim)
+    heads: int
+    merge: ir.Node  # the last node of the pattern
+    scatters: tuple[ir.Node, ir.Node] | None
+    mask: ir.Value | None
+    length: ir.Value | None
+    scale: float
+
+
+def _read(node: ir.Node) -> _Attention:
+    inputs = [*node.inputs, *[None] * (7 - len(node.inputs))]
+    query = source_of(inputs[0], "Transpose", "Reshape")
+    transpose = single_consumer(node.outputs[0], "Transpose")
+    merge = single_consumer(transpose.outputs[0], "Reshape") if transpose is not None else None
+    shape = inputs[0].shape if inputs[0] is not None else None
+    if query is None or merge is None or shape is None:
+        raise ExportError(f"fuse_cache_attention: {node.name} is not between head transposes")
+    scatters = tuple(v.producer() for v in inputs[1:3] if v is not None)
+    cached = all(s is not None and s.op_type == "TensorScatter" for s in scatters)
+    return _Attention(
+        node=node,
+        query=query,
+        heads=int(shape[1]),  # type: ignore[arg-type]
+        merge=merge,
+        scatters=scatters if cached else None,  # type: ignore[arg-type]
+        mask=inputs[3],
+        length=inputs[6],
+        scale=node.attributes["scale"].as_float(),
+    )
+
+
+class _Lengths:
+    """Values derived from the graph's length inputs, made once."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.inputs = {value.name: value for value in graph.inputs}
+        self._made: dict[str, ir.Value] = {}
+
+    def _node(self, key: str, operator: str, inputs: list[ir.Value], **attributes: int) -> ir.Value:
+        if key not in self._made:
+            node = ir.node(operator, inputs, attributes, name=f"lengths/{key}")
+            node.outputs[0].name = f"lengths_{key}"
+            self.graph.append(node)
+            self._made[key] = node.outputs[0]
+        return self._made[key]
+
+    def cast(self, name: str) -> ir.Value:
+        """A length input as int32, (batch,)."""
+        return self._node(f"{name}_int32", "Cast", [self.inputs[name]], to=ir.DataType.INT32)
+
+    def seen(self) -> ir.Value:
+        """Tokens each row has seen after this call, int64 (rows,)."""
+        new, old = self.inputs["new_length"], self.inputs["cache_length"]
+        return self._node("seen", "Add", [old, new])
+
+    def longest(self) -> ir.Value:
+        """The most tokens any row has seen, int64 (1,)."""
+        zero = constant(self.graph, "axis_0", ir.tensor(np.array([0])))
+        return self._node("longest", "ReduceMax", [self.seen(), zero], keepdims=1)
+
+    def last(self) -> ir.Value:
+        """Position of each row's last token, int32 (rows,): what the operator calls seqlens_k."""
+        one = constant(self.graph, "one", ir.tensor(np.array([1])))
+        last = self._node("last", "Sub", [self.seen(), one])
+        return self._node("last_int32", "Cast", [last], to=ir.DataType.INT32)
+
+    def total(self) -> ir.Value:
+        """`longest` as int32 (1,)."""
+        return self._node("total", "Cast", [self.longest()], to=ir.DataType.INT32)
+
+    def shorten_bias(self) -> None:
+        """Key positions run to the longest row, not to the capacity (rule 3)."""
+        for node in list(self.graph):
+            source = node.inputs[0] if node.op_type == "Shape" else None
+            if source is not None and str(source.name).startswith("past_"):
+                node.outputs[0].replace_all_uses_with(self.longest())
+
+
+def _replace(graph: ir.Graph, found: _Attention, lengths: _Lengths, window: int) -> None:
+    if found.scatters is not None:
+        _fuse_cached(graph, found, lengths, window)
+    elif found.length is not None:
+        _fuse_source(graph, found, lengths)
+    else:
+        raise ExportError(f"fuse_cache_attention: {found.node.name} has neither cache nor lengths")
+
+
+def _fuse_cached(graph: ir.Graph, found: _Attention, lengths: _Lengths, window: int) -> None:
+    assert found.scatters is not None
+    key, value = (source_of(s.inputs[1], "Transpose", "Reshape") for s in found.scatters)
+    caches = [scatter.inputs[0] for scatter in found.scatters]
+    if key is None or value is None or caches[0] is None or caches[0].shape is None:
+        raise ExportError(f"fuse_cache_attention: {found.node.name} writes an unknown cache")
+    mask = found.mask
+    biased = mask is not None and mask.dtype != ir.DataType.BOOL
+    attributes: dict[str, int | float] = {
+        "num_heads": found.heads,
+        "kv_num_heads": int(caches[0].shape[1]),  # type: ignore[arg-type]
+        "scale": found.scale,
+    }
+    if window:
+        attributes["local_window_size"] = window
+    inputs = [*_merged(found.query, key, value), *caches, lengths.last(), lengths.total()]
+    node = ir.node(
+        "GroupQueryAttention",
+        [*inputs, None, None, None, mask] if biased else inputs,
+        attributes,
+        domain=CONTRIB,
+        num_outputs=3,
+        name=found.node.name,
+    )
+    presents = [scatter.outputs[0] for scatter in found.scatters]
+    _take_over(graph, found, node, [found.merge.outputs[0], *presents])
+
+
+def _merged(
+    query: ir.Value, key: ir.Value, value: ir.Value
+) -> tuple[ir.Value, ir.Value | None, ir.Value | None]:
+    """The merged product itself where nothing happens between it and the attention."""
+    split = query.producer()
+    if split is not None and split.op_type == "Split" and list(split.outputs) == [query, key, value]:
+        merged = split.inputs[0]
+        assert merged is not None
+        return merged, None, None
+    return query, key, value
+
+
+def _fuse_source(graph: ir.Graph, found: _Attention, lengths: _Lengths) -> None:
+    key, value = found.node.inputs[1], found.node.inputs[2]
+    flat = [source_of(x, "Transpose", "Reshape") for x in (key, value)]
+    if flat[0] is not None and flat[1] is not None:
+        key, value = flat  # the encoder's own keys; a decoder's cross keys stay as they are
+    assert found.length is not None
+    node = ir.node(
+        "MultiHeadAttention",
+        [found.query, key, value, None, lengths.cast(str(found.length.name)), found.mask],
+        {"num_heads": found.heads, "scale": found.scale},
+        domain=CONTRIB,
+        name=found.node.name,
+    )
+    _take_over(graph, found, node, [found.merge.outputs[0]])
+
+
+def _take_over(graph: ir.Graph, found: _Attention, new: ir.Node, old: list[ir.Value]) -> None:
+    graph.insert_after(found.merge, new)
+    for before, after in zip(old, new.outputs, strict=True):
+        after.name, after.shape, after.type = before.name, before.shape, before.type
+        ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
+        before.name = None

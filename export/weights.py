@@ -1,0 +1,60 @@
+"""Writing several graphs with one weights file that they share.
+
+Every tensor is written once, however many graphs read it, and only one is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import onnx_ir as ir
+
+WEIGHTS = "weights.data"
+INLINE_BYTES = 1024  # smaller tensors stay in the graph, where shape inference reads them
+ALIGNMENT = 4096  # so that a tensor can be mapped into memory
+
+
+class WeightsWriter:
+    """Collects the initializers of graphs into one file in a folder."""
+
+    def __init__(self, folder: Path, progress: Callable[[int], None] | None = None) -> None:
+        self.folder = folder
+        self.progress = progress
+        self._written: dict[tuple[object, ...], tuple[int, int]] = {}
+
+    def write(self, models: Iterable[ir.Model]) -> None:
+        """Write all weights and point the graphs at them."""
+        with (self.folder / WEIGHTS).open("wb") as file:
+            for model in models:
+                for name, value in model.graph.initializers.items():
+                    tensor = value.const_value
+                    if tensor is not None and tensor.nbytes > INLINE_BYTES:
+                        value.const_value = self._place(file, name, tensor)
+
+    def _place(self, file: BinaryIO, name: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
+        key = _identity(tensor)
+        if key not in self._written:
+            file.seek(-file.tell() % ALIGNMENT, os.SEEK_CUR)
+            offset = file.tell()
+            file.write(memoryview(np.ascontiguousarray(tensor.numpy())).cast("B"))
+            self._written[key] = (offset, file.tell() - offset)
+            if self.progress is not None:
+                self.progress(tensor.nbytes)
+        offset, length = self._written[key]
+        shape = ir.Shape(tuple(tensor.shape))
+        return ir.ExternalTensor(
+            WEIGHTS, offset, length, tensor.dtype, shape=shape, name=name, base_dir=self.folder
+        )
+
+
+def _identity(tensor: ir.TensorProtocol) -> tuple[object, ...]:
+    """Equal for tensors that share memory, and for one lazy tensor read by several graphs."""
+    if isinstance(tensor, ir.LazyTensor):
+        return ("lazy", id(tensor))
+    array = tensor.numpy()
+    where = array.__array_interface__["data"][0]
+    return (where, array.strides, tuple(tensor.shape), str(tensor.dtype))
