@@ -113,6 +113,19 @@ class AudioRecord:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SpeechRecord:
+    """Ids with which a transcription is asked for: languages, tasks, no timestamps.
+
+    `alignment_heads` are pairs (decoder layer, head) whose attention follows the audio.
+    """
+
+    languages: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    tasks: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    no_timestamps: int | None = None
+    alignment_heads: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SpecialTokens:
     """The special tokens' text, None where the vocabulary has none."""
 
@@ -127,8 +140,13 @@ class TokenizerRecord:
     """Files and rules that turn text into ids and back.
 
     `target` is the decoder's tokenizer where source and target vocabularies are split.
-    `languages` maps a language code to its token id; `language_layout` says where that id stands
-    in the encoder's input, before or after the text. `prompts` maps a task to the text put first.
+    `languages` maps a language code to its token id; `language_layout` says where the source
+    language's id stands in the encoder's input, before or after the text. `target_layout` says what
+    the target language's id does: it stands before the source text, starts the decoder, or is the
+    first token forced out of it. `source_language` and `target_language` are the defaults.
+    Ids from `unknown_from` on are pieces without an embedding, which become the unknown token.
+    `clean_up` removes the spaces before English punctuation when decoding.
+    `prompts` maps a task to the text put first.
     """
 
     source: FileName
@@ -137,6 +155,11 @@ class TokenizerRecord:
     special: SpecialTokens = SpecialTokens()
     languages: Mapping[str, int] = dataclasses.field(default_factory=dict)
     language_layout: Literal["", "prefix", "suffix"] = ""
+    target_layout: Literal["", "source", "start", "forced"] = ""
+    source_language: str = ""
+    target_language: str = ""
+    unknown_from: int | None = None
+    clean_up: bool = False
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -182,6 +205,7 @@ class Manifest:
     labels: tuple[str, ...] = ()
     problem: Literal["", "single_label", "multi_label", "regression"] = ""
     audio: AudioRecord | None = None
+    speech: SpeechRecord | None = None
     tokenizer: TokenizerRecord | None = None
     graphs: tuple[GraphRecord, ...] = ()
     engines: tuple[EngineRecord, ...] = ()
