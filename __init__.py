@@ -1,1 +1,28 @@
 """seq2edge: from a Transformer checkpoint to cached decoding on an edge device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from seq2edge.runtime.model import Model as Model
+    from seq2edge.runtime.model import load as load
+    from seq2edge.runtime.options import DecodeOptions as DecodeOptions
+
+_LAZY = {
+    "load": "seq2edge.runtime.model",
+    "Model": "seq2edge.runtime.model",
+    "DecodeOptions": "seq2edge.runtime.options",
+}
+__all__ = ["DecodeOptions", "Model", "__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for and no more, so that the command line starts at once."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'seq2edge' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_LAZY[name]), name)

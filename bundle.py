@@ -153,6 +153,14 @@ class BundleWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
+    def preview(self, manifest: Manifest) -> Bundle:
+        """The files written so far as a bundle, for checks before it is finished; not hashed."""
+        files = {
+            name: FileRecord(size=size, sha256="0" * 64)
+            for name, size in scan(self._folder).items()
+        }
+        return Bundle(path=self._folder, manifest=dataclasses.replace(manifest, files=files))
+
     def finish(self, manifest: Manifest) -> Bundle:
         """Record all files written so far in `manifest` and move the bundle to its destination."""
         files = {name: fingerprint(self._folder / name) for name in scan(self._folder)}

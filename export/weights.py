@@ -13,22 +13,21 @@ from typing import BinaryIO
 import numpy as np
 import onnx_ir as ir
 
-WEIGHTS = "weights.data"
 INLINE_BYTES = 1024  # smaller tensors stay in the graph, where shape inference reads them
 ALIGNMENT = 4096  # so that a tensor can be mapped into memory
 
 
 class WeightsWriter:
-    """Collects the initializers of graphs into one file in a folder."""
+    """Collects the initializers of graphs into one file."""
 
-    def __init__(self, folder: Path, progress: Callable[[int], None] | None = None) -> None:
-        self.folder = folder
+    def __init__(self, path: Path, progress: Callable[[int], None] | None = None) -> None:
+        self.path = path
         self.progress = progress
         self._written: dict[tuple[object, ...], tuple[int, int]] = {}
 
     def write(self, models: Iterable[ir.Model]) -> None:
         """Write all weights and point the graphs at them."""
-        with (self.folder / WEIGHTS).open("wb") as file:
+        with self.path.open("wb") as file:
             for model in models:
                 for name, value in model.graph.initializers.items():
                     tensor = value.const_value
@@ -47,7 +46,13 @@ class WeightsWriter:
         offset, length = self._written[key]
         shape = ir.Shape(tuple(tensor.shape))
         return ir.ExternalTensor(
-            WEIGHTS, offset, length, tensor.dtype, shape=shape, name=name, base_dir=self.folder
+            self.path.name,
+            offset,
+            length,
+            tensor.dtype,
+            shape=shape,
+            name=name,
+            base_dir=self.path.parent,
         )
 
 

@@ -1,0 +1,277 @@
+"""From a checkpoint to a bundle whose graphs were proven equal to the model."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import gc
+import importlib.metadata
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+import seq2edge
+from seq2edge.bundle import Bundle, BundleWriter
+from seq2edge.errors import ExportError
+from seq2edge.export.graphs import trace_decoder, trace_encoder
+from seq2edge.export.passes.fold_transposes import FoldTransposes
+from seq2edge.export.passes.fuse_cache_attention import FuseCacheAttention
+from seq2edge.export.weights import WeightsWriter
+from seq2edge.manifest import (
+    AudioRecord,
+    GraphRecord,
+    Manifest,
+    ParityRecord,
+    ProvenanceRecord,
+    Role,
+    SpeechRecord,
+    Target,
+    TensorRecord,
+    TokenizerRecord,
+)
+from seq2edge.model.dims import Dims
+from seq2edge.model.eager import EagerBackend
+from seq2edge.model.generation import GenerationDefaults, read_generation
+from seq2edge.model.load import Checkpoint, load_checkpoint
+from seq2edge.model.tokenizer import convert_tokenizer
+from seq2edge.model.transformer import Transformer
+from seq2edge.reference import REFERENCE, read_reference, write_reference
+from seq2edge.runtime import parity
+from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from seq2edge.runtime.options import DecodeOptions
+
+Progress = Callable[[str, float], None]  # what is being done, and how much of it (0 to 1)
+
+PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "transformers", "numpy")
+FILES: dict[Target, str] = {"canonical": "{}.onnx", "onnxruntime": "{}.onnxruntime.onnx"}
+WEIGHTS = "weights.data"
+# The oldest release that runs the canonical graph, and the specialised one without and with a
+# sliding window (which older kernels silently get wrong).
+CANONICAL_RELEASE, SPECIALISED_RELEASE, WINDOW_RELEASE = "1.32", "1.23", "1.32"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What an export made and measured; `parity` by target."""
+
+    bundle: Bundle
+    parity: dict[str, parity.Parity]
+    ignored_settings: dict[str, Any]
+    unused_tensors: tuple[str, ...]
+
+
+def export_checkpoint(
+    checkpoint: str | Path,
+    destination: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: Progress = lambda stage, part: None,
+) -> ExportReport:
+    """Export a checkpoint to a bundle.
+
+    Raises CheckpointError or UnsupportedError for what cannot be loaded, BundleError for a
+    destination that cannot be written, and ExportError when a graph differs from the model.
+    """
+    with BundleWriter(destination, overwrite=overwrite) as writer:
+        progress("load", 0.0)
+        loaded = load_checkpoint(checkpoint)
+        defaults = _generation(loaded)
+        tokenizer = _write_tokenizer(writer, loaded)
+        graphs = _write_graphs(writer, loaded, progress)
+        manifest = _manifest(loaded, defaults, tokenizer, graphs)
+        progress("reference", 0.0)
+        start = _start_tokens(defaults.options)
+        inputs = parity.make_inputs(loaded.dims, start)
+        reference = parity.record(EagerBackend(loaded.model), inputs)
+        write_reference(writer.path(REFERENCE), reference)
+        unused = loaded.unused_tensors
+        del loaded
+        gc.collect()
+        measured = _gate(writer.preview(manifest), progress)
+        bundle = writer.finish(dataclasses.replace(manifest, parity=_worst(measured)))
+    return ExportReport(
+        bundle=bundle, parity=measured, ignored_settings=defaults.ignored, unused_tensors=unused
+    )
+
+
+def _start_tokens(options: dict[str, Any]) -> tuple[int, ...]:
+    start = options.get("decoder_start_token_id")
+    return () if start is None else (int(start),)
+
+
+def _generation(loaded: Checkpoint) -> GenerationDefaults:
+    fields = frozenset(field.name for field in dataclasses.fields(DecodeOptions))
+    return read_generation(loaded.source.generation, loaded.source.config, fields)
+
+
+def _write_tokenizer(writer: BundleWriter, loaded: Checkpoint) -> TokenizerRecord | None:
+    dims = loaded.dims
+    return convert_tokenizer(
+        loaded.source, writer.path, vocab=dims.vocab, source_vocab=dims.source_vocab
+    )
+
+
+def _write_graphs(
+    writer: BundleWriter, loaded: Checkpoint, progress: Progress
+) -> tuple[GraphRecord, ...]:
+    """Trace, specialise and write all graphs over one weights file."""
+    models: dict[tuple[Role, Target], ir.Model] = {}
+    with _quiet():
+        for role, model in _traced(loaded.model, progress):
+            FoldTransposes()(model)
+            models[role, "canonical"] = model
+    for role, target in list(models):
+        special = models[role, target].clone()
+        FuseCacheAttention(loaded.dims)(special)
+        models[role, "onnxruntime"] = special
+    total = sum(parameter.nbytes for parameter in loaded.model.parameters())
+    written = 0
+
+    def count(size: int) -> None:
+        nonlocal written
+        written += size
+        progress("weights", min(1.0, written / total))
+
+    WeightsWriter(writer.path(WEIGHTS), count).write(models.values())
+    return tuple(
+        _save(writer, role, target, model, loaded.dims)
+        for (role, target), model in models.items()
+    )
+
+
+def _traced(model: Transformer, progress: Progress) -> Iterator[tuple[Role, ir.Model]]:
+    if model.dims.encoder is not None:
+        progress("trace encoder", 0.0)
+        yield "encoder", trace_encoder(model)
+    if model.dims.decoder is not None:
+        progress("trace decoder", 0.0)
+        yield "decoder", trace_decoder(model)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter logs about packages it did not find; nobody can act on that."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _save(
+    writer: BundleWriter, role: Role, target: Target, model: ir.Model, dims: Dims
+) -> GraphRecord:
+    name = FILES[target].format(role)
+    model.producer_name, model.producer_version = "seq2edge", seq2edge.__version__
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+    ir.save(model, writer.path(name))
+    window = dims.decoder is not None and dims.decoder.window > 0 and role == "decoder"
+    release = WINDOW_RELEASE if window else SPECIALISED_RELEASE
+    return GraphRecord(
+        role=role,
+        target=target,
+        file=name,
+        opset=dict(model.opset_imports),
+        requires={"onnxruntime": CANONICAL_RELEASE if target == "canonical" else release},
+        inputs=tuple(_tensor(value) for value in model.graph.inputs),
+        outputs=tuple(_tensor(value) for value in model.graph.outputs),
+    )
+
+
+def _tensor(value: ir.Value) -> TensorRecord:
+    assert value.shape is not None
+    assert value.dtype is not None
+    shape = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
+    names = {ir.DataType.FLOAT: "float32", ir.DataType.INT64: "int64"}
+    return TensorRecord(name=str(value.name), dtype=names[value.dtype], shape=shape)  # type: ignore[arg-type]
+
+
+def _manifest(
+    loaded: Checkpoint,
+    defaults: GenerationDefaults,
+    tokenizer: TokenizerRecord | None,
+    graphs: tuple[GraphRecord, ...],
+) -> Manifest:
+    dims = loaded.dims
+    generates = dims.head == "lm"
+    if generates:
+        DecodeOptions.from_dict(defaults.options)  # refuse contradictions now, not when decoding
+    return Manifest(
+        kind=dims.kind,  # type: ignore[arg-type]
+        task="transcribe" if dims.mels else _TASKS[dims.head],  # type: ignore[arg-type]
+        family=loaded.family,
+        dims=dims,
+        generation=defaults.options if generates else None,
+        generation_ignored=defaults.ignored if generates else {},
+        labels=loaded.labels,
+        problem=loaded.problem,  # type: ignore[arg-type]
+        audio=_audio(dims),
+        speech=_speech(defaults.extras) if dims.mels else None,
+        tokenizer=tokenizer,
+        graphs=graphs,
+        provenance=ProvenanceRecord(
+            tool_version=seq2edge.__version__,
+            created=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            source=loaded.source.path.name,
+            source_format=loaded.source.source_format,
+            packages={name: importlib.metadata.version(name) for name in PACKAGES},
+            unused_tensors=loaded.unused_tensors,
+        ),
+    )
+
+
+_TASKS = {"lm": "generate", "classifier": "classify", "embedding": "embed"}
+
+
+def _audio(dims: Dims) -> AudioRecord | None:
+    if not dims.mels:
+        return None
+    rate, hop = 16000, 160
+    seconds = dims.frames * hop // rate
+    return AudioRecord(sampling_rate=rate, mels=dims.mels, fft=400, hop=hop, seconds=seconds)
+
+
+def _speech(extras: dict[str, Any]) -> SpeechRecord:
+    return SpeechRecord(
+        languages={k.strip("<|>"): v for k, v in (extras.get("lang_to_id") or {}).items()},
+        tasks=dict(extras.get("task_to_id") or {}),
+        no_timestamps=extras.get("no_timestamps_token_id"),
+        alignment_heads=tuple(tuple(pair) for pair in extras.get("alignment_heads") or ()),
+    )
+
+
+def _gate(bundle: Bundle, progress: Progress) -> dict[str, parity.Parity]:
+    """Replay the reference on every kind of graphs; a difference fails the export."""
+    reference = read_reference(bundle.file(REFERENCE))
+    measured = {}
+    for i, target in enumerate(FILES):
+        progress("parity", i / len(FILES))
+        backend = OnnxRuntimeBackend(bundle, target=target)
+        found = parity.replay(backend, reference)
+        if not found.within(bundle.manifest.precision):
+            raise ExportError(
+                f"parity: {target} graphs differ from the model: logits by {found.max_absolute:.2e} "
+                f"({found.max_relative:.1e} of the largest), {found.tokens_equal} of "
+                f"{found.tokens_compared} tokens the same; the bundle was not written"
+            )
+        measured[target] = found
+    progress("parity", 1.0)
+    return measured
+
+
+def _worst(measured: dict[str, parity.Parity]) -> ParityRecord:
+    found = list(measured.values())
+    return ParityRecord(
+        max_absolute=max(p.max_absolute for p in found),
+        max_relative=max(p.max_relative for p in found),
+        tokens_compared=sum(p.tokens_compared for p in found),
+        tokens_equal=sum(p.tokens_equal for p in found),
+    )

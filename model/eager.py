@@ -1,0 +1,95 @@
+"""The canonical Transformer as a backend: the reference that every graph is compared with."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seq2edge.errors import CapacityError
+from seq2edge.model.layers import KeyValue
+from seq2edge.model.transformer import StaticCache, Transformer
+from seq2edge.runtime.backend import Features, Lengths, Logits, Tokens
+
+GROWTH = 64
+
+
+class EagerMemory:
+    """Cross-attention keys and values, and how many of them are valid."""
+
+    def __init__(self, source: list[KeyValue], length: Tensor) -> None:
+        self.source = source
+        self.length = length
+
+
+class EagerCache:
+    """The model's static cache behind the runtime's protocol."""
+
+    def __init__(self, inner: StaticCache, *, fixed: bool) -> None:
+        self.inner = inner
+        self.fixed = fixed
+
+    @property
+    def length(self) -> Lengths:
+        """See Cache."""
+        return self.inner.length.numpy()
+
+    def reorder(self, rows: NDArray[np.int64]) -> None:
+        """See Cache."""
+        index = torch.from_numpy(rows)
+        self.inner.layers = [(key[index], value[index]) for key, value in self.inner.layers]
+        self.inner.length = self.inner.length[index]
+
+    def reserve(self, needed: int) -> None:
+        """Grow to `needed` tokens, or refuse where the capacity was set."""
+        key = self.inner.layers[0][0]
+        if needed <= key.shape[2]:
+            return
+        if self.fixed:
+            raise CapacityError(f"capacity: {needed} tokens do not fit {key.shape[2]}")
+        room = max(needed, 2 * key.shape[2]) - key.shape[2]
+        pad = (0, 0, 0, room)
+        self.inner.layers = [
+            (torch.nn.functional.pad(k, pad), torch.nn.functional.pad(v, pad))
+            for k, v in self.inner.layers
+        ]
+
+
+class EagerBackend:
+    """Runs a `Transformer` in eager PyTorch on the CPU."""
+
+    name = "eager"
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+
+    @torch.no_grad()
+    def encode(self, source: Tokens | Features, source_length: Lengths) -> EagerMemory:
+        """See Backend."""
+        length = torch.from_numpy(source_length)
+        encoded = self.model.encode(torch.from_numpy(source), length)
+        return EagerMemory(self.model.project_source(encoded), length)
+
+    def start(self, memory: EagerMemory | None, rows: int, capacity: int | None) -> EagerCache:
+        """See Backend."""
+        source, length = (memory.source, memory.length) if memory is not None else (None, None)
+        inner = self.model.start(rows, capacity or GROWTH, source, length)
+        return EagerCache(inner, fixed=capacity is not None)
+
+    @torch.no_grad()
+    def step(self, tokens: Tokens, new_length: Lengths, cache: EagerCache) -> Logits:
+        """See Backend."""
+        cache.reserve(int(cache.length.max()) + tokens.shape[1])
+        logits: Logits = self.model.step(
+            torch.from_numpy(tokens), torch.from_numpy(new_length), cache.inner
+        ).numpy()
+        return logits
+
+    @torch.no_grad()
+    def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:
+        """See Backend."""
+        pooled: NDArray[np.float32] = self.model.pool(
+            torch.from_numpy(source), torch.from_numpy(source_length)
+        ).numpy()
+        return pooled

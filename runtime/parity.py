@@ -1,0 +1,159 @@
+"""The numeric proof: what the float model answered, replayed on any backend.
+
+`record` runs a fixed program on the reference model (unequal batch, prefill, two beams an input,
+steps with the model's own tokens) and keeps inputs, tokens and logits; `replay` runs the same
+program on another backend, feeding it the recorded tokens, and compares.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seq2edge.model.dims import Dims
+from seq2edge.runtime.backend import Backend, Logits
+
+Arrays = dict[str, NDArray[Any]]
+
+STEPS = 8
+BEAMS = 2
+TOP = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """Largest error of a logit: absolute, or relative to the largest logit recorded."""
+
+    absolute: float
+    relative: float
+
+
+# One table for every check of numbers, by the precision of the bundle.
+TOLERANCES = {"float32": Tolerance(absolute=2e-4, relative=2e-5)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parity:
+    """What a replay measured. `max_relative` is relative to the largest logit recorded."""
+
+    max_absolute: float
+    max_relative: float
+    tokens_compared: int
+    tokens_equal: int
+
+    def within(self, precision: str) -> bool:
+        """Whether errors are within the tolerance table and every token is the same."""
+        allowed = TOLERANCES[precision]
+        close = self.max_absolute <= allowed.absolute or self.max_relative <= allowed.relative
+        return close and self.tokens_equal == self.tokens_compared
+
+
+def make_inputs(dims: Dims, start: tuple[int, ...], seed: int = 0) -> Arrays:
+    """Random sources and prompts of unequal lengths that fit the model, reproducible by seed."""
+    rng = np.random.default_rng(seed)
+    inputs: Arrays = {}
+    if dims.encoder is not None:
+        longest = min(12, dims.encoder.max_positions or 12)
+        if dims.mels:
+            features = rng.standard_normal((1, dims.mels, dims.frames), dtype=np.float32)
+            inputs["source"] = features
+            inputs["source_length"] = np.array([dims.frames // 2])
+        else:
+            vocab = dims.source_vocab or dims.vocab
+            inputs["source"] = rng.integers(0, vocab, (2, longest))
+            inputs["source_length"] = np.array([longest, max(1, longest // 2)])
+    if dims.kind == "decoder":
+        inputs["prompt"] = rng.integers(0, dims.vocab, (2, 7))
+        inputs["prompt_length"] = np.array([7, 4])
+    elif dims.kind == "encoder-decoder":
+        batch = len(inputs["source"])
+        inputs["prompt"] = np.tile(np.array(start or (0,), dtype=np.int64), (batch, 1))
+        inputs["prompt_length"] = np.full(batch, inputs["prompt"].shape[1])
+    return inputs
+
+
+def record(backend: Backend, inputs: Arrays) -> Arrays:
+    """Run the reference and keep what it answered: tokens, largest logits and log-sum-exps."""
+    if "prompt" not in inputs:
+        return {**inputs, "pooled": backend.pool(inputs["source"], inputs["source_length"])}
+    tokens, ids, logits, totals = [], [], [], []
+    for scores in _decode(backend, inputs, tokens):
+        top = np.argsort(-scores, axis=-1, kind="stable")[:, :TOP]
+        ids.append(top)
+        logits.append(np.take_along_axis(scores, top, axis=-1))
+        totals.append(_log_sum_exp(scores))
+        tokens.append(_spread(top, len(inputs["prompt"]), len(tokens)))
+    return {
+        **inputs,
+        "tokens": np.stack(tokens),
+        **{f"top_ids_{i}": top for i, top in enumerate(ids)},
+        **{f"top_logits_{i}": top for i, top in enumerate(logits)},
+        **{f"log_sum_exp_{i}": total for i, total in enumerate(totals)},
+    }
+
+
+def replay(backend: Backend, reference: Arrays) -> Parity:
+    """Run the same program on another backend and compare."""
+    if "prompt" not in reference:
+        pooled = backend.pool(reference["source"], reference["source_length"])
+        return _compare([(reference["pooled"], pooled)], [])
+    pairs, choices = [], []
+    for i, scores in enumerate(_decode(backend, reference, list(reference["tokens"]))):
+        wanted = reference[f"top_ids_{i}"]
+        found = np.take_along_axis(scores, wanted, axis=-1)
+        pairs.append((reference[f"top_logits_{i}"], found))
+        pairs.append((reference[f"log_sum_exp_{i}"], _log_sum_exp(scores)))
+        choices.append((wanted[:, 0], scores.argmax(axis=-1)))
+    return _compare(pairs, choices)
+
+
+def _decode(
+    backend: Backend, inputs: Arrays, tokens: list[NDArray[np.int64]]
+) -> Iterator[Logits]:
+    """Logits of the prefill (batch rows) and of each step (batch * BEAMS rows).
+
+    `tokens[i]` must be there when the logits of step i were consumed.
+    """
+    batch = len(inputs["prompt"])
+    memory = None
+    if "source" in inputs:
+        memory = backend.encode(inputs["source"], inputs["source_length"])
+    cache = backend.start(memory, batch, None)
+    yield backend.step(inputs["prompt"], inputs["prompt_length"], cache).copy()
+    cache.reorder(np.repeat(np.arange(batch), BEAMS))
+    one = np.ones(batch * BEAMS, dtype=np.int64)
+    for i in range(STEPS):
+        yield backend.step(tokens[i][:, None], one, cache).copy()
+        if i == STEPS // 2:  # exchange the beams of each input
+            cache.reorder(np.arange(batch * BEAMS).reshape(batch, BEAMS)[:, ::-1].reshape(-1))
+
+
+def _spread(top: NDArray[np.int64], batch: int, step: int) -> NDArray[np.int64]:
+    """The tokens to go on with, (batch * BEAMS,): best and second best, then each row's best."""
+    if step == 0:
+        return top[:batch, :BEAMS].reshape(-1).astype(np.int64)
+    return top[:, 0].astype(np.int64)
+
+
+def _log_sum_exp(scores: Logits) -> NDArray[np.float32]:
+    highest = scores.max(axis=-1, keepdims=True)
+    total: NDArray[np.float32] = np.log(np.exp(scores - highest).sum(axis=-1)) + highest[:, 0]
+    return total
+
+
+def _compare(
+    pairs: list[tuple[NDArray[Any], NDArray[Any]]],
+    choices: list[tuple[NDArray[Any], NDArray[Any]]],
+) -> Parity:
+    worst = max(float(np.abs(a - b).max()) for a, b in pairs)
+    largest = max(float(np.abs(a).max()) for a, _ in pairs)
+    return Parity(
+        max_absolute=worst if np.isfinite(worst) else float(np.finfo(np.float32).max),
+        max_relative=worst / largest if np.isfinite(worst) else 1.0,
+        tokens_compared=sum(a.size for a, _ in choices),
+        tokens_equal=sum(int((a == b).sum()) for a, b in choices),
+    )
