@@ -62,6 +62,7 @@ class ExportReport:
     parity: dict[str, parity.Parity]
     ignored_settings: dict[str, Any]
     unused_tensors: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def export_checkpoint(
@@ -80,7 +81,7 @@ def export_checkpoint(
         progress("load", 0.0)
         loaded = load_checkpoint(checkpoint)
         defaults = _generation(loaded)
-        tokenizer = _write_tokenizer(writer, loaded)
+        tokenizer, notes = _write_tokenizer(writer, loaded)
         graphs = _write_graphs(writer, loaded, progress)
         manifest = _manifest(loaded, defaults, tokenizer, graphs)
         progress("reference", 0.0)
@@ -94,7 +95,11 @@ def export_checkpoint(
         measured = _gate(writer.preview(manifest), progress)
         bundle = writer.finish(dataclasses.replace(manifest, parity=_worst(measured)))
     return ExportReport(
-        bundle=bundle, parity=measured, ignored_settings=defaults.ignored, unused_tensors=unused
+        bundle=bundle,
+        parity=measured,
+        ignored_settings=defaults.ignored,
+        unused_tensors=unused,
+        notes=notes,
     )
 
 
@@ -108,11 +113,22 @@ def _generation(loaded: Checkpoint) -> GenerationDefaults:
     return read_generation(loaded.source.generation, loaded.source.config, fields)
 
 
-def _write_tokenizer(writer: BundleWriter, loaded: Checkpoint) -> TokenizerRecord | None:
-    dims = loaded.dims
-    return convert_tokenizer(
-        loaded.source, writer.path, vocab=dims.vocab, source_vocab=dims.source_vocab
+def _write_tokenizer(
+    writer: BundleWriter, loaded: Checkpoint
+) -> tuple[TokenizerRecord | None, tuple[str, ...]]:
+    source, dims = loaded.source, loaded.dims
+    converted = convert_tokenizer(
+        source.path,
+        config=source.config,
+        vocab=dims.vocab,
+        source_vocab=dims.source_vocab,
+        files=source.tokenizer_files,
     )
+    if converted is None:
+        return None, ("the checkpoint has no tokenizer: the bundle takes token ids alone",)
+    for name, data in converted.files.items():
+        writer.path(name).write_bytes(data)
+    return converted.record, converted.notes
 
 
 def _write_graphs(

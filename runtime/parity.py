@@ -129,7 +129,8 @@ def _decode(
     for i in range(STEPS):
         yield backend.step(tokens[i][:, None], one, cache).copy()
         if i == STEPS // 2:  # exchange the beams of each input
-            cache.reorder(np.arange(batch * BEAMS).reshape(batch, BEAMS)[:, ::-1].reshape(-1))
+            exchanged = np.arange(batch * BEAMS).reshape(batch, BEAMS)[:, ::-1]
+            cache.reorder(np.ascontiguousarray(exchanged).reshape(-1))
 
 
 def _spread(top: NDArray[np.int64], batch: int, step: int) -> NDArray[np.int64]:

@@ -41,6 +41,11 @@ class OnnxRuntimeBackend:
         self._ort = import_onnxruntime()
         self.device = device
         self.target = target or choose_target(bundle, str(self._ort.__version__))
+        if not runs(bundle, self.target, str(self._ort.__version__)):
+            raise BackendError(
+                f"{bundle.path}: its {self.target} graphs need onnxruntime "
+                f"{graph_release(bundle, self.target)}, {self._ort.__version__} is installed"
+            )
         self._stack = bundle.manifest.dims.decoder
         self._vocab = bundle.manifest.dims.vocab
         self._sessions = {
@@ -299,17 +304,26 @@ def check_device(ort: Any, device: str) -> str:
 
 def choose_target(bundle: Bundle, version: str) -> str:
     """The graphs that this version of ONNX Runtime runs, fastest first."""
-    needs = []
     for target in TARGETS:
-        graphs = [graph for graph in bundle.manifest.graphs if graph.target == target]
-        floor = max((graph.requires.get("onnxruntime", "0") for graph in graphs), key=_release)
-        if graphs and _release(version) >= _release(floor):
+        if runs(bundle, target, version):
             return target
-        needs.append(floor)
+    needed = min((graph_release(bundle, target) for target in TARGETS), key=_release)
     raise BackendError(
-        f"{bundle.path}: its graphs need onnxruntime {min(needs, key=_release)} or newer, "
-        f"{version} is installed"
+        f"{bundle.path}: its graphs need onnxruntime {needed} or newer, {version} is installed"
     )
+
+
+def runs(bundle: Bundle, target: str, version: str) -> bool:
+    """Whether this release of ONNX Runtime runs the bundle's graphs of that kind."""
+    return _release(version) >= _release(graph_release(bundle, target))
+
+
+def graph_release(bundle: Bundle, target: str) -> str:
+    """The oldest release that runs the graphs of that kind."""
+    graphs = [graph for graph in bundle.manifest.graphs if graph.target == target]
+    if not graphs:
+        raise BackendError(f"{bundle.path}: has no graphs for {target!r}")
+    return max((graph.requires.get("onnxruntime", "0") for graph in graphs), key=_release)
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -1,0 +1,431 @@
+"""The command line: parse, call one library function, print.
+
+Results go to stdout, progress and remarks to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
+Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+from seq2edge import __version__
+from seq2edge.errors import Seq2EdgeError
+
+if TYPE_CHECKING:
+    from seq2edge.runtime.model import GeneratedText, Model
+    from seq2edge.runtime.options import DecodeOptions
+
+FOLDER = click.Path(path_type=Path)
+BUNDLE = click.argument("bundle", type=FOLDER)
+
+
+class _Commands(click.Group):
+    """Turns the library's errors into one line on stderr and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Seq2EdgeError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="seq2edge")
+def main() -> None:
+    """From a Transformer checkpoint to cached decoding on an edge device."""
+
+
+def _runtime_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of every command that runs a model."""
+    command = click.option(
+        "--threads", type=click.IntRange(1), help="CPU threads; all cores by default."
+    )(command)
+    return click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Where to run; auto takes the fastest that works.",
+    )(command)
+
+
+def _decode_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of every command that decodes; unset ones come from the checkpoint."""
+    for option in (
+        click.option("--capacity", type=click.IntRange(1), help="Fixed cache size in tokens."),
+        click.option("--repetition-penalty", type=float, help="Above 1 discourages repeats."),
+        click.option("--no-repeat-ngram-size", type=click.IntRange(0), help="0 allows repeats."),
+        click.option(
+            "--early-stopping",
+            type=click.Choice(["true", "false", "never"]),
+            help="When beam search may stop.",
+        ),
+        click.option("--length-penalty", type=float, help="Above 0 favours longer results."),
+        click.option("--min-new-tokens", type=click.IntRange(0), help="Least tokens to generate."),
+        click.option("--max-new-tokens", type=click.IntRange(1), help="Most tokens to generate."),
+        click.option(
+            "-n", "--num-return-sequences", type=click.IntRange(1), help="Results per input."
+        ),
+        click.option("-b", "--num-beams", type=click.IntRange(1), help="1 is greedy search."),
+    ):
+        command = option(command)
+    return command
+
+
+def _merge(defaults: DecodeOptions, given: dict[str, Any]) -> DecodeOptions:
+    changes = {key: value for key, value in given.items() if value is not None}
+    if "early_stopping" in changes:
+        words = {"true": True, "false": False}
+        changes["early_stopping"] = words.get(changes["early_stopping"], "never")
+    if "max_new_tokens" in changes:
+        changes.setdefault("max_length", None)
+    return defaults.replace(**changes)
+
+
+def _load(bundle: Path, device: str, threads: int | None) -> Model:
+    import seq2edge
+
+    model = seq2edge.load(bundle, device=device, threads=threads)
+    click.echo(f"seq2edge: {model.reason}", err=True)
+    return model
+
+
+def _inputs(texts: tuple[str, ...], file: TextIO | None) -> Iterator[str]:
+    """The arguments, `-` for the lines of stdin, then the lines of the file."""
+    if not texts and file is None:
+        raise click.UsageError("give a text, - for standard input, or --file")
+    for text in texts:
+        if text == "-":
+            yield from _lines(click.get_text_stream("stdin"))
+        else:
+            yield text
+    if file is not None:
+        yield from _lines(file)
+
+
+def _lines(stream: TextIO) -> Iterator[str]:
+    for line in stream:
+        if line.strip():
+            yield line.rstrip("\r\n")
+
+
+def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _print_texts(source: str, texts: list[GeneratedText], *, as_json: bool) -> None:
+    if as_json:
+        results = [
+            {"text": t.text, "ids": list(t.ids), "score": t.score, "finished": t.finished}
+            for t in texts
+        ]
+        click.echo(json.dumps({"input": source, "results": results}, ensure_ascii=False))
+        return
+    for text in texts:
+        click.echo(text.text)
+
+
+_FILE = click.option(
+    "-f", "--file", type=click.File("r", encoding="utf-8"), help="One input per line."
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object per input.")
+_BATCH = click.option(
+    "--batch", type=click.IntRange(1), default=8, show_default=True, help="Inputs at a time."
+)
+_TEXTS = click.argument("texts", nargs=-1, metavar="[TEXT|-]...")
+
+
+@main.command()
+@click.argument("checkpoint", type=FOLDER)
+@click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the new bundle.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
+def export(checkpoint: Path, output: Path, *, overwrite: bool) -> None:
+    """Export CHECKPOINT to a bundle and prove it equal to the model.
+
+    CHECKPOINT is a Hugging Face folder, a CTranslate2 Whisper folder or a GGUF Llama file.
+    """
+    try:
+        from seq2edge.export.pipeline import export_checkpoint
+    except ImportError as error:
+        raise click.ClickException(f"export: {error}; install seq2edge[export,cpu]") from error
+    with click.progressbar(length=1000, label="load", file=_stderr(), width=30) as bar:
+
+        def show(stage: str, part: float) -> None:
+            bar.label = f"{stage:<16}"
+            bar.update(max(0, int(1000 * _share(stage, part)) - bar.pos))
+
+        report = export_checkpoint(checkpoint, output, overwrite=overwrite, progress=show)
+        bar.update(1000 - bar.pos)
+    for name, value in report.ignored_settings.items():
+        click.echo(f"not applied: generation setting {name}={json.dumps(value)}", err=True)
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+    for name in report.unused_tensors:
+        click.echo(f"not used by this task: tensor {name}", err=True)
+    for target, found in report.parity.items():
+        tokens = f", {found.tokens_equal}/{found.tokens_compared} tokens equal"
+        tokens = tokens if found.tokens_compared else ""
+        click.echo(f"parity: {target} logits within {found.max_absolute:.1e}{tokens}", err=True)
+    click.echo(f"{report.bundle.path} ({report.bundle.size / 1e6:.1f} MB)")
+
+
+# Where each stage of an export begins and ends on the progress bar.
+_STAGES = {
+    "load": (0.0, 0.1),
+    "trace encoder": (0.1, 0.3),
+    "trace decoder": (0.3, 0.5),
+    "weights": (0.5, 0.8),
+    "reference": (0.8, 0.85),
+    "parity": (0.85, 1.0),
+}
+
+
+def _share(stage: str, part: float) -> float:
+    start, end = _STAGES[stage]
+    return start + part * (end - start)
+
+
+def _stderr() -> TextIO:
+    return click.get_text_stream("stderr")
+
+
+@main.command()
+@BUNDLE
+@_TEXTS
+@_FILE
+@_JSON
+@_BATCH
+@click.option("--from", "source_language", help="Source language of a multilingual model.")
+@click.option("--to", "target_language", help="Target language of a multilingual model.")
+@click.option("--chat", is_flag=True, help="Take each text as a user's message.")
+@_decode_options
+@_runtime_options
+def run(
+    bundle: Path,
+    texts: tuple[str, ...],
+    file: TextIO | None,
+    *,
+    as_json: bool,
+    batch: int,
+    source_language: str | None,
+    target_language: str | None,
+    chat: bool,
+    device: str,
+    threads: int | None,
+    **decoding: Any,
+) -> None:
+    """Generate from each TEXT with BUNDLE: translate, summarize, continue or answer."""
+    inputs = _inputs(texts, file)
+    model = _load(bundle, device, threads)
+    options = _merge(model.options, decoding)
+    for group in _batches(inputs, batch):
+        if chat:
+            results = [[model.chat([{"role": "user", "content": t}], options)] for t in group]
+        else:
+            results = model.generate(
+                group,
+                options,
+                source_language=source_language,
+                target_language=target_language,
+            )
+        for source, found in zip(group, results, strict=True):
+            _print_texts(source, found, as_json=as_json)
+
+
+@main.command()
+@BUNDLE
+@click.argument("clips", nargs=-1, required=True, type=FOLDER)
+@_JSON
+@click.option("--language", help="Spoken language, where the model knows several.")
+@click.option(
+    "--task", type=click.Choice(["transcribe", "translate"]), default="transcribe",
+    show_default=True, help="Keep the language or translate to English.",
+)
+@_decode_options
+@_runtime_options
+def transcribe(
+    bundle: Path,
+    clips: tuple[Path, ...],
+    *,
+    as_json: bool,
+    language: str | None,
+    task: str,
+    device: str,
+    threads: int | None,
+    **decoding: Any,
+) -> None:
+    """Transcribe WAVE files (CLIPS) of up to 30 seconds with BUNDLE."""
+    model = _load(bundle, device, threads)
+    options = _merge(model.options, decoding)
+    for clip in clips:
+        found = model.transcribe([clip], options, language=language, task=task)[0]
+        _print_texts(str(clip), found, as_json=as_json)
+
+
+@main.command()
+@BUNDLE
+@_TEXTS
+@_FILE
+@_JSON
+@_BATCH
+@_runtime_options
+def classify(
+    bundle: Path,
+    texts: tuple[str, ...],
+    file: TextIO | None,
+    *,
+    as_json: bool,
+    batch: int,
+    device: str,
+    threads: int | None,
+) -> None:
+    """Print the label of each TEXT with BUNDLE."""
+    inputs = _inputs(texts, file)
+    model = _load(bundle, device, threads)
+    for group in _batches(inputs, batch):
+        for text, found in zip(group, model.classify(group), strict=True):
+            if as_json:
+                values = {"input": text, "label": found.label, "scores": found.scores}
+                click.echo(json.dumps(values, ensure_ascii=False))
+            else:
+                click.echo(f"{found.label}\t{found.scores[found.label]:.4f}")
+
+
+@main.command()
+@BUNDLE
+@_TEXTS
+@_FILE
+@_BATCH
+@_runtime_options
+def embed(
+    bundle: Path,
+    texts: tuple[str, ...],
+    file: TextIO | None,
+    *,
+    batch: int,
+    device: str,
+    threads: int | None,
+) -> None:
+    """Print a JSON object with the embedding of each TEXT with BUNDLE."""
+    inputs = _inputs(texts, file)
+    model = _load(bundle, device, threads)
+    for group in _batches(inputs, batch):
+        for text, vector in zip(group, model.embed(group), strict=True):
+            values = {"input": text, "embedding": [float(x) for x in vector]}
+            click.echo(json.dumps(values, ensure_ascii=False))
+
+
+@main.command()
+@BUNDLE
+@click.option("--no-run", is_flag=True, help="Check the files alone.")
+@_runtime_options
+def verify(bundle: Path, *, no_run: bool, device: str, threads: int | None) -> None:
+    """Check every file of BUNDLE and replay the recorded tokens on every graph."""
+    from seq2edge.bundle import Bundle
+
+    opened = Bundle.open(bundle, hashes=True)
+    click.echo(f"files: {len(opened.manifest.files)} with the recorded sizes and hashes")
+    if no_run:
+        return
+    from seq2edge.runtime.verification import verify_graphs
+
+    failed = False
+    for target, outcome in verify_graphs(opened, device=device, threads=threads):
+        click.echo(f"{target}: {outcome.summary}")
+        failed |= not outcome.passed
+    if failed:
+        raise click.ClickException(f"{bundle}: does not give what was recorded at export")
+
+
+@main.command()
+@BUNDLE
+@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
+def inspect(bundle: Path, *, as_json: bool) -> None:
+    """Print what BUNDLE is, from its manifest."""
+    from seq2edge.bundle import Bundle, describe
+
+    values = describe(Bundle.open(bundle))
+    if as_json:
+        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        return
+    for line in _description(values):
+        click.echo(line)
+
+
+def _description(values: dict[str, Any]) -> Iterator[str]:
+    dims, origin = values["dims"], values["provenance"]
+    yield f"{values['path']}: {values['family']}, {values['kind']}, made to {values['task']}"
+    yield f"size        {values['size'] / 1e6:.1f} MB, {values['precision']}"
+    for side in ("encoder", "decoder"):
+        if stack := dims[side]:
+            sizes = f"{stack['layers']} layers, {stack['heads']} heads of {stack['head_dim']}"
+            limit = stack["max_positions"] or "any number of"
+            yield f"{side:<12}{sizes}, width {dims['width']}, {limit} positions"
+    yield f"vocabulary  {dims['vocab']}"
+    for graph in values["graphs"]:
+        needs = ", ".join(f"{name} {version}+" for name, version in graph["requires"].items())
+        yield f"graph       {graph['file']} ({graph['target']}, needs {needs})"
+    yield f"tokenizer   {values['tokenizer']['source'] if values['tokenizer'] else 'none'}"
+    if values["labels"]:
+        yield f"labels      {', '.join(values['labels'])}"
+    for name, value in (values["generation"] or {}).items():
+        yield f"decoding    {name} = {json.dumps(value)}"
+    for name, value in values["generation_ignored"].items():
+        yield f"not applied {name} = {json.dumps(value)}"
+    for name in origin["unused_tensors"]:
+        yield f"not used    {name}"
+    if values["parity"]:
+        yield f"parity      logits within {values['parity']['max_absolute']:.1e} of the model"
+    yield f"made        {origin['created']} from {origin['source']} ({origin['source_format']})"
+
+
+@main.command()
+@BUNDLE
+@click.argument("file", type=FOLDER)
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+def pack(bundle: Path, file: Path, *, overwrite: bool) -> None:
+    """Make one FILE of BUNDLE, to copy to a device."""
+    from seq2edge import archive
+
+    click.echo(archive.pack(bundle, file, overwrite=overwrite))
+
+
+@main.command()
+@click.argument("file", type=FOLDER)
+@click.argument("bundle", type=FOLDER)
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
+def unpack(file: Path, bundle: Path, *, overwrite: bool) -> None:
+    """Make the folder BUNDLE of a packed FILE, checking every hash."""
+    from seq2edge import archive
+
+    click.echo(archive.unpack(file, bundle, overwrite=overwrite).path)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def doctor(*, as_json: bool) -> None:
+    """Say what this machine has to run and export models, and what to install."""
+    from seq2edge.runtime.diagnosis import diagnose
+
+    found = diagnose()
+    if as_json:
+        click.echo(json.dumps([vars(line) for line in found], indent=2))
+        return
+    for line in found:
+        click.echo(f"{'ok' if line.works else '--'}  {line.subject:<22}{line.detail}")
+
+
+if __name__ == "__main__":
+    main()
