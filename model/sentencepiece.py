@@ -1,0 +1,225 @@
+"""A SentencePiece model with somebody else's ids, as one `tokenizers` pipeline.
+
+Marian and M2M100 cut text with a SentencePiece model but number the pieces in a vocab.json, which
+may know fewer pieces and may know others. The pipeline keeps the model's pieces and scores (Kudo,
+"Subword Regularization", 2018; Sennrich et al., "Neural Machine Translation of Rare Words with
+Subword Units", 2016) and puts every piece at its own id:
+
+1. A token that the model cannot produce is stored behind `HIDDEN`, so that it is never chosen while
+   encoding; decoding takes the mark off again.
+2. A piece without an id gets one past the vocabulary; the runtime makes it the unknown token.
+3. A language code at the beginning, `>>fra<<`, is put between two private characters by the
+   normalizer, so that it is matched there and nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
+
+from seq2edge.errors import CheckpointError, UnsupportedError
+from seq2edge.runtime.text import HIDDEN
+
+SPACE = "\u2581"
+_OPEN, _CLOSE, _STRANGE = "\ue001", "\ue002", "\ue003"
+_UNIGRAM, _BPE = 1, 2
+_NORMAL, _USER_DEFINED, _UNUSED = 1, 4, 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """What of a SentencePiece model the pipeline needs; `scores` holds what it can produce."""
+
+    scores: Mapping[str, float]
+    bpe: bool
+    charsmap: bytes
+    composes: bool
+    dummy_prefix: bool
+    trim: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Numbering:
+    """The ids of pieces and tokens, and how text is wrapped.
+
+    `added` are cut out of the text before anything else. `codes` are the tokens that count only at
+    the beginning. `gap` follows a special token in decoded text.
+    """
+
+    ids: Mapping[str, int]
+    added: tuple[AddedToken, ...]
+    codes: frozenset[str]
+    unknown: str
+    template: tuple[str, ...]
+    gap: str
+
+
+def read_pieces(path: Path) -> Pieces:
+    """Read a SentencePiece model. Raises CheckpointError or UnsupportedError naming the file."""
+    proto = _parse(path)
+    trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+    for setting, bad in (
+        (f"model type {trainer.model_type}", trainer.model_type not in (_UNIGRAM, _BPE)),
+        ("byte_fallback", trainer.byte_fallback),
+        ("treat_whitespace_as_suffix", trainer.treat_whitespace_as_suffix),
+        ("unescaped whitespace", not normalizer.escape_whitespaces),
+    ):
+        if bad:
+            raise UnsupportedError(f"{path}: {setting} cannot be converted with other ids")
+    bpe = trainer.model_type == _BPE
+    return Pieces(
+        scores=_scores(proto, path, bpe=bpe),
+        bpe=bpe,
+        charsmap=normalizer.precompiled_charsmap,
+        composes="nfkc" in normalizer.name,
+        dummy_prefix=normalizer.add_dummy_prefix,
+        trim=normalizer.remove_extra_whitespaces,
+    )
+
+
+def build(pieces: Pieces, numbering: Numbering, subject: str) -> tuple[Tokenizer, int]:
+    """The pipeline, and the first id that stands for no embedding; `subject` names errors."""
+    if pieces.bpe and numbering.codes:
+        raise UnsupportedError(f"{subject}: language codes with a BPE model are not supported")
+    lead = SPACE if pieces.dummy_prefix else ""
+    entries, size = _entries(pieces, numbering, lead, subject)
+    tokenizer = Tokenizer(_model(pieces, entries, numbering))
+    tokenizer.normalizer = _normalizer(pieces, numbering.codes)
+    tokenizer.decoder = _decoder(numbering, lead)
+    tokenizer.add_tokens([_raw(token) for token in numbering.added])
+    special = [(token, numbering.ids[token]) for token in numbering.template if token != "$A"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=list(numbering.template), special_tokens=special
+    )
+    return tokenizer, size
+
+
+def _parse(path: Path) -> Any:
+    # Generated code without types.
+    format_: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+    message: Any = importlib.import_module("google.protobuf.message")
+    proto = format_.ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except (OSError, message.DecodeError) as error:
+        raise CheckpointError(f"{path}: not a SentencePiece model: {error}") from error
+    if not proto.pieces:
+        raise CheckpointError(f"{path}: not a SentencePiece model: it has no pieces")
+    return proto
+
+
+def _scores(proto: Any, path: Path, *, bpe: bool) -> dict[str, float]:
+    normal = {p.piece: p.score for p in proto.pieces if p.type == _NORMAL}
+    if not normal:
+        raise CheckpointError(f"{path}: no ordinary pieces")
+    defined = [p.piece for p in proto.pieces if p.type == _USER_DEFINED]
+    unused = [p.piece for p in proto.pieces if p.type == _UNUSED]
+    if bpe and (defined or unused):
+        raise UnsupportedError(
+            f"{path}: a BPE model with the reserved piece {(defined + unused)[0]!r}"
+        )
+    # A user-defined piece outbids everything, as in SentencePiece's own search.
+    best = max(normal.values())
+    return {**normal, **{piece: len(piece) * best - 0.1 for piece in defined}}
+
+
+def _entries(
+    pieces: Pieces, numbering: Numbering, lead: str, subject: str
+) -> tuple[list[tuple[str, float]], int]:
+    size = max(numbering.ids.values()) + 1
+    entries = [(f"{HIDDEN}{HIDDEN}{i}", 0.0) for i in range(size)]
+    exact = {token.content for token in numbering.added}
+    taken: dict[int, str] = {}
+    for token, i in numbering.ids.items():
+        if taken.setdefault(i, token) != token:
+            raise CheckpointError(f"{subject}: id {i} for both {taken[i]!r} and {token!r}")
+        if token in pieces.scores:
+            entries[i] = (token, pieces.scores[token])
+        elif token in exact:
+            entries[i] = (token, 0.0)
+        elif token in numbering.codes:
+            entries[i] = (f"{lead}{_OPEN}{token[2:-2]}{_CLOSE}", 100.0)
+        else:
+            entries[i] = (HIDDEN + token, 0.0)
+    missing = [entry for entry in pieces.scores.items() if entry[0] not in numbering.ids]
+    return [*entries, *missing, (lead + _STRANGE, 100.0)], size
+
+
+def _model(
+    pieces: Pieces, entries: list[tuple[str, float]], numbering: Numbering
+) -> models.Unigram | models.BPE:
+    if not pieces.bpe:
+        return models.Unigram(entries, unk_id=numbering.ids[numbering.unknown])
+    return models.BPE(
+        vocab={piece: i for i, (piece, _) in enumerate(entries)},
+        merges=_merges(pieces.scores),
+        unk_token=numbering.unknown,
+        fuse_unk=True,
+    )
+
+
+def _merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Every way to put a piece together from two others, the best scored piece first."""
+    return [
+        (piece[:i], piece[i:])
+        for piece in sorted(scores, key=lambda piece: -scores[piece])
+        for i in range(1, len(piece))
+        if piece[:i] in scores and piece[i:] in scores
+    ]
+
+
+def _normalizer(pieces: Pieces, codes: frozenset[str]) -> normalizers.Normalizer:
+    # `\A` is the beginning of the text or of what follows an added token, as in transformers.
+    steps: list[normalizers.Normalizer] = [
+        normalizers.Replace(Regex(f"[{HIDDEN}-{_STRANGE}]"), "\ufffd")
+    ]
+    for code in sorted(codes):
+        marked = f"{_OPEN}{code[2:-2]}{_CLOSE} "
+        steps.append(normalizers.Replace(Regex(rf"\A{re.escape(code)}"), marked))
+    if codes:
+        steps.append(normalizers.Replace(Regex(r"\A>>[\s\S]*?<<"), f"{_STRANGE} "))
+    if pieces.composes:  # `Precompiled` maps only the first of several combining marks
+        steps.append(normalizers.NFC())
+    if pieces.charsmap:
+        steps.append(normalizers.Precompiled(pieces.charsmap))
+    if pieces.trim:
+        steps.append(normalizers.Replace(Regex(r" {2,}"), " "))
+        steps.append(normalizers.Replace(Regex(rf"\A +|[ {SPACE}]+\z"), ""))
+    if pieces.dummy_prefix:
+        steps.append(normalizers.Prepend(SPACE))
+    return normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+
+
+def _decoder(numbering: Numbering, lead: str) -> decoders.Decoder:
+    specials = [token.content for token in numbering.added if token.special]
+    return decoders.Sequence(
+        [
+            decoders.Replace(HIDDEN, ""),
+            decoders.Replace(lead + _OPEN, ">>"),
+            decoders.Replace(_CLOSE, "<<"),
+            decoders.Fuse(),
+            *(
+                decoders.Replace(Regex(f"{re.escape(token)}{SPACE}*"), token + numbering.gap)
+                for token in specials
+            ),
+            decoders.Replace(SPACE, " "),
+            decoders.Replace(Regex(r"\A +| +\z"), ""),
+        ]
+    )
+
+
+def _raw(token: AddedToken) -> AddedToken:
+    return AddedToken(
+        token.content,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        single_word=token.single_word,
+        normalized=False,
+        special=token.special,
+    )

@@ -1,0 +1,236 @@
+"""Text to token ids and back, and chats to text, with `tokenizers` and a sandboxed jinja2.
+
+A bundle's `tokenizer.json` does nearly everything. What it cannot say is in the tokenizer record:
+language codes chosen at run time, and pieces that the model has no embedding for.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tokenizers import Tokenizer
+
+from seq2edge.errors import BundleError, InputError
+from seq2edge.manifest import TokenizerRecord
+
+if TYPE_CHECKING:
+    import jinja2
+
+HIDDEN = "\ue000"  # before a token that only decoding may use
+_CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
+
+
+class Text:
+    """The text side of one bundle."""
+
+    def __init__(self, folder: Path, record: TokenizerRecord) -> None:
+        """Read the files that `record` names. Raises BundleError naming a damaged one."""
+        self.record = record
+        self._source = _read_tokenizer(folder / record.source)
+        self._target = _read_tokenizer(folder / record.target) if record.target else self._source
+        self._template = folder / record.chat_template if record.chat_template else None
+
+    def encode(
+        self,
+        text: str,
+        *,
+        special_tokens: bool = True,
+        source_language: str | None = None,
+        target_language: str | None = None,
+    ) -> list[int]:
+        """Token ids of a text, with the special tokens that the model's inputs have.
+
+        `source_language` and `target_language` are codes of `record.languages`; the target's
+        matters here only where it stands before the source text. Nothing is ever cut off.
+        Raises InputError for text that is not Unicode and for unknown or useless languages.
+        """
+        source = self._language(source_language, self.record.source_language, "source")
+        target = self._language(target_language, self.record.target_language, "target")
+        layout = self.record.language_layout if special_tokens else ""
+        ids = self._ids(text, special_tokens=special_tokens and not layout)
+        if target is not None and self.record.target_layout == "source":
+            ids = [target, *ids]
+        if source is None or not layout:
+            return ids
+        end = self._special_id(self.record.special.eos)
+        return [source, *ids, *end] if layout == "prefix" else [*ids, *end, source]
+
+    def target_token(self, language: str | None = None) -> int | None:
+        """The id of the target language, None where neither an argument nor a default gives one.
+
+        `record.target_layout` says whether it starts the decoder or is forced out of it first.
+        """
+        return self._language(language, self.record.target_language, "target")
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of generated ids. Raises InputError for ids that are no token."""
+        numbers = [int(i) for i in ids]
+        size = self._target.get_vocab_size(with_added_tokens=True)
+        for number in numbers:
+            if not 0 <= number < 2**32:
+                raise InputError(f"token id {number}: not between 0 and the vocabulary's {size}")
+        text: str = self._target.decode(numbers, skip_special_tokens=skip_special_tokens)
+        if self.record.clean_up:
+            for pattern in _CLEANED:
+                text = text.replace(pattern, pattern.strip())
+        return text
+
+    def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+    ) -> str:
+        """One prompt from a chat, as the checkpoint's template writes it.
+
+        Encode it with `special_tokens=False`: the template writes them itself. Messages have a
+        `role` and a `content`. Raises InputError where there is no template, for other messages,
+        and with the template's own words where it refuses a chat.
+        """
+        import jinja2
+
+        template, plain = self._chat, _plain_messages(messages)
+        names = {"bos", "eos", "pad", "unk"}
+        special = {f"{name}_token": getattr(self.record.special, name) for name in names}
+        try:
+            return template.render(
+                messages=plain,
+                add_generation_prompt=add_generation_prompt,
+                tools=None,
+                documents=None,
+                **{name: token for name, token in special.items() if token is not None},
+            )
+        except (
+            jinja2.TemplateError,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            MemoryError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise InputError(f"chat: the template refuses it: {error}") from error
+
+    @functools.cached_property
+    def _chat(self) -> jinja2.Template:
+        if self._template is None:
+            raise InputError("chat: this model has no chat template, give it plain text")
+        import jinja2
+
+        try:
+            return _environment().from_string(self._template.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, RecursionError, jinja2.TemplateError) as error:
+            raise BundleError(f"{self._template}: not a chat template: {error}") from error
+
+    def _ids(self, text: str, *, special_tokens: bool) -> list[int]:
+        try:
+            encoding = self._source.encode(text, add_special_tokens=special_tokens)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise InputError(f"text: {text!r:.60} is not Unicode text: {error}") from None
+        ids: list[int] = encoding.ids
+        end = self.record.unknown_from
+        if end is None:
+            return ids
+        (unknown,) = self._special_id(self.record.special.unk) or (0,)
+        known = (unknown if i >= end else i for i in ids)
+        return [
+            self._spelled(token, unknown) if i == unknown else i
+            for i, token in zip(known, encoding.tokens, strict=True)
+        ]
+
+    def _spelled(self, token: str, unknown: int) -> int:
+        """An unknown run of characters may be a token that only the other language has."""
+        found = self._source.token_to_id(HIDDEN + token)
+        return unknown if found is None else found
+
+    def _special_id(self, token: str | None) -> list[int]:
+        found = None if token is None else self._source.token_to_id(token)
+        return [] if found is None else [found]
+
+    def _language(self, code: str | None, default: str, side: str) -> int | None:
+        chosen = code or default
+        if not chosen:
+            return None
+        languages = self.record.languages
+        uses = {"source": self.record.language_layout, "target": self.record.target_layout}
+        if not languages or not uses[side]:
+            raise InputError(f"{side} language {chosen!r}: this model takes none")
+        if chosen not in languages:
+            known = ", ".join(languages)
+            raise InputError(f"{side} language {chosen!r}: unknown, this model knows: {known}")
+        return languages[chosen]
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises nothing narrower
+        raise BundleError(f"{path}: not a tokenizer: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Copies of JSON values only, so that a template reaches no object of the caller."""
+    try:
+        plain = json.loads(json.dumps([dict(message) for message in messages]))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"chat: messages must be JSON objects: {error}") from None
+    for i, message in enumerate(plain):
+        if not isinstance(message.get("role"), str) or "content" not in message:
+            raise InputError(f"chat: message {i} needs a role and a content, got {message!r:.80}")
+    return list(plain)
+
+
+def _environment() -> jinja2.Environment:
+    """The names that chat templates rely on, in a sandbox that cannot change its arguments."""
+    import jinja2.ext
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(jinja2.ext.Extension):
+        """`{% generation %}` marks the assistant's words for training; here it is transparent."""
+
+        tags = {"generation"}  # noqa: RUF012 - the base class declares it so
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return jinja2.nodes.Scope(body, lineno=line)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = _now
+    return environment
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,  # noqa: FBT001, FBT002 - templates pass them in this order
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,  # noqa: FBT001, FBT002
+) -> str:
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+def _raise(message: str) -> NoReturn:
+    import jinja2
+
+    raise jinja2.TemplateError(message)
+
+
+def _now(layout: str) -> str:
+    return datetime.datetime.now().strftime(layout)  # noqa: DTZ005 - local time, as written
