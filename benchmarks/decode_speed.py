@@ -1,0 +1,168 @@
+"""Greedy decoding of an OPUS-MT-sized random model: this runtime against CTranslate2 and PyTorch.
+
+Makes the model (6 + 6 layers, width 512, vocabulary 58,101), exports it, converts the same weights
+for CTranslate2, and times fixed-length decoding in interleaved rounds, so that a noisy machine
+disturbs all alike. Prints tokens per second of each and their ratios.
+
+    python benchmarks/decode_speed.py [--folder .cache/benchmark] [--batch 1] [--beams 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import ctranslate2
+import numpy as np
+import torch
+import transformers
+from ctranslate2.converters import transformers as converters
+
+import seq2edge
+from seq2edge.export.pipeline import export_checkpoint
+
+VOCAB, SOURCE, NEW = 58_101, 32, 64
+
+
+def make_model(folder: Path) -> Path:
+    """A random Marian of the usual size as a Hugging Face folder."""
+    config = transformers.MarianConfig(
+        vocab_size=VOCAB,
+        d_model=512,
+        encoder_layers=6,
+        decoder_layers=6,
+        encoder_attention_heads=8,
+        decoder_attention_heads=8,
+        encoder_ffn_dim=2048,
+        decoder_ffn_dim=2048,
+        max_position_embeddings=512,
+        activation_function="swish",
+        scale_embedding=True,
+        pad_token_id=VOCAB - 1,
+        eos_token_id=0,
+        decoder_start_token_id=VOCAB - 1,
+        forced_eos_token_id=None,
+    )
+    torch.manual_seed(0)
+    transformers.MarianMTModel(config).eval().save_pretrained(folder)
+    return folder
+
+
+class _Tokens:
+    """Stands in for the tokenizer that a random model does not have."""
+
+    eos_token, unk_token, pad_token, bos_token = "t0", "t1", f"t{VOCAB - 1}", None
+    pad_token_id = VOCAB - 1
+
+    def get_vocab(self) -> dict[str, int]:
+        return {f"t{i}": i for i in range(VOCAB)}
+
+
+def convert(checkpoint: Path, folder: Path) -> Path:
+    """The same weights for CTranslate2, float32."""
+    loader = converters.MarianMTLoader()
+    model = transformers.MarianMTModel.from_pretrained(checkpoint)
+    names = [f"t{i}" for i in range(VOCAB)]
+    loader.get_vocabulary = lambda model, tokenizer: list(names)
+    spec = loader(model, _Tokens())
+    spec.validate()
+    spec.optimize(quantization=None)
+    spec.save(str(folder))
+    return folder
+
+
+def runtime_task(bundle: Path, batch: int, beams: int, threads: int) -> Callable[[], int]:
+    """Decode with this runtime; returns the tokens made."""
+    model = seq2edge.load(bundle, device="cpu", threads=threads)
+    options = model.options.replace(
+        num_beams=beams, max_new_tokens=NEW, min_new_tokens=NEW, max_length=None
+    )
+    prompts = np.random.default_rng(0).integers(1, VOCAB - 1, (batch, SOURCE)).tolist()
+
+    def run() -> int:
+        results = model.generate_ids(prompts, options)
+        return sum(len(found[0].ids) for found in results)
+
+    return run
+
+
+def ctranslate2_task(folder: Path, batch: int, beams: int, threads: int) -> Callable[[], int]:
+    """The same with CTranslate2."""
+    translator = ctranslate2.Translator(
+        str(folder), device="cpu", compute_type="float32", intra_threads=threads, inter_threads=1
+    )
+    prompts = np.random.default_rng(0).integers(1, VOCAB - 1, (batch, SOURCE)).tolist()
+    tokens = [[f"t{i}" for i in prompt] for prompt in prompts]
+
+    def run() -> int:
+        results = translator.translate_batch(
+            tokens, beam_size=beams, max_decoding_length=NEW, min_decoding_length=NEW
+        )
+        return sum(len(result.hypotheses[0]) for result in results)
+
+    return run
+
+
+def torch_task(checkpoint: Path, batch: int, beams: int, threads: int) -> Callable[[], int]:
+    """The same with transformers in eager PyTorch."""
+    torch.set_num_threads(threads)
+    model = transformers.MarianMTModel.from_pretrained(checkpoint).eval()
+    prompts = torch.from_numpy(
+        np.random.default_rng(0).integers(1, VOCAB - 1, (batch, SOURCE))
+    )
+
+    def run() -> int:
+        with torch.no_grad():
+            result = model.generate(
+                prompts, num_beams=beams, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False
+            )
+        return int(result[:, 1:].numel())
+
+    return run
+
+
+def main() -> None:
+    """Prepare what is missing, then time."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path(".cache/benchmark"))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--beams", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    given = parser.parse_args()
+    checkpoint, bundle, foreign = (given.folder / n for n in ("marian", "bundle", "ctranslate2"))
+    if not checkpoint.exists():
+        make_model(checkpoint)
+    if not bundle.exists():
+        export_checkpoint(checkpoint, bundle)
+    if not foreign.exists():
+        foreign.mkdir(parents=True)
+        convert(checkpoint, foreign)
+    sizes = (given.batch, given.beams, given.threads)
+    tasks = {
+        "seq2edge": runtime_task(bundle, *sizes),
+        "ctranslate2": ctranslate2_task(foreign, *sizes),
+        "transformers": torch_task(checkpoint, *sizes),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in tasks}
+    for task in tasks.values():
+        task()
+    for _ in range(given.rounds):
+        for name, task in tasks.items():
+            begin = time.perf_counter()
+            made = task()
+            rates[name].append(made / (time.perf_counter() - begin))
+    ours = rates["seq2edge"]
+    for name, values in rates.items():
+        ratio = statistics.median(a / b for a, b in zip(ours, values, strict=True))
+        print(
+            f"{name:<14}{statistics.median(values):8.1f} tokens/s (best {max(values):.1f}), "
+            f"seq2edge is {ratio:.2f}x"
+        )
+
+
+if __name__ == "__main__":
+    main()

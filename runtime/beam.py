@@ -1,0 +1,143 @@
+"""Bookkeeping of beam search: which rows go on, which sequences are finished, when to stop.
+
+The rules (candidates per step, when a finished sequence counts, the three kinds of early stopping)
+are those of transformers, so that tokens and scores are the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seq2edge.runtime.backend import Logits
+from seq2edge.runtime.filters import Filter, History
+from seq2edge.runtime.options import DecodeOptions
+
+CLOSED = np.float32(-1e9)  # the score of what must not go on
+BLOCK = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hypothesis:
+    """A finished sequence of one input; `ended` tells an end token from the length limit."""
+
+    score: float
+    ids: tuple[int, ...]
+    ended: bool
+
+
+class BeamSearch:
+    """The state of all inputs' beams; `choose` is called once a step."""
+
+    def __init__(self, batch: int, options: DecodeOptions) -> None:
+        self.options = options
+        self.beams = options.num_beams
+        self.ends = frozenset(options.eos_token_id)
+        self.kept = max(2, 1 + len(options.eos_token_id)) * self.beams
+        # All beams of an input begin alike: only the first may be continued.
+        self.scores = np.full((batch, self.beams), CLOSED, dtype=np.float32)
+        self.scores[:, 0] = 0.0
+        self.finished: list[list[Hypothesis]] = [[] for _ in range(batch)]
+        self.improvable = [True] * batch
+        self.done = False
+
+    def choose(
+        self, history: History, logits: Logits, filters: list[Filter]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Parents and tokens (batch * beams,) to go on with; logits (batch * beams, vocab)."""
+        batch, vocab = len(self.finished), logits.shape[1]
+        scores = log_softmax(logits)
+        for filter_ in filters:
+            filter_(history, scores)
+        scores += self.scores.reshape(-1, 1)
+        kept = min(self.kept, self.beams * vocab)
+        values, places = top_k(scores.reshape(batch, -1), kept)
+        parents, tokens = np.divmod(places, vocab)
+        parents += np.arange(batch)[:, None] * self.beams
+        last = history.generated + 1 == history.limit
+        stops = np.isin(tokens, tuple(self.ends)) | last
+        for item in range(batch):
+            self._collect(item, history, values[item], parents[item], tokens[item], stops[item])
+        going_on = self._continue(values, stops)
+        length = history.generated + 1
+        for item in range(batch):
+            self._judge(item, length, history.limit)
+        full = all(len(found) == self.beams for found in self.finished)
+        stopped_early = full and self.options.early_stopping is True
+        self.done = not any(self.improvable) or stopped_early or bool(stops.all())
+        take = np.take_along_axis
+        return take(parents, going_on, 1).reshape(-1), take(tokens, going_on, 1).reshape(-1)
+
+    def _collect(
+        self,
+        item: int,
+        history: History,
+        values: NDArray[np.float32],
+        parents: NDArray[np.int64],
+        tokens: NDArray[np.int64],
+        stops: NDArray[np.bool_],
+    ) -> None:
+        """Keep the best candidates that end here; only the first `beams` of them count."""
+        found = self.finished[item]
+        full = len(found) == self.beams and self.options.early_stopping is True
+        if full or not self.improvable[item]:
+            return
+        divisor = np.float32((history.generated + 1) ** self.options.length_penalty)
+        for rank in np.flatnonzero(stops[: self.beams]):
+            ids = (*history.new_tokens[parents[rank]].tolist(), int(tokens[rank]))
+            score = float(values[rank] / divisor)
+            found.append(Hypothesis(score=score, ids=ids, ended=ids[-1] in self.ends))
+        found.sort(key=lambda hypothesis: -hypothesis.score)
+        del found[self.beams :]
+
+    def _continue(
+        self, values: NDArray[np.float32], stops: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """Ranks (batch, beams) of the candidates that go on; sets their scores."""
+        open_scores = np.where(stops, values + CLOSED, values)
+        order = np.argsort(-open_scores, axis=1, kind="stable")[:, : self.beams]
+        self.scores = np.take_along_axis(open_scores, order, axis=1)
+        return order
+
+    def _judge(self, item: int, length: int, limit: int) -> None:
+        """Whether the best open beam may still beat the worst finished sequence."""
+        found, penalty = self.finished[item], self.options.length_penalty
+        if self.options.early_stopping == "never" and penalty > 0.0:
+            length = limit
+        best = self.scores[item, 0] / np.float32(length**penalty)
+        worst = found[-1].score if len(found) == self.beams else CLOSED
+        self.improvable[item] = self.improvable[item] and bool(best > worst)
+
+    def results(self, item: int) -> list[Hypothesis]:
+        """The best finished sequences of an input, best first."""
+        return self.finished[item][: self.options.num_return_sequences]
+
+
+def log_softmax(logits: Logits) -> Logits:
+    """Log-probabilities over the last axis, a new array."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted
+
+
+def top_k(values: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k largest of each row, largest first, with their places; the first of equals wins.
+
+    The k largest lie in the k blocks with the largest maxima, so only those are sorted.
+    """
+    rows, width = values.shape
+    blocks = width // BLOCK
+    if blocks <= 2 * k:
+        order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(values, order, axis=1), order
+    maxima = values[:, : blocks * BLOCK].reshape(rows, blocks, BLOCK).max(axis=2)
+    best = np.sort(np.argpartition(-maxima, k, axis=1)[:, : k + 1], axis=1)
+    inside = (best[:, :, None] * BLOCK + np.arange(BLOCK)).reshape(rows, -1)
+    rest = np.broadcast_to(np.arange(blocks * BLOCK, width), (rows, width - blocks * BLOCK))
+    places = np.concatenate((inside, rest), axis=1)
+    candidates = np.take_along_axis(values, places, axis=1)
+    order = np.argsort(-candidates, axis=1, kind="stable")[:, :k]
+    take = np.take_along_axis
+    return take(candidates, order, axis=1), take(places, order, axis=1)

@@ -1,0 +1,138 @@
+"""The decode loop: step the backend, choose tokens, filter, stop. Greedy and beam search share it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seq2edge.runtime.backend import Backend, Logits, Memory
+from seq2edge.runtime.beam import BeamSearch, Hypothesis
+from seq2edge.runtime.filters import Filter, History, make_filters
+from seq2edge.runtime.options import DecodeOptions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeneratedSequence:
+    """One result.
+
+    `ids` are the generated tokens, without the prompt and with the end token where there is one
+    (`finished`). `score` is the sum of log-probabilities; in beam search divided by
+    length ** length_penalty.
+    """
+
+    ids: tuple[int, ...]
+    score: float
+    finished: bool
+
+
+class Search(Protocol):
+    """Chooses the tokens of all rows, and knows when it is done."""
+
+    done: bool
+
+    def choose(
+        self, history: History, logits: Logits, filters: list[Filter]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Parents and tokens (rows,) to go on with."""
+
+    def results(self, item: int) -> list[Hypothesis]:
+        """Finished sequences of one input, best first."""
+
+
+class GreedySearch:
+    """The most likely token of each row, until all rows have ended."""
+
+    def __init__(self, batch: int, options: DecodeOptions) -> None:
+        self.ends = np.array(options.eos_token_id, dtype=np.int64)
+        self.pad = options.pad_token_id
+        if self.pad is None:
+            self.pad = options.eos_token_id[0] if options.eos_token_id else 0
+        self.rows = np.arange(batch)
+        self.scores = np.zeros(batch, dtype=np.float64)
+        self.lengths = np.zeros(batch, dtype=np.int64)
+        self.ended = np.zeros(batch, dtype=np.bool_)
+        self.done = False
+        self._history: History | None = None
+
+    def choose(
+        self, history: History, logits: Logits, filters: list[Filter]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """See Search."""
+        self._history = history
+        filtered = logits.copy() if filters else logits
+        for filter_ in filters:
+            filter_(history, filtered)
+        tokens = filtered.argmax(axis=1)
+        likely = logits[self.rows, tokens].astype(np.float64)
+        self.scores += np.where(self.ended, 0.0, likely - log_sum_exp(logits))
+        tokens = np.where(self.ended, self.pad, tokens)
+        self.lengths += ~self.ended
+        self.ended |= np.isin(tokens, self.ends) & ~self.ended
+        self.done = bool(self.ended.all()) or history.generated + 1 == history.limit
+        return self.rows, tokens
+
+    def results(self, item: int) -> list[Hypothesis]:
+        """See Search."""
+        assert self._history is not None
+        ids = self._history.new_tokens[item, : self.lengths[item]].tolist()
+        score, ended = float(self.scores[item]), bool(self.ended[item])
+        return [Hypothesis(score=score, ids=tuple(ids), ended=ended)]
+
+
+def log_sum_exp(logits: Logits) -> NDArray[np.float64]:
+    """log(sum(exp(logits))) over the last axis, (rows,)."""
+    highest = logits.max(axis=-1)
+    total = np.exp(logits - highest[:, None]).sum(axis=-1, dtype=np.float64)
+    result: NDArray[np.float64] = np.log(total) + highest
+    return result
+
+
+def decode(
+    backend: Backend,
+    memory: Memory | None,
+    prompts: Sequence[Sequence[int]],
+    options: DecodeOptions,
+    *,
+    max_new_tokens: int,
+) -> list[list[GeneratedSequence]]:
+    """Generate up to `max_new_tokens` after each prompt; for each, its sequences, best first.
+
+    An encoder-decoder's prompts are the decoder's start tokens, one list for each input of
+    `memory`. Raises CapacityError where a fixed capacity does not hold a sequence.
+    """
+    batch, beams = len(prompts), options.num_beams
+    history = History([np.array(p, dtype=np.int64) for p in prompts], beams, max_new_tokens)
+    search: Search = BeamSearch(batch, options) if beams > 1 else GreedySearch(batch, options)
+    filters = make_filters(options)
+    cache = backend.start(memory, batch, options.capacity)
+    logits = np.repeat(backend.step(*_padded(prompts), cache), beams, axis=0)
+    one = np.ones(batch * beams, dtype=np.int64)
+    while True:
+        parents, tokens = search.choose(history, logits, filters)
+        history.append(tokens, parents if beams > 1 else None)
+        if search.done:
+            break
+        if beams > 1:
+            # The prompts were read once an input; the first choice spreads them over the beams.
+            cache.reorder(parents // beams if history.generated == 1 else parents)
+        logits = backend.step(tokens[:, None], one, cache)
+    return [
+        [
+            GeneratedSequence(ids=found.ids, score=found.score, finished=found.ended)
+            for found in search.results(item)
+        ]
+        for item in range(batch)
+    ]
+
+
+def _padded(prompts: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Right-padded prompts (batch, longest) and their lengths (batch,)."""
+    lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+    tokens = np.zeros((len(prompts), int(lengths.max())), dtype=np.int64)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = prompt
+    return tokens, lengths

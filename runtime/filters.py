@@ -1,0 +1,171 @@
+"""Filters change the scores of a step before a token is chosen.
+
+A filter takes the history and scores (rows, vocab) and changes the scores in place; a token that
+must not be chosen gets minus infinity. They run in the order of `make_filters`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from seq2edge.runtime.backend import Logits, Tokens
+from seq2edge.runtime.options import DecodeOptions
+
+NEVER = -np.inf
+
+
+class History:
+    """The tokens of every row so far, prompts included, aligned at their ends.
+
+    `tokens` (rows, width) holds -1 left of a short prompt; `generated` counts tokens per row.
+    """
+
+    def __init__(self, prompts: list[NDArray[np.int64]], beams: int, max_new_tokens: int) -> None:
+        self.start = max(map(len, prompts))
+        self.limit = max_new_tokens
+        self.generated = 0
+        width = self.start + max_new_tokens
+        self._tokens: Tokens = np.full((len(prompts) * beams, width), -1, dtype=np.int64)
+        for i, prompt in enumerate(prompts):
+            rows = slice(i * beams, (i + 1) * beams)
+            self._tokens[rows, self.start - len(prompt) : self.start] = prompt
+
+    @property
+    def tokens(self) -> Tokens:
+        """Everything so far, (rows, longest prompt + generated)."""
+        return self._tokens[:, : self.start + self.generated]
+
+    @property
+    def new_tokens(self) -> Tokens:
+        """What was generated, (rows, generated)."""
+        return self._tokens[:, self.start : self.start + self.generated]
+
+    def append(self, tokens: NDArray[np.int64], parents: NDArray[np.int64] | None = None) -> None:
+        """Row i goes on from row `parents[i]` with `tokens[i]`."""
+        if parents is not None:
+            end = self.start + self.generated
+            self._tokens[:, :end] = self._tokens[parents, :end]
+        self._tokens[:, self.start + self.generated] = tokens
+        self.generated += 1
+
+
+Filter: TypeAlias = Callable[[History, Logits], None]
+
+
+def make_filters(options: DecodeOptions) -> list[Filter]:
+    """The filters that these options ask for, in the order in which transformers applies its own."""
+    eos = np.array(options.eos_token_id, dtype=np.int64)
+    chosen: list[tuple[object, Filter]] = [
+        (
+            options.repetition_penalty != 1.0,
+            functools.partial(penalise_repetition, options.repetition_penalty),
+        ),
+        (
+            options.no_repeat_ngram_size,
+            functools.partial(forbid_repeated_ngrams, options.no_repeat_ngram_size),
+        ),
+        (options.bad_words_ids, functools.partial(forbid_words, _allowed_words(options))),
+        (options.min_length and len(eos), functools.partial(lengthen, options.min_length, eos)),
+        (
+            options.min_new_tokens and len(eos),
+            functools.partial(lengthen_new, options.min_new_tokens, eos),
+        ),
+        (
+            options.forced_bos_token_id is not None,
+            functools.partial(force_first, options.forced_bos_token_id or 0),
+        ),
+        (options.forced_eos_token_id, functools.partial(force_last, options.forced_eos_token_id)),
+        (options.suppress_tokens, functools.partial(suppress, options.suppress_tokens)),
+        (
+            options.begin_suppress_tokens,
+            functools.partial(
+                suppress_first,
+                options.begin_suppress_tokens,
+                options.forced_bos_token_id is not None,
+            ),
+        ),
+    ]
+    return [filter_ for wanted, filter_ in chosen if wanted]
+
+
+def penalise_repetition(penalty: float, history: History, scores: Logits) -> None:
+    """Make every token of the history less likely (Keskar et al. 2019)."""
+    for row, tokens in enumerate(history.tokens):
+        seen = np.unique(tokens[tokens >= 0])
+        values = scores[row, seen]
+        scores[row, seen] = np.where(values < 0, values * penalty, values / penalty)
+
+
+def forbid_repeated_ngrams(size: int, history: History, scores: Logits) -> None:
+    """No sequence of `size` tokens appears twice in a row's history (Paulus et al. 2018)."""
+    for row, tokens in enumerate(history.tokens):
+        known = tokens[tokens >= 0]
+        if len(known) < size:
+            continue
+        windows = sliding_window_view(known, size)
+        same = (windows[:, :-1] == known[len(known) - size + 1 :]).all(axis=1)
+        scores[row, windows[same, -1]] = NEVER
+
+
+def _allowed_words(options: DecodeOptions) -> tuple[tuple[int, ...], ...]:
+    """An end token is no bad word, whatever the list says."""
+    ends = {(token,) for token in options.eos_token_id}
+    return tuple(word for word in options.bad_words_ids if word not in ends)
+
+
+def forbid_words(words: tuple[tuple[int, ...], ...], history: History, scores: Logits) -> None:
+    """The last token of a forbidden sequence does not follow the others."""
+    for word in words:
+        before = np.array(word[:-1], dtype=np.int64)
+        if len(before) > history.tokens.shape[1]:
+            continue
+        end = history.tokens[:, history.tokens.shape[1] - len(before) :]
+        scores[(end == before).all(axis=1), word[-1]] = NEVER
+
+
+def lengthen(least: int, eos: NDArray[np.int64], history: History, scores: Logits) -> None:
+    """No end before `least` tokens, the prompt included."""
+    if history.start + history.generated < least:
+        scores[:, eos] = NEVER
+
+
+def lengthen_new(least: int, eos: NDArray[np.int64], history: History, scores: Logits) -> None:
+    """No end before `least` generated tokens."""
+    if history.generated < least:
+        scores[:, eos] = NEVER
+
+
+def force_first(token: int, history: History, scores: Logits) -> None:
+    """The token after a decoder's start, where that stands alone."""
+    if history.start + history.generated == 1:
+        _force((token,), scores)
+
+
+def force_last(tokens: tuple[int, ...], history: History, scores: Logits) -> None:
+    """The last token that the limit allows."""
+    if history.generated == history.limit - 1:
+        _force(tokens, scores)
+
+
+def _force(tokens: tuple[int, ...], scores: Logits) -> None:
+    scores[:] = NEVER
+    scores[:, list(tokens)] = 0.0
+
+
+def suppress(tokens: tuple[int, ...], history: History, scores: Logits) -> None:
+    """These tokens never appear."""
+    del history
+    scores[:, list(tokens)] = NEVER
+
+
+def suppress_first(tokens: tuple[int, ...], forced: bool, history: History, scores: Logits) -> None:  # noqa: FBT001 - bound once
+    """These tokens are not the first of the model's own choice."""
+    begin = 1 if forced and history.start == 1 else 0
+    if history.generated == begin:
+        scores[:, list(tokens)] = NEVER
