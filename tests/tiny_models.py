@@ -55,8 +55,8 @@ T5_SIZES: dict[str, Any] = {
     "d_model": 32,
     "d_kv": 8,
     "d_ff": 64,
-    "num_layers": 2,
-    "num_decoder_layers": 3,
+    "num_layers": 3,  # transformers sizes the decoder's cache by the encoder's layers
+    "num_decoder_layers": 2,
     "num_heads": 4,
     "relative_attention_num_buckets": 8,
     "relative_attention_max_distance": 16,

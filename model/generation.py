@@ -1,0 +1,102 @@
+"""Decoding defaults of a checkpoint: generation_config.json, or what old config.json files hold.
+
+Every setting ends in one of three places: an option of the runtime, a remark that it is not
+applied, or an extra that speech models use. None is passed over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+# Settings about bookkeeping, training or the return type: nothing that changes tokens.
+BOOKKEEPING = frozenset(
+    """
+    transformers_version _from_model_config use_cache output_attentions output_hidden_states
+    output_scores output_logits return_dict_in_generate cache_implementation cache_config
+    disable_compile compile_config low_memory generation_kwargs num_assistant_tokens
+    num_assistant_tokens_schedule assistant_confidence_threshold prompt_lookup_num_tokens
+    max_matching_ngram_size is_assistant assistant_early_exit assistant_lookbehind target_lookbehind
+    renormalize_logits remove_invalid_values max_time trust_remote_code
+    """.split()
+)
+# Values that leave the tokens as they are.
+NEUTRAL: dict[str, Any] = {
+    "do_sample": False,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "guidance_scale": 1.0,
+    "num_beam_groups": 1,
+    "diversity_penalty": 0.0,
+    "encoder_repetition_penalty": 1.0,
+    "encoder_no_repeat_ngram_size": 0,
+    "token_healing": False,
+}
+# Read by nobody while sampling is off.
+SAMPLING = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p", "top_h"})
+SPEECH = frozenset(
+    """
+    alignment_heads lang_to_id task_to_id no_timestamps_token_id is_multilingual prev_sot_token_id
+    max_initial_timestamp_index return_timestamps language task
+    """.split()
+)
+# Generation settings that config.json held before there was a generation_config.json.
+LEGACY = frozenset(
+    """
+    num_beams num_return_sequences max_length min_length length_penalty early_stopping eos_token_id
+    pad_token_id bos_token_id decoder_start_token_id forced_bos_token_id forced_eos_token_id
+    suppress_tokens begin_suppress_tokens bad_words_ids no_repeat_ngram_size repetition_penalty
+    do_sample temperature top_k top_p typical_p diversity_penalty num_beam_groups
+    encoder_no_repeat_ngram_size forced_decoder_ids
+    """.split()
+)
+# What old config.json files always hold, although it was never the checkpoint's choice.
+LEGACY_DEFAULTS = {"max_length": 20, "min_length": 0}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationDefaults:
+    """`options` for DecodeOptions.from_dict, settings not applied, and speech settings."""
+
+    options: dict[str, Any]
+    ignored: dict[str, Any]
+    extras: dict[str, Any]
+
+
+def read_generation(
+    generation: Mapping[str, Any] | None, config: Mapping[str, Any], fields: frozenset[str]
+) -> GenerationDefaults:
+    """Sort the settings. `fields` are the names that the runtime's options have."""
+    settings = dict(generation) if generation is not None else _legacy(config)
+    sampling = settings.get("do_sample") is True
+    options: dict[str, Any] = {}
+    ignored: dict[str, Any] = {}
+    extras: dict[str, Any] = {}
+    for name, value in settings.items():
+        if value is None or name in BOOKKEEPING:
+            continue
+        if name in SPEECH:
+            extras[name] = value
+        elif name in fields:
+            options[name] = value
+        elif NEUTRAL.get(name) != value and (sampling or name not in SAMPLING):
+            ignored[name] = value
+    for name in ("eos_token_id", "pad_token_id", "bos_token_id", "decoder_start_token_id"):
+        if config.get(name) is not None:
+            options.setdefault(name, config[name])
+    if "suppress_tokens" in options:
+        options["suppress_tokens"] = [t for t in options["suppress_tokens"] if t >= 0]
+    return GenerationDefaults(options=options, ignored=ignored, extras=extras)
+
+
+def _legacy(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in config.items()
+        if name in LEGACY and LEGACY_DEFAULTS.get(name) != value
+    }
