@@ -46,14 +46,15 @@ _LIMIT = 10_000_000  # ids are smaller than this
 
 def convert_marian(original: Original, copy: Path, folder: Path) -> Converted:
     """Marian's pair of SentencePiece models with one vocabulary, or one for each side."""
-    codes = frozenset(c for c in original.encoder if c.startswith(">>") and c.endswith("<<"))
     added = _added(original)
+    named = {c for c in original.encoder if c.startswith(">>") and c.endswith("<<")}
+    codes = tuple(sorted(named - set(added)))
     tokenizer, size = build(
         read_pieces(copy / "source.spm"),
         Numbering(
             ids={**_numbers(original.encoder, folder / "vocab.json"), **added},
             added=_tokens(original, added),
-            codes=codes - set(added),
+            codes=codes,
             unknown=str(original.unk_token),
             template=("$A", str(original.eos_token)),
             gap=" ",
@@ -63,7 +64,7 @@ def convert_marian(original: Original, copy: Path, folder: Path) -> Converted:
     files = {SOURCE: to_bytes(tokenizer)}
     if original.separate_vocabs:
         files[TARGET] = to_bytes(_marian_target(original, copy, folder))
-    languages = {code[2:-2]: original.encoder[code] for code in sorted(codes)}
+    languages = {code[2:-2]: original.encoder[code] for code in codes}
     record = TokenizerRecord(
         source=SOURCE,
         target=TARGET if original.separate_vocabs else None,
@@ -86,7 +87,7 @@ def _marian_target(original: Original, copy: Path, folder: Path) -> Tokenizer:
     numbering = Numbering(
         ids=ids,
         added=_tokens(original, added),
-        codes=frozenset(),
+        codes=None,
         unknown=str(original.unk_token),
         template=("$A", str(original.eos_token)),
         gap=" ",
@@ -106,7 +107,7 @@ def convert_m2m100(original: Original, copy: Path, folder: Path) -> Converted:
         Numbering(
             ids={**vocabulary, **original.lang_token_to_id, **added},
             added=_tokens(original, added),
-            codes=frozenset(),
+            codes=None,
             unknown=str(original.unk_token),
             template=(start, "$A", str(original.eos_token)) if start in added else ("$A",),
             gap="",

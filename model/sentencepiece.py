@@ -8,8 +8,10 @@ Subword Units", 2016) and puts every piece at its own id:
 1. A token that the model cannot produce is stored behind `HIDDEN`, so that it is never chosen while
    encoding; decoding takes the mark off again.
 2. A piece without an id gets one past the vocabulary; the runtime makes it the unknown token.
-3. A language code at the beginning, `>>fra<<`, is put between two private characters by the
-   normalizer, so that it is matched there and nowhere else.
+3. A language code at the beginning, `>>fra<<`, becomes one private character, so that it is found
+   there and nowhere else.
+
+Full-width text that the normalizer turns into a special token (`＜/s＞`) is then taken for it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.runtime.text import HIDDEN
 
 SPACE = "\u2581"
-_OPEN, _CLOSE, _STRANGE = "\ue001", "\ue002", "\ue003"
+_STRANGE = "\ue001"  # a language code that the vocabulary does not know
+_FIRST_CODE = 0xF0000
+_PRIVATE = f"[{HIDDEN}{_STRANGE}\U000f0000-\U000ffffd]"
+_HARMLESS = "\uf8ff"  # as private and as unknown, but it means nothing here
 _UNIGRAM, _BPE = 1, 2
 _NORMAL, _USER_DEFINED, _UNUSED = 1, 4, 5
 
@@ -48,16 +53,21 @@ class Pieces:
 class Numbering:
     """The ids of pieces and tokens, and how text is wrapped.
 
-    `added` are cut out of the text before anything else. `codes` are the tokens that count only at
-    the beginning. `gap` follows a special token in decoded text.
+    `added` are cut out of the text before anything else. `codes` are tokens that count only at the
+    beginning, where anything of their form is one token; None: no such rule. `gap` follows a special token in decoded text.
     """
 
     ids: Mapping[str, int]
     added: tuple[AddedToken, ...]
-    codes: frozenset[str]
+    codes: tuple[str, ...] | None
     unknown: str
     template: tuple[str, ...]
     gap: str
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """The private character of each code."""
+        return {code: chr(_FIRST_CODE + i) for i, code in enumerate(self.codes or ())}
 
 
 def read_pieces(path: Path) -> Pieces:
@@ -85,12 +95,10 @@ def read_pieces(path: Path) -> Pieces:
 
 def build(pieces: Pieces, numbering: Numbering, subject: str) -> tuple[Tokenizer, int]:
     """The pipeline, and the first id that stands for no embedding; `subject` names errors."""
-    if pieces.bpe and numbering.codes:
-        raise UnsupportedError(f"{subject}: language codes with a BPE model are not supported")
     lead = SPACE if pieces.dummy_prefix else ""
     entries, size = _entries(pieces, numbering, lead, subject)
     tokenizer = Tokenizer(_model(pieces, entries, numbering))
-    tokenizer.normalizer = _normalizer(pieces, numbering.codes)
+    tokenizer.normalizer = _normalizer(pieces, numbering)
     tokenizer.decoder = _decoder(numbering, lead)
     tokenizer.add_tokens([_raw(token) for token in numbering.added])
     special = [(token, numbering.ids[token]) for token in numbering.template if token != "$A"]
@@ -135,20 +143,25 @@ def _entries(
     size = max(numbering.ids.values()) + 1
     entries = [(f"{HIDDEN}{HIDDEN}{i}", 0.0) for i in range(size)]
     exact = {token.content for token in numbering.added}
+    marks = numbering.marks
     taken: dict[int, str] = {}
     for token, i in numbering.ids.items():
         if taken.setdefault(i, token) != token:
             raise CheckpointError(f"{subject}: id {i} for both {taken[i]!r} and {token!r}")
-        if token in pieces.scores:
+        if token in marks:
+            entries[i] = (lead + marks[token], 100.0)
+        elif token in pieces.scores:
             entries[i] = (token, pieces.scores[token])
         elif token in exact:
             entries[i] = (token, 0.0)
-        elif token in numbering.codes:
-            entries[i] = (f"{lead}{_OPEN}{token[2:-2]}{_CLOSE}", 100.0)
         else:
             entries[i] = (HIDDEN + token, 0.0)
-    missing = [entry for entry in pieces.scores.items() if entry[0] not in numbering.ids]
-    return [*entries, *missing, (lead + _STRANGE, 100.0)], size
+    rest = {piece: score for piece, score in pieces.scores.items() if piece not in numbering.ids}
+    if numbering.codes is not None:
+        rest[lead + _STRANGE] = 100.0
+        if pieces.bpe and lead:  # what a merge is made of
+            rest.update(dict.fromkeys((_STRANGE, *marks.values()), 0.0))
+    return [*entries, *rest.items()], size
 
 
 def _model(
@@ -156,9 +169,12 @@ def _model(
 ) -> models.Unigram | models.BPE:
     if not pieces.bpe:
         return models.Unigram(entries, unk_id=numbering.ids[numbering.unknown])
+    vocabulary = {piece: i for i, (piece, _) in enumerate(entries)}
+    marks = (_STRANGE, *numbering.marks.values())
+    first = [(SPACE, mark) for mark in marks if SPACE + mark in vocabulary and SPACE in vocabulary]
     return models.BPE(
-        vocab={piece: i for i, (piece, _) in enumerate(entries)},
-        merges=_merges(pieces.scores),
+        vocab=vocabulary,
+        merges=first + _merges(pieces.scores),
         unk_token=numbering.unknown,
         fuse_unk=True,
     )
@@ -174,15 +190,12 @@ def _merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
     ]
 
 
-def _normalizer(pieces: Pieces, codes: frozenset[str]) -> normalizers.Normalizer:
+def _normalizer(pieces: Pieces, numbering: Numbering) -> normalizers.Normalizer:
     # `\A` is the beginning of the text or of what follows an added token, as in transformers.
-    steps: list[normalizers.Normalizer] = [
-        normalizers.Replace(Regex(f"[{HIDDEN}-{_STRANGE}]"), "\ufffd")
-    ]
-    for code in sorted(codes):
-        marked = f"{_OPEN}{code[2:-2]}{_CLOSE} "
-        steps.append(normalizers.Replace(Regex(rf"\A{re.escape(code)}"), marked))
-    if codes:
+    steps: list[normalizers.Normalizer] = [normalizers.Replace(Regex(_PRIVATE), _HARMLESS)]
+    for code, mark in numbering.marks.items():
+        steps.append(normalizers.Replace(Regex(rf"\A{re.escape(code)}"), f"{mark} "))
+    if numbering.codes is not None:
         steps.append(normalizers.Replace(Regex(r"\A>>[\s\S]*?<<"), f"{_STRANGE} "))
     if pieces.composes:  # `Precompiled` maps only the first of several combining marks
         steps.append(normalizers.NFC())
@@ -201,8 +214,7 @@ def _decoder(numbering: Numbering, lead: str) -> decoders.Decoder:
     return decoders.Sequence(
         [
             decoders.Replace(HIDDEN, ""),
-            decoders.Replace(lead + _OPEN, ">>"),
-            decoders.Replace(_CLOSE, "<<"),
+            *(decoders.Replace(lead + mark, code) for code, mark in numbering.marks.items()),
             decoders.Fuse(),
             *(
                 decoders.Replace(Regex(f"{re.escape(token)}{SPACE}*"), token + numbering.gap)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from seq2edge.errors import BundleError, InputError
 from seq2edge.manifest import TokenizerRecord
@@ -134,17 +134,21 @@ class Text:
         end = self.record.unknown_from
         if end is None:
             return ids
-        (unknown,) = self._special_id(self.record.special.unk) or (0,)
-        known = (unknown if i >= end else i for i in ids)
-        return [
-            self._spelled(token, unknown) if i == unknown else i
-            for i, token in zip(known, encoding.tokens, strict=True)
-        ]
+        (unknown,) = self._special_id(self.record.special.unk) or [0]
+        for place, i in enumerate(ids):
+            if i >= end:
+                ids[place] = unknown
+            elif i == unknown:
+                ids[place] = self._spelled(text, encoding, place)
+        return ids
 
-    def _spelled(self, token: str, unknown: int) -> int:
+    def _spelled(self, text: str, encoding: Encoding, place: int) -> int:
         """An unknown run of characters may be a token that only the other language has."""
-        found = self._source.token_to_id(HIDDEN + token)
-        return unknown if found is None else found
+        run = encoding.tokens[place]
+        if run == self.record.special.unk:  # BPE does not tell the run
+            run = text[slice(*encoding.offsets[place])]
+        found = self._source.token_to_id(HIDDEN + run)
+        return encoding.ids[place] if found is None else int(found)
 
     def _special_id(self, token: str | None) -> list[int]:
         found = None if token is None else self._source.token_to_id(token)

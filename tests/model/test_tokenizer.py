@@ -1,0 +1,627 @@
+"""Tokenizers of every kind of checkpoint become one tokenizer.json with the same ids."""
+# ruff: noqa: RUF001 - text in many scripts on purpose
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+import tokenizers
+import transformers
+from tokenizers import AddedToken, Tokenizer
+from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CODES as M2M100
+from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES as NLLB
+
+from seq2edge.errors import CheckpointError, UnsupportedError
+from seq2edge.model.renumbered import SAMPLE
+from seq2edge.model.tokenizer import Converted, convert_tokenizer
+from seq2edge.runtime.text import Text
+
+pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
+
+WORDS = {
+    "latin": "le petit café façade naïve crème hello world the quick brown fox Größe schön Köln müde",
+    "greek": "η γρήγορη αλεπού πηδά πάνω από τον σκύλο",
+    "cyrillic": "съешь же ещё этих мягких французских булок",
+    "east": "我们今天去北京 天气很好 日本語のテキスト",
+    "arabic": "اللغة العربية جميلة جدا",
+}
+SPECIAL_TEXTS = (
+    "a</s> b <pad> c<unk>d",
+    " <s>z",
+    "[MASK] x [SEP]",
+    "<mask> y",
+    "<|endoftext|>z <|startoftranscript|>",
+    "foo <extra_id_0> bar",
+    "decomposed: Vie\u0323\u0302t, U\u0308\u0304, \u1112\u1161\u11ab",
+    "ligature ﬃ, full-width ＡＢ, half-width ｶﾞ, circled ⑳, no-break\u00a0space",
+    "\u200d👨‍👩‍👧‍👦 zero\u200bwidth",
+)
+BYTE_LEVEL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+WHISPER = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
+
+
+def corpus(*scripts: str) -> list[str]:
+    """Sentences of random words."""
+    random_ = random.Random(0)
+    words = [word for script in scripts or WORDS for word in WORDS[script].split()]
+    ends = (".", "!", " ?", ", (>> <<) 3/4 </")
+    return [" ".join(random_.choices(words, k=8)) + random_.choice(ends) for _ in range(300)]
+
+
+def train(path: Path, *scripts: str, **options: Any) -> list[str]:
+    """Train a small SentencePiece model; the pieces after its three special ones."""
+    model = io.BytesIO()
+    settings: dict[str, Any] = {"model_type": "unigram", "vocab_size": 300, **options}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus(*scripts)),
+        model_writer=model,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        num_threads=1,
+        **settings,
+    )
+    path.write_bytes(model.getvalue())
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    return [processor.id_to_piece(i) for i in range(3, len(processor))]
+
+
+def write(path: Path, value: object) -> None:
+    """A JSON file."""
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def numbered(tokens: list[str]) -> dict[str, int]:
+    """A vocab.json in the order of the tokens."""
+    return {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+
+
+def t5(folder: Path) -> str:
+    """SentencePiece with pad, eos and unk first."""
+    train(folder / "spiece.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+    return "t5"
+
+
+def mt5(folder: Path) -> str:
+    """Byte fallback, no sentinels."""
+    options: dict[str, Any] = {"byte_fallback": True, "vocab_size": 600}
+    train(folder / "spiece.model", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, **options)
+    write(folder / "tokenizer_config.json", {"tokenizer_class": "T5Tokenizer", "extra_ids": 0})
+    return "mt5"
+
+
+def pegasus(folder: Path) -> str:
+    """Ids moved by 103 mask tokens."""
+    t5(folder)
+    return "pegasus"
+
+
+def mbart(folder: Path) -> str:
+    """Languages after the text."""
+    train(folder / "sentencepiece.bpe.model")
+    return "mbart"
+
+
+def mbart50(folder: Path) -> str:
+    """Languages before the text, defaults in the config."""
+    train(folder / "sentencepiece.bpe.model")
+    settings = {"tokenizer_class": "MBart50Tokenizer", "src_lang": "de_DE", "tgt_lang": "fr_XX"}
+    write(folder / "tokenizer_config.json", settings)
+    return "mbart"
+
+
+def nllb(folder: Path) -> str:
+    """SentencePiece BPE and 202 languages."""
+    train(folder / "sentencepiece.bpe.model", model_type="bpe")
+    settings = {"tokenizer_class": "NllbTokenizer", "extra_special_tokens": NLLB}
+    write(folder / "tokenizer_config.json", settings)
+    return "m2m_100"
+
+
+def m2m100(folder: Path, **options: Any) -> str:
+    """A vocab.json that misses some pieces, and knows some that the model does not."""
+    pieces = train(folder / "sentencepiece.bpe.model", "latin", "greek", **options)
+    kept = [piece for i, piece in enumerate(pieces) if i % 9]
+    write(
+        folder / "vocab.json",
+        numbered(["<s>", "<pad>", "</s>", "<unk>", *kept, "北京", "madeupword0000"]),
+    )
+    settings = {
+        "tokenizer_class": "M2M100Tokenizer",
+        "additional_special_tokens": [f"__{code}__" for code in M2M100["m2m100"]],
+    }
+    write(folder / "tokenizer_config.json", settings)
+    return "m2m_100"
+
+
+def m2m100_bpe(folder: Path) -> str:
+    """The same over a BPE model."""
+    return m2m100(folder, model_type="bpe")
+
+
+def marian(folder: Path) -> str:
+    """Two SentencePiece models, one vocabulary with holes, language codes."""
+    source = train(folder / "source.spm", "latin")
+    target = train(folder / "target.spm", "latin", "greek", "east", vocab_size=350)
+    pieces = [piece for i, piece in enumerate(dict.fromkeys(source + target)) if i % 9]
+    codes = [">>fra<<", ">>deu_Latn<<"]
+    write(folder / "vocab.json", numbered(["</s>", "<unk>", *pieces, *codes, "<pad>"]))
+    return "marian"
+
+
+def marian_plain(folder: Path) -> str:
+    """One pair of languages, no codes."""
+    pieces = train(folder / "source.spm", "latin")
+    train(folder / "target.spm", "latin")
+    write(folder / "vocab.json", numbered(["</s>", "<unk>", *pieces, "<pad>"]))
+    return "marian"
+
+
+def marian_bpe(folder: Path) -> str:
+    """Language codes over BPE."""
+    pieces = train(folder / "source.spm", "latin", model_type="bpe")
+    train(folder / "target.spm", "latin", model_type="bpe")
+    kept = [piece for i, piece in enumerate(pieces) if i % 9]
+    codes = [">>fra<<", ">>deu_Latn<<"]
+    write(folder / "vocab.json", numbered(["</s>", "<unk>", *kept, *codes, "<pad>"]))
+    return "marian"
+
+
+def marian_split(folder: Path) -> str:
+    """A vocabulary for each side."""
+    pieces = train(folder / "source.spm", "latin")
+    write(folder / "vocab.json", numbered(["</s>", "<unk>", "<pad>", *pieces]))
+    pieces = train(folder / "target.spm", "greek", "cyrillic")
+    write(folder / "target_vocab.json", numbered(["</s>", "<unk>", "<pad>", *pieces]))
+    settings = {"tokenizer_class": "MarianTokenizer", "separate_vocabs": True}
+    write(folder / "tokenizer_config.json", settings)
+    return "marian"
+
+
+def llama(folder: Path) -> str:
+    """SentencePiece BPE with byte fallback."""
+    options: dict[str, Any] = {"byte_fallback": True, "remove_extra_whitespaces": False}
+    train(folder / "tokenizer.model", model_type="bpe", vocab_size=700, **options)
+    settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}
+    write(folder / "tokenizer_config.json", settings)
+    return "llama"
+
+
+def bert(folder: Path) -> str:
+    """WordPiece in lower case."""
+    tokenizer = tokenizers.BertWordPieceTokenizer(lowercase=True)
+    tokenizer.train_from_iterator(corpus(), vocab_size=300, show_progress=False)
+    tokenizer.save_model(str(folder))
+    return "bert"
+
+
+def distilbert(folder: Path) -> str:
+    """Cased WordPiece whose decoding cleans spaces up."""
+    bert(folder)
+    settings = {"do_lower_case": False, "clean_up_tokenization_spaces": True}
+    write(folder / "tokenizer_config.json", settings)
+    return "distilbert"
+
+
+def byte_level(family: str, special: list[str]) -> Callable[[Path], str]:
+    """A builder of byte-level BPE files."""
+
+    def build(folder: Path) -> str:
+        tokenizer = tokenizers.ByteLevelBPETokenizer()
+        tokenizer.train_from_iterator(
+            corpus(), vocab_size=500, special_tokens=special, show_progress=False
+        )
+        tokenizer.save_model(str(folder))
+        return family
+
+    return build
+
+
+def saved(build: Callable[[Path], str]) -> Callable[[Path], str]:
+    """The same tokenizer as transformers saves it, with a tokenizer.json that cuts and pads."""
+
+    def save(folder: Path) -> str:
+        family = build(folder)
+        write(folder / "config.json", {"model_type": family})
+        original = transformers.AutoTokenizer.from_pretrained(folder)
+        for file in folder.iterdir():
+            file.unlink()
+        original.add_tokens(["<new>", AddedToken("<special>", special=True, lstrip=True)])
+        original.save_pretrained(folder)
+        path = folder / "tokenizer.json"
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.enable_truncation(4)
+        tokenizer.enable_padding(length=12)
+        tokenizer.save(str(path))
+        return family
+
+    return save
+
+
+KINDS: dict[str, Callable[[Path], str]] = {
+    "t5": t5,
+    "mt5": mt5,
+    "pegasus": pegasus,
+    "mbart": mbart,
+    "mbart50": mbart50,
+    "nllb": nllb,
+    "m2m100": m2m100,
+    "m2m100 bpe": m2m100_bpe,
+    "marian": marian,
+    "marian plain": marian_plain,
+    "marian bpe": marian_bpe,
+    "marian split": marian_split,
+    "llama": llama,
+    "bert": bert,
+    "distilbert": distilbert,
+    "gpt2": byte_level("gpt2", ["<|endoftext|>"]),
+    "bart": byte_level("bart", BYTE_LEVEL),
+    "roberta": byte_level("roberta", BYTE_LEVEL),
+    "whisper": byte_level("whisper", WHISPER),
+    "qwen2": byte_level("qwen2", ["<|endoftext|>"]),
+    "t5 saved": saved(t5),
+    "nllb saved": saved(nllb),
+    "llama saved": saved(llama),
+    "bert saved": saved(bert),
+    "gpt2 saved": saved(byte_level("gpt2", ["<|endoftext|>"])),
+}
+MARIAN_TEXTS = (
+    ">>fra<<",
+    ">>fra<<   x",
+    ">>fra<<x",
+    " >>fra<< x",
+    "a >>deu_Latn<< b</s>>>fra<< c",
+    ">>fra<< >>deu_Latn<< c",
+    ">>no\nsuch<< c",
+    "猫",
+    "北京",
+    "x 北京 z",
+    "我们",
+    "hello 今天去 world",
+    "ff我ff",
+    "▁x ▁▁ y▁",
+    "\ue000x \ue001 \U000f0000 \uf8ff",
+    "\ue001",
+)
+LANGUAGES = {
+    "mbart": ("en_XX", "ro_RO"),
+    "mbart50": ("de_DE", "gl_ES"),
+    "nllb": ("eng_Latn", "fra_Latn"),
+    "nllb saved": ("zul_Latn",),
+    "m2m100": ("en", "fr"),
+    "m2m100 bpe": ("zu",),
+}
+
+
+def converted(folder: Path, family: str, **options: Any) -> Converted:
+    """The conversion of a folder that has a tokenizer."""
+    result = convert_tokenizer(
+        folder, config={"model_type": family}, vocab=options.pop("vocab", 10**6), **options
+    )
+    assert result is not None
+    return result
+
+
+def opened(result: Converted, folder: Path) -> Text:
+    """The runtime's side of a conversion."""
+    folder.mkdir()
+    for name, data in result.files.items():
+        (folder / name).write_bytes(data)
+    return Text(folder, result.record)
+
+
+@pytest.fixture(params=KINDS)
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Text, Any]:
+    """A kind of tokenizer, converted, and the original."""
+    family = KINDS[request.param](tmp_path)
+    text = opened(converted(tmp_path, family), tmp_path / "bundle")
+    write(tmp_path / "config.json", {"model_type": family})
+    return request.param, text, transformers.AutoTokenizer.from_pretrained(tmp_path)
+
+
+def test_ids_and_text_are_those_of_transformers(pair: tuple[str, Text, Any]) -> None:
+    """Every kind gives the original's ids on all scripts, in every language, and its text back."""
+    kind, text, original = pair
+    for line in (*SAMPLE, *SPECIAL_TEXTS, *(MARIAN_TEXTS if "m" in kind else ())):
+        for language in LANGUAGES.get(kind, (None,)):
+            if language:
+                original.src_lang = language
+            ids = original(line).input_ids
+            assert text.encode(line, source_language=language) == ids, (line, language)
+        plain = original(line, add_special_tokens=False).input_ids
+        assert text.encode(line, special_tokens=False) == plain, line
+        if kind != "marian split":
+            assert text.decode(ids) == original.decode(ids, skip_special_tokens=True)
+            assert text.decode(ids, skip_special_tokens=False) == original.decode(ids)
+
+
+def test_random_ids_decode_as_in_transformers(pair: tuple[str, Text, Any]) -> None:
+    """What a model may generate, any ids in any order, becomes the original's text."""
+    kind, text, original = pair
+    if kind == "marian split":
+        ids = list(original.target_encoder.values())
+    else:
+        ids = list(original.get_vocab().values())
+    special = set(original.all_special_ids)
+    ids = sorted(i for i in ids if i not in special and "madeup" not in original.decode([i]))
+    random_ = random.Random(1)
+    for _ in range(50):
+        chosen = random_.choices(ids, k=9)
+        assert text.decode(chosen) == original.decode(chosen, skip_special_tokens=True), chosen
+
+
+def test_defaults_of_languages_are_kept(tmp_path: Path) -> None:
+    """The record has the languages' ids, where they stand, and the config's defaults."""
+    record = converted(tmp_path, mbart50(tmp_path)).record
+    assert (record.language_layout, record.target_layout) == ("prefix", "forced")
+    assert (record.source_language, record.target_language) == ("de_DE", "fr_XX")
+    assert len(record.languages) == 52
+    assert record.languages["fr_XX"] - record.languages["ar_AR"] == 7
+
+
+def test_the_first_mbart_starts_its_decoder_with_the_language(tmp_path: Path) -> None:
+    """mBART-25 writes the language after the text and as the decoder's first token."""
+    record = converted(tmp_path, mbart(tmp_path)).record
+    assert (record.language_layout, record.target_layout) == ("suffix", "start")
+
+
+def test_marian_takes_its_target_language_as_a_code(tmp_path: Path) -> None:
+    """`target_language="fra"` is the same as writing `>>fra<<` before the text."""
+    text = opened(converted(tmp_path, marian(tmp_path)), tmp_path / "bundle")
+    assert text.record.languages.keys() == {"fra", "deu_Latn"}
+    assert text.encode("hello", target_language="fra") == text.encode(">>fra<< hello")
+
+
+def test_a_split_marian_decodes_with_the_target_side(tmp_path: Path) -> None:
+    """Ids that a split model generates are read with target_vocab.json and target.spm."""
+    result = converted(tmp_path, marian_split(tmp_path), source_vocab=10**6)
+    assert set(result.files) == {"tokenizer.json", "tokenizer.target.json"}
+    text = opened(result, tmp_path / "bundle")
+    original = transformers.MarianTokenizer.from_pretrained(tmp_path)
+    ids = original(text_target="πάνω από τον σκύλο же ещё").input_ids
+    assert text.decode(ids) == "πάνω από τον σκύλο же ещё"
+
+
+def test_whisper_text_has_no_timestamps(tmp_path: Path) -> None:
+    """Timestamps are left out of the text, as transformers does."""
+    family = byte_level("whisper", WHISPER)(tmp_path)
+    write(tmp_path / "config.json", {"model_type": family})
+    original = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    original.add_tokens([AddedToken(f"<|{i * 0.02:.2f}|>", special=False) for i in range(100)])
+    original.save_pretrained(tmp_path)
+    ids = original("<|0.00|> hello world<|1.00|>", add_special_tokens=False).input_ids
+    text = opened(converted(tmp_path, family), tmp_path / "bundle")
+    assert text.decode(ids) == original.decode(ids) == " hello world"
+
+
+def test_a_folder_without_a_tokenizer_has_none(tmp_path: Path) -> None:
+    """No tokenizer files, no tokenizer."""
+    write(tmp_path / "config.json", {"model_type": "t5"})
+    assert convert_tokenizer(tmp_path, config={"model_type": "t5"}, vocab=9) is None
+
+
+def test_files_may_come_from_memory(tmp_path: Path) -> None:
+    """An importer gives the files' contents in place of a folder's."""
+    family = bert(tmp_path)
+    files = {"vocab.txt": (tmp_path / "vocab.txt").read_bytes()}
+    assert converted(tmp_path / "nowhere", family, files=files) == converted(tmp_path, family)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], str], str, bytes, str]] = {
+    "cut json": (saved(t5), "tokenizer.json", b'{"version":', r"tokenizer\.json: damaged: "),
+    "no tokenizer": (saved(t5), "tokenizer.json", b'{"a": 1}', r"tokenizer\.json: not a tokenizer"),
+    "config": (t5, "tokenizer_config.json", b"[1", r"tokenizer_config\.json: damaged: "),
+    "empty": (bert, "vocab.txt", b"", r"vocab\.txt: empty"),
+    "not utf-8": (bert, "vocab.txt", b"\xff\xfe", r"vocab\.txt: damaged: "),
+    "text for a model": (marian, "source.spm", b"hello", "cannot read the tokenizer: "),
+    "no unknown": (marian, "vocab.json", b'{"</s>": 0}', "cannot read the tokenizer: "),
+    "bad ids": (
+        marian,
+        "vocab.json",
+        b'{"</s>": 0, "<unk>": 1, "<pad>": 2, "x": -1}',
+        r"vocab\.json: 'x' has the id -1",
+    ),
+    "huge ids": (
+        marian,
+        "vocab.json",
+        b'{"</s>": 0, "<unk>": 1, "<pad>": 2, "x": 99999999}',
+        r"vocab\.json: 'x' has the id 99999999",
+    ),
+    "same ids": (
+        marian,
+        "vocab.json",
+        b'{"</s>": 0, "<unk>": 1, "<pad>": 2, "x": 3, "y": 3}',
+        r"vocab\.json: id 3 for both 'x' and 'y'",
+    ),
+    "no target end": (marian_split, "target_vocab.json", b'{"<unk>": 1}', r"vocab\.json: no </s>"),
+    "no languages": (
+        nllb,
+        "tokenizer_config.json",
+        b'{"tokenizer_class": "NllbTokenizer"}',
+        "no token for the language 'eng_Latn', the folder needs its tokenizer.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_files_are_named(name: str, tmp_path: Path) -> None:
+    """A broken tokenizer file is a CheckpointError, never a traceback of a library."""
+    build, file, data, message = DAMAGE[name]
+    family = build(tmp_path)
+    (tmp_path / file).write_bytes(data)
+    with pytest.raises(CheckpointError, match=message):
+        converted(tmp_path, family)
+
+
+@pytest.mark.parametrize(
+    ("build", "file", "message"),
+    [
+        (t5, "spiece.model", "no vocabulary, copy one of tokenizer.json, spiece.model"),
+        (
+            byte_level("gpt2", ["<|endoftext|>"]),
+            "merges.txt",
+            "no merges.txt, which a GPT2|cannot read the tokenizer: .*merges",
+        ),
+        (
+            m2m100,
+            "sentencepiece.bpe.model",
+            "no sentencepiece.bpe.model, which a M2M100|cannot read",
+        ),
+        (marian, "target.spm", "cannot read the tokenizer|no target.spm"),
+    ],
+)
+def test_missing_files_are_named(
+    build: Callable[[Path], str], file: str, message: str, tmp_path: Path
+) -> None:
+    """An incomplete tokenizer is refused; transformers would make the rest up."""
+    family = build(tmp_path)
+    (tmp_path / file).unlink()
+    if not (tmp_path / "tokenizer_config.json").exists():
+        write(tmp_path / "tokenizer_config.json", {})
+    with pytest.raises(CheckpointError, match=message):
+        converted(tmp_path, family)
+
+
+def test_kinds_without_conversion_are_refused_by_name(tmp_path: Path) -> None:
+    """A tokenizer that runs in Python only, and one that needs no files, are named."""
+    write(tmp_path / "tokenizer_config.json", {"tokenizer_class": "ByT5Tokenizer"})
+    with pytest.raises(UnsupportedError, match="ByT5Tokenizer has no conversion"):
+        converted(tmp_path, "t5")
+    byte_level("roberta", BYTE_LEVEL)(tmp_path)
+    write(tmp_path / "tokenizer_config.json", {"tokenizer_class": "CTRLTokenizer"})
+    with pytest.raises(
+        UnsupportedError, match="CTRLTokenizer has no conversion .* MarianTokenizer"
+    ):
+        converted(tmp_path, "gpt2")
+
+
+@pytest.mark.parametrize(
+    ("options", "setting"),
+    [
+        ({"byte_fallback": True, "vocab_size": 600}, "byte_fallback"),
+        ({"treat_whitespace_as_suffix": True}, "treat_whitespace_as_suffix"),
+        ({"model_type": "word"}, "model type 3"),
+        ({"model_type": "bpe", "user_defined_symbols": ["<x>"]}, "BPE model with the reserved"),
+    ],
+)
+def test_other_sentencepiece_models_are_refused(
+    options: dict[str, Any], setting: str, tmp_path: Path
+) -> None:
+    """What cannot be rebuilt with other ids is refused by name."""
+    m2m100(tmp_path, **options)
+    with pytest.raises(UnsupportedError, match=f"sentencepiece.bpe.model: .*{setting}"):
+        converted(tmp_path, "m2m_100")
+
+
+def test_user_defined_pieces_are_always_cut_out(tmp_path: Path) -> None:
+    """A piece that SentencePiece was told to keep whole outbids all others."""
+    m2m100(tmp_path, user_defined_symbols=["quick b"])
+    write(tmp_path / "config.json", {"model_type": "m2m_100"})
+    original = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    text = opened(converted(tmp_path, "m2m_100"), tmp_path / "bundle")
+    assert text.encode("the quick brown fox") == original("the quick brown fox").input_ids
+
+
+def test_a_rebuilt_tokenizer_that_differs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The comparison with the original is not for show."""
+    family = marian(tmp_path)
+    monkeypatch.setattr("seq2edge.model.renumbered.SAMPLE", ("＜/s＞",))  # a known difference
+    with pytest.raises(
+        UnsupportedError, match="of MarianTokenizer cannot be converted, '.*' would"
+    ):
+        converted(tmp_path, family)
+
+
+def test_ids_without_an_embedding_are_refused(tmp_path: Path) -> None:
+    """A vocabulary larger than the model belongs to another checkpoint."""
+    family = bert(tmp_path)
+    size = len((tmp_path / "vocab.txt").read_text().splitlines())
+    assert converted(tmp_path, family, vocab=size)
+    message = f"has the id {size - 1}, but the model has only {size - 1} embeddings"
+    with pytest.raises(CheckpointError, match=message):
+        converted(tmp_path, family, vocab=size - 1)
+
+
+def test_each_side_of_a_split_vocabulary_is_checked(tmp_path: Path) -> None:
+    """The encoder's and the decoder's embeddings are counted apart."""
+    family = marian_split(tmp_path)
+    source = len(json.loads((tmp_path / "vocab.json").read_text()))
+    target = len(json.loads((tmp_path / "target_vocab.json").read_text()))
+    assert converted(tmp_path, family, vocab=target, source_vocab=source)
+    with pytest.raises(CheckpointError, match=f"has only {source - 1} embeddings"):
+        converted(tmp_path, family, vocab=target, source_vocab=source - 1)
+    with pytest.raises(CheckpointError, match=f"has only {target - 1} embeddings"):
+        converted(tmp_path, family, vocab=target - 1, source_vocab=source)
+
+
+def test_a_mask_token_may_lack_an_embedding(tmp_path: Path) -> None:
+    """Published BART checkpoints have one embedding less than tokens: the mask is never needed."""
+    family = byte_level("bart", [])(tmp_path)
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text())
+    tokens = numbered([*vocabulary, "<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    write(tmp_path / "vocab.json", tokens)
+    assert converted(tmp_path, family, vocab=len(tokens) - 1)
+    with pytest.raises(CheckpointError, match="token '<unk>' has the id"):
+        converted(tmp_path, family, vocab=len(tokens) - 2)
+
+
+def test_split_special_tokens_are_refused(tmp_path: Path) -> None:
+    """A setting that a tokenizer.json cannot keep is refused."""
+    family = bert(tmp_path)
+    write(tmp_path / "tokenizer_config.json", {"split_special_tokens": True})
+    with pytest.raises(UnsupportedError, match="split_special_tokens is not supported"):
+        converted(tmp_path, family)
+
+
+def test_remote_code_is_not_run(tmp_path: Path) -> None:
+    """A checkpoint that brings its own tokenizer code is refused."""
+    family = bert(tmp_path)
+    (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
+    settings = {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}, "tokenizer_class": "Evil"}
+    write(tmp_path / "tokenizer_config.json", settings)
+    with pytest.raises(CheckpointError, match="cannot read the tokenizer: "):
+        converted(tmp_path, family)
+
+
+def test_the_default_chat_template_is_kept(tmp_path: Path) -> None:
+    """One template is kept as it is; of several the default, and the others are reported."""
+    family = bert(tmp_path)
+    write(tmp_path / "tokenizer_config.json", {"chat_template": "{{ messages }}"})
+    result = converted(tmp_path, family)
+    assert result.files["chat_template.jinja"] == b"{{ messages }}"
+    assert result.record.chat_template == "chat_template.jinja"
+    assert result.notes == ()
+    named = [{"name": "tool", "template": "t"}, {"name": "default", "template": "d"}]
+    write(tmp_path / "tokenizer_config.json", {"chat_template": named})
+    result = converted(tmp_path, family)
+    assert result.files["chat_template.jinja"] == b"d"
+    assert result.notes == ("chat templates left out: tool; only the default one is kept",)
+    write(tmp_path / "tokenizer_config.json", {"chat_template": named[:1]})
+    result = converted(tmp_path, family)
+    assert result.record.chat_template is None
+    assert len(result.notes) == 1
+
+
+def test_a_chat_template_file_wins(tmp_path: Path) -> None:
+    """chat_template.jinja is read like transformers does."""
+    family = bert(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("from the file")
+    assert converted(tmp_path, family).files["chat_template.jinja"] == b"from the file"
+
+
+def test_prompts_come_from_the_config(tmp_path: Path) -> None:
+    """The task prefixes of a T5 are kept by task."""
+    t5(tmp_path)
+    tasks = {"summarization": {"prefix": "summarize: ", "num_beams": 4}, "other": {}}
+    config = {"model_type": "t5", "task_specific_params": tasks}
+    result = convert_tokenizer(tmp_path, config=config, vocab=10**6)
+    assert result is not None
+    assert result.record.prompts == {"summarization": "summarize: "}
