@@ -65,7 +65,7 @@ def convert(checkpoint: Path, folder: Path) -> Path:
     """The same weights for CTranslate2, float32."""
     loader = converters.MarianMTLoader()
     model = transformers.MarianMTModel.from_pretrained(checkpoint)
-    names = [f"t{i}" for i in range(VOCAB)]
+    names = [f"t{i}" for i in range(VOCAB - 1)]  # its loader drops the padding token
     loader.get_vocabulary = lambda model, tokenizer: list(names)
     spec = loader(model, _Tokens())
     spec.validate()
