@@ -1,0 +1,37 @@
+# Everything sets itself up: the first run makes .venv, later ones reuse it.
+PYTHON ?= python3
+RUN = .venv/bin/python
+# One thread a test process: two of them share small machines.
+TEST_THREADS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: help venv test lint demo demo-chat bench clean
+
+help:
+	@echo "make demo       transcribe speech with real Whisper weights, end to end"
+	@echo "make demo-chat  ask SmolLM2 a question"
+	@echo "make test       lint, types, all tests"
+	@echo "make bench      decoding speed against CTranslate2 and PyTorch"
+	@echo "make clean      remove .venv, caches and build folders"
+
+venv:
+	@$(PYTHON) scripts/environment.py
+
+lint: venv
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+test: lint
+	$(TEST_THREADS) $(RUN) -m pytest -n 2 -q
+
+demo: venv
+	@$(RUN) examples/demo.py
+
+demo-chat: venv
+	@$(RUN) examples/demo_chat.py
+
+bench: venv
+	$(RUN) benchmarks/decode_speed.py
+
+clean:
+	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
