@@ -7,6 +7,7 @@ Nothing heavy is imported before a command needs it.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -101,7 +102,7 @@ def _inputs(texts: tuple[str, ...], file: TextIO | None) -> Iterator[str]:
         raise click.UsageError("give a text, - for standard input, or --file")
     for text in texts:
         if text == "-":
-            yield from _lines(click.get_text_stream("stdin"))
+            yield from _lines(sys.stdin)
         else:
             yield text
     if file is not None:
@@ -160,7 +161,7 @@ def export(checkpoint: Path, output: Path, *, overwrite: bool) -> None:
         from seq2edge.export.pipeline import export_checkpoint
     except ImportError as error:
         raise click.ClickException(f"export: {error}; install seq2edge[export,cpu]") from error
-    with click.progressbar(length=1000, label="load", file=_stderr(), width=30) as bar:
+    with click.progressbar(length=1000, label="load", file=sys.stderr, width=30) as bar:
 
         def show(stage: str, part: float) -> None:
             bar.label = f"{stage:<16}"
@@ -195,10 +196,6 @@ _STAGES = {
 def _share(stage: str, part: float) -> float:
     start, end = _STAGES[stage]
     return start + part * (end - start)
-
-
-def _stderr() -> TextIO:
-    return click.get_text_stream("stderr")
 
 
 @main.command()

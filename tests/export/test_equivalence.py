@@ -1,0 +1,169 @@
+"""The main promise: what the command line exports gives transformers' tokens, family by family."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from click.testing import CliRunner
+from transformers.generation import GenerationMixin
+
+import seq2edge
+from seq2edge.cli import main
+from seq2edge.runtime.decoding import decode
+from seq2edge.runtime.parity import TOLERANCES
+
+NEW = 12
+# Sums of up to NEW log-probabilities, each as far off as a logit may be.
+SCORE_TOLERANCE = NEW * TOLERANCES["float32"].absolute
+
+CASES = {
+    "greedy": {},
+    "beam 4, 2 results": {"num_beams": 4, "num_return_sequences": 2},
+    "no length penalty": {"num_beams": 4, "length_penalty": 0.0},
+    "high length penalty": {"num_beams": 4, "length_penalty": 2.0, "num_return_sequences": 2},
+    "negative length penalty": {"num_beams": 4, "length_penalty": -1.0},
+    "early stopping": {"num_beams": 4, "early_stopping": True, "num_return_sequences": 2},
+    "never stopping": {"num_beams": 4, "early_stopping": "never", "num_return_sequences": 2},
+    "never, negative": {"num_beams": 4, "early_stopping": "never", "length_penalty": -1.0},
+    "no repeated bigram": {"no_repeat_ngram_size": 2},
+    "no repeated bigram, beam": {"num_beams": 4, "no_repeat_ngram_size": 2},
+    "repetition penalty": {"repetition_penalty": 1.5},
+    "repetition penalty, beam": {"num_beams": 4, "repetition_penalty": 1.5},
+    "suppressed": {"suppress_tokens": [5, 6, 7], "begin_suppress_tokens": [8, 9, 10, 11]},
+    "bad words": {"bad_words_ids": [[12], [30, 31], [40, 41, 42]], "num_beams": 2},
+    "forced": {"forced_bos_token_id": 7, "forced_eos_token_id": 2, "num_beams": 2},
+    "minimum": {"min_new_tokens": 6, "num_beams": 2},
+}
+
+
+def export(name: str, folder: Path, **changes: object) -> tuple[object, seq2edge.Model]:
+    """The reference model and the loaded bundle that the command line made of it."""
+    reference = tiny_models.save(name, folder / "checkpoint", **changes)
+    arguments = ["export", str(folder / "checkpoint"), "-o", str(folder / "bundle")]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    return reference, seq2edge.load(folder / "bundle", device="cpu", threads=1)
+
+
+def prompts_of(name: str) -> list[list[int]]:
+    """Three prompts of unequal lengths, without special tokens."""
+    generator = torch.Generator().manual_seed(11)
+    top = tiny_models.VOCAB - 16
+    return [torch.randint(3, top, (n,), generator=generator).tolist() for n in (7, 4, 9)]
+
+
+def reference_tokens(reference, model, prompts, features, case):
+    """Tokens and scores of `transformers.generate`, cut at the end token."""
+    width, pad = max(map(len, prompts)), model.options.pad_token_id
+    left = model.dims.kind == "decoder"
+    padding = [[pad] * (width - len(prompt)) for prompt in prompts]
+    ids = [(p + t if left else t + p) for p, t in zip(padding, prompts, strict=True)]
+    mask = [[int(left) * 0] * len(p) for p in padding]
+    ones = [[1] * len(t) for t in prompts]
+    attention = [(m + o if left else o + m) for m, o in zip(mask, ones, strict=True)]
+    inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(attention)}
+    if features is not None:
+        inputs = {"input_features": torch.from_numpy(features)}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        found = GenerationMixin.generate(
+            reference,
+            **inputs,
+            max_new_tokens=NEW,
+            do_sample=False,
+            return_dict_in_generate=True,
+            output_scores=True,
+            **case,
+        )
+    start = width if left else 1
+    sequences = [cut(row[start:].tolist(), model.options) for row in found.sequences]
+    scores = found.sequences_scores.tolist() if case.get("num_beams", 1) > 1 else None
+    return sequences, scores
+
+
+def cut(tokens, options):
+    """Everything up to the first end token."""
+    for i, token in enumerate(tokens):
+        if token in options.eos_token_id:
+            return tokens[: i + 1]
+    return tokens
+
+
+def our_tokens(model, prompts, features, case):
+    """The same from the bundle."""
+    options = model.options.replace(max_new_tokens=NEW, max_length=None, **case)
+    if features is None:
+        results = model.generate_ids(prompts, options)
+    else:
+        lengths = np.full(len(features), model.dims.frames // 2)
+        memory = model.backend.encode(features, lengths)
+        start = [(options.decoder_start_token_id,)] * len(features)
+        results = decode(model.backend, memory, start, options, max_new_tokens=NEW)
+    flat = [sequence for sequences in results for sequence in sequences]
+    return [list(s.ids) for s in flat], [s.score for s in flat]
+
+
+@pytest.mark.parametrize("name", tiny_models.GENERATORS)
+def test_tokens_are_those_of_transformers(name, tmp_path):
+    """Greedy, beam search and every filter, alone and in a batch of unequal lengths."""
+    reference, model = export(name, tmp_path)
+    prompts = prompts_of(name)
+    features = None
+    if model.dims.mels:
+        shape = (3, model.dims.mels, model.dims.frames)
+        features = np.random.default_rng(3).standard_normal(shape, dtype=np.float32)
+    for label, case in CASES.items():
+        if model.dims.kind == "decoder":
+            # transformers counts the padding of a batch as history; then padding may not be a word.
+            suppressed = [*case.get("suppress_tokens", []), model.options.pad_token_id]
+            case = {**case, "suppress_tokens": suppressed}
+        for rows in ([0], [2], [0, 1, 2]):
+            chosen = [prompts[row] for row in rows]
+            clips = None if features is None else features[rows]
+            wanted, wanted_scores = reference_tokens(reference, model, chosen, clips, case)
+            found, scores = our_tokens(model, chosen, clips, case)
+            assert found == wanted, f"{name}, {label}, inputs {rows}"
+            if wanted_scores is not None:
+                assert scores == pytest.approx(wanted_scores, abs=SCORE_TOLERANCE)
+
+
+@pytest.mark.parametrize("name", tiny_models.ENCODERS)
+def test_classes_and_embeddings_are_those_of_transformers(name, tmp_path):
+    """Logits of classifiers and mean-pooled embeddings, alone and in an unequal batch."""
+    reference, model = export(name, tmp_path)
+    prompts = prompts_of(name)
+    for rows in ([0], [2], [0, 1, 2]):
+        chosen = [prompts[row] for row in rows]
+        width = max(map(len, chosen))
+        pad = tiny_models.ALL[name].settings["pad_token_id"]
+        ids = torch.tensor([p + [pad] * (width - len(p)) for p in chosen])
+        mask = torch.tensor([[1] * len(p) + [0] * (width - len(p)) for p in chosen])
+        with torch.no_grad():
+            output = reference(input_ids=ids, attention_mask=mask)
+        if model.bundle.manifest.task == "classify":
+            wanted = output.logits.softmax(-1).numpy()
+            found = model.classify_ids(chosen)
+        else:
+            hidden = output.last_hidden_state * mask[:, :, None]
+            wanted = (hidden.sum(1) / mask.sum(1, keepdim=True)).numpy()
+            found = model.embed_ids(chosen)
+        np.testing.assert_allclose(found, wanted, atol=TOLERANCES["float32"].absolute)
+
+
+def test_the_cases_end_both_ways(tmp_path):
+    """Among the results compared some end by themselves and some at the limit."""
+    _, model = export("bart", tmp_path)
+    options = model.options.replace(
+        max_new_tokens=NEW, max_length=None, num_beams=4, num_return_sequences=4,
+        forced_eos_token_id=(), early_stopping=True,
+    )
+    ends = set()
+    for seed in range(8):
+        prompt = np.random.default_rng(seed).integers(3, 80, 6).tolist()
+        ends |= {found.finished for found in model.generate_ids([prompt], options)[0]}
+    assert ends == {True, False}
