@@ -187,3 +187,7 @@ def _name_axes(graph: ir.Graph, contract: Contract) -> None:
             raise ExportError(f"torch.onnx.export: graph has {names}, needs {', '.join(wanted)}")
         for value, shape in zip(values, wanted.values(), strict=True):
             value.shape = ir.Shape(shape)
+    ours = {*graph.inputs, *graph.outputs}
+    for value in (output for node in graph for output in node.outputs):
+        if value not in ours and value.name in (*contract.inputs, *contract.outputs):
+            value.name = f"{value.name}.inner"  # the exporter calls an embedding lookup embedding

@@ -26,6 +26,7 @@ from seq2edge.export.passes import constant, single_consumer, source_of
 from seq2edge.model.dims import Dims
 
 CONTRIB = "com.microsoft"
+CACHE_RANK, CAPACITY_AXIS = 4, 2
 OPSET_23 = ("RMSNormalization", "RotaryEmbedding")
 
 
@@ -137,7 +138,12 @@ class _Lengths:
         """Key positions run to the longest row, not to the capacity (rule 3)."""
         for node in list(self.graph):
             source = node.inputs[0] if node.op_type == "Shape" else None
-            if source is not None and str(source.name).startswith("past_"):
+            if source is None or not str(source.name).startswith("past_"):
+                continue
+            axes = slice(
+                node.attributes.get_int("start", 0), node.attributes.get_int("end", CACHE_RANK)
+            )
+            if range(CACHE_RANK)[axes] == range(CAPACITY_AXIS, CAPACITY_AXIS + 1):
                 node.outputs[0].replace_all_uses_with(self.longest())
 
 
