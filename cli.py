@@ -247,8 +247,11 @@ def run(
 @_JSON
 @click.option("--language", help="Spoken language, where the model knows several.")
 @click.option(
-    "--task", type=click.Choice(["transcribe", "translate"]), default="transcribe",
-    show_default=True, help="Keep the language or translate to English.",
+    "--task",
+    type=click.Choice(["transcribe", "translate"]),
+    default="transcribe",
+    show_default=True,
+    help="Keep the language or translate to English.",
 )
 @_decode_options
 @_runtime_options

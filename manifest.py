@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping  # noqa: TC003 - hints are read at run time
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from seq2edge.errors import BundleError
-from seq2edge.model.dims import Dims  # noqa: TC002 - hints are read at run time
+from seq2edge.model.dims import Dims
 from seq2edge.records import Text, decode, json_schema, parse_json
 
 FORMAT: Final = 1

@@ -1,6 +1,6 @@
 """Export a tiny random model with the command line and write down the tokens that it gives.
 
-    python .ci/make_bundle.py FOLDER    # makes FOLDER/bundle and FOLDER/expected.json
+python .ci/make_bundle.py FOLDER    # makes FOLDER/bundle and FOLDER/expected.json
 """
 
 from __future__ import annotations

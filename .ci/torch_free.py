@@ -1,6 +1,6 @@
 """Run a bundle where only the wheel and its `cpu` extra are installed, and compare the tokens.
 
-    python .ci/torch_free.py BUNDLE EXPECTED.json
+python .ci/torch_free.py BUNDLE EXPECTED.json
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ def main() -> int:
         return 1
     model = seq2edge.load(sys.argv[1])
     for case in json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")):
-        options = model.options.replace(
-            num_beams=case["beams"], max_new_tokens=12, max_length=None
-        )
+        options = model.options.replace(num_beams=case["beams"], max_new_tokens=12, max_length=None)
         found = list(model.generate_ids([case["prompt"]], options)[0][0].ids)
         if found != case["ids"]:
             print(f"torch-free: {case} became {found}")

@@ -66,7 +66,7 @@ def convert(checkpoint: Path, folder: Path) -> Path:
     loader = converters.MarianMTLoader()
     model = transformers.MarianMTModel.from_pretrained(checkpoint)
     names = [f"t{i}" for i in range(VOCAB - 1)]  # its loader drops the padding token
-    loader.get_vocabulary = lambda model, tokenizer: list(names)
+    loader.get_vocabulary = lambda *_: list(names)
     spec = loader(model, _Tokens())
     spec.validate()
     spec.optimize(quantization=None)
@@ -110,9 +110,7 @@ def torch_task(checkpoint: Path, batch: int, beams: int, threads: int) -> Callab
     """The same with transformers in eager PyTorch."""
     torch.set_num_threads(threads)
     model = transformers.MarianMTModel.from_pretrained(checkpoint).eval()
-    prompts = torch.from_numpy(
-        np.random.default_rng(0).integers(1, VOCAB - 1, (batch, SOURCE))
-    )
+    prompts = torch.from_numpy(np.random.default_rng(0).integers(1, VOCAB - 1, (batch, SOURCE)))
 
     def run() -> int:
         with torch.no_grad():

@@ -71,7 +71,7 @@ def size(folder: Path) -> float:
 
 
 def speeds(model: object, checkpoint: Path) -> tuple[float, float]:
-    """Decoder tokens per second of the bundle and of eager PyTorch, the best of interleaved runs."""
+    """Decoder tokens per second of the bundle and of eager PyTorch: best of interleaved runs."""
     import numpy as np
 
     from seq2edge.model.eager import EagerBackend

@@ -1,6 +1,6 @@
 """`make demo-chat`: SmolLM2-135M-Instruct from a GGUF file to an answer.
 
-    python examples/demo_chat.py ["What is the capital of France?"]
+python examples/demo_chat.py ["What is the capital of France?"]
 """
 
 from __future__ import annotations

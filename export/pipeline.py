@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
+import datetime as dt
 import gc
 import importlib.metadata
 import logging
@@ -70,7 +70,7 @@ def export_checkpoint(
     destination: str | Path,
     *,
     overwrite: bool = False,
-    progress: Progress = lambda stage, part: None,
+    progress: Progress = lambda *_: None,
 ) -> ExportReport:
     """Export a checkpoint to a bundle.
 
@@ -154,8 +154,7 @@ def _write_graphs(
 
     WeightsWriter(writer.path(WEIGHTS), count).write(models.values())
     return tuple(
-        _save(writer, role, target, model, loaded.dims)
-        for (role, target), model in models.items()
+        _save(writer, role, target, model, loaded.dims) for (role, target), model in models.items()
     )
 
 
@@ -235,7 +234,7 @@ def _manifest(
         graphs=graphs,
         provenance=ProvenanceRecord(
             tool_version=seq2edge.__version__,
-            created=datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            created=dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
             source=loaded.source.path.name,
             source_format=loaded.source.source_format,
             packages={name: importlib.metadata.version(name) for name in PACKAGES},
@@ -267,16 +266,17 @@ def _speech(extras: dict[str, Any]) -> SpeechRecord:
 def _gate(bundle: Bundle, progress: Progress) -> dict[str, parity.Parity]:
     """Replay the reference on every kind of graphs; a difference fails the export."""
     reference = read_reference(bundle.file(REFERENCE))
-    measured = {}
+    measured: dict[str, parity.Parity] = {}
     for i, target in enumerate(FILES):
         progress("parity", i / len(FILES))
         backend = OnnxRuntimeBackend(bundle, target=target)
         found = parity.replay(backend, reference)
         if not found.within(bundle.manifest.precision):
             raise ExportError(
-                f"parity: {target} graphs differ from the model: logits by {found.max_absolute:.2e} "
-                f"({found.max_relative:.1e} of the largest), {found.tokens_equal} of "
-                f"{found.tokens_compared} tokens the same; the bundle was not written"
+                f"parity: {target} graphs differ from the model: logits by "
+                f"{found.max_absolute:.2e} ({found.max_relative:.1e} of the largest), "
+                f"{found.tokens_equal} of {found.tokens_compared} tokens "
+                "the same; the bundle was not written"
             )
         measured[target] = found
     progress("parity", 1.0)

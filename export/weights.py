@@ -39,12 +39,12 @@ class WeightsWriter:
         if key not in self._written:
             file.seek(-file.tell() % ALIGNMENT, os.SEEK_CUR)
             offset = file.tell()
-            file.write(memoryview(np.ascontiguousarray(tensor.numpy())).cast("B"))
+            file.write(np.ascontiguousarray(tensor.numpy()).data.cast("B"))
             self._written[key] = (offset, file.tell() - offset)
             if self.progress is not None:
                 self.progress(tensor.nbytes)
         offset, length = self._written[key]
-        shape = ir.Shape(tuple(tensor.shape))
+        shape = ir.Shape(tensor.shape.numpy())
         return ir.ExternalTensor(
             self.path.name,
             offset,

@@ -69,7 +69,7 @@ def _tensor_files(path: Path) -> dict[str, Path]:
         for pickle in sorted(path.glob(pattern)):
             raise CheckpointError(
                 f"{pickle}: pickled weights can run code and are not read; convert them once where "
-                "you trust them: python -c \"from transformers import AutoModel as M; "
+                'you trust them: python -c "from transformers import AutoModel as M; '
                 f"M.from_pretrained('{path}', weights_only=True).save_pretrained('NEW')\" "
                 "(with the model class of config.json's architectures in place of AutoModel)"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -17,7 +18,14 @@ KeyValue = tuple[Tensor, Tensor]  # each (rows, kv_heads, capacity, head_dim)
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
     """The function of that name in `dims.ACTIVATIONS`."""
-    return {"relu": F.relu, "gelu": F.gelu, "gelu_tanh": _gelu_tanh, "silu": F.silu}[name]
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "relu": F.relu,
+        "gelu": F.gelu,
+        "gelu_tanh": _gelu_tanh,
+        "silu": F.silu,
+        "tanh": torch.tanh,
+    }
+    return functions[name]
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -95,7 +103,8 @@ class SelfAttention(nn.Module):
         seen = operators.attend(
             query, key, value, scale=self.stack.attention_scale, mask=mask, length=length
         )
-        return self.out(operators.merge_heads(seen)), (key, value)
+        out: Tensor = self.out(operators.merge_heads(seen))
+        return out, (key, value)
 
 
 class CrossAttention(nn.Module):
@@ -121,7 +130,8 @@ class CrossAttention(nn.Module):
         seen = operators.attend(
             query, *source, scale=self.stack.attention_scale, length=source_length
         )
-        return self.out(operators.unfold_beams(operators.merge_heads(seen), x))
+        out: Tensor = self.out(operators.unfold_beams(operators.merge_heads(seen), x))
+        return out
 
 
 class FeedForward(nn.Module):
@@ -140,8 +150,11 @@ class FeedForward(nn.Module):
         x = self.up(x)
         if self.gated:
             gate, x = x.chunk(2, dim=-1)
-            return self.down(self.activation(gate) * x)
-        return self.down(self.activation(x))
+            inner = self.activation(gate) * x
+        else:
+            inner = self.activation(x)
+        out: Tensor = self.down(inner)
+        return out
 
 
 class Layer(nn.Module):
@@ -184,6 +197,7 @@ class Layer(nn.Module):
 
         x = self._residual(x, self.attention_norm, attend)
         if self.cross is not None and self.cross_norm is not None:
-            cross = self.cross
-            x = self._residual(x, self.cross_norm, lambda y: cross(y, source, source_length))
-        return self._residual(x, self.feedforward_norm, self.feedforward), present[0]
+            crossing = functools.partial(self.cross, source=source, source_length=source_length)
+            x = self._residual(x, self.cross_norm, crossing)
+        x = self._residual(x, self.feedforward_norm, self.feedforward)
+        return x, present[0]

@@ -91,7 +91,9 @@ def build(family: Family, dims: Dims, source: Source) -> tuple[Transformer, tupl
     unused = {name for name in left if _matches(name, family.unused)}
     if left - unused:
         names = ", ".join(sorted(left - unused))
-        raise CheckpointError(f"{source.path}: tensors that {family.name} has no place for: {names}")
+        raise CheckpointError(
+            f"{source.path}: tensors that {family.name} has no place for: {names}"
+        )
     return model, tuple(sorted(unused))
 
 

@@ -11,7 +11,7 @@ Subword Units", 2016) and puts every piece at its own id:
 3. A language code at the beginning, `>>fra<<`, becomes one private character, so that it is found
    there and nowhere else.
 
-Full-width text that the normalizer turns into a special token (`＜/s＞`) is then taken for it.
+Text that the normalizer turns into a special token (full-width `</s>`) is then taken for it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Numbering:
     """The ids of pieces and tokens, and how text is wrapped.
 
     `added` are cut out of the text before anything else. `codes` are tokens that count only at the
-    beginning, where anything of their form is one token; None: no such rule. `gap` follows a special token in decoded text.
+    beginning, where anything of their form is one token; None: no such rule. `gap` follows a
+    special token in decoded text.
     """
 
     ids: Mapping[str, int]
@@ -101,7 +102,7 @@ def build(pieces: Pieces, numbering: Numbering, subject: str) -> tuple[Tokenizer
     tokenizer.normalizer = _normalizer(pieces, numbering)
     tokenizer.decoder = _decoder(numbering, lead)
     tokenizer.add_tokens([_raw(token) for token in numbering.added])
-    special = [(token, numbering.ids[token]) for token in numbering.template if token != "$A"]
+    special = [(name, numbering.ids[name]) for name in numbering.template if name != "$A"]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=list(numbering.template), special_tokens=special
     )

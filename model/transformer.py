@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -98,6 +99,7 @@ class Transformer(nn.Module):
         elif dims.head == "classifier":
             self.classifier_dense = nn.Linear(dims.width, dims.width)
             self.classifier_out = nn.Linear(dims.width, dims.labels)
+            self.classifier_activation = activation(dims.classifier_activation)
 
     def encode(self, source: Tensor, source_length: Tensor) -> Tensor:
         """Tokens (batch, source) or features (batch, mels, frames) -> (batch, source, width)."""
@@ -121,7 +123,8 @@ class Transformer(nn.Module):
 
     def project_source(self, encoded: Tensor) -> list[KeyValue]:
         """Cross-attention keys and values for every decoder layer."""
-        return [layer.cross.project_source(encoded) for layer in self.decoder.layers]
+        crossing = (cast("Layer", layer).cross for layer in self.decoder.layers)
+        return [cross.project_source(encoded) for cross in crossing if cross is not None]
 
     def decode(
         self,
@@ -167,9 +170,7 @@ class Transformer(nn.Module):
             pooled = encoded[:, 0]
         if self.dims.head == "classifier":
             dense = self.classifier_dense(pooled)
-            classify = torch.tanh if self.dims.classifier_activation == "tanh" else None
-            classify = classify or activation(self.dims.classifier_activation)
-            scores: Tensor = self.classifier_out(classify(dense))
+            scores: Tensor = self.classifier_out(self.classifier_activation(dense))
             return scores
         return F.normalize(pooled, dim=-1) if self.dims.normalize else pooled
 

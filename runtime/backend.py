@@ -33,7 +33,7 @@ class Cache(Protocol):
 
 
 class Backend(Protocol):
-    """Runs a bundle's graphs."""
+    """Runs a bundle's graphs. A backend takes the memories and caches that it made itself."""
 
     name: str
 
@@ -41,11 +41,10 @@ class Backend(Protocol):
         """Cross-attention keys and values of a padded batch of sources, projected once."""
 
     def start(self, memory: Memory | None, rows: int, capacity: int | None) -> Cache:
-        """An empty cache; `capacity` None lets it grow, otherwise going past it raises
-        CapacityError."""
+        """An empty cache; None lets it grow, past a given `capacity` it raises CapacityError."""
 
-    def step(self, tokens: Tokens, new_length: Lengths, cache: Cache) -> Logits:
-        """Append `new_length[r]` tokens to row r; logits after the last valid one, (rows, vocab)."""
+    def step(self, tokens: Tokens, new_length: Lengths, cache: Any) -> Logits:
+        """Append `new_length[r]` tokens to row r; logits after its last one, (rows, vocab)."""
 
     def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:
         """Logits (batch, labels) or embeddings (batch, width) of an encoder-only model."""

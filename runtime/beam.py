@@ -92,9 +92,7 @@ class BeamSearch:
         found.sort(key=lambda hypothesis: -hypothesis.score)
         del found[self.beams :]
 
-    def _continue(
-        self, values: NDArray[np.float32], stops: NDArray[np.bool_]
-    ) -> NDArray[np.int64]:
+    def _continue(self, values: NDArray[np.float32], stops: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Ranks (batch, beams) of the candidates that go on; sets their scores."""
         open_scores = np.where(stops, values + CLOSED, values)
         order = np.argsort(-open_scores, axis=1, kind="stable")[:, : self.beams]
@@ -117,7 +115,7 @@ class BeamSearch:
 
 def log_softmax(logits: Logits) -> Logits:
     """Log-probabilities over the last axis, a new array."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
+    shifted: Logits = logits - logits.max(axis=-1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return shifted
 

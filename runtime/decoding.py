@@ -1,4 +1,4 @@
-"""The decode loop: step the backend, choose tokens, filter, stop. Greedy and beam search share it."""
+"""The decode loop that greedy and beam search share: step, choose, filter, stop."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class GreedySearch:
         tokens = filtered.argmax(axis=1)
         likely = logits[self.rows, tokens].astype(np.float64)
         self.scores += np.where(self.ended, 0.0, likely - log_sum_exp(logits))
-        tokens = np.where(self.ended, self.pad, tokens)
+        tokens[self.ended] = self.pad
         self.lengths += ~self.ended
         self.ended |= np.isin(tokens, self.ends) & ~self.ended
         self.done = bool(self.ended.all()) or history.generated + 1 == history.limit

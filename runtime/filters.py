@@ -59,7 +59,7 @@ Filter: TypeAlias = Callable[[History, Logits], None]
 
 
 def make_filters(options: DecodeOptions) -> list[Filter]:
-    """The filters that these options ask for, in the order in which transformers applies its own."""
+    """The filters that these options ask for, in the order in which transformers applies them."""
     eos = np.array(options.eos_token_id, dtype=np.int64)
     chosen: list[tuple[object, Filter]] = [
         (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_NEW_TOKENS = 256  # where neither the options nor the checkpoint say
 Ids = Sequence[int]
-Audio = str | os.PathLike[str] | NDArray[np.float32] if TYPE_CHECKING else Any
+Audio: TypeAlias = "str | os.PathLike[str] | NDArray[np.float32]"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,8 +122,10 @@ class Model:
         self._require("generate")
         text = self.tokenizer
         options = options or self.options
-        languages = {"source_language": source_language, "target_language": target_language}
-        ids = [text.encode(prompt, **languages) for prompt in prompts]
+        ids = [
+            text.encode(prompt, source_language=source_language, target_language=target_language)
+            for prompt in prompts
+        ]
         target = text.target_token(target_language)
         if target is not None and text.record.target_layout == "forced":
             options = options.replace(forced_bos_token_id=target)
@@ -190,8 +192,8 @@ class Model:
         if problem == "regression":
             return logits
         if problem == "multi_label":
-            sigmoid: NDArray[np.float32] = 1 / (1 + np.exp(-logits))
-            return sigmoid
+            sigmoid = (np.tanh(logits / 2) + 1) / 2  # this form never overflows
+            return sigmoid.astype(np.float32)
         exponent = np.exp(logits - logits.max(axis=-1, keepdims=True))
         softmax: NDArray[np.float32] = exponent / exponent.sum(axis=-1, keepdims=True)
         return softmax
@@ -324,6 +326,3 @@ def _pad(prompts: Sequence[Ids]) -> tuple[Tokens, Lengths]:
 def _refuse_one_string(values: Any) -> None:
     if isinstance(values, (str, bytes, np.ndarray)):
         raise InputError("input: give a list, also for one text or clip")
-
-
-

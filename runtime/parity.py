@@ -80,7 +80,8 @@ def record(backend: Backend, inputs: Arrays) -> Arrays:
     """Run the reference and keep what it answered: tokens, largest logits and log-sum-exps."""
     if "prompt" not in inputs:
         return {**inputs, "pooled": backend.pool(inputs["source"], inputs["source_length"])}
-    tokens, ids, logits, totals = [], [], [], []
+    tokens: list[NDArray[np.int64]] = []
+    ids, logits, totals = [], [], []
     for scores in _decode(backend, inputs, tokens):
         top = np.argsort(-scores, axis=-1, kind="stable")[:, :TOP]
         ids.append(top)
@@ -111,9 +112,7 @@ def replay(backend: Backend, reference: Arrays) -> Parity:
     return _compare(pairs, choices)
 
 
-def _decode(
-    backend: Backend, inputs: Arrays, tokens: list[NDArray[np.int64]]
-) -> Iterator[Logits]:
+def _decode(backend: Backend, inputs: Arrays, tokens: list[NDArray[np.int64]]) -> Iterator[Logits]:
     """Logits of the prefill (batch rows) and of each step (batch * BEAMS rows).
 
     `tokens[i]` must be there when the logits of step i were consumed.

@@ -6,7 +6,7 @@ language codes chosen at run time, and pieces that the model has no embedding fo
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import functools
 import json
 from collections.abc import Mapping, Sequence
@@ -237,4 +237,4 @@ def _raise(message: str) -> NoReturn:
 
 
 def _now(layout: str) -> str:
-    return datetime.datetime.now().strftime(layout)  # noqa: DTZ005 - local time, as written
+    return dt.datetime.now().strftime(layout)  # noqa: DTZ005 - local time, as written

@@ -393,7 +393,7 @@ def test_a_bundle_has_the_usual_permissions(folder: Path, tmp_path: Path) -> Non
 def test_reading_bundles_loads_nothing_heavy() -> None:
     """Neither numpy nor torch is loaded to read a manifest."""
     code = "import sys, seq2edge.archive, seq2edge.reference; print(*sys.modules)"
-    loaded = subprocess.run(  # noqa: S603 - our own interpreter and code
+    loaded = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout.split()
     assert not {"numpy", "torch", "onnx", "onnxruntime", "transformers"} & set(loaded)

@@ -146,9 +146,7 @@ GENERATORS: dict[str, TinyModel] = {
     "m2m100": _seq2seq("M2M100", **BART_SIZES, scale_embedding=True),
     "pegasus": _seq2seq("Pegasus", **{**BART_SIZES, "decoder_start_token_id": 1}),
     "whisper": _seq2seq("Whisper", **_WHISPER),
-    "gpt2": TinyModel(
-        model="GPT2LMHeadModel", config="GPT2Config", settings=_GPT2, kind="decoder"
-    ),
+    "gpt2": TinyModel(model="GPT2LMHeadModel", config="GPT2Config", settings=_GPT2, kind="decoder"),
     "llama": _causal("Llama", **LLAMA_SIZES),
     "llama-biases-tied": _causal(
         "Llama", **LLAMA_SIZES, attention_bias=True, mlp_bias=True, tie_word_embeddings=True

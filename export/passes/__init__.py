@@ -28,7 +28,7 @@ def constant(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
     if name not in graph.initializers:
         value = ir.Value(
             name=name,
-            shape=tensor.shape,
+            shape=ir.Shape(tensor.shape.numpy()),
             type=ir.TensorType(tensor.dtype),
             const_value=tensor,
         )

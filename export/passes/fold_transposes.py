@@ -56,9 +56,9 @@ def _fold(graph: ir.Graph, transpose: ir.Node, weight: ir.Value) -> None:
     tensor = weight.const_value
     assert tensor is not None
     order = transpose.attributes["perm"].as_ints() if "perm" in transpose.attributes else None
-    shape = np.empty(tuple(tensor.shape), dtype=np.bool_).transpose(order).shape
+    shape = np.empty(tensor.shape.numpy(), dtype=np.bool_).transpose(order).shape
 
-    def transposed() -> ir.Tensor:
+    def transposed() -> ir.TensorProtocol:
         return ir.Tensor(np.ascontiguousarray(tensor.numpy().transpose(order)), name=name)
 
     name = f"{weight.name}.transposed"

@@ -189,7 +189,11 @@ def _merged(
 ) -> tuple[ir.Value, ir.Value | None, ir.Value | None]:
     """The merged product itself where nothing happens between it and the attention."""
     split = query.producer()
-    if split is not None and split.op_type == "Split" and list(split.outputs) == [query, key, value]:
+    if (
+        split is not None
+        and split.op_type == "Split"
+        and list(split.outputs) == [query, key, value]
+    ):
         merged = split.inputs[0]
         assert merged is not None
         return merged, None, None

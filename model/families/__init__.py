@@ -38,5 +38,5 @@ def find_family(model_type: str) -> Family:
         )
     module, attribute = FAMILIES[model_type].split(":")
     family = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
-    assert isinstance(family, Family)  # noqa: S101 - our own table
+    assert isinstance(family, Family)
     return family

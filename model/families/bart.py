@@ -63,9 +63,10 @@ def _dims(layout: Layout, config: Config, names: Names) -> Dims:
     config.require("tie_word_embeddings", True)
     config.ignore("num_hidden_layers", "extra_pos_embeddings", "share_encoder_decoder_embeddings")
     positions = config.size("max_position_embeddings")
-    split = "model.encoder.embed_tokens.weight" in names and config.get(
-        "share_encoder_decoder_embeddings", True
-    ) is False
+    split = (
+        "model.encoder.embed_tokens.weight" in names
+        and config.get("share_encoder_decoder_embeddings", True) is False
+    )
     target_vocab = config.size("decoder_vocab_size", config.size("vocab_size"))
     return Dims(
         width=config.size("d_model"),
@@ -77,13 +78,18 @@ def _dims(layout: Layout, config: Config, names: Names) -> Dims:
     )
 
 
-def layer_weights(ours: str, theirs: str, *, cross: bool, key_bias: bool = True) -> Iterator[Weight]:
+def layer_weights(
+    ours: str, theirs: str, *, cross: bool, key_bias: bool = True
+) -> Iterator[Weight]:
     """One encoder or decoder layer; also Whisper's, whose keys have no bias."""
 
     def merged(target: str, attention: str, parts: str) -> Iterator[Weight]:
         sources = [f"{theirs}.{attention}.{part}_proj" for part in parts]
         yield Weight(target=f"{target}.weight", sources=tuple(f"{s}.weight" for s in sources))
-        biases = (f"{s}.bias" if key_bias or p != "k" else None for s, p in zip(sources, parts, strict=True))
+        biases = (
+            f"{s}.bias" if key_bias or p != "k" else None
+            for s, p in zip(sources, parts, strict=True)
+        )
         yield Weight(target=f"{target}.bias", sources=tuple(biases))
 
     yield from merged(f"{ours}.attention.qkv", "self_attn", "qkv")
@@ -162,39 +168,59 @@ BART = _family(
     "bart",
     "BartForConditionalGeneration",
     Layout(
-        pre_norm=False, final_norm=False, embedding_norm=True, positions="learned",
-        logits_bias=True, skip_positions=2,
+        pre_norm=False,
+        final_norm=False,
+        embedding_norm=True,
+        positions="learned",
+        logits_bias=True,
+        skip_positions=2,
     ),
 )
 MBART = _family(
     "mbart",
     "MBartForConditionalGeneration",
     Layout(
-        pre_norm=True, final_norm=True, embedding_norm=True, positions="learned",
-        logits_bias=True, skip_positions=2,
+        pre_norm=True,
+        final_norm=True,
+        embedding_norm=True,
+        positions="learned",
+        logits_bias=True,
+        skip_positions=2,
     ),
 )
 MARIAN = _family(
     "marian",
     "MarianMTModel",
     Layout(
-        pre_norm=False, final_norm=False, embedding_norm=False, positions="sinusoidal",
-        logits_bias=True, make_positions=sinusoidal_table,
+        pre_norm=False,
+        final_norm=False,
+        embedding_norm=False,
+        positions="sinusoidal",
+        logits_bias=True,
+        make_positions=sinusoidal_table,
     ),
 )
 PEGASUS = _family(
     "pegasus",
     "PegasusForConditionalGeneration",
     Layout(
-        pre_norm=True, final_norm=True, embedding_norm=False, positions="sinusoidal",
-        logits_bias=True, make_positions=sinusoidal_table,
+        pre_norm=True,
+        final_norm=True,
+        embedding_norm=False,
+        positions="sinusoidal",
+        logits_bias=True,
+        make_positions=sinusoidal_table,
     ),
 )
 M2M100 = _family(
     "m2m100",
     "M2M100ForConditionalGeneration",
     Layout(
-        pre_norm=True, final_norm=True, embedding_norm=False, positions="sinusoidal",
-        logits_bias=False, make_positions=_offset_table,
+        pre_norm=True,
+        final_norm=True,
+        embedding_norm=False,
+        positions="sinusoidal",
+        logits_bias=False,
+        make_positions=_offset_table,
     ),
 )

@@ -35,10 +35,17 @@ def _head(config: Config, layout: Layout) -> dict[str, object]:
     if str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
         labels = len(config.get("id2label") or {}) or config.size("num_labels", 2)
         activation = layout.classifier_activation
-        return {"head": "classifier", "labels": labels, "classifier_activation": activation,
-                "pooling": "first"}
-    return {"head": "embedding", "pooling": config.get("pooling", "mean"),
-            "normalize": bool(config.get("normalize", False))}
+        return {
+            "head": "classifier",
+            "labels": labels,
+            "classifier_activation": activation,
+            "pooling": "first",
+        }
+    return {
+        "head": "embedding",
+        "pooling": config.get("pooling", "mean"),
+        "normalize": bool(config.get("normalize", False)),
+    }
 
 
 def _skipped(config: Config, layout: Layout) -> int:
@@ -48,7 +55,9 @@ def _skipped(config: Config, layout: Layout) -> int:
 
 def _dims(layout: Layout, config: Config, names: Names) -> Dims:
     config.require("position_embedding_type", "absolute")
-    config.ignore("num_labels", "sinusoidal_pos_embds", "pooling", "normalize", "tie_word_embeddings")
+    config.ignore(
+        "num_labels", "sinusoidal_pos_embds", "pooling", "normalize", "tie_word_embeddings"
+    )
     get = _renamed(config)
     width, heads = get("hidden_size", "dim"), get("num_attention_heads", "n_heads")
     positions = config.size("max_position_embeddings", 512) - _skipped(config, layout)

@@ -127,9 +127,5 @@ def _family(name: str, architecture: str, **rules: Any) -> Family:
 
 LLAMA = _family("llama", "LlamaForCausalLM")
 MISTRAL = _family("mistral", "MistralForCausalLM", windowed=True)
-QWEN2 = _family(
-    "qwen2", "Qwen2ForCausalLM", biases="qkv", windowed=True, optional_window=True
-)
-QWEN3 = _family(
-    "qwen3", "Qwen3ForCausalLM", qk_norm=True, windowed=True, optional_window=True
-)
+QWEN2 = _family("qwen2", "Qwen2ForCausalLM", biases="qkv", windowed=True, optional_window=True)
+QWEN3 = _family("qwen3", "Qwen3ForCausalLM", qk_norm=True, windowed=True, optional_window=True)

@@ -18,8 +18,13 @@ def _dims(config: Config, names: Names) -> Dims:
     config.require("scale_embedding", False)
     config.require("tie_word_embeddings", True)
     config.ignore(
-        "num_hidden_layers", "max_position_embeddings", "use_weighted_layer_sum", "lang_ids",
-        "suppress_ids", "suppress_ids_begin", "alignment_heads",
+        "num_hidden_layers",
+        "max_position_embeddings",
+        "use_weighted_layer_sum",
+        "lang_ids",
+        "suppress_ids",
+        "suppress_ids_begin",
+        "alignment_heads",
     )
     return Dims(
         width=config.size("d_model"),

@@ -25,7 +25,7 @@ class BinaryReader:
             self._bytes: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
         except (OSError, ValueError) as error:  # ValueError: the file is empty
             raise CheckpointError(f"{path}: cannot be read: {error}") from error
-        self._view = memoryview(self._bytes)
+        self._view = self._bytes.data
 
     @property
     def size(self) -> int:

@@ -59,7 +59,9 @@ def tokenizer_files(settings: Mapping[str, Any], path: Path) -> dict[str, bytes]
     }
     if settings.get("tokenizer.chat_template"):
         config["chat_template"] = settings["tokenizer.chat_template"]
-    first = named["bos_token"] if values.get("add_bos_token", values["pre"] == "llama-bpe") else None
+    first = (
+        named["bos_token"] if values.get("add_bos_token", values["pre"] == "llama-bpe") else None
+    )
     tokenizer = _build(tokens, values, path)
     if first is not None:
         tokenizer.post_processor = processors.Sequence(

@@ -154,6 +154,7 @@ class OnnxRuntimeCache:
         ]
         self.length: Lengths = np.zeros(rows, dtype=np.int64)
         self._capacity = capacity or GROWTH
+        self._tokens: Tokens
         self._allocate(rows)
 
     def reserve(self, needed: int) -> None:
@@ -203,7 +204,7 @@ class OnnxRuntimeCache:
         for name, buffer in zip(self._names, self._buffers, strict=True):
             self._binding.bind_ortvalue_input(f"past_{name}", buffer.value)
         _bind(self._binding, "cache_length", self.length)
-        self._tokens: Tokens = np.zeros((rows, 1), dtype=np.int64)
+        self._tokens = np.zeros((rows, 1), dtype=np.int64)
         self._new_length: Lengths = np.ones(rows, dtype=np.int64)
         self._logits: Logits = np.empty((rows, self._backend._vocab), dtype=np.float32)  # noqa: SLF001
         _bind(self._binding, "input_ids", self._tokens)
@@ -247,7 +248,8 @@ class _Buffer:
             return copied
         size = math.prod(self._shape)
         memory = (ctypes.c_float * size).from_address(self.value.data_ptr())
-        return np.frombuffer(memory, dtype=np.float32).reshape(self._shape)
+        flat: NDArray[np.float32] = np.ctypeslib.as_array(memory)
+        return flat.reshape(self._shape)
 
     def permute(self, moved: NDArray[np.int64], sources: NDArray[np.int64], used: int) -> None:
         """Rows `moved` take over what rows `sources` hold; nothing past `used` matters."""

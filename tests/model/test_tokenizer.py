@@ -503,7 +503,7 @@ def test_kinds_without_conversion_are_refused_by_name(tmp_path: Path) -> None:
     byte_level("roberta", BYTE_LEVEL)(tmp_path)
     write(tmp_path / "tokenizer_config.json", {"tokenizer_class": "CTRLTokenizer"})
     with pytest.raises(
-        UnsupportedError, match="CTRLTokenizer has no conversion .* MarianTokenizer"
+        UnsupportedError, match=r"CTRLTokenizer has no conversion .* MarianTokenizer"
     ):
         converted(tmp_path, "gpt2")
 
@@ -542,7 +542,7 @@ def test_a_rebuilt_tokenizer_that_differs_is_refused(
     family = marian(tmp_path)
     monkeypatch.setattr("seq2edge.model.renumbered.SAMPLE", ("＜/s＞",))  # a known difference
     with pytest.raises(
-        UnsupportedError, match="of MarianTokenizer cannot be converted, '.*' would"
+        UnsupportedError, match=r"of MarianTokenizer cannot be converted, '.*' would"
     ):
         converted(tmp_path, family)
 

@@ -177,7 +177,8 @@ TEMPLATES = {
 {% endif %}""",
     "namespace": """{{ bos_token }}{% set ns = namespace(n=0) %}
 {% for m in messages %}{% set ns.n = ns.n + 1 %}{% if m.role == 'system' %}{% continue %}{% endif %}
-  [{{ ns.n }}:{{ m.content | trim }}]{{ eos_token }}{% generation %}{{ m.content }}{% endgeneration %}
+  [{{ ns.n }}:{{ m.content | trim }}]{{ eos_token }}{% generation %}{{ m.content }}
+{% endgeneration %}
 {% endfor %}{{ missing }}{{ tools is none }}""",
     "json": "{{ messages | tojson }} {{ messages | tojson(indent=2) }} {{ messages[1].extra }}",
     "time": "{{ strftime_now('%Y') | length }}",
@@ -193,7 +194,7 @@ def chat(folder: Path, template: str) -> Text:
 
 @pytest.mark.parametrize("prompt", [True, False])
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_chats_are_written_as_transformers_does(folder: Path, name: str, prompt: bool) -> None:
+def test_chats_are_written_as_transformers_does(folder: Path, name: str, *, prompt: bool) -> None:
     """Whitespace, filters and globals of a template work as in transformers."""
     transformers = pytest.importorskip("transformers")
     original = transformers.PreTrainedTokenizerFast(
