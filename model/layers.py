@@ -191,6 +191,7 @@ class Layer(nn.Module):
         present: list[KeyValue] = []
 
         def attend(y: Tensor) -> Tensor:
+            out: Tensor
             out, key_value = self.attention(y, rotation, mask, length, past, start)
             present.append(key_value)
             return out
