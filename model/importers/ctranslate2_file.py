@@ -61,11 +61,16 @@ def read_variables(path: Path) -> VariableFile:
     for _ in range(reader.number("I")):
         name = _new_name(reader, variables)
         variables[name] = _variable(reader, name)
+    aliases: dict[str, str] = {}
     for _ in range(reader.number("I")):
-        name, target = _new_name(reader, variables), _string(reader)
+        name, target = _new_name(reader, variables, aliases), _string(reader)
         if target not in variables:
             raise CheckpointError(f"{path}: {name} stands for {target}, which is not there")
+        aliases[name] = target
+    for name, target in aliases.items():
         variables[name] = variables[target]
+        if f"{target}_scale" in variables:  # comes along without an alias of its own
+            variables.setdefault(f"{name}_scale", variables[f"{target}_scale"])
     if reader.offset != reader.size:
         raise CheckpointError(f"{path}: {reader.size - reader.offset} bytes after the end")
     return VariableFile(spec=spec, revision=revision, variables=variables)
@@ -78,9 +83,9 @@ def _string(reader: BinaryReader) -> str:
     return text[:-1]
 
 
-def _new_name(reader: BinaryReader, taken: Mapping[str, Variable]) -> str:
+def _new_name(reader: BinaryReader, *taken: Mapping[str, object]) -> str:
     name = _string(reader)
-    if name in taken:
+    if any(name in names for names in taken):
         raise CheckpointError(f"{reader.path}: {name} is stored twice")
     return name
 

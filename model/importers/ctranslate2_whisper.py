@@ -32,7 +32,13 @@ SETTINGS = {
     "decoder/scale_embeddings": 0,
     "decoder/start_from_zero_embedding": 0,
 }
-ALIGNMENT = ("decoder/alignment_heads", "decoder/alignment_layer")  # config.json has its own
+# Alignment heads stand in config.json too; the others say how ALiBi is done, which is off.
+WITHOUT_EFFECT = (
+    "decoder/alignment_heads",
+    "decoder/alignment_layer",
+    "decoder/alibi_use_positive_positions",
+    "decoder/scale_alibi",
+)
 END, START = "<|endoftext|>", "<|startoftranscript|>"
 
 Variables = Mapping[str, Variable]
@@ -137,7 +143,7 @@ def _check_complete(stored: VariableFile, parts: Mapping[str, Part], file: Path)
     if missing:
         raise CheckpointError(f"{file}: variables are missing: {', '.join(missing)}")
     scales = {part.scale for part in parts.values()}
-    unknown = sorted(set(stored.variables) - needed - scales - {*ALIGNMENT})
+    unknown = sorted(set(stored.variables) - needed - scales - {*WITHOUT_EFFECT})
     if unknown:
         raise CheckpointError(
             f"{file}: variables that {SPEC} has no place for: {', '.join(unknown)}"
