@@ -8,8 +8,10 @@ that a crash leaves the old bundle or none.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -213,6 +215,34 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     for graph in manifest["graphs"]:
         graph["size"] = files[graph["file"]]["size"]
     return {"path": str(bundle.path), "size": bundle.size, **manifest, "files": files}
+
+
+def summarize(values: Mapping[str, Any]) -> Iterator[str]:
+    """The same for people, line by line."""
+    dims, origin = values["dims"], values["provenance"]
+    yield f"{values['path']}: {values['family']}, {values['kind']}, made to {values['task']}"
+    yield f"size        {values['size'] / 1e6:.1f} MB, {values['precision']}"
+    for side in ("encoder", "decoder"):
+        if stack := dims[side]:
+            sizes = f"{stack['layers']} layers, {stack['heads']} heads of {stack['head_dim']}"
+            limit = stack["max_positions"] or "any number of"
+            yield f"{side:<12}{sizes}, width {dims['width']}, {limit} positions"
+    yield f"vocabulary  {dims['vocab']}"
+    for graph in values["graphs"]:
+        needs = ", ".join(f"{name} {version}+" for name, version in graph["requires"].items())
+        yield f"graph       {graph['file']} ({graph['target']}, needs {needs})"
+    yield f"tokenizer   {values['tokenizer']['source'] if values['tokenizer'] else 'none'}"
+    if values["labels"]:
+        yield f"labels      {', '.join(values['labels'])}"
+    for name, value in (values["generation"] or {}).items():
+        yield f"decoding    {name} = {json.dumps(value)}"
+    for name, value in values["generation_ignored"].items():
+        yield f"not applied {name} = {json.dumps(value)}"
+    for name in origin["unused_tensors"]:
+        yield f"not used    {name}"
+    if values["parity"]:
+        yield f"parity      logits within {values['parity']['max_absolute']:.1e} of the model"
+    yield f"made        {origin['created']} from {origin['source']} ({origin['source_format']})"
 
 
 def _require_folder(folder: Path) -> None:

@@ -165,7 +165,7 @@ def export(checkpoint: Path, output: Path, *, overwrite: bool) -> None:
 
         def show(stage: str, part: float) -> None:
             bar.label = f"{stage:<16}"
-            bar.update(max(0, int(1000 * _share(stage, part)) - bar.pos))
+            bar.update(max(0, int(1000 * part) - bar.pos))
 
         report = export_checkpoint(checkpoint, output, overwrite=overwrite, progress=show)
         bar.update(1000 - bar.pos)
@@ -180,22 +180,6 @@ def export(checkpoint: Path, output: Path, *, overwrite: bool) -> None:
         tokens = tokens if found.tokens_compared else ""
         click.echo(f"parity: {target} logits within {found.max_absolute:.1e}{tokens}", err=True)
     click.echo(f"{report.bundle.path} ({report.bundle.size / 1e6:.1f} MB)")
-
-
-# Where each stage of an export begins and ends on the progress bar.
-_STAGES = {
-    "load": (0.0, 0.1),
-    "trace encoder": (0.1, 0.3),
-    "trace decoder": (0.3, 0.5),
-    "weights": (0.5, 0.8),
-    "reference": (0.8, 0.85),
-    "parity": (0.85, 1.0),
-}
-
-
-def _share(stage: str, part: float) -> float:
-    start, end = _STAGES[stage]
-    return start + part * (end - start)
 
 
 @main.command()
@@ -354,41 +338,14 @@ def verify(bundle: Path, *, no_run: bool, device: str, threads: int | None) -> N
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
 def inspect(bundle: Path, *, as_json: bool) -> None:
     """Print what BUNDLE is, from its manifest."""
-    from seq2edge.bundle import Bundle, describe
+    from seq2edge.bundle import Bundle, describe, summarize
 
     values = describe(Bundle.open(bundle))
     if as_json:
         click.echo(json.dumps(values, indent=2, ensure_ascii=False))
         return
-    for line in _description(values):
+    for line in summarize(values):
         click.echo(line)
-
-
-def _description(values: dict[str, Any]) -> Iterator[str]:
-    dims, origin = values["dims"], values["provenance"]
-    yield f"{values['path']}: {values['family']}, {values['kind']}, made to {values['task']}"
-    yield f"size        {values['size'] / 1e6:.1f} MB, {values['precision']}"
-    for side in ("encoder", "decoder"):
-        if stack := dims[side]:
-            sizes = f"{stack['layers']} layers, {stack['heads']} heads of {stack['head_dim']}"
-            limit = stack["max_positions"] or "any number of"
-            yield f"{side:<12}{sizes}, width {dims['width']}, {limit} positions"
-    yield f"vocabulary  {dims['vocab']}"
-    for graph in values["graphs"]:
-        needs = ", ".join(f"{name} {version}+" for name, version in graph["requires"].items())
-        yield f"graph       {graph['file']} ({graph['target']}, needs {needs})"
-    yield f"tokenizer   {values['tokenizer']['source'] if values['tokenizer'] else 'none'}"
-    if values["labels"]:
-        yield f"labels      {', '.join(values['labels'])}"
-    for name, value in (values["generation"] or {}).items():
-        yield f"decoding    {name} = {json.dumps(value)}"
-    for name, value in values["generation_ignored"].items():
-        yield f"not applied {name} = {json.dumps(value)}"
-    for name in origin["unused_tensors"]:
-        yield f"not used    {name}"
-    if values["parity"]:
-        yield f"parity      logits within {values['parity']['max_absolute']:.1e} of the model"
-    yield f"made        {origin['created']} from {origin['source']} ({origin['source_format']})"
 
 
 @main.command()

@@ -44,7 +44,17 @@ from seq2edge.runtime import parity
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from seq2edge.runtime.options import DecodeOptions
 
-Progress = Callable[[str, float], None]  # what is being done, and how much of it (0 to 1)
+Progress = Callable[[str, float], None]  # what is being done, and how much of all is done (0 to 1)
+
+# Where each stage begins and ends on the way.
+STAGES = {
+    "load": (0.0, 0.1),
+    "trace encoder": (0.1, 0.3),
+    "trace decoder": (0.3, 0.5),
+    "weights": (0.5, 0.8),
+    "reference": (0.8, 0.85),
+    "parity": (0.85, 1.0),
+}
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "transformers", "numpy")
 FILES: dict[Target, str] = {"canonical": "{}.onnx", "onnxruntime": "{}.onnxruntime.onnx"}
@@ -77,6 +87,7 @@ def export_checkpoint(
     Raises CheckpointError or UnsupportedError for what cannot be loaded, BundleError for a
     destination that cannot be written, and ExportError when a graph differs from the model.
     """
+    progress = _overall(progress)
     with BundleWriter(destination, overwrite=overwrite) as writer:
         progress("load", 0.0)
         loaded = load_checkpoint(checkpoint)
@@ -101,6 +112,16 @@ def export_checkpoint(
         unused_tensors=unused,
         notes=notes,
     )
+
+
+def _overall(progress: Progress) -> Progress:
+    """Report the part of a stage as a part of everything."""
+
+    def show(stage: str, part: float) -> None:
+        start, end = STAGES[stage]
+        progress(stage, start + part * (end - start))
+
+    return show
 
 
 def _start_tokens(options: dict[str, Any]) -> tuple[int, ...]:
