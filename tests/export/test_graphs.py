@@ -1,0 +1,107 @@
+"""The canonical graphs keep the contract."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+import pytest
+import tiny_models
+
+from seq2edge.errors import ExportError
+from seq2edge.export.graphs import Contract, _name_axes, decoder_contract, encoder_contract
+from seq2edge.model.load import load_checkpoint
+
+FAMILIES = ("t5", "bart", "marian-split", "whisper", "gpt2", "mistral", "qwen3", "bert")
+
+
+def graphs(folder, kind=""):
+    """The graphs of a bundle by role, without their weights."""
+    paths = {role: folder / "bundle" / f"{role}{kind}.onnx" for role in ("encoder", "decoder")}
+    return {r: onnx.load(p, load_external_data=False) for r, p in paths.items() if p.is_file()}
+
+
+def shapes(values):
+    """Names and axes as the file has them."""
+    return {
+        value.name: tuple(
+            axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim
+        )
+        for value in values
+    }
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_canonical_graphs_are_standard_operators_of_opset_24(exported, name):
+    """No domain but ONNX's own, and the checker finds nothing."""
+    _, folder, _ = exported(name)
+    for role, graph in graphs(folder).items():
+        assert {(o.domain, o.version) for o in graph.opset_import} == {("", 24)}
+        assert {node.domain for node in graph.graph.node} == {""}
+        assert not graph.functions
+        onnx.checker.check_model(str(folder / "bundle" / f"{role}.onnx"), full_check=True)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_inputs_and_outputs_have_the_names_and_symbols_of_the_contract(exported, name):
+    """One symbol a size, wherever it is meant, in both kinds of graphs."""
+    _, folder, _ = exported(name)
+    model = load_checkpoint(folder / "checkpoint").model
+    contracts = {"encoder": encoder_contract, "decoder": decoder_contract}
+    for kind in ("", ".onnxruntime"):
+        found = graphs(folder, kind)
+        assert set(found) == {s for s in contracts if getattr(model.dims, s) is not None}
+        for role, graph in found.items():
+            wanted = contracts[role](model)
+            assert shapes(graph.graph.input) == wanted.inputs
+            assert shapes(graph.graph.output) == wanted.outputs
+
+
+def test_the_contract_itself_is_what_is_documented(exported):
+    """The names that other tools rely on, written out once."""
+    _, folder, _ = exported("bart")
+    graph = graphs(folder)["decoder"].graph
+    cache, cross = ("rows", 4, "capacity", 8), ("batch", 4, "source", 8)
+    names = ("key_0", "value_0", "key_1", "value_1")
+    assert shapes(graph.input) == {
+        "input_ids": ("rows", "new"),
+        "new_length": ("rows",),
+        "cache_length": ("rows",),
+        "source_length": ("batch",),
+        **{f"cross_{name}": cross for name in names},
+        **{f"past_{name}": cache for name in names},
+    }
+    assert shapes(graph.output) == {
+        "logits": ("rows", tiny_models.VOCAB),
+        **{f"present_{name}": cache for name in names},
+    }
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "whisper"])
+def test_cross_attention_is_projected_by_the_encoder_alone(exported, name):
+    """The decoder has the products of its own tokens and no more."""
+    model, folder, _ = exported(name)
+    decoder = graphs(folder)["decoder"].graph
+    products = [n for n in decoder.node if n.op_type in ("MatMul", "Gemm")]
+    layers = load_checkpoint(folder / "checkpoint").dims.decoder.layers
+    # a layer: merged q/k/v, output; cross query, cross output; two feed-forward; then the LM head
+    assert len(products) == 6 * layers + 1
+    assert model.config.is_encoder_decoder
+
+
+def test_every_cache_is_written_in_place_by_the_standard_operator(exported):
+    """One TensorScatter for the keys and one for the values of a layer, straight to the output."""
+    _, folder, _ = exported("llama")
+    graph = graphs(folder)["decoder"].graph
+    scatters = [n for n in graph.node if n.op_type == "TensorScatter"]
+    assert {(n.input[0], n.output[0]) for n in scatters} == {
+        (f"past_{part}_{i}", f"present_{part}_{i}") for i in range(2) for part in ("key", "value")
+    }
+
+
+def test_a_graph_with_other_outputs_is_refused(exported):
+    """An exporter that renames or reorders is noticed."""
+    _, folder, _ = exported("gpt2")
+    graph = ir.load(folder / "bundle" / "decoder.onnx").graph
+    inputs = {str(v.name): ("rows",) for v in graph.inputs}
+    with pytest.raises(ExportError, match="needs logits, surprise"):
+        _name_axes(graph, Contract(inputs=inputs, outputs={"logits": (), "surprise": ()}))
