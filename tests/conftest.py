@@ -99,3 +99,23 @@ def make_manifest() -> Callable[..., Manifest]:
 def make_bundle() -> Callable[..., Bundle]:
     """`make_bundle(destination, manifest=None)`: see `write_bundle`."""
     return write_bundle
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Path, Any]]:
+    """Makes (once) the tiny checkpoint of that name and its bundle: model, folder, report."""
+    made: dict[str, tuple[Any, Path, Any]] = {}
+
+    def get(name: str) -> tuple[Any, Path, Any]:
+        import tiny_models
+
+        from seq2edge.export.pipeline import export_checkpoint
+
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            model = tiny_models.save(name, folder / "checkpoint")
+            report = export_checkpoint(folder / "checkpoint", folder / "bundle")
+            made[name] = (model, folder, report)
+        return made[name]
+
+    return get

@@ -1,0 +1,251 @@
+"""The ONNX Runtime backend against the model itself, and every reason to refuse."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import types
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from seq2edge.bundle import Bundle
+from seq2edge.errors import BackendError, CapacityError
+from seq2edge.model.eager import EagerBackend
+from seq2edge.model.load import load_checkpoint
+from seq2edge.runtime.backends import onnxruntime as backend_module
+from seq2edge.runtime.backends import open_backend
+from seq2edge.runtime.backends.onnxruntime import (
+    GROWTH,
+    OnnxRuntimeBackend,
+    check_device,
+    choose_target,
+    import_onnxruntime,
+    runs,
+)
+from seq2edge.runtime.parity import TOLERANCES
+
+CLOSE = TOLERANCES["float32"].absolute
+TARGETS = ("onnxruntime", "canonical")
+
+
+def both(exported, name, target):
+    """The same model as a bundle's graphs and in eager PyTorch."""
+    _, folder, _ = exported(name)
+    bundle = Bundle.open(folder / "bundle")
+    graphs = OnnxRuntimeBackend(bundle, target=target, threads=1)
+    return graphs, EagerBackend(load_checkpoint(folder / "checkpoint").model)
+
+
+def opened(backends, rows, capacity=None, seed=0):
+    """A cache of each backend, over the same random sources where there is an encoder."""
+    caches = []
+    for backend in backends:
+        memory = None
+        if (
+            backend.model.dims.encoder
+            if hasattr(backend, "model")
+            else "encoder" in backend._sessions
+        ):
+            rng = np.random.default_rng(seed)
+            lengths = rng.integers(3, 10, rows)
+            memory = backend.encode(rng.integers(3, 90, (rows, int(lengths.max()))), lengths)
+        caches.append(backend.start(memory, rows, capacity))
+    return caches
+
+
+def check_step(backends, caches, tokens, lengths):
+    """One step on both gives the same logits and lengths."""
+    found = [b.step(tokens, lengths, c).copy() for b, c in zip(backends, caches, strict=True)]
+    np.testing.assert_allclose(found[0], found[1], atol=CLOSE)
+    np.testing.assert_array_equal(caches[0].length, caches[1].length)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["t5", "bart", "llama", "mistral"])
+def test_any_mixture_of_steps_gives_the_models_logits(exported, name, target):
+    """Unequal prompts, single tokens, several tokens on a past, other orders and more rows."""
+    backends = both(exported, name, target)
+    caches = opened(backends, 2)
+    rng = np.random.default_rng(1)
+
+    def step(rows, lengths):
+        tokens = rng.integers(3, 80, (rows, max(lengths)))
+        check_step(backends, caches, tokens, np.array(lengths))
+
+    step(2, [5, 3])
+    step(2, [1, 1])
+    step(2, [2, 4])  # a past and several new tokens
+    for cache in caches:
+        cache.reorder(np.array([1, 0]))
+    step(2, [1, 1])
+    for cache in caches:
+        cache.reorder(np.array([0, 0, 0, 1, 1, 1]))
+    step(6, [1] * 6)
+    for cache in caches:
+        cache.reorder(np.array([2, 0, 1, 5, 5, 3]))
+    step(6, [1] * 6)
+    step(6, [3, 1, 2, 2, 1, 3])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_unset_capacity_grows_and_keeps_what_was_seen(exported, target):
+    """Past one and two doublings; T5 has no limit of its own."""
+    backends = both(exported, "t5", target)
+    caches = opened(backends, 2)
+    rng = np.random.default_rng(2)
+    check_step(backends, caches, rng.integers(3, 80, (2, GROWTH - 2)), np.array([GROWTH - 2, 9]))
+    for _ in range(4):
+        check_step(backends, caches, rng.integers(3, 80, (2, 1)), np.array([1, 1]))
+    check_step(backends, caches, rng.integers(3, 80, (2, 2 * GROWTH)), np.array([2 * GROWTH, 1]))
+    assert caches[0]._capacity == 4 * GROWTH
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_set_capacity_is_filled_and_then_refuses(exported, target):
+    """Exactly what was asked for fits, one token more does not, and the cache stays usable."""
+    backend, _ = both(exported, "llama", target)
+    cache = backend.start(None, 1, 6)
+    backend.step(np.array([[5, 6, 7, 8, 9]]), np.array([5]), cache)
+    with pytest.raises(CapacityError, match="7 tokens do not fit the 6 that were set"):
+        backend.step(np.array([[5, 6]]), np.array([2]), cache)
+    assert cache.length.tolist() == [5]
+    backend.step(np.array([[5]]), np.array([1]), cache)
+    with pytest.raises(CapacityError):
+        backend.step(np.array([[5]]), np.array([1]), cache)
+
+
+def test_memory_of_one_encoding_serves_all_beams(exported):
+    """One copy of the cross-attention keys for four rows an input."""
+    backend, _ = both(exported, "bart", "onnxruntime")
+    memory = backend.encode(np.array([[5, 6, 7], [8, 9, 4]]), np.array([3, 2]))
+    cache = backend.start(memory, 8, None)
+    backend.step(np.full((8, 1), 2), np.ones(8, dtype=np.int64), cache)
+    assert {value.shape()[0] for value in memory.values.values()} == {2}
+    assert cache.length.shape == (8,)
+
+
+def with_requirement(bundle, **releases):
+    """The bundle as if its graphs needed these releases."""
+    graphs = tuple(
+        dataclasses.replace(g, requires={"onnxruntime": releases[g.target]})
+        for g in bundle.manifest.graphs
+    )
+    return dataclasses.replace(bundle, manifest=dataclasses.replace(bundle.manifest, graphs=graphs))
+
+
+@pytest.mark.parametrize(
+    ("version", "target"),
+    [("1.32.0", "onnxruntime"), ("1.23.2", "onnxruntime"), ("2.0.0+cu13", "onnxruntime")],
+)
+def test_the_fastest_graphs_that_a_release_runs_are_taken(exported, version, target):
+    """By numbers, not by letters."""
+    bundle = Bundle.open(exported("llama")[1] / "bundle")
+    assert choose_target(bundle, version) == target
+    assert runs(bundle, "canonical", version) == (version != "1.23.2")
+
+
+def test_the_canonical_graphs_serve_where_the_others_do_not_run(exported):
+    """The choice follows the recorded needs."""
+    bundle = Bundle.open(exported("llama")[1] / "bundle")
+    newer = with_requirement(bundle, canonical="1.32", onnxruntime="1.40")
+    assert choose_target(newer, "1.32.1") == "canonical"
+
+
+def test_a_release_that_runs_nothing_is_told_what_is_needed(exported):
+    """The least that would do."""
+    bundle = Bundle.open(exported("mistral")[1] / "bundle")
+    with pytest.raises(BackendError, match=r"need onnxruntime 1\.32 or newer, 1\.23\.2 is"):
+        choose_target(bundle, "1.23.2")
+    future = with_requirement(bundle, canonical="99.0", onnxruntime="99.0")
+    with pytest.raises(BackendError, match=r"need onnxruntime 99\.0"):
+        OnnxRuntimeBackend(future)
+    with pytest.raises(BackendError, match=r"canonical graphs need onnxruntime 99\.0"):
+        OnnxRuntimeBackend(future, target="canonical")
+
+
+def test_unknown_graphs_and_devices_are_refused_by_name(exported):
+    """With what is known."""
+    bundle = Bundle.open(exported("llama")[1] / "bundle")
+    with pytest.raises(BackendError, match="no graphs for 'tensorrt'"):
+        OnnxRuntimeBackend(bundle, target="tensorrt")
+    with pytest.raises(BackendError, match="device: 'tpu' is unknown, known: auto, cuda, cpu"):
+        open_backend(bundle, device="tpu")
+    with pytest.raises(BackendError, match="device: 'tpu' is unknown"):
+        check_device(onnxruntime, "tpu")
+
+
+def test_a_damaged_graph_is_a_backend_error_with_its_name(exported, tmp_path):
+    """Whatever the library raises."""
+    import shutil
+
+    folder = shutil.copytree(exported("gpt2")[1] / "bundle", tmp_path / "bundle")
+    file = folder / "decoder.onnxruntime.onnx"
+    file.write_bytes(b"\0" * file.stat().st_size)
+    with pytest.raises(BackendError, match=r"decoder\.onnxruntime\.onnx: onnxruntime: "):
+        open_backend(Bundle.open(folder), device="cpu")
+
+
+def test_cuda_is_refused_where_it_was_not_compiled_in(exported):
+    """And `auto` goes on to the CPU, saying why."""
+    bundle = Bundle.open(exported("llama")[1] / "bundle")
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    with pytest.raises(BackendError, match=r"built without CUDA.*install seq2edge\[cuda\]"):
+        open_backend(bundle, device="cuda")
+    backend, reason = open_backend(bundle)
+    assert backend.device == "cpu"
+    assert "cuda: not used, onnxruntime: built without" in reason
+    assert reason.endswith("cpu: works")
+
+
+def fake_library(providers, got):
+    """An onnxruntime whose sessions get `got` whatever they ask for."""
+    session = types.SimpleNamespace(get_providers=lambda: [got])
+    return types.SimpleNamespace(
+        __version__="1.32.0",
+        get_available_providers=lambda: providers,
+        SessionOptions=types.SimpleNamespace,
+        InferenceSession=lambda *_, **__: session,
+    )
+
+
+def test_cuda_is_refused_without_a_driver(monkeypatch):
+    """What is compiled in does not mean that it works."""
+
+    def missing(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(backend_module.ctypes, "CDLL", missing)
+    library = fake_library(["CUDAExecutionProvider", "CPUExecutionProvider"], "")
+    with pytest.raises(BackendError, match=r"no NVIDIA driver here \(libcuda\.so\.1: cannot open"):
+        check_device(library, "cuda")
+
+
+def test_a_session_that_fell_back_to_the_cpu_is_refused(exported, monkeypatch):
+    """ONNX Runtime says nothing when its CUDA libraries do not load; we do."""
+    bundle = Bundle.open(exported("llama")[1] / "bundle")
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    library = fake_library(providers, "CPUExecutionProvider")
+    monkeypatch.setattr(backend_module, "import_onnxruntime", lambda: library)
+    monkeypatch.setattr(backend_module.ctypes, "CDLL", lambda name: name)
+    with pytest.raises(BackendError, match="asked for CUDAExecutionProvider, got CPUExecution"):
+        OnnxRuntimeBackend(bundle, device="cuda")
+    library.get_available_providers = list
+    with pytest.raises(BackendError, match=r"cuda: not used, .*; cpu: not used, .*built without"):
+        open_backend(bundle)
+
+
+def test_a_missing_library_names_the_extra(monkeypatch):
+    """What to install, not a traceback."""
+    original = builtins.__import__
+
+    def without(name, *rest):
+        if name == "onnxruntime":
+            raise ImportError("No module named 'onnxruntime'")
+        return original(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(BackendError, match=r"install seq2edge\[cpu\] or seq2edge\[cuda\]"):
+        import_onnxruntime()
