@@ -1,0 +1,48 @@
+"""No decode step copies a cache."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_models
+
+from seq2edge.export.pipeline import export_checkpoint
+
+PROGRAM = Path(__file__).with_name("in_place.py")
+CAPACITY, HEAD_DIM, KEY_HEADS, FLOAT = 1 << 16, 128, 2, 4
+CACHE = CAPACITY * HEAD_DIM * KEY_HEADS * FLOAT  # 64 MiB, one of the model's four cache tensors
+COPY_WARNING = "copying"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """A Llama whose caches are large beside everything else of a step."""
+    folder = tmp_path_factory.mktemp("wide")
+    tiny_models.save("llama", folder / "checkpoint", head_dim=HEAD_DIM)
+    export_checkpoint(folder / "checkpoint", folder / "bundle")
+    return folder / "bundle"
+
+
+def decode(bundle, target, mode):
+    """How far memory grew in the worst step, in bytes, and what ONNX Runtime printed."""
+    command = [sys.executable, str(PROGRAM), str(bundle), target, str(CAPACITY), mode]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout), done.stderr
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "canonical"])
+def test_a_step_allocates_nothing_of_a_caches_size(bundle, target):
+    """And ONNX Runtime does not warn that it copies a cache."""
+    grown, printed = decode(bundle, target, "shared")
+    assert grown // (CACHE // 4) == 0  # not even a quarter of one cache
+    assert COPY_WARNING not in printed
+
+
+def test_the_measurement_sees_a_copy(bundle):
+    """With outputs of their own all four tensors are filled afresh in every step."""
+    grown, printed = decode(bundle, "canonical", "separate")
+    assert grown // CACHE >= 4
+    assert COPY_WARNING in printed
