@@ -272,6 +272,11 @@ class Model:
     def _features(self, clip: Audio) -> Features:
         from seq2edge.runtime import audio
 
+        if self.dims.frames != audio.FRAMES:
+            seconds = self.dims.frames * audio.HOP / audio.SAMPLING_RATE
+            raise InputError(
+                f"{self.bundle.path}: made for windows of {seconds:.1f} s, only 30 s are supported"
+            )
         samples = clip if isinstance(clip, np.ndarray) else audio.read_clip(clip)
         return audio.log_mel(np.asarray(samples, dtype=np.float32), mels=self.dims.mels)
 

@@ -1,0 +1,204 @@
+"""The public runtime: what it refuses, and how options and defaults meet."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import wave
+
+import numpy as np
+import pytest
+import tiny_models
+
+import seq2edge
+from seq2edge.errors import BundleError, CapacityError, InputError, OptionError
+from seq2edge.export.pipeline import export_checkpoint
+
+
+@pytest.fixture(scope="module")
+def loaded(exported):
+    """Loads the tiny bundle of that name."""
+    return lambda name: seq2edge.load(exported(name)[1] / "bundle", device="cpu", threads=1)
+
+
+def word_tokenizer(folder):
+    """A tokenizer.json of 96 tokens, w3 to w95 among them, with an end token after every text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    special = ["<s>", "<pad>", "</s>"]
+    words = {t: i for i, t in enumerate(special + [f"w{i}" for i in range(3, tiny_models.VOCAB)])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w3"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 2)]
+    )
+    tokenizer.add_special_tokens(special)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "TokenizersBackend", "eos_token": "</s>", "pad_token": "<pad>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+@pytest.fixture(scope="module")
+def speaking(tmp_path_factory):
+    """Exports the tiny model of that name with a tokenizer of words."""
+
+    def get(name, **changes):
+        folder = tmp_path_factory.mktemp(name)
+        tiny_models.save(name, folder / "checkpoint", **changes)
+        word_tokenizer(folder / "checkpoint")
+        export_checkpoint(folder / "checkpoint", folder / "bundle")
+        return seq2edge.load(folder / "bundle", device="cpu", threads=1)
+
+    return get
+
+
+def test_text_goes_in_and_comes_out(speaking):
+    """The same tokens as from ids, as text without special tokens, with the raw ids kept."""
+    model = speaking("bart")
+    texts = ["w5 w17 w40", "w8 w9"]
+    options = model.options.replace(max_new_tokens=6, max_length=None, num_beams=2)
+    results = model.generate(texts, options)
+    ids = model.generate_ids([[5, 17, 40, 2], [8, 9, 2]], options)
+    assert [r[0].ids for r in results] == [s[0].ids for s in ids]
+    assert [r[0].score for r in results] == [s[0].score for s in ids]
+    for result in results:
+        shown = [f"w{i}" for i in result[0].ids if i > 2]
+        assert result[0].text.split() == shown
+    assert model.generate([]) == []
+    assert model.generate_ids([]) == []
+
+
+def test_a_chat_needs_a_template(speaking):
+    """A model without one says so."""
+    with pytest.raises(InputError, match="no chat template"):
+        speaking("gpt2").chat([{"role": "user", "content": "w5"}])
+
+
+def test_classification_gives_labels_and_probabilities(speaking):
+    """Softmax for one label, sigmoid for many, plain values for a regression."""
+    single = speaking("bert")
+    texts = ["w5 w17 w40", "w8 w9"]
+    for result in single.classify(texts):
+        assert sum(result.scores.values()) == pytest.approx(1.0, abs=1e-6)
+        assert result.label == max(result.scores, key=result.scores.get)
+        assert list(result.scores) == ["LABEL_0", "LABEL_1", "LABEL_2"]
+    assert single.classify([]) == []
+    multi = speaking("bert", problem_type="multi_label_classification")
+    plain = speaking("bert", problem_type="regression")
+    ids = [multi.tokenizer.encode(text) for text in texts]
+    expected = 1 / (1 + np.exp(-plain.classify_ids(ids).astype(np.float64)))
+    np.testing.assert_allclose(multi.classify_ids(ids), expected, atol=1e-6)
+
+
+def test_embeddings_do_not_depend_on_the_batch(speaking):
+    """Padding is not seen; an empty batch is an empty array."""
+    model = speaking("bert-embedding")
+    texts = ["w5 w17 w40 w6 w7", "w8"]
+    together = model.embed(texts)
+    assert together.shape == (2, 32)
+    np.testing.assert_allclose(model.embed(texts[1:])[0], together[1], atol=1e-5)
+    assert model.embed_ids([]).shape == (0, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "message"),
+    [
+        ("bart", lambda m: m.generate(["hello"]), "has no tokenizer, use token ids"),
+        ("bart", lambda m: m.generate("hello"), "give a list, also for one"),
+        ("bart", lambda m: m.transcribe("clip.wav"), "give a list"),
+        ("bart", lambda m: m.transcribe(["clip.wav"]), "made to generate, it cannot transcribe"),
+        ("bart", lambda m: m.classify_ids([[5]]), "made to generate, it cannot classify"),
+        ("bert", lambda m: m.generate_ids([[5]]), "made to classify, it cannot generate"),
+        ("bert", lambda m: m.embed_ids([[5]]), "made to classify, it cannot embed"),
+        ("whisper", lambda m: m.generate_ids([[5]]), "made to transcribe, it cannot generate"),
+        ("bart", lambda m: m.generate_ids([[5], []]), "prompt 1: has no tokens"),
+        ("bart", lambda m: m.generate_ids([[5, 96]]), "prompt 0: id 96, the vocabulary has 96"),
+        ("bart", lambda m: m.generate_ids([[-1]]), "prompt 0: id -1"),
+        ("bart", lambda m: m.generate_ids([[5] * 65]), "source 0: 65 tokens, the model takes 64"),
+        ("bert", lambda m: m.classify_ids([[5], [5] * 67]), "source 1: 67 tokens"),
+    ],
+)
+def test_input_that_cannot_be_used_is_told(loaded, name, call, message):
+    """Which input, what is wrong, what to do."""
+    with pytest.raises(InputError, match=message):
+        call(loaded(name))
+
+
+def test_lengths_that_do_not_fit_are_refused_before_decoding(loaded):
+    """By the model's positions, the capacity that was set, and max_length."""
+    model = loaded("llama")
+    options = model.options.replace(max_length=None)
+    with pytest.raises(CapacityError, match=r"max_new_tokens: 60 after a prompt of 5, .* 64 pos"):
+        model.generate_ids([[5] * 5], options.replace(max_new_tokens=60))
+    with pytest.raises(CapacityError, match="prompt: 64 tokens, the model has 64 positions"):
+        model.generate_ids([[5] * 64], options)
+    with pytest.raises(CapacityError, match="prompt of 5 and 4 new tokens do not fit 8"):
+        model.generate_ids([[5] * 5], options.replace(max_new_tokens=4, capacity=8))
+    with pytest.raises(OptionError, match="max_length: 5, the prompt has 5"):
+        model.generate_ids([[5] * 5], options.replace(max_length=5))
+
+
+def test_limits_come_from_options_then_checkpoint_then_positions(loaded):
+    """max_length counts the prompt, max_new_tokens does not."""
+    model = loaded("llama")
+    endless = model.options.replace(eos_token_id=(), max_length=None)
+    count = lambda options: len(model.generate_ids([[5, 6, 7]], options)[0][0].ids)  # noqa: E731
+    assert count(endless.replace(max_new_tokens=4)) == 4
+    assert count(endless.replace(max_length=10)) == 7
+    assert count(endless.replace(max_length=10, max_new_tokens=4)) == 4
+    assert count(endless.replace(max_length=500)) == 61
+    assert count(endless.replace(max_new_tokens=4, capacity=7)) == 4
+    assert count(endless) == 61
+
+
+def test_a_start_token_must_come_from_somewhere(loaded):
+    """An encoder-decoder without one cannot begin."""
+    model = loaded("bart")
+    options = model.options.replace(decoder_start_token_id=None, bos_token_id=None)
+    with pytest.raises(OptionError, match="decoder_start_token_id: neither"):
+        model.generate_ids([[5]], options)
+
+
+def test_speech_is_read_from_files_and_samples(speaking, tmp_path):
+    """A clip gives the same tokens either way; languages are refused where there are none."""
+    model = speaking("whisper", max_source_positions=1500, num_mel_bins=80)
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 16000).astype(np.float32)
+    file = tmp_path / "clip.wav"
+    with wave.open(str(file), "wb") as out:
+        out.setparams((1, 2, 16000, 0, "NONE", ""))
+        out.writeframes((samples * 32767).astype("<i2").tobytes())
+    options = model.options.replace(max_new_tokens=5, max_length=None)
+    exact = (samples * 32767).astype("<i2").astype(np.float32) / 32768
+    first, second = model.transcribe([file, exact], options)
+    assert first == second
+    assert len(first[0].ids) == 5
+    with pytest.raises(InputError, match="language: this model knows English alone"):
+        model.transcribe([file], options, language="de")
+    assert model.transcribe([], options) == []
+
+
+def test_a_window_of_another_length_is_refused(speaking):
+    """The features are those of Whisper's 30 seconds."""
+    with pytest.raises(InputError, match=r"made for windows of 1\.0 s, .* 30 s"):
+        speaking("whisper").transcribe([np.zeros(16000, dtype=np.float32)])
+
+
+def test_only_bundles_are_loaded(exported, tmp_path):
+    """A folder of something else, a missing one, a file that changed."""
+    with pytest.raises(BundleError, match="no such folder"):
+        seq2edge.load(tmp_path / "none")
+    with pytest.raises(BundleError, match="this is not a bundle"):
+        seq2edge.load(exported("bart")[1] / "checkpoint")
+    copy = shutil.copytree(exported("bart")[1] / "bundle", tmp_path / "copy")
+    data = bytearray((copy / "weights.data").read_bytes())
+    data[100] ^= 1
+    (copy / "weights.data").write_bytes(data)
+    with pytest.raises(BundleError, match=r"weights\.data"):
+        seq2edge.load(copy, hashes=True)
+
+
+def test_the_model_says_what_runs_it_and_why(loaded):
+    """For logs and bug reports."""
+    model = loaded("bart")
+    assert model.reason == "cpu: asked for"
+    assert model.backend.target == "onnxruntime"
