@@ -100,6 +100,10 @@ def _inputs(texts: tuple[str, ...], file: TextIO | None) -> Iterator[str]:
     """The arguments, `-` for the lines of stdin, then the lines of the file."""
     if not texts and file is None:
         raise click.UsageError("give a text, - for standard input, or --file")
+    return _read(texts, file)
+
+
+def _read(texts: tuple[str, ...], file: TextIO | None) -> Iterator[str]:
     for text in texts:
         if text == "-":
             yield from _lines(sys.stdin)

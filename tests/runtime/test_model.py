@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import wave
 
 import numpy as np
 import pytest
-import tiny_models
+from speaking import speaking_bundle
 
 import seq2edge
 from seq2edge.errors import BundleError, CapacityError, InputError, OptionError
-from seq2edge.export.pipeline import export_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -21,33 +19,13 @@ def loaded(exported):
     return lambda name: seq2edge.load(exported(name)[1] / "bundle", device="cpu", threads=1)
 
 
-def word_tokenizer(folder):
-    """A tokenizer.json of 96 tokens, w3 to w95 among them, with an end token after every text."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    special = ["<s>", "<pad>", "</s>"]
-    words = {t: i for i, t in enumerate(special + [f"w{i}" for i in range(3, tiny_models.VOCAB)])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w3"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", special_tokens=[("</s>", 2)]
-    )
-    tokenizer.add_special_tokens(special)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "TokenizersBackend", "eos_token": "</s>", "pad_token": "<pad>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-
-
 @pytest.fixture(scope="module")
 def speaking(tmp_path_factory):
     """Exports the tiny model of that name with a tokenizer of words."""
 
     def get(name, **changes):
-        folder = tmp_path_factory.mktemp(name)
-        tiny_models.save(name, folder / "checkpoint", **changes)
-        word_tokenizer(folder / "checkpoint")
-        export_checkpoint(folder / "checkpoint", folder / "bundle")
-        return seq2edge.load(folder / "bundle", device="cpu", threads=1)
+        bundle = speaking_bundle(name, tmp_path_factory.mktemp(name), **changes)
+        return seq2edge.load(bundle, device="cpu", threads=1)
 
     return get
 

@@ -1,0 +1,37 @@
+"""Tiny bundles that read and write text: words of the form w5, one token each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tiny_models
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from seq2edge.export.pipeline import export_checkpoint
+
+SPECIAL = ["<s>", "<pad>", "</s>"]
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A tokenizer.json of w3 to w95 and three special tokens, with an end after every text."""
+    names = SPECIAL + [f"w{i}" for i in range(len(SPECIAL), tiny_models.VOCAB)]
+    words = {name: i for i, name in enumerate(names)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w3"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 2)]
+    )
+    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "TokenizersBackend", "eos_token": "</s>", "pad_token": "<pad>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def speaking_bundle(name: str, folder: Path, **changes: Any) -> Path:
+    """Export the tiny model of that name with this tokenizer; the bundle's folder."""
+    tiny_models.save(name, folder / "checkpoint", **changes)
+    write_tokenizer(folder / "checkpoint")
+    export_checkpoint(folder / "checkpoint", folder / "bundle")
+    return folder / "bundle"

@@ -1,0 +1,57 @@
+"""What an import pulls in, and the public names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import seq2edge
+
+FORBIDDEN = {"torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "gguf"}
+
+
+def loaded_by(code):
+    """Roots of all modules loaded after running the code in a fresh interpreter."""
+    program = f"import sys\n{code}\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+RUNTIME = """
+import importlib, pkgutil, seq2edge.runtime
+for module in pkgutil.walk_packages(seq2edge.runtime.__path__, "seq2edge.runtime."):
+    importlib.import_module(module.name)
+"""
+
+
+@pytest.mark.parametrize("code", ["import seq2edge.runtime", RUNTIME, "import seq2edge.bundle"])
+def test_the_runtime_loads_neither_torch_nor_transformers_nor_onnx(code):
+    """Every module of it, and the bundle."""
+    assert not loaded_by(code) & FORBIDDEN
+
+
+def test_using_the_runtime_loads_none_of_them_either(exported):
+    """From opening a bundle to tokens."""
+    folder = exported("bart")[1] / "bundle"
+    code = f"import seq2edge; print(seq2edge.load({str(folder)!r}).generate_ids([[5, 6]]))"
+    found = loaded_by(code)
+    assert "onnxruntime" in found
+    assert not found & FORBIDDEN
+
+
+def test_the_package_itself_loads_nothing():
+    """`import seq2edge` is for free; its names are loaded when they are used."""
+    assert not loaded_by("import seq2edge") & {"numpy", "click", "onnxruntime", "tokenizers"}
+
+
+def test_the_public_names_are_a_contract():
+    """What `from seq2edge import ...` gives."""
+    assert seq2edge.__all__ == ["DecodeOptions", "Model", "__version__", "load"]
+    for name in seq2edge.__all__:
+        assert getattr(seq2edge, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = seq2edge.nothing
