@@ -42,6 +42,7 @@ def main() -> None:
 
     from seq2edge.export.pipeline import export_checkpoint
 
+    BUNDLE.parent.mkdir(parents=True, exist_ok=True)
     report = export_checkpoint(checkpoint, BUNDLE, overwrite=True)
     worst = max(found.max_absolute for found in report.parity.values())
     stages.done("export", f"{report.bundle.size / 1e6:.0f} MB ONNX, logits within {worst:.1e}")

@@ -22,6 +22,7 @@ def main() -> None:
     if not BUNDLE.exists():
         from seq2edge.export.pipeline import export_checkpoint
 
+        BUNDLE.parent.mkdir(parents=True, exist_ok=True)
         print("exporting SmolLM2-135M-Instruct ...", flush=True)
         export_checkpoint(fetch("smollm2-135m"), BUNDLE)
     model = seq2edge.load(BUNDLE, device="cpu")

@@ -290,8 +290,8 @@ def _gate(bundle: Bundle, progress: Progress) -> dict[str, parity.Parity]:
     measured: dict[str, parity.Parity] = {}
     for i, target in enumerate(FILES):
         progress("parity", i / len(FILES))
-        backend = OnnxRuntimeBackend(bundle, target=target)
-        found = parity.replay(backend, reference)
+        # No name for the backend: the next one must not come while this one is in memory.
+        found = parity.replay(OnnxRuntimeBackend(bundle, target=target), reference)
         if not found.within(bundle.manifest.precision):
             raise ExportError(
                 f"parity: {target} graphs differ from the model: logits by "
