@@ -18,6 +18,7 @@ from seq2edge.manifest import (
     ProvenanceRecord,
     Role,
     SpecialTokens,
+    SpeechRecord,
     Target,
     TensorRecord,
     TokenizerRecord,
@@ -52,6 +53,12 @@ def manifest_of(**changes: Any) -> Manifest:
         "labels": ("no", "oui", "ね"),
         "problem": "single_label",
         "audio": AudioRecord(sampling_rate=16000, mels=80, fft=400, hop=160, seconds=30),
+        "speech": SpeechRecord(
+            languages={"en": 50259},
+            tasks={"transcribe": 50359},
+            no_timestamps=50363,
+            alignment_heads=((2, 2), (3, 0)),
+        ),
         "tokenizer": TokenizerRecord(
             source="tokenizer.json",
             target="target/tokenizer.json",

@@ -397,3 +397,15 @@ def test_reading_bundles_loads_nothing_heavy() -> None:
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout.split()
     assert not {"numpy", "torch", "onnx", "onnxruntime", "transformers"} & set(loaded)
+
+
+def test_a_preview_shows_what_was_written_before_it_is_finished(tmp_path, make_manifest):
+    """For checks that may still refuse the bundle: files and sizes are there, the folder is not."""
+    with pytest.raises(RuntimeError, match="refused"), BundleWriter(tmp_path / "b") as writer:
+        writer.path("weights.data").write_bytes(b"1234")
+        shown = writer.preview(make_manifest())
+        assert shown.manifest.files["weights.data"].size == 4
+        assert shown.file("weights.data").read_bytes() == b"1234"
+        assert not (tmp_path / "b").exists()
+        raise RuntimeError("refused")
+    assert list(tmp_path.iterdir()) == []
