@@ -1,0 +1,107 @@
+"""A backend without a model, for tests of decoding and of applications.
+
+What it answers is a function of each row's history, so that a test knows every logit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seq2edge.errors import CapacityError
+from seq2edge.runtime.backend import Features, Lengths, Logits, Tokens
+
+Ids: TypeAlias = tuple[int, ...]
+Answer: TypeAlias = Callable[[Ids, Ids | None], NDArray[np.floating]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Call:
+    """One call of the backend or its cache: its name and the rows it was made for."""
+
+    name: str
+    rows: int
+    tokens: tuple[Ids, ...] = ()
+
+
+def random_answer(vocab: int, seed: int = 0, spread: float = 2.0) -> Answer:
+    """Logits (vocab,) drawn afresh for every history and source, the same in every run."""
+
+    def answer(history: Ids, source: Ids | None) -> NDArray[np.floating]:
+        key = (seed, 1 if source is None else 2, len(history), *history, *(source or ()))
+        return np.random.default_rng(key).standard_normal(vocab) * spread
+
+    return answer
+
+
+class FakeCache:
+    """The tokens that each row has seen."""
+
+    def __init__(self, backend: FakeBackend, sources: list[Ids | None], limit: int | None) -> None:
+        self.histories: list[Ids] = [() for _ in sources]
+        self.sources = sources
+        self._backend = backend
+        self._limit = limit
+
+    @property
+    def length(self) -> Lengths:
+        """See Cache."""
+        return np.array([len(history) for history in self.histories], dtype=np.int64)
+
+    def reorder(self, rows: NDArray[np.int64]) -> None:
+        """See Cache."""
+        self._backend.calls.append(Call(name="reorder", rows=len(rows)))
+        self.histories = [self.histories[row] for row in rows]
+        self.sources = [self.sources[row] for row in rows]
+
+    def append(self, tokens: Tokens, new_length: Lengths) -> None:
+        """Add each row's valid tokens."""
+        if self._limit is not None and int((self.length + new_length).max()) > self._limit:
+            raise CapacityError(f"capacity: more than the {self._limit} tokens that were set")
+        for row, (new, count) in enumerate(zip(tokens.tolist(), new_length, strict=True)):
+            self.histories[row] += tuple(new[: int(count)])
+
+
+class FakeBackend:
+    """A Backend whose logits are `answer(history, source)`; `calls` records what was asked."""
+
+    name = "fake"
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.calls: list[Call] = []
+
+    def encode(self, source: Tokens | Features, source_length: Lengths) -> list[Ids | None]:
+        """See Backend. Features become the ids of their first mel band, rounded."""
+        plain = np.asarray(source if source.ndim == 2 else source[:, 0]).astype(np.int64)
+        self.calls.append(Call(name="encode", rows=len(plain)))
+        return [_valid(row, count) for row, count in zip(plain, source_length, strict=True)]
+
+    def start(self, memory: list[Ids | None] | None, rows: int, capacity: int | None) -> FakeCache:
+        """See Backend."""
+        self.calls.append(Call(name="start", rows=rows))
+        sources = [None] * rows if memory is None else memory
+        spread = [sources[row * len(sources) // rows] for row in range(rows)]
+        return FakeCache(self, spread, capacity)
+
+    def step(self, tokens: Tokens, new_length: Lengths, cache: FakeCache) -> Logits:
+        """See Backend."""
+        fed = tuple(_valid(row, n) for row, n in zip(tokens, new_length, strict=True))
+        self.calls.append(Call(name="step", rows=len(tokens), tokens=fed))
+        cache.append(tokens, new_length)
+        rows = zip(cache.histories, cache.sources, strict=True)
+        return np.array([self.answer(*row) for row in rows], dtype=np.float32)
+
+    def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:
+        """See Backend."""
+        self.calls.append(Call(name="pool", rows=len(source)))
+        rows = zip(source, source_length, strict=True)
+        return np.array([self.answer((), _valid(*row)) for row in rows], dtype=np.float32)
+
+
+def _valid(row: NDArray[np.int64], count: int) -> Ids:
+    return tuple(row[: int(count)].tolist())
