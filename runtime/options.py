@@ -62,7 +62,7 @@ class DecodeOptions:
         self._check_together()
 
     def _check_together(self) -> None:
-        if self.early_stopping not in (True, False, "never"):
+        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise OptionError(
                 f"early_stopping: {self.early_stopping!r}, needs True, False or 'never'"
             )

@@ -1,0 +1,118 @@
+"""Options are checked when they are made, and survive the way through a manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import GenerationConfig
+
+from seq2edge.errors import OptionError
+from seq2edge.runtime.options import DecodeOptions
+
+TOKEN = st.integers(0, 500)
+TOKENS = st.lists(TOKEN, max_size=4).map(tuple)
+OPTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "num_beams": st.integers(2, 9),
+        "num_return_sequences": st.integers(1, 2),
+        "max_new_tokens": st.integers(8, 99),
+        "max_length": st.none() | st.integers(1, 99),
+        "min_new_tokens": st.integers(0, 8),
+        "min_length": st.integers(0, 8),
+        "length_penalty": st.floats(-3, 3),
+        "early_stopping": st.sampled_from([True, False, "never"]),
+        "eos_token_id": TOKENS,
+        "pad_token_id": st.none() | TOKEN,
+        "decoder_prompt": TOKENS,
+        "forced_bos_token_id": st.none() | TOKEN,
+        "forced_eos_token_id": TOKENS,
+        "suppress_tokens": TOKENS,
+        "bad_words_ids": st.lists(st.lists(TOKEN, min_size=1, max_size=3), max_size=3),
+        "no_repeat_ngram_size": st.integers(0, 4),
+        "repetition_penalty": st.floats(0.1, 3),
+        "capacity": st.none() | st.integers(1, 99),
+    },
+)
+
+
+@given(OPTIONS)
+def test_options_survive_json(settings):
+    """What the manifest keeps gives the same record back, and holds no default."""
+    settings = {"num_beams": 2, **settings}
+    options = DecodeOptions(**settings)
+    kept = json.loads(json.dumps(options.to_dict()))
+    assert DecodeOptions.from_dict(kept) == options
+    defaults = DecodeOptions().to_dict()
+    assert defaults == {}
+    assert all(getattr(DecodeOptions(), name) != getattr(options, name) for name in kept)
+
+
+def test_one_id_stands_for_a_list_of_one():
+    """Generation configs write both."""
+    options = DecodeOptions(eos_token_id=2, suppress_tokens=[5, 6], bad_words_ids=[[1], [2, 3]])
+    assert options.eos_token_id == (2,)
+    assert options.suppress_tokens == (5, 6)
+    assert options.bad_words_ids == ((1,), (2, 3))
+    assert DecodeOptions(eos_token_id=None).eos_token_id == ()
+
+
+def test_options_are_frozen_and_hashable():
+    """A record that several threads may share."""
+    options = DecodeOptions(num_beams=4, eos_token_id=[2])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.num_beams = 2  # type: ignore[misc]
+    assert hash(options) == hash(DecodeOptions(num_beams=4, eos_token_id=(2,)))
+    assert options.replace(num_beams=1) == DecodeOptions(eos_token_id=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_beams": 0}, "num_beams: 0, needs an integer of at least 1"),
+        ({"num_beams": None}, "num_beams: None, needs an integer"),
+        ({"num_beams": True}, "num_beams: True, needs an integer"),
+        ({"num_beams": 2.0}, r"num_beams: 2\.0, needs an integer"),
+        ({"num_return_sequences": 2}, "num_return_sequences: 2 of 1 beams; raise num_beams"),
+        ({"max_new_tokens": 0}, "max_new_tokens: 0, needs an integer of at least 1"),
+        ({"max_new_tokens": 3, "min_new_tokens": 4}, "min_new_tokens: 4 is more than .* 3"),
+        ({"min_length": -1}, "min_length: -1, needs an integer of at least 0"),
+        ({"length_penalty": "1"}, "length_penalty: '1', needs a finite number"),
+        ({"length_penalty": float("nan")}, "length_penalty: nan, needs a finite number"),
+        ({"repetition_penalty": float("inf")}, "repetition_penalty: inf, needs a finite"),
+        ({"repetition_penalty": 0.0}, r"repetition_penalty: 0\.0, needs more than 0"),
+        ({"early_stopping": "soon"}, "early_stopping: 'soon', needs True, False or 'never'"),
+        ({"early_stopping": 1}, "early_stopping: 1, needs True, False or 'never'"),
+        ({"eos_token_id": -1}, "eos_token_id: -1 is not a token id"),
+        ({"eos_token_id": "2"}, "eos_token_id: '2', needs token ids"),
+        ({"suppress_tokens": [1, None]}, "suppress_tokens: None is not a token id"),
+        ({"suppress_tokens": [True]}, "suppress_tokens: True is not a token id"),
+        ({"bad_words_ids": 3}, "bad_words_ids: 3, needs a list of lists"),
+        ({"bad_words_ids": [[]]}, "bad_words_ids: holds an empty sequence"),
+        ({"bad_words_ids": [["a"]]}, "bad_words_ids: 'a' is not a token id"),
+        ({"pad_token_id": -100}, "pad_token_id: -100, needs an integer of at least 0"),
+        ({"capacity": 0}, "capacity: 0, needs an integer of at least 1"),
+    ],
+)
+def test_bad_values_are_refused_with_name_and_value(settings, message):
+    """At construction, so that no half-valid record exists."""
+    with pytest.raises(OptionError, match=message):
+        DecodeOptions(**settings)
+
+
+def test_unknown_options_are_refused_with_the_known_ones():
+    """From a manifest and from `replace`; nothing is passed over."""
+    with pytest.raises(OptionError, match=r"top_k: no such option, known: num_beams, .*capacity"):
+        DecodeOptions.from_dict({"top_k": 5})
+    with pytest.raises(OptionError, match="temperature: no such option"):
+        DecodeOptions().replace(temperature=0.5)
+
+
+def test_names_are_those_of_generation_configs():
+    """Except the two that are ours: the decoder's prompt and the cache's capacity."""
+    ours = {field.name for field in dataclasses.fields(DecodeOptions)}
+    assert ours - set(vars(GenerationConfig())) == {"decoder_prompt", "capacity"}
