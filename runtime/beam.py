@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from seq2edge.errors import BackendError
 from seq2edge.runtime.backend import Logits
 from seq2edge.runtime.filters import Filter, History
 from seq2edge.runtime.options import DecodeOptions
@@ -113,9 +114,20 @@ class BeamSearch:
         return self.finished[item][: self.options.num_return_sequences]
 
 
+def highest_logit(logits: Logits) -> NDArray[np.float32]:
+    """The largest of each row, (rows, 1). Raises BackendError where it is not a number."""
+    highest: NDArray[np.float32] = logits.max(axis=-1, keepdims=True)
+    if not np.isfinite(highest).all():
+        raise BackendError(
+            "logits: the model answered infinity or no number; "
+            "check the bundle with `seq2edge verify`, or export it in a larger precision"
+        )
+    return highest
+
+
 def log_softmax(logits: Logits) -> Logits:
     """Log-probabilities over the last axis, a new array."""
-    shifted: Logits = logits - logits.max(axis=-1, keepdims=True)
+    shifted: Logits = logits - highest_logit(logits)
     shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return shifted
 
@@ -123,7 +135,8 @@ def log_softmax(logits: Logits) -> Logits:
 def top_k(values: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The k largest of each row, largest first, with their places; the first of equals wins.
 
-    The k largest lie in the k blocks with the largest maxima, so only those are sorted.
+    The k largest lie in the k blocks with the largest maxima (the first blocks where those are
+    equal), so only these are sorted.
     """
     rows, width = values.shape
     blocks = width // BLOCK
@@ -131,7 +144,10 @@ def top_k(values: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDA
         order = np.argsort(-values, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(values, order, axis=1), order
     maxima = values[:, : blocks * BLOCK].reshape(rows, blocks, BLOCK).max(axis=2)
-    best = np.sort(np.argpartition(-maxima, k, axis=1)[:, : k + 1], axis=1)
+    least = -np.partition(-maxima, k - 1, axis=1)[:, k - 1 : k]
+    above, equal = maxima > least, maxima == least
+    equal &= equal.cumsum(axis=1) <= k - above.sum(axis=1, keepdims=True)
+    best = np.nonzero(above | equal)[1].reshape(rows, k)
     inside = (best[:, :, None] * BLOCK + np.arange(BLOCK)).reshape(rows, -1)
     rest = np.broadcast_to(np.arange(blocks * BLOCK, width), (rows, width - blocks * BLOCK))
     places = np.concatenate((inside, rest), axis=1)

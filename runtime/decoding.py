@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Backend, Logits, Memory
-from seq2edge.runtime.beam import BeamSearch, Hypothesis
+from seq2edge.runtime.beam import BeamSearch, Hypothesis, highest_logit
 from seq2edge.runtime.filters import Filter, History, make_filters
 from seq2edge.runtime.options import DecodeOptions
 
@@ -85,9 +85,9 @@ class GreedySearch:
 
 def log_sum_exp(logits: Logits) -> NDArray[np.float64]:
     """log(sum(exp(logits))) over the last axis, (rows,)."""
-    highest = logits.max(axis=-1)
-    total = np.exp(logits - highest[:, None]).sum(axis=-1, dtype=np.float64)
-    result: NDArray[np.float64] = np.log(total) + highest
+    highest = highest_logit(logits)
+    total = np.exp(logits - highest).sum(axis=-1, dtype=np.float64)
+    result: NDArray[np.float64] = np.log(total) + highest[:, 0]
     return result
 
 
