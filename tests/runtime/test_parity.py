@@ -1,0 +1,125 @@
+"""The numeric proof: what it records, and that it notices every kind of difference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from seq2edge.model.dims import Dims, StackDims
+from seq2edge.runtime.fake import FakeBackend, random_answer
+from seq2edge.runtime.parity import BEAMS, STEPS, TOLERANCES, Parity, make_inputs, record, replay
+
+STACK = StackDims(layers=1, heads=1, kv_heads=1, head_dim=4, hidden=4, activation="relu")
+DECODER = Dims(width=4, vocab=100, decoder=STACK)
+TRANSLATOR = Dims(width=4, vocab=100, encoder=STACK, decoder=STACK)
+ENCODER = Dims(width=4, vocab=100, encoder=STACK, head="embedding", pooling="mean")
+
+
+@pytest.fixture(params=[DECODER, TRANSLATOR], ids=lambda dims: dims.kind)
+def reference(request):
+    """What a random model answered."""
+    return record(FakeBackend(random_answer(100)), make_inputs(request.param, (3, 4)))
+
+
+def changed(index, amount):
+    """That model, with one logit of every answer off by so much."""
+    plain = random_answer(100)
+
+    def answer(history, source):
+        logits = plain(history, source)
+        logits[np.argsort(-logits)[index]] += amount
+        return logits
+
+    return FakeBackend(answer)
+
+
+def test_the_same_model_gives_the_same(reference):
+    """No error, every token equal."""
+    parity = replay(FakeBackend(random_answer(100)), reference)
+    assert parity.max_absolute == parity.max_relative == 0
+    assert parity.tokens_equal == parity.tokens_compared == 2 + STEPS * 2 * BEAMS
+    assert parity.within("float32")
+
+
+@pytest.mark.parametrize(("index", "amount"), [(3, 0.01), (0, -0.01), (90, 9.0)])
+def test_a_different_logit_is_measured(reference, index, amount):
+    """Large ones directly; small ones, which are not recorded, through the normaliser."""
+    parity = replay(changed(index, amount), reference)
+    assert parity.max_absolute > TOLERANCES["float32"].absolute
+    assert not parity.within("float32")
+    if index < 64:
+        assert parity.max_absolute == pytest.approx(abs(amount), rel=1e-3)
+
+
+def test_another_choice_is_counted(reference):
+    """Tokens must be the same, however close the logits are."""
+    parity = replay(changed(1, 9.0), reference)
+    assert parity.tokens_equal == 0
+    assert not Parity(
+        max_absolute=0.0, max_relative=0.0, tokens_compared=5, tokens_equal=4
+    ).within("float32")
+
+
+def test_no_number_is_no_parity(reference):
+    """NaN compares as neither larger nor smaller; it must not pass."""
+    parity = replay(changed(3, np.nan), reference)
+    assert not parity.within("float32")
+    assert np.isfinite([parity.max_absolute, parity.max_relative]).all()
+
+
+def test_either_tolerance_is_enough():
+    """Absolute for small logits, relative for large ones; the table names the precisions."""
+    parts = {"tokens_compared": 1, "tokens_equal": 1}
+    allowed = TOLERANCES["float32"]
+    assert Parity(max_absolute=1.0, max_relative=allowed.relative, **parts).within("float32")
+    assert Parity(max_absolute=allowed.absolute, max_relative=1.0, **parts).within("float32")
+    over = {"max_absolute": 2 * allowed.absolute, "max_relative": 2 * allowed.relative}
+    assert not Parity(**over, **parts).within("float32")
+
+
+def test_a_cache_that_is_not_reordered_is_noticed(reference):
+    """The program exchanges beams, so that a broken reorder cannot pass."""
+
+    class Forgetful(FakeBackend):
+        def start(self, memory, rows, capacity):
+            cache = super().start(memory, rows, capacity)
+            right = cache.reorder
+
+            def reorder(order):
+                right(order if len(order) != len(cache.histories) else np.arange(len(order)))
+
+            cache.reorder = reorder
+            return cache
+
+    parity = replay(Forgetful(random_answer(100)), reference)
+    assert parity.tokens_equal < parity.tokens_compared
+
+
+def test_inputs_are_unequal_and_fit_the_model():
+    """The same for the same seed; sources and prompts of different lengths."""
+    inputs = make_inputs(TRANSLATOR, (3, 4))
+    again = make_inputs(TRANSLATOR, (3, 4))
+    assert all(np.array_equal(inputs[name], again[name]) for name in inputs)
+    assert len(set(inputs["source_length"].tolist())) == 2
+    assert inputs["prompt"].tolist() == [[3, 4], [3, 4]]
+    assert len(set(make_inputs(DECODER, ())["prompt_length"].tolist())) == 2
+    short = Dims(
+        width=4,
+        vocab=100,
+        encoder=StackDims(
+            layers=1, heads=1, kv_heads=1, head_dim=4, hidden=4, activation="relu", max_positions=5
+        ),
+        head="embedding",
+    )
+    assert make_inputs(short, ())["source"].shape == (2, 5)
+    speech = Dims(width=4, vocab=100, encoder=short.encoder, decoder=STACK, mels=8)
+    assert make_inputs(speech, (1,))["source"].shape == (1, 8, 10)
+
+
+def test_encoders_are_compared_by_what_they_pool():
+    """There are no tokens to compare."""
+    reference = record(FakeBackend(random_answer(8)), make_inputs(ENCODER, ()))
+    parity = replay(FakeBackend(random_answer(8)), reference)
+    assert (parity.max_absolute, parity.tokens_compared) == (0, 0)
+    assert parity.within("float32")
+    assert not replay(FakeBackend(random_answer(8, seed=1)), reference).within("float32")
