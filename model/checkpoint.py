@@ -82,8 +82,10 @@ def _sharded(path: Path) -> dict[str, Path]:
         raise CheckpointError(f"{path / INDEX}: no weight_map")
     shards: dict[str, frozenset[str]] = {}
     for name, file in table.items():
-        if not isinstance(file, str) or Path(file).name != file:
-            raise CheckpointError(f"{path / INDEX}: shard {file!r} of {name} is not a file name")
+        if not isinstance(file, str) or not file.endswith(".safetensors") or "/" in file:
+            raise CheckpointError(
+                f"{path / INDEX}: shard {file!r} of {name} is not a safetensors file name"
+            )
         if file not in shards:
             shards[file] = _names(path / file)
         if name not in shards[file]:

@@ -56,7 +56,12 @@ def _skipped(config: Config, layout: Layout) -> int:
 def _dims(layout: Layout, config: Config, names: Names) -> Dims:
     config.require("position_embedding_type", "absolute")
     config.ignore(
-        "num_labels", "sinusoidal_pos_embds", "pooling", "normalize", "tie_word_embeddings"
+        "num_labels",
+        "sinusoidal_pos_embds",
+        "pooling",
+        "normalize",
+        "tie_word_embeddings",
+        "tie_weights_",
     )
     get = _renamed(config)
     width, heads = get("hidden_size", "dim"), get("num_attention_heads", "n_heads")
@@ -115,22 +120,30 @@ def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[Weight]:
         # What is left of the table after the rows no position reaches.
         skip_rows=-stack.max_positions if layout.skip_positions else 0,
     )
-    yield from norm("encoder.embedding_norm", f"{prefix}embeddings.LayerNorm")
+    yield from _norm("encoder.embedding_norm", f"{prefix}embeddings.LayerNorm", names)
     for i in range(stack.layers):
-        yield from _layer(f"encoder.layers.{i}", prefix + layout.layer.format(i), layout)
+        yield from _layer(f"encoder.layers.{i}", prefix + layout.layer.format(i), layout, names)
     if dims.head == "classifier":
         dense, out = (name.format(prefix) for name in layout.classifier)
         yield from linear("classifier_dense", dense)
         yield from linear("classifier_out", out)
 
 
-def _layer(ours: str, theirs: str, layout: Layout) -> Iterator[Weight]:
+def _norm(target: str, source: str, names: Names) -> Iterator[Weight]:
+    """Checkpoints converted from TensorFlow call weight and bias gamma and beta."""
+    if f"{source}.gamma" not in names:
+        return norm(target, source)
+    parts = (("weight", "gamma"), ("bias", "beta"))
+    return iter(Weight(target=f"{target}.{o}", sources=(f"{source}.{t}",)) for o, t in parts)
+
+
+def _layer(ours: str, theirs: str, layout: Layout, names: Names) -> Iterator[Weight]:
     yield from linear(f"{ours}.attention.qkv", *(f"{theirs}.{part}" for part in layout.qkv))
     yield from linear(f"{ours}.attention.out", f"{theirs}.{layout.out}")
-    yield from norm(f"{ours}.attention_norm", f"{theirs}.{layout.attention_norm}")
+    yield from _norm(f"{ours}.attention_norm", f"{theirs}.{layout.attention_norm}", names)
     yield from linear(f"{ours}.feedforward.up", f"{theirs}.{layout.up}")
     yield from linear(f"{ours}.feedforward.down", f"{theirs}.{layout.down}")
-    yield from norm(f"{ours}.feedforward_norm", f"{theirs}.{layout.feedforward_norm}")
+    yield from _norm(f"{ours}.feedforward_norm", f"{theirs}.{layout.feedforward_norm}", names)
 
 
 def _family(name: str, model: str, layout: Layout) -> Family:
