@@ -45,8 +45,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     config.ignore("pooling", "normalize", "quantization_config")
     config.require("quantization_config")
     config.check_all_read()
-    model, unused = build(family, dims, source)
     labels = _labels(source.config) if dims.head == "classifier" else ()
+    model, unused = build(family, dims, source)
     return Checkpoint(
         source=source,
         family=family.name,
@@ -67,8 +67,6 @@ def open_source(path: Path) -> Source:
     foreign = open_foreign(path)
     if foreign is not None:
         return foreign
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: neither a checkpoint folder nor a GGUF file")
     return open_folder(path)
 
 
@@ -141,8 +139,6 @@ def _fill(parameter: Tensor, weight: Weight, source: Source) -> Iterator[str]:
 def _shaped(tensor: Tensor, parameter: Tensor, weight: Weight) -> Tensor:
     if weight.transpose:
         return tensor.T
-    if weight.skip_rows < 0:  # keep only that many rows at the end
-        return tensor[weight.skip_rows :]
     if tensor.ndim == parameter.ndim + 1 and tensor.shape[0] == 1:
         return tensor[0]
     return tensor[weight.skip_rows :]

@@ -27,7 +27,7 @@ class Layout:
     feedforward_norm: str
     classifier: tuple[str, str]  # dense, out
     classifier_activation: str
-    skip_positions: bool = False
+    skip_positions: int = 0  # rows of the position table that no token reaches
 
 
 def _head(config: Config, layout: Layout) -> dict[str, object]:
@@ -48,11 +48,6 @@ def _head(config: Config, layout: Layout) -> dict[str, object]:
     }
 
 
-def _skipped(config: Config, layout: Layout) -> int:
-    """RoBERTa counts positions from the padding id + 1 on."""
-    return int(config.get("pad_token_id", 1)) + 1 if layout.skip_positions else 0
-
-
 def _dims(layout: Layout, config: Config, names: Names) -> Dims:
     config.require("position_embedding_type", "absolute")
     config.ignore(
@@ -63,9 +58,11 @@ def _dims(layout: Layout, config: Config, names: Names) -> Dims:
         "tie_word_embeddings",
         "tie_weights_",
     )
+    if layout.skip_positions:  # RoBERTa counts positions from the padding id + 1 on
+        config.require("pad_token_id", layout.skip_positions - 1)
     get = _renamed(config)
     width, heads = get("hidden_size", "dim"), get("num_attention_heads", "n_heads")
-    positions = config.size("max_position_embeddings", 512) - _skipped(config, layout)
+    positions = config.size("max_position_embeddings", 512) - layout.skip_positions
     stack = StackDims(
         layers=get("num_hidden_layers", "n_layers"),
         heads=heads,
@@ -117,8 +114,7 @@ def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[Weight]:
     yield Weight(
         target="encoder.positions.weight",
         sources=(f"{prefix}embeddings.position_embeddings.weight",),
-        # What is left of the table after the rows no position reaches.
-        skip_rows=-stack.max_positions if layout.skip_positions else 0,
+        skip_rows=layout.skip_positions,
     )
     yield from _norm("encoder.embedding_norm", f"{prefix}embeddings.LayerNorm", names)
     for i in range(stack.layers):
@@ -178,7 +174,7 @@ ROBERTA = _family(
         _BERT,
         prefix="roberta.",
         classifier=("classifier.dense", "classifier.out_proj"),
-        skip_positions=True,
+        skip_positions=2,
     ),
 )
 DISTILBERT = _family(

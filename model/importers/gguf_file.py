@@ -56,7 +56,7 @@ def read_gguf(path: Path) -> GgufFile:
     """Read the file. Raises CheckpointError where it is damaged, UnsupportedError for its kind."""
     reader = BinaryReader(path)
     if reader.number("I") != MAGIC:
-        raise CheckpointError(f"{path}: not a GGUF file")
+        raise CheckpointError(f"{path}: not a GGUF file; other checkpoints are folders")
     version = reader.number("I")
     if version not in VERSIONS:
         raise UnsupportedError(f"{path}: GGUF version {version}, versions 2 and 3 are supported")

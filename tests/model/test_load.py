@@ -1,0 +1,224 @@
+"""From a folder to the canonical Transformer: the same logits, and every tensor accounted for."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from safetensors.torch import load_file, save_file
+
+from seq2edge.errors import CheckpointError, UnsupportedError
+from seq2edge.model.eager import EagerBackend
+from seq2edge.model.load import load_checkpoint, open_source
+
+CLOSE = {"atol": 2e-5, "rtol": 2e-5}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Saves the tiny model of that name; `folder(name)` gives its path."""
+
+    def save(name, **changes):
+        tiny_models.save(name, tmp_path / name, **changes)
+        return tmp_path / name
+
+    return save
+
+
+def edit_tensors(path, change):
+    """Rewrite the weights of a checkpoint."""
+    tensors = load_file(path / "model.safetensors")
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    change(tensors)
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+
+
+def edit_config(path, **changes):
+    """Rewrite some settings of a checkpoint."""
+    values = json.loads((path / "config.json").read_text())
+    values.update(changes)
+    (path / "config.json").write_text(json.dumps(values))
+
+
+def our_logits(loaded, source, target):
+    """Logits after every token of `target`: four at once, then one by one."""
+    backend, memory = EagerBackend(loaded.model), None
+    if source is not None:
+        length = np.full(len(source), loaded.dims.frames // 2 or source.shape[1])
+        memory = backend.encode(source.numpy(), length)
+    cache = backend.start(memory, len(target), None)
+    answers = []
+    for new in (target[:, :4], *target[:, 4:].split(1, dim=1)):
+        count = np.full(len(target), new.shape[1])
+        answers.append(backend.step(np.ascontiguousarray(new.numpy()), count, cache))
+    return np.stack(answers, axis=1)
+
+
+@pytest.mark.parametrize("name", tiny_models.GENERATORS)
+def test_logits_are_those_of_transformers(folder, name):
+    """After a prefill and after each step from the cache, for every family."""
+    path = folder(name)
+    reference, loaded = tiny_models.make(name), load_checkpoint(path)
+    generator = torch.Generator().manual_seed(5)
+    target = torch.randint(3, loaded.dims.vocab, (2, 11), generator=generator)
+    if loaded.dims.kind == "decoder":
+        inputs, source = {"input_ids": target}, None
+    elif loaded.dims.mels:
+        shape = (2, loaded.dims.mels, loaded.dims.frames)
+        source = torch.randn(shape, generator=generator)
+        inputs = {"input_features": source, "decoder_input_ids": target}
+    else:
+        source = torch.randint(3, 80, (2, 9), generator=generator)
+        mask = torch.ones_like(source)
+        inputs = {"input_ids": source, "attention_mask": mask, "decoder_input_ids": target}
+    with torch.no_grad():
+        wanted = reference(**inputs).logits[:, 3:].numpy()
+    np.testing.assert_allclose(our_logits(loaded, source, target), wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["llama", "bart", "bert"])
+def test_shards_give_the_same_model(folder, tmp_path, name):
+    """A model in several files is that model."""
+    one = load_checkpoint(folder(name))
+    model = tiny_models.make(name)
+    model.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
+    assert not (tmp_path / "sharded" / "model.safetensors").exists()
+    several = load_checkpoint(tmp_path / "sharded").model.state_dict()
+    assert all(torch.equal(several[key], value) for key, value in one.model.state_dict().items())
+
+
+def test_bare_encoders_may_lack_their_prefix(folder):
+    """`bert.encoder...` in a classifier's file, `encoder...` in a bare model's; gamma and beta."""
+    path = folder("bert-embedding")
+    wanted = load_checkpoint(path).model.state_dict()
+
+    def as_in_tensorflow(tensors):
+        for name in list(tensors):
+            old = name.replace("LayerNorm.weight", "LayerNorm.gamma")
+            old = old.replace("LayerNorm.bias", "LayerNorm.beta")
+            tensors[f"bert.{old}"] = tensors.pop(name)
+
+    edit_tensors(path, as_in_tensorflow)
+    found = load_checkpoint(path).model.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in wanted.items())
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "whisper", "gpt2", "llama", "bert"])
+def test_a_missing_tensor_is_named(folder, name):
+    """Each one of them, not only the first."""
+    path = folder(name)
+    names = sorted(load_file(path / "model.safetensors"))
+    made = ("embed_positions", "final_logits_bias")
+    for missing in [n for n in names if not any(part in n for part in made)][::5]:
+        kept = load_file(path / "model.safetensors")[missing]
+        edit_tensors(path, lambda tensors, key=missing: tensors.pop(key))
+        with pytest.raises(CheckpointError, match=f"tensor {missing} is missing"):
+            load_checkpoint(path)
+        edit_tensors(path, lambda tensors, key=missing, value=kept: tensors.update({key: value}))
+    load_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["t5", "marian-split", "gpt2", "qwen3", "distilbert"])
+def test_a_tensor_without_a_place_is_named(folder, name):
+    """Whatever a checkpoint holds beyond the model was there for a reason."""
+    path = folder(name)
+    edit_tensors(path, lambda tensors: tensors.update({"model.adapter.weight": torch.ones(2)}))
+    with pytest.raises(CheckpointError, match=rf"{name.split('-')[0]} has no place for: model\.ad"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("t5", "shared.weight"),
+        ("bart", "model.encoder.layers.0.self_attn.k_proj.weight"),
+        ("whisper", "model.encoder.conv1.weight"),
+        ("gpt2", "transformer.h.1.mlp.c_fc.weight"),
+        ("llama", "model.layers.0.mlp.up_proj.weight"),
+        ("llama", "model.norm.weight"),
+        ("roberta", "roberta.embeddings.position_embeddings.weight"),
+    ],
+)
+@pytest.mark.parametrize("axis", [0, -1])
+def test_a_wrong_shape_is_refused(folder, name, tensor, axis):
+    """By name, with both shapes, along any axis."""
+    path = folder(name)
+
+    def shorten(tensors):
+        tensors[tensor] = tensors[tensor].narrow(axis, 0, tensors[tensor].shape[axis] - 1).clone()
+
+    edit_tensors(path, shorten)
+    with pytest.raises(CheckpointError, match="shape|rows together") as caught:
+        load_checkpoint(path)
+    assert tensor in str(caught.value)
+
+
+def test_second_names_of_a_tied_tensor_must_agree(folder):
+    """Equal copies are common and harmless; different ones would be lost."""
+    path = folder("llama-biases-tied")
+    table = load_file(path / "model.safetensors")["model.embed_tokens.weight"]
+    edit_tensors(path, lambda tensors: tensors.update({"lm_head.weight": table.clone()}))
+    load_checkpoint(path)
+    edit_tensors(path, lambda tensors: tensors.update({"lm_head.weight": table + 1e-3}))
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight differs from model\.embed_tokens"):
+        load_checkpoint(path)
+
+
+def test_tensors_the_task_does_not_use_are_listed(folder):
+    """They are known by name, and reported."""
+    loaded = load_checkpoint(folder("bert-embedding"))
+    assert loaded.unused_tensors == ("pooler.dense.bias", "pooler.dense.weight")
+    assert load_checkpoint(folder("bert")).unused_tensors == ()
+
+
+def test_settings_that_nobody_reads_are_refused(folder):
+    """A new feature of a known family must not be passed over; null and false are no features."""
+    path = folder("gpt2")
+    edit_config(path, clever_trick=2, other=None, third=False)
+    with pytest.raises(UnsupportedError, match=r"not supported: clever_trick=2; remove them only"):
+        load_checkpoint(path)
+
+
+def test_quantized_checkpoints_are_refused(folder):
+    """By their config, before any tensor is read."""
+    path = folder("llama")
+    edit_config(path, quantization_config={"quant_method": "awq"})
+    with pytest.raises(UnsupportedError, match=r"quantization_config .*awq.* is not supported"):
+        load_checkpoint(path)
+
+
+def test_labels_and_what_their_scores_mean(folder):
+    """transformers' own rule where the config does not say."""
+    three = load_checkpoint(folder("bert"))
+    assert (three.labels, three.problem) == (("LABEL_0", "LABEL_1", "LABEL_2"), "single_label")
+    one = load_checkpoint(folder("roberta", num_labels=1))
+    assert (one.labels, one.problem) == (("LABEL_0",), "regression")
+    path = folder("distilbert")
+    edit_config(path, id2label={"1": "b", "0": "a", "2": "c"})
+    edit_config(path, problem_type="multi_label_classification")
+    several = load_checkpoint(path)
+    assert (several.labels, several.problem) == (("a", "b", "c"), "multi_label")
+    edit_config(path, problem_type="ranking")
+    with pytest.raises(UnsupportedError, match="problem_type 'ranking' is not supported"):
+        load_checkpoint(path)
+    edit_config(path, problem_type=None, id2label={"0": "a", "5": "b"})
+    with pytest.raises(CheckpointError, match="id2label .* does not count from 0"):
+        load_checkpoint(path)
+
+
+def test_models_without_classes_have_no_labels(folder):
+    """A config's unused labels are not carried along."""
+    loaded = load_checkpoint(folder("bert-embedding"))
+    assert (loaded.labels, loaded.problem) == ((), "")
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    """Nothing there, or some file."""
+    with pytest.raises(CheckpointError, match="no such file or folder"):
+        open_source(tmp_path / "none")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(CheckpointError, match="not a GGUF file; other checkpoints are folders"):
+        open_source(tmp_path / "notes.txt")
