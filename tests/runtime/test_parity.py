@@ -55,9 +55,9 @@ def test_another_choice_is_counted(reference):
     """Tokens must be the same, however close the logits are."""
     parity = replay(changed(1, 9.0), reference)
     assert parity.tokens_equal == 0
-    assert not Parity(
-        max_absolute=0.0, max_relative=0.0, tokens_compared=5, tokens_equal=4
-    ).within("float32")
+    assert not Parity(max_absolute=0.0, max_relative=0.0, tokens_compared=5, tokens_equal=4).within(
+        "float32"
+    )
 
 
 def test_no_number_is_no_parity(reference):

@@ -10,7 +10,6 @@ from seq2edge.model.families import FAMILIES, find_family
 from seq2edge.model.families.family import Config
 from seq2edge.model.load import _check_architecture
 
-
 NAMES = {
     "flan-t5-base": ("lm_head.weight",),
     "mt5-small": ("lm_head.weight",),

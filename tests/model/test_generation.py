@@ -1,0 +1,108 @@
+"""Generation settings: every one becomes an option, a remark or an extra."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from published_configs import CONFIGS
+from transformers import GenerationConfig
+
+from seq2edge.model.generation import read_generation
+from seq2edge.runtime.options import DecodeOptions
+
+FIELDS = frozenset(field.name for field in dataclasses.fields(DecodeOptions))
+
+
+def read(generation=None, config=None):
+    """The sorted settings."""
+    return read_generation(generation, config or {}, FIELDS)
+
+
+def test_options_are_taken_as_they_are():
+    """The names are the same."""
+    found = read({"num_beams": 4, "length_penalty": 2.0, "eos_token_id": [1, 2]})
+    assert found.options == {"num_beams": 4, "length_penalty": 2.0, "eos_token_id": [1, 2]}
+    assert (found.ignored, found.extras) == ({}, {})
+
+
+def test_defaults_of_transformers_become_nothing_but_options():
+    """A file with every setting at its default asks for nothing that we lack."""
+    found = read(GenerationConfig().to_dict())
+    assert found.ignored == {}
+    assert found.extras == {}
+    DecodeOptions.from_dict(found.options)
+
+
+def test_sampling_is_remarked_with_its_settings():
+    """As Llama and Qwen ask for it; without do_sample nobody reads the temperature."""
+    chat = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "min_p": None}
+    assert read(chat).ignored == {
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_p": 0.8,
+        "top_k": 20,
+    }
+    assert read({**chat, "do_sample": False}).ignored == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_beam_groups", 2),
+        ("guidance_scale", 1.5),
+        ("exponential_decay_length_penalty", [5, 1.1]),
+        ("stop_strings", ["x"]),
+        ("forced_decoder_ids", [[1, 5]]),
+        ("setting_of_tomorrow", 1),
+    ],
+)
+def test_what_cannot_be_applied_is_remarked(name, value):
+    """Also what is not known yet."""
+    assert read({name: value}).ignored == {name: value}
+
+
+def test_speech_settings_are_extras():
+    """Languages and tasks are chosen with each clip."""
+    settings = {"lang_to_id": {"<|en|>": 5}, "no_timestamps_token_id": 9}
+    assert read(settings).extras == settings
+
+
+def test_special_tokens_fall_back_to_the_config():
+    """The generation config goes first."""
+    found = read({"eos_token_id": 2}, {"eos_token_id": 9, "pad_token_id": 1, "bos_token_id": None})
+    assert found.options == {"eos_token_id": 2, "pad_token_id": 1}
+
+
+def test_negative_suppressed_tokens_mean_none():
+    """Old Whisper configs write [-1]."""
+    assert read({"suppress_tokens": [-1]}).options == {"suppress_tokens": []}
+
+
+def test_old_checkpoints_keep_their_settings_in_the_config():
+    """Where there is no generation_config.json; lengths nobody chose are not taken for a choice."""
+    found = read(config=CONFIGS["bart-large-cnn"])
+    assert found.options == {
+        "num_beams": 4,
+        "length_penalty": 2.0,
+        "early_stopping": True,
+        "no_repeat_ngram_size": 3,
+        "max_length": 142,
+        "min_length": 56,
+        "forced_bos_token_id": 0,
+        "forced_eos_token_id": 2,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 2,
+    }
+    assert read(config={"max_length": 20, "min_length": 0}).options == {}
+    assert read({"max_length": 20}).options == {"max_length": 20}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_settings_of_published_configs_are_valid_options(name):
+    """Whatever they hold; only Whisper's old way of naming languages is remarked."""
+    found = read(config=CONFIGS[name])
+    DecodeOptions.from_dict(found.options)
+    assert set(found.ignored) <= ({"forced_decoder_ids"} if "whisper" in name else set())
