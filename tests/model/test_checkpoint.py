@@ -106,7 +106,7 @@ def test_truncated_weights_are_refused(folder, size):
 @pytest.mark.parametrize("name", ["../m.safetensors", "/etc/m.safetensors", "..", "x.bin", 5, ""])
 def test_shards_lie_in_the_folder(sharded, name):
     """An index that names files elsewhere is refused before anything is opened."""
-    with pytest.raises(CheckpointError, match="shard .* of a is not a safetensors file name"):
+    with pytest.raises(CheckpointError, match=r"shard .* of a is not a safetensors file name"):
         open_folder(sharded(a=name))
 
 

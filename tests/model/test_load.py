@@ -151,7 +151,7 @@ def test_a_wrong_shape_is_refused(folder, name, tensor, axis):
         tensors[tensor] = tensors[tensor].narrow(axis, 0, tensors[tensor].shape[axis] - 1).clone()
 
     edit_tensors(path, shorten)
-    with pytest.raises(CheckpointError, match="shape|rows together") as caught:
+    with pytest.raises(CheckpointError, match=r"shape|rows together") as caught:
         load_checkpoint(path)
     assert tensor in str(caught.value)
 
@@ -205,7 +205,7 @@ def test_labels_and_what_their_scores_mean(folder):
     with pytest.raises(UnsupportedError, match="problem_type 'ranking' is not supported"):
         load_checkpoint(path)
     edit_config(path, problem_type=None, id2label={"0": "a", "5": "b"})
-    with pytest.raises(CheckpointError, match="id2label .* does not count from 0"):
+    with pytest.raises(CheckpointError, match=r"id2label .* does not count from 0"):
         load_checkpoint(path)
 
 
