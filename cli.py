@@ -115,8 +115,7 @@ def _read(texts: tuple[str, ...], file: TextIO | None) -> Iterator[str]:
 
 def _lines(stream: TextIO) -> Iterator[str]:
     for line in stream:
-        if line.strip():
-            yield line.rstrip("\r\n")
+        yield line.rstrip("\r\n")
 
 
 def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
@@ -212,21 +211,27 @@ def run(
     **decoding: Any,
 ) -> None:
     """Generate from each TEXT with BUNDLE: translate, summarize, continue or answer."""
+    if chat and (source_language or target_language):
+        raise click.UsageError("--chat takes neither --from nor --to")
     inputs = _inputs(texts, file)
     model = _load(bundle, device, threads)
     options = _merge(model.options, decoding)
-    for group in _batches(inputs, batch):
+
+    def generate(group: list[str]) -> list[list[GeneratedText]]:
         if chat:
-            results = [[model.chat([{"role": "user", "content": t}], options)] for t in group]
-        else:
-            results = model.generate(
-                group,
-                options,
-                source_language=source_language,
-                target_language=target_language,
-            )
-        for source, found in zip(group, results, strict=True):
+            return [model.chat([{"role": "user", "content": text}], options) for text in group]
+        return model.generate(
+            group, options, source_language=source_language, target_language=target_language
+        )
+
+    for group in _batches(inputs, batch):
+        results = iter(generate([text for text in group if text.strip()]))
+        for source in group:
+            # A blank line gives blank lines, so that line n still answers line n.
+            found = next(results) if source.strip() else []
             _print_texts(source, found, as_json=as_json)
+            if not found and not as_json:
+                click.echo("\n" * (options.num_return_sequences - 1))
 
 
 @main.command()

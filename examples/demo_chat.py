@@ -31,7 +31,7 @@ def main() -> None:
     answer = model.chat(
         [{"role": "user", "content": question}],
         model.options.replace(max_new_tokens=64, max_length=None),
-    )
+    )[0]
     seconds = time.perf_counter() - begin
     print(f"\nQ: {question}\nA: {answer.text.strip()}\n")
     print(f"{len(answer.ids)} tokens in {seconds:.1f} s, the question included ({model.reason})")

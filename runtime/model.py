@@ -135,11 +135,11 @@ class Model:
 
     def chat(
         self, messages: Sequence[dict[str, str]], options: DecodeOptions | None = None
-    ) -> GeneratedText:
-        """The answer to a conversation of `{"role": ..., "content": ...}` messages."""
+    ) -> list[GeneratedText]:
+        """Answers to a conversation of `{"role": ..., "content": ...}` messages, best first."""
         prompt = self.tokenizer.render_chat(list(messages))
         ids = self.tokenizer.encode(prompt, special_tokens=False)
-        return self._texts(self.generate_ids([ids], options)[0])[0]
+        return self._texts(self.generate_ids([ids], options)[0])
 
     def transcribe(
         self,

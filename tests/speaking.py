@@ -14,7 +14,7 @@ from seq2edge.export.pipeline import export_checkpoint
 SPECIAL = ["<s>", "<pad>", "</s>"]
 
 
-def write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path, template: str | None = None) -> None:
     """A tokenizer.json of w3 to w95 and three special tokens, with an end after every text."""
     names = SPECIAL + [f"w{i}" for i in range(len(SPECIAL), tiny_models.VOCAB)]
     words = {name: i for i, name in enumerate(names)}
@@ -26,12 +26,16 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.add_special_tokens(SPECIAL)
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "TokenizersBackend", "eos_token": "</s>", "pad_token": "<pad>"}
+    if template is not None:
+        settings["chat_template"] = template
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
-def speaking_bundle(name: str, folder: Path, **changes: Any) -> Path:
+def speaking_bundle(
+    name: str, folder: Path, *, template: str | None = None, **changes: Any
+) -> Path:
     """Export the tiny model of that name with this tokenizer; the bundle's folder."""
     tiny_models.save(name, folder / "checkpoint", **changes)
-    write_tokenizer(folder / "checkpoint")
+    write_tokenizer(folder / "checkpoint", template)
     export_checkpoint(folder / "checkpoint", folder / "bundle")
     return folder / "bundle"

@@ -84,6 +84,7 @@ def test_an_unknown_option_is_a_usage_error(command):
         ["export", "x"],
         ["run", "b", "t", "--num-beams", "0"],
         ["run", "b", "--device", "x"],
+        ["run", "b", "t", "--chat", "--to", "fra_Latn"],
     ],
 )
 def test_bad_usage_has_exit_code_2(arguments):
@@ -109,13 +110,18 @@ def test_run_prints_results_on_stdout_and_the_rest_on_stderr(bundles):
 
 
 def test_run_takes_lines_from_stdin_and_files(bundles, tmp_path):
-    """Empty lines are skipped, order is kept, batches make no difference."""
-    lines = "w5 w6\n\nw7\nw8 w9 w10\n"
+    """Line n answers line n, blank ones too; batches make no difference."""
+    lines = "w5 w6\n \nw7\nw8 w9 w10\n\n"
     (tmp_path / "lines.txt").write_text(lines)
     bundle = bundles("bart")
-    arguments = ["w5 w6", "w7", "w8 w9 w10"]
+    arguments = ["w5 w6", "", "w7", "w8 w9 w10", ""]
     wanted = call("run", bundle, *arguments).stdout
-    assert len(wanted.splitlines()) == 3
+    alone = [call("run", bundle, text).stdout for text in arguments]
+    assert wanted == "".join(alone)
+    assert [line == "" for line in wanted.splitlines()] == [False, True, False, False, True]
+    two = call("run", bundle, "-b", 2, "-n", 2, "", "w7").stdout.splitlines()
+    assert [line == "" for line in two] == [True, True, False, False]
+    assert json.loads(call("run", bundle, "", "--json").stdout) == {"input": "", "results": []}
     assert call("run", bundle, "-", input=lines).stdout == wanted
     assert call("run", bundle, "-f", tmp_path / "lines.txt", "--batch", 1).stdout == wanted
 

@@ -83,7 +83,7 @@ def test_smollm2_answers_as_its_dequantized_weights_do(tmp_path):
             pad_token_id=2,
         )[0, len(prompt) :]
     options = model.options.replace(max_new_tokens=NEW, max_length=None)
-    answer = model.chat(question, options)
+    answer = model.chat(question, options)[0]
     assert list(answer.ids) == wanted.tolist()
     assert answer.text == "The capital of France is Paris."
     names = load_checkpoint(file).source.names

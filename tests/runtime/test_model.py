@@ -46,6 +46,18 @@ def test_text_goes_in_and_comes_out(speaking):
     assert model.generate_ids([]) == []
 
 
+def test_a_chat_is_rendered_and_continued(speaking):
+    """The template writes all special tokens; every result that was asked for comes back."""
+    model = speaking("gpt2", template="{{ eos_token }} w7 {{ messages[0].content }} w9")
+    options = model.options.replace(
+        num_beams=3, num_return_sequences=2, max_new_tokens=4, max_length=None
+    )
+    answers = model.chat([{"role": "user", "content": "w5 w6"}], options)
+    wanted = model.generate_ids([[2, 7, 5, 6, 9]], options)[0]
+    assert [answer.ids for answer in answers] == [sequence.ids for sequence in wanted]
+    assert len(answers) == 2
+
+
 def test_a_chat_needs_a_template(speaking):
     """A model without one says so."""
     with pytest.raises(InputError, match="no chat template"):
