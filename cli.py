@@ -156,7 +156,9 @@ _TEXTS = click.argument("texts", nargs=-1, metavar="[TEXT|-]...")
 @click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the new bundle.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 def export(checkpoint: Path, output: Path, *, overwrite: bool) -> None:
-    """Export CHECKPOINT to a bundle and prove it equal to the model.
+    """Export CHECKPOINT to a proven bundle.
+
+    Every graph is compared with the model before anything is written.
 
     CHECKPOINT is a Hugging Face folder, a CTranslate2 Whisper folder or a GGUF Llama file.
     """
@@ -210,7 +212,11 @@ def run(
     threads: int | None,
     **decoding: Any,
 ) -> None:
-    """Generate from each TEXT with BUNDLE: translate, summarize, continue or answer."""
+    """Generate from each TEXT with BUNDLE.
+
+    Translate, summarize, continue or answer, as the model was made to. A line of input gives a
+    line of output, a blank one a blank one.
+    """
     if chat and (source_language or target_language):
         raise click.UsageError("--chat takes neither --from nor --to")
     inputs = _inputs(texts, file)
@@ -284,7 +290,7 @@ def classify(
     device: str,
     threads: int | None,
 ) -> None:
-    """Print the label of each TEXT with BUNDLE."""
+    """Print the label of each TEXT."""
     inputs = _inputs(texts, file)
     model = _load(bundle, device, threads)
     for group in _batches(inputs, batch):
@@ -311,7 +317,7 @@ def embed(
     device: str,
     threads: int | None,
 ) -> None:
-    """Print a JSON object with the embedding of each TEXT with BUNDLE."""
+    """Print the embedding of each TEXT as JSON."""
     inputs = _inputs(texts, file)
     model = _load(bundle, device, threads)
     for group in _batches(inputs, batch):
@@ -325,7 +331,11 @@ def embed(
 @click.option("--no-run", is_flag=True, help="Check the files alone.")
 @_runtime_options
 def verify(bundle: Path, *, no_run: bool, device: str, threads: int | None) -> None:
-    """Check every file of BUNDLE and replay the recorded tokens on every graph."""
+    """Check BUNDLE: every file, and every graph.
+
+    Files are compared with their recorded sizes and hashes; every graph that runs here replays the
+    tokens recorded at export.
+    """
     from seq2edge.bundle import Bundle
 
     opened = Bundle.open(bundle, hashes=True)
@@ -382,7 +392,7 @@ def unpack(file: Path, bundle: Path, *, overwrite: bool) -> None:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def doctor(*, as_json: bool) -> None:
-    """Say what this machine has to run and export models, and what to install."""
+    """Say what this machine has, and what to install."""
     from seq2edge.runtime.diagnosis import diagnose
 
     found = diagnose()
