@@ -189,6 +189,64 @@ def export(checkpoint: Path, output: Path, *, overwrite: bool) -> None:
 
 @main.command()
 @BUNDLE
+@click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the new bundle.")
+@click.option("-r", "--recipe", required=True, help="int8-weight or int4-weight.")
+@click.option(
+    "--texts",
+    type=click.File("r", encoding="utf-8"),
+    help="Lines on which the verdict is measured; random input without.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
+@click.option("--json", "as_json", is_flag=True, help="The verdict as one JSON object.")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads; all cores by default.")
+def quantize(
+    bundle: Path,
+    output: Path,
+    recipe: str,
+    texts: TextIO | None,
+    *,
+    overwrite: bool,
+    as_json: bool,
+    threads: int | None,
+) -> None:
+    """Quantize a float BUNDLE and judge the result.
+
+    Writes a second bundle, then runs both on this machine: size, memory, load time, speed and how
+    many of the float model's answers are kept.
+    """
+    try:
+        from seq2edge.quantize.pipeline import quantize_bundle
+    except ImportError as error:
+        raise click.ClickException(f"quantize: {error}; install seq2edge[quantize,cpu]") from error
+    from seq2edge.bundle import Bundle
+    from seq2edge.quantize.verdict import judge
+
+    lines = [line for line in _lines(texts) if line.strip()] if texts is not None else []
+    if texts is not None and not lines:
+        raise click.ClickException(f"{texts.name}: holds no text to measure on")
+    with click.progressbar(length=1000, label="read", file=sys.stderr, width=30) as bar:
+
+        def show(stage: str, part: float) -> None:
+            bar.label = f"{stage:<16}"
+            bar.update(max(0, int(1000 * part) - bar.pos))
+
+        report = quantize_bundle(bundle, output, recipe, overwrite=overwrite, progress=show)
+    for name in report.kept:
+        click.echo(f"kept in float32: {name}", err=True)
+    verdict = judge(Bundle.open(bundle), report.bundle, texts=lines, threads=threads)
+    if as_json:
+        values = {**vars(verdict), "bundle": str(report.bundle.path)}
+        values |= {side: vars(values[side]) for side in ("float32", "quantized")}
+        click.echo(json.dumps(values, ensure_ascii=False))
+        return
+    for line in verdict.table():
+        click.echo(line)
+    click.echo(verdict.sentence)
+    click.echo(f"{report.bundle.path} ({report.bundle.size / 1e6:.1f} MB)")
+
+
+@main.command()
+@BUNDLE
 @_TEXTS
 @_FILE
 @_JSON

@@ -1,7 +1,8 @@
 """What `manifest.json` of a bundle says: closed, versioned records.
 
-Format 1. Unknown keys, missing keys and other formats are refused, so a reader never acts on half
-of what a bundle means. `manifest.schema.json` is the same grammar as a JSON schema.
+Format 2 (1 knew no quantization). Unknown keys, missing keys and other formats are refused, so a
+reader never acts on half of what a bundle means. `manifest.schema.json` is the same grammar as a
+JSON schema.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from seq2edge.errors import BundleError
 from seq2edge.model.dims import Dims
 from seq2edge.records import Text, decode, json_schema, parse_json
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 16 * 2**20  # bytes
 _DEVICES = {
@@ -58,6 +59,7 @@ Version: TypeAlias = Annotated[
 ]
 Role: TypeAlias = Literal["encoder", "decoder"]
 Target: TypeAlias = Literal["canonical", "onnxruntime"]
+Precision: TypeAlias = Literal["float32", "int8-weight", "int4-weight"]
 Kind: TypeAlias = Literal["encoder-decoder", "decoder", "encoder"]
 Task: TypeAlias = Literal["generate", "transcribe", "classify", "embed"]
 
@@ -165,12 +167,31 @@ class TokenizerRecord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParityRecord:
-    """What the parity gate measured at export: logits' errors, and tokens that agreed."""
+    """Graphs against the float model, on the recorded tokens: logits' errors, tokens that agreed.
+
+    Measured when the bundle was made: at export, or at its quantization.
+    """
 
     max_absolute: float
     max_relative: float
     tokens_compared: int
     tokens_equal: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizationRecord:
+    """How a bundle was quantized, and from which bundle.
+
+    `weights` tells for every graph's weight, "decoder: name", what it became. `source_sha256` is
+    the hash of the float bundle's manifest.
+    """
+
+    recipe: str
+    weights: Mapping[str, str]
+    source_sha256: Sha256
+    tool_version: str
+    created: UtcTime
+    packages: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,12 +215,13 @@ class Manifest:
     empty until a `BundleWriter` finishes.
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     kind: Kind
     task: Task
     family: str
     dims: Dims
-    precision: Literal["float32"] = "float32"
+    precision: Precision = "float32"
+    quantization: QuantizationRecord | None = None
     generation: Mapping[str, Any] | None = None
     generation_ignored: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
@@ -219,6 +241,10 @@ class Manifest:
         mels = self.audio.mels if self.audio else 0
         if mels != self.dims.mels:
             raise BundleError(f"audio: {mels} mels, but the dims have {self.dims.mels}")
+        if (self.precision == "float32") != (self.quantization is None):
+            raise BundleError(f"quantization: does not go with precision {self.precision!r}")
+        if self.quantization is not None and self.parity is None:
+            raise BundleError("parity: missing, a quantized bundle needs what was measured")
         _check_graphs(self.graphs)
         _check_names(self.files)
 

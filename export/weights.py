@@ -57,9 +57,13 @@ class WeightsWriter:
 
 
 def _identity(tensor: ir.TensorProtocol) -> tuple[object, ...]:
-    """Equal for tensors that share memory, and for one lazy tensor read by several graphs."""
+    """Equal for the same bytes, in memory or in a file, and for one lazy tensor of two graphs."""
+    if isinstance(tensor, ir.ExternalTensor):
+        return ("file", str(tensor.path), tensor.offset, tensor.length)
     if isinstance(tensor, ir.LazyTensor):
         return ("lazy", id(tensor))
     array = tensor.numpy()
     where = array.__array_interface__["data"][0]
-    return (where, array.strides, tuple(tensor.shape), str(tensor.dtype))
+    if array.flags.c_contiguous:
+        return ("memory", where, array.nbytes)
+    return ("strided", where, array.strides, tuple(tensor.shape))

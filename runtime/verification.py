@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from seq2edge.bundle import Bundle
 from seq2edge.errors import BackendError
+from seq2edge.manifest import Manifest
 from seq2edge.reference import REFERENCE, read_reference
 from seq2edge.runtime import parity
 from seq2edge.runtime.backends import open_backend
@@ -43,15 +44,21 @@ def verify_graphs(
             continue
         backend, _ = open_backend(bundle, device=device, threads=threads, graphs=target)
         found = parity.replay(backend, reference)
-        yield target, _judge(found, bundle.manifest.precision)
+        yield target, _judge(found, bundle.manifest)
 
 
-def _judge(found: parity.Parity, precision: str) -> Outcome:
-    passed = found.within(precision)
+def _judge(found: parity.Parity, manifest: Manifest) -> Outcome:
+    word = "equal"
+    if manifest.precision == "float32":
+        passed = found.within(manifest.precision)
+    else:
+        assert manifest.parity is not None
+        recorded = parity.Parity(**dataclasses.asdict(manifest.parity))
+        passed, word = found.no_worse_than(recorded), f"as good as {manifest.precision} was made"
     tokens = f", {found.tokens_equal} of {found.tokens_compared} tokens equal"
     return Outcome(
         passed=passed,
-        summary=f"{'equal' if passed else 'DIFFERENT'}: largest error {found.max_absolute:.1e}"
+        summary=f"{word if passed else 'DIFFERENT'}: largest error {found.max_absolute:.1e}"
         f" ({found.max_relative:.1e} of the largest value)"
         f"{tokens if found.tokens_compared else ''}",
     )

@@ -105,8 +105,8 @@ def test_a_manifest_of_enormous_size_is_not_read(folder: Path) -> None:
 
 def test_a_manifest_error_names_the_file(folder: Path) -> None:
     """Errors inside the manifest begin with its path."""
-    edit(folder, lambda values: values.update(format=2))
-    with pytest.raises(BundleError, match=r"model/manifest\.json: format 2, this version reads 1"):
+    edit(folder, lambda values: values.update(format=3))
+    with pytest.raises(BundleError, match=r"model/manifest\.json: format 3, this version reads 2"):
         Bundle.open(folder)
 
 

@@ -14,9 +14,10 @@ from speaking import speaking_bundle
 
 import seq2edge
 from seq2edge import cli
+from seq2edge.bundle import Bundle
 from seq2edge.runtime import diagnosis
 
-COMMANDS = "export run transcribe classify embed verify inspect pack unpack doctor".split()
+COMMANDS = "export quantize run transcribe classify embed verify inspect pack unpack doctor".split()
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +158,40 @@ def test_classify_and_embed(bundles):
     values = json.loads(call("embed", bundles("bert-embedding"), "w5 w6").stdout)
     model = seq2edge.load(bundles("bert-embedding"))
     np.testing.assert_allclose(values["embedding"], model.embed(["w5 w6"])[0], atol=1e-6)
+
+
+def test_quantize_writes_a_bundle_and_a_verdict(bundles, tmp_path):
+    """Figures of both, a sentence, the place; as JSON too. The result is a bundle like others."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("w5 w6\nw7 w8 w9\n")
+    small = tmp_path / "small"
+    arguments = ["quantize", bundles("bart"), "-r", "int8-weight", "--threads", 1]
+    result = call(*arguments, "-o", small, "--texts", texts)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["float32", "quantized"]
+    assert lines[-2].startswith("int8-weight ")
+    assert lines[-2].endswith("on the texts given")
+    assert lines[-1].startswith(str(small))
+    assert call("verify", small).exit_code == 0
+    assert "int8-weight" in call("inspect", small).stdout
+    assert call("run", small, "w5 w6").exit_code == 0
+    values = json.loads(call(*arguments, "-o", small, "--overwrite", "--json").stdout)
+    assert values["unit"] == "tokens"
+    assert values["quantized"]["bytes"] == Bundle.open(small).size
+
+
+def test_quantize_refuses_what_it_cannot_use(bundles, tmp_path):
+    """In a line each, with nothing written."""
+    (tmp_path / "empty.txt").write_text("\n \n")
+    for extra, message in (
+        (["-r", "int3"], "recipe: 'int3' is unknown"),
+        (["-r", "int8-weight", "--texts", tmp_path / "empty.txt"], "holds no text to measure on"),
+    ):
+        result = call("quantize", bundles("bart"), "-o", tmp_path / "x", *extra)
+        assert result.exit_code == 1
+        assert message in result.stderr
+    assert not (tmp_path / "x").exists()
 
 
 def test_verify_inspect_pack_and_unpack(bundles, tmp_path):

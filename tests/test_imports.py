@@ -43,6 +43,12 @@ def test_using_the_runtime_loads_none_of_them_either(exported):
     assert not found & FORBIDDEN
 
 
+def test_quantizing_loads_no_torch():
+    """It can be done where there is none."""
+    found = loaded_by("import seq2edge.quantize.pipeline, seq2edge.quantize.verdict")
+    assert not found & {"torch", "transformers", "onnxscript", "safetensors"}
+
+
 def test_the_package_itself_loads_nothing():
     """`import seq2edge` is for free; its names are loaded when they are used."""
     assert not loaded_by("import seq2edge") & {"numpy", "click", "onnxruntime", "tokenizers"}

@@ -119,10 +119,10 @@ def test_every_unknown_key_is_an_error(values: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("format_", "message"),
     [
-        (2, r"^b/manifest\.json: format 2, this version reads 1, update seq2edge$"),
-        (0, r"^b/manifest\.json: format 0, this version reads 1, export the checkpoint again$"),
-        (True, r"^b/manifest\.json: format: expected one of 1, got True$"),
-        ("1", r"^b/manifest\.json: format: expected one of 1, got '1'$"),
+        (3, r"^b/manifest\.json: format 3, this version reads 2, update seq2edge$"),
+        (1, r"^b/manifest\.json: format 1, this version reads 2, export the checkpoint again$"),
+        (True, r"^b/manifest\.json: format: expected one of 2, got True$"),
+        ("1", r"^b/manifest\.json: format: expected one of 2, got '1'$"),
     ],
 )
 def test_other_formats_are_refused_first(
@@ -141,7 +141,10 @@ def test_other_formats_are_refused_first(
     [
         (("kind",), "decoder", "kind: 'decoder', but the dims are of 'encoder-decoder'"),
         (("task",), "dance", "task: expected one of 'generate', .* got 'dance'"),
-        (("precision",), "float8", "precision: expected one of 'float32', got 'float8'"),
+        (("precision",), "float8", "precision: expected one of 'float32', .* got 'float8'"),
+        (("precision",), "float32", "quantization: does not go with precision 'float32'"),
+        (("quantization",), None, "quantization: does not go with precision 'int8-weight'"),
+        (("parity",), None, "parity: missing, a quantized bundle needs what was measured"),
         (("audio",), None, "audio: 0 mels, but the dims have 80"),
         (("dims", "encoder", "kv_heads"), 3, r"dims\.encoder: kv_heads: 4 heads cannot share 3"),
         (("dims", "encoder", "kv_heads"), 0, r"dims\.encoder: "),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
+from pathlib import Path
+
 import ctranslate2
 import numpy as np
 import pytest
@@ -17,7 +21,9 @@ from seq2edge.errors import CheckpointError
 from seq2edge.model.importers import open_foreign
 from seq2edge.model.load import load_checkpoint
 from seq2edge.model.tokenizer import convert_tokenizer
+from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.runtime import audio
+from seq2edge.runtime.beam import log_softmax
 
 pytestmark = pytest.mark.network
 
@@ -61,6 +67,40 @@ def test_whisper_hears_what_ctranslate2_hears(tmp_path):
         assert ours.text == model.tokenizer.decode(wanted)
         assert ours.finished
         assert len(ours.text.split()) > 5
+
+
+def test_whisper_in_8_bits_hears_the_same(tmp_path):
+    """Not a word of the five sentences differs from the float model's, in a third of the size."""
+    model = exported(fetched("whisper-tiny.en"), tmp_path)
+    report = quantize_bundle(model.bundle.path, tmp_path / "small", "int8-weight")
+    small = seq2edge.load(report.bundle.path, device="cpu", threads=1)
+    assert report.kept == ()
+    assert 3 * report.bundle.size < model.bundle.size
+    for file in sorted(fetched("librivox").glob("*.wav")):
+        assert small.transcribe([file])[0][0].text == model.transcribe([file])[0][0].text
+
+
+def perplexity(model, ids):
+    """Of the ids from the second on, each given all before it."""
+    cache, total = model.backend.start(None, 1, len(ids)), 0.0
+    for token, following in pairwise(ids):
+        logits = model.backend.step(np.array([[token]]), np.array([1]), cache)
+        total -= float(log_softmax(logits)[0, following])
+    return math.exp(total / (len(ids) - 1))
+
+
+def test_smollm2_in_8_bits_is_as_little_surprised(tmp_path):
+    """Perplexity of a page of English within 2 percent, and the same answer."""
+    (file,) = fetched("smollm2-135m").glob("*.gguf")
+    model = exported(file, tmp_path)
+    small = quantize_bundle(model.bundle.path, tmp_path / "small", "int8-weight").bundle
+    small = seq2edge.load(small.path, device="cpu", threads=1)
+    text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    ids = model.tokenizer.encode(text)[:300]
+    assert perplexity(small, ids) == pytest.approx(perplexity(model, ids), rel=0.02)
+    options = model.options.replace(max_new_tokens=NEW, max_length=None)
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    assert small.chat(question, options)[0].text == "The capital of France is Paris."
 
 
 def test_smollm2_answers_as_its_dequantized_weights_do(tmp_path):

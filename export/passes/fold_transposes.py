@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from seq2edge.export.passes.replacing import replace_node
+
 
 class FoldTransposes(ir.passes.InPlacePass):
     """See the module's rules. Requires and gives a valid graph of any opset."""
@@ -38,18 +40,9 @@ def _share(graph: ir.Graph, transpose: ir.Node, weight: ir.Value) -> bool:
             return False
     for matmul in readers:
         gemm = ir.node("Gemm", [matmul.inputs[0], weight], {"transB": 1}, name=matmul.name)
-        _take_over(graph, matmul, gemm)
+        replace_node(graph, matmul, gemm)
     graph.remove(transpose, safe=True)
     return True
-
-
-def _take_over(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
-    before, after = old.outputs[0], new.outputs[0]
-    after.name, after.shape, after.type = before.name, before.shape, before.type
-    graph.insert_before(old, new)
-    ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
-    before.name = None
-    graph.remove(old, safe=True)
 
 
 def _fold(graph: ir.Graph, transpose: ir.Node, weight: ir.Value) -> None:

@@ -1,0 +1,1 @@
+"""Graph edits of quantization, one a file."""

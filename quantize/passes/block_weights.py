@@ -1,0 +1,183 @@
+"""Put blocked integer weights in the place of float ones, in ONNX Runtime's form.
+
+1. `MatMul(x, W)` with a constant W (K, N) becomes `MatMulNBits`.
+2. `Gemm(x, W, c)` with a constant W (N, K) read transposed becomes `MatMulNBits`, and `Add` for c.
+3. `Gather(W, ids)` of an embedding table (vocab, K) becomes `GatherBlockQuantized`, over the bytes
+   that rule 2 uses, so that a tied table is stored once.
+
+Everything else, position tables and convolutions among it, stays float. So does a weight whose
+inner axis no block of at least 16 values divides. `MatMulNBits` computes with integers
+(accuracy_level 4): it is what ONNX Runtime's CPU kernels run fastest, from release 1.23 on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Hashable
+from types import ModuleType
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from seq2edge.export.passes.replacing import replace_node
+from seq2edge.model.dims import Dims
+from seq2edge.quantize.recipes import Recipe
+
+CONTRIB = "com.microsoft"
+LEAST_BLOCK = 16
+INTEGERS = 4  # MatMulNBits' accuracy_level for integer arithmetic
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockedWeight:
+    """packed (N, K / block, bytes of a block), scales (N, K / block); zero is in the middle."""
+
+    packed: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    bits: int
+    block: int
+
+    @property
+    def inner(self) -> int:
+        """K."""
+        return int(self.packed.shape[1]) * self.block
+
+
+class QuantizedWeights:
+    """Each weight of a bundle in its blocked form, made once however many graphs read it."""
+
+    def __init__(self, dims: Dims, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.tables = {dims.vocab, dims.source_vocab} - {0}
+        self._made: dict[Hashable, BlockedWeight | None] = {}
+
+    def of(self, value: ir.Value, *, transposed: bool) -> BlockedWeight | None:
+        """The form of W (N, K) where it is read `transposed`, else (K, N); None to keep floats."""
+        tensor = value.const_value
+        assert tensor is not None
+        place = (tensor.offset, tensor.length) if isinstance(tensor, ir.ExternalTensor) else tensor
+        key = (place, transposed)
+        if key not in self._made:
+            weight = tensor.numpy() if not transposed else tensor.numpy().T
+            self._made[key] = self._quantize(weight)
+        return self._made[key]
+
+    def _quantize(self, weight: NDArray[np.float32]) -> BlockedWeight | None:
+        inner, outer = weight.shape
+        table = outer in self.tables
+        bits = self.recipe.table_bits if table else self.recipe.bits
+        largest = self.recipe.table_block if table else self.recipe.block
+        block = largest
+        while inner % block:
+            block //= 2
+        if block < LEAST_BLOCK:
+            return None
+        nbits = _quantizers()
+        config = nbits.DefaultWeightOnlyQuantConfig(block_size=block, is_symmetric=True, bits=bits)
+        quantizer = nbits.DefaultWeightOnlyQuantizer(config)
+        packed, scales, _ = quantizer.qbits_block_quant(np.ascontiguousarray(weight))
+        return BlockedWeight(packed=packed, scales=scales, bits=bits, block=block)
+
+
+def _quantizers() -> ModuleType:
+    """onnxruntime's module, whose import would set up the caller's root logger."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        from onnxruntime.quantization import matmul_nbits_quantizer
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    return matmul_nbits_quantizer  # type: ignore[no-any-return]
+
+
+class BlockWeights(ir.passes.InPlacePass):
+    """See the module's rules. `changed` tells what became of every weight, by its name."""
+
+    def __init__(self, weights: QuantizedWeights) -> None:
+        super().__init__()
+        self.weights = weights
+        self.changed: dict[str, str] = {}
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Apply all rules everywhere."""
+        for node in list(model.graph):
+            weight = _weight_of(node, self.weights.tables)
+            if weight is None:
+                continue
+            name = str(weight.name)
+            transposed = node.op_type != "MatMul"
+            blocked = self.weights.of(weight, transposed=transposed) if _is_plain(node) else None
+            if blocked is None:
+                self.changed[name] = "float32"
+                continue
+            # A weight that stays float anywhere is told as such.
+            self.changed.setdefault(name, f"int{blocked.bits}, blocks of {blocked.block}")
+            _replace(model.graph, node, name, blocked)
+        for name in [n for n, value in model.graph.initializers.items() if not value.uses()]:
+            del model.graph.initializers[name]
+        model.graph.opset_imports.setdefault(CONTRIB, 1)
+        return ir.passes.PassResult(model, modified=bool(self.changed))
+
+
+def _weight_of(node: ir.Node, tables: set[int]) -> ir.Value | None:
+    """The constant that one of the rules would replace."""
+    if node.op_type not in ("MatMul", "Gemm", "Gather") or node.domain:
+        return None
+    weight = node.inputs[0 if node.op_type == "Gather" else 1]
+    if weight is None or weight.const_value is None or len(weight.const_value.shape) != 2:
+        return None
+    if node.op_type == "Gather":
+        return weight if weight.const_value.shape[0] in tables else None
+    return weight
+
+
+def _is_plain(node: ir.Node) -> bool:
+    """Whether a `Gemm` is what rule 2 asks for: no factors, the weight alone transposed."""
+    attributes = node.attributes
+    if node.op_type != "Gemm":
+        return True
+    turned = [name in attributes and attributes[name].as_int() for name in ("transA", "transB")]
+    factors = (attributes[name].as_float() for name in ("alpha", "beta") if name in attributes)
+    return turned == [0, 1] and all(factor == 1.0 for factor in factors)
+
+
+def _replace(graph: ir.Graph, node: ir.Node, name: str, blocked: BlockedWeight) -> None:
+    new = _blocked_node(graph, node, name, blocked)
+    addend = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
+    if addend is not None:
+        graph.insert_before(node, new)
+        new.outputs[0].type = node.outputs[0].type
+        new = ir.node("Add", [new.outputs[0], addend])
+    replace_node(graph, node, new)
+
+
+def _blocked_node(graph: ir.Graph, node: ir.Node, name: str, blocked: BlockedWeight) -> ir.Node:
+    rows = len(blocked.packed)
+    if node.op_type == "Gather":
+        # The same bytes as below, seen as a table.
+        table = _constant(graph, f"{name}.rows", blocked.packed.reshape(rows, -1))
+        scales = _constant(graph, f"{name}.row_scales", blocked.scales)
+        attributes = {"gather_axis": 0, "quantize_axis": 1}
+        attributes |= {"bits": blocked.bits, "block_size": blocked.block}
+        inputs = [table, node.inputs[1], scales]
+        return ir.node("GatherBlockQuantized", inputs, attributes, domain=CONTRIB, name=node.name)
+    packed = _constant(graph, f"{name}.blocks", blocked.packed)
+    scales = _constant(graph, f"{name}.scales", blocked.scales.reshape(-1))
+    attributes = {"K": blocked.inner, "N": rows, "accuracy_level": INTEGERS}
+    attributes |= {"bits": blocked.bits, "block_size": blocked.block}
+    inputs = [node.inputs[0], packed, scales]
+    return ir.node("MatMulNBits", inputs, attributes, domain=CONTRIB, name=node.name)
+
+
+def _constant(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
+    if name in graph.initializers:
+        return graph.initializers[name]
+    tensor = ir.Tensor(array, name=name)
+    value = ir.Value(
+        name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value

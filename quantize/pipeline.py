@@ -1,0 +1,156 @@
+"""From a float bundle to a quantized one, measured against the float model's recorded answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+import importlib.metadata
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx_ir as ir
+
+import seq2edge
+from seq2edge.bundle import Bundle, BundleWriter
+from seq2edge.errors import BundleError, ExportError
+from seq2edge.export.weights import WeightsWriter
+from seq2edge.manifest import (
+    MANIFEST,
+    GraphRecord,
+    Manifest,
+    ParityRecord,
+    QuantizationRecord,
+)
+from seq2edge.quantize.passes.block_weights import BlockWeights, QuantizedWeights
+from seq2edge.quantize.recipes import Recipe, find_recipe
+from seq2edge.reference import REFERENCE, read_reference
+from seq2edge.runtime import parity
+from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
+
+Progress = Callable[[str, float], None]  # what is being done, and how much of all is done (0 to 1)
+
+TARGET = "onnxruntime"
+WEIGHTS = "weights.data"
+PACKAGES = ("onnx-ir", "onnxruntime", "numpy")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizationReport:
+    """What was made, and how far it is from the float model on the recorded tokens."""
+
+    bundle: Bundle
+    recipe: Recipe
+    parity: parity.Parity
+    kept: tuple[str, ...]  # weights that stayed float
+
+
+def quantize_bundle(
+    source: str | Path,
+    destination: str | Path,
+    recipe: str,
+    *,
+    overwrite: bool = False,
+    progress: Progress = lambda *_: None,
+) -> QuantizationReport:
+    """Write a quantized copy of a float bundle; the source is only read.
+
+    The copy holds the graphs for ONNX Runtime alone. Raises OptionError for an unknown recipe,
+    BundleError for a source that is damaged, quantized already or without those graphs, and
+    ExportError where the result answers no numbers.
+    """
+    chosen = find_recipe(recipe)
+    progress("read", 0.0)
+    bundle = Bundle.open(source, hashes=True)
+    graphs = _graphs(bundle)
+    with BundleWriter(destination, overwrite=overwrite) as writer:
+        progress("quantize", 0.1)
+        weights = _write_graphs(writer, bundle, graphs, chosen)
+        _copy_others(writer, bundle)
+        manifest = _manifest(bundle, graphs, chosen, weights)
+        progress("compare", 0.7)
+        measured = _measure(writer.preview(manifest), read_reference(bundle.file(REFERENCE)))
+        progress("write", 0.9)
+        record = ParityRecord(**dataclasses.asdict(measured))
+        finished = writer.finish(dataclasses.replace(manifest, parity=record))
+    progress("write", 1.0)
+    kept = tuple(name for name, form in weights.items() if form == "float32")
+    return QuantizationReport(bundle=finished, recipe=chosen, parity=measured, kept=kept)
+
+
+def _graphs(bundle: Bundle) -> tuple[GraphRecord, ...]:
+    precision = bundle.manifest.precision
+    if precision != "float32":
+        raise BundleError(
+            f"{bundle.path}: quantized already ({precision}), quantize the float bundle instead"
+        )
+    graphs = tuple(graph for graph in bundle.manifest.graphs if graph.target == TARGET)
+    if not graphs or REFERENCE not in bundle.manifest.files:
+        raise BundleError(
+            f"{bundle.path}: has no graphs for {TARGET} or no {REFERENCE}, "
+            "export the checkpoint again"
+        )
+    return graphs
+
+
+def _write_graphs(
+    writer: BundleWriter, bundle: Bundle, graphs: tuple[GraphRecord, ...], recipe: Recipe
+) -> dict[str, str]:
+    """Quantize and write all graphs over one weights file; what became of each weight."""
+    quantized = QuantizedWeights(bundle.manifest.dims, recipe)
+    models: dict[str, ir.Model] = {}
+    weights: dict[str, str] = {}
+    for graph in graphs:
+        model = ir.load(bundle.file(graph.file))
+        change = BlockWeights(quantized)
+        change(model)
+        weights |= {f"{graph.role}: {name}": form for name, form in change.changed.items()}
+        models[graph.file] = model
+    WeightsWriter(writer.path(WEIGHTS)).write(models.values())
+    for name, model in models.items():
+        ir.save(model, writer.path(name))
+    return weights
+
+
+def _copy_others(writer: BundleWriter, bundle: Bundle) -> None:
+    """Tokenizers and recorded answers; engines were compiled for the float graphs."""
+    manifest = bundle.manifest
+    own = {graph.file for graph in manifest.graphs} | {WEIGHTS}
+    for engine in manifest.engines:
+        own |= {engine.file, engine.sidecar or ""}
+    for name in manifest.files:
+        if name not in own:
+            shutil.copyfile(bundle.file(name), writer.path(name))
+
+
+def _manifest(
+    bundle: Bundle, graphs: tuple[GraphRecord, ...], recipe: Recipe, weights: dict[str, str]
+) -> Manifest:
+    raw = (bundle.path / MANIFEST).read_bytes()
+    return dataclasses.replace(
+        bundle.manifest,
+        precision=recipe.name,  # type: ignore[arg-type]
+        graphs=graphs,
+        engines=(),
+        # Stands in until it is measured.
+        parity=bundle.manifest.parity,
+        quantization=QuantizationRecord(
+            recipe=recipe.summary,
+            weights=weights,
+            source_sha256=hashlib.sha256(raw).hexdigest(),
+            tool_version=seq2edge.__version__,
+            created=dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            packages={name: importlib.metadata.version(name) for name in PACKAGES},
+        ),
+    )
+
+
+def _measure(bundle: Bundle, reference: parity.Arrays) -> parity.Parity:
+    found = parity.replay(OnnxRuntimeBackend(bundle, target=TARGET), reference)
+    if found.max_relative >= parity.NO_NUMBER:
+        raise ExportError(
+            f"parity: the {bundle.manifest.precision} graphs answer no numbers; "
+            "the bundle was not written"
+        )
+    return found

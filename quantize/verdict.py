@@ -1,0 +1,254 @@
+"""What quantization is worth on this machine: size, memory, load time, speed, agreement.
+
+Speed is measured in interleaved rounds, so that a noisy machine disturbs both bundles alike; the
+verdict is about their ratio.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import seq2edge
+from seq2edge.bundle import Bundle
+from seq2edge.errors import BackendError, InputError
+from seq2edge.runtime.decoding import decode
+from seq2edge.runtime.model import Model
+
+Input = Any  # ids of a text, or the features of a clip (mels, frames)
+Answers = list[tuple[int, ...]]  # tokens of each input; the class of each input
+
+NEW_TOKENS = 32
+ROUNDS = 3
+BATCHES = (1, 8)
+PAYS = 1.1  # a ratio of speeds above which faster is called faster, noise considered
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Side:
+    """One bundle's figures. Rates are tokens (or inputs, without decoding) per second, by batch."""
+
+    bytes: int
+    peak_memory: int
+    load_seconds: float
+    rates: dict[int, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Both bundles' figures, the share of the float model's answers that are kept, and words."""
+
+    float32: Side
+    quantized: Side
+    unit: str
+    agreement: float
+    compared: int
+    sentence: str
+
+    @property
+    def size_ratio(self) -> float:
+        """Quantized over float."""
+        return self.quantized.bytes / self.float32.bytes
+
+    def table(self) -> Iterator[str]:
+        """Both bundles' figures as lines of text."""
+        rows: list[tuple[str, Callable[[Side], str]]] = [
+            ("size, MB", lambda side: f"{side.bytes / 1e6:.1f}"),
+            ("peak memory, MB", lambda side: f"{side.peak_memory / 1e6:.0f}"),
+            ("load, s", lambda side: f"{side.load_seconds:.2f}"),
+            *(
+                (f"{self.unit}/s, batch {batch}", lambda side, b=batch: f"{side.rates[b]:.1f}")
+                for batch in BATCHES
+            ),
+        ]
+        yield f"{'':<20}{'float32':>12}{'quantized':>12}"
+        for label, figure in rows:
+            yield f"{label:<20}{figure(self.float32):>12}{figure(self.quantized):>12}"
+
+    def speedup(self, batch: int) -> float:
+        """Quantized over float."""
+        return self.quantized.rates[batch] / self.float32.rates[batch]
+
+
+def judge(
+    float_bundle: Bundle,
+    quantized: Bundle,
+    *,
+    texts: Sequence[str] = (),
+    threads: int | None = None,
+) -> Verdict:
+    """Run both bundles on the same inputs: the texts, or random ones where none are given.
+
+    Agreement is the share of generated tokens before the first difference (or of equal classes, or
+    the mean cosine of embeddings). Raises InputError where the model cannot read the texts.
+    """
+    sides = [_open(bundle, threads) for bundle in (float_bundle, quantized)]
+    models = [model for model, _ in sides]
+    inputs = _inputs(models[0], texts)
+    answers, rates = _race(models, inputs)
+    figures = [
+        Side(
+            bytes=bundle.size,
+            peak_memory=_peak_memory(bundle.path, threads),
+            load_seconds=seconds,
+            rates=rate,
+        )
+        for bundle, (_, seconds), rate in zip((float_bundle, quantized), sides, rates, strict=True)
+    ]
+    agreement = _agreement(*answers)
+    verdict = Verdict(
+        float32=figures[0],
+        quantized=figures[1],
+        unit="tokens" if models[0].dims.decoder else "inputs",
+        agreement=agreement,
+        compared=len(inputs),
+        sentence="",
+    )
+    name = str(quantized.manifest.precision)
+    return dataclasses.replace(verdict, sentence=_sentence(verdict, name, sampled=bool(texts)))
+
+
+def _open(bundle: Bundle, threads: int | None) -> tuple[Model, float]:
+    begin = time.perf_counter()
+    model = seq2edge.load(bundle.path, device="cpu", threads=threads)
+    return model, time.perf_counter() - begin
+
+
+def _inputs(model: Model, texts: Sequence[str]) -> list[Input]:
+    dims = model.dims
+    rng = np.random.default_rng(0)
+    if dims.mels:
+        if texts:
+            raise InputError("texts: this model reads sound, its speed is measured on noise")
+        shape = (max(BATCHES), dims.mels, dims.frames)
+        return list(rng.standard_normal(shape, dtype=np.float32))
+    if texts:
+        return [model.tokenizer.encode(text) for text in texts]
+    vocab = dims.source_vocab or dims.vocab
+    stack = dims.encoder or dims.decoder
+    assert stack is not None
+    longest = min(24, (stack.max_positions or 64) // 2)
+    return [rng.integers(0, vocab, longest).tolist() for _ in range(max(BATCHES))]
+
+
+def _race(models: list[Model], inputs: list[Input]) -> tuple[list[Any], list[dict[int, float]]]:
+    """Answers to all inputs, and each model's median rate by batch, in interleaved rounds."""
+    answers = [
+        [answer for group in _groups(inputs, max(BATCHES)) for answer in _answer(model, group)]
+        for model in models
+    ]
+    rates: list[dict[int, list[float]]] = [{b: [] for b in BATCHES} for _ in models]
+    for _ in range(ROUNDS):
+        for batch in BATCHES:
+            group = [inputs[i % len(inputs)] for i in range(batch)]
+            for model, measured in zip(models, rates, strict=True):
+                measured[batch].append(_rate(model, group))
+    medians = [{b: statistics.median(v) for b, v in measured.items()} for measured in rates]
+    return answers, medians
+
+
+def _groups(inputs: list[Input], size: int) -> Iterator[list[Input]]:
+    for start in range(0, len(inputs), size):
+        yield inputs[start : start + size]
+
+
+def _rate(model: Model, group: list[Input]) -> float:
+    begin = time.perf_counter()
+    answers = _answer(model, group)
+    made = sum(len(a) for a in answers) if model.dims.decoder else len(group)
+    return made / (time.perf_counter() - begin)
+
+
+def _answer(model: Model, group: list[Input]) -> Any:
+    """Greedy tokens of each input, as many as fit up to NEW_TOKENS; or what the encoder gives."""
+    if model.dims.decoder is None:
+        classify = model.bundle.manifest.task == "classify"
+        run: Callable[[Any], Any] = model.classify_ids if classify else model.embed_ids
+        return run(group)
+    options = model.options.replace(
+        num_beams=1,
+        num_return_sequences=1,
+        max_length=None,
+        max_new_tokens=_room(model, group),
+        min_new_tokens=0,
+        min_length=0,
+        eos_token_id=(),
+        forced_eos_token_id=(),
+    )
+    if not model.dims.mels:
+        return [found[0].ids for found in model.generate_ids(group, options)]
+    features = np.stack(group)
+    memory = model.backend.encode(features, np.full(len(group), model.dims.frames // 2))
+    start = [(options.decoder_start_token_id or 0,)] * len(group)
+    room = options.max_new_tokens or NEW_TOKENS
+    found = decode(model.backend, memory, start, options, max_new_tokens=room)
+    return [sequences[0].ids for sequences in found]
+
+
+def _room(model: Model, group: list[Input]) -> int:
+    assert model.dims.decoder is not None
+    positions = model.dims.decoder.max_positions
+    taken = 1 if model.dims.encoder else max(map(len, group))
+    return max(1, min(NEW_TOKENS, positions - taken)) if positions else NEW_TOKENS
+
+
+def _agreement(wanted: Any, found: Any) -> float:
+    """The mean over inputs: tokens before the first difference, equal classes, or cosines."""
+    shares = []
+    for a, b in zip(wanted, found, strict=True):
+        if isinstance(a, tuple):
+            same = [x == y for x, y in zip(a, b, strict=True)]
+            shares.append((same.index(False) if False in same else len(same)) / len(same))
+        else:
+            shares.append(float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))))
+    return statistics.fmean(shares)
+
+
+_PROBE = """
+import json, re, sys
+import seq2edge
+from seq2edge.quantize import verdict
+model = seq2edge.load(sys.argv[1], device="cpu", threads=json.loads(sys.argv[2]))
+verdict._answer(model, verdict._inputs(model, ())[:1])
+print(int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) * 1024)
+"""
+
+
+def _peak_memory(path: Path, threads: int | None) -> int:
+    """Bytes at most resident in a process of its own that loads the bundle and answers once."""
+    done = subprocess.run(  # noqa: S603 - our own interpreter and program
+        [sys.executable, "-c", _PROBE, str(path.resolve()), json.dumps(threads)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise BackendError(f"{path}: cannot be measured alone: {done.stderr.strip()[-300:]}")
+    return int(done.stdout)
+
+
+def _sentence(verdict: Verdict, name: str, *, sampled: bool) -> str:
+    """Plain words on whether it pays here."""
+    single, several = (verdict.speedup(batch) for batch in BATCHES)
+    smaller = 1 / verdict.size_ratio
+    if min(single, several) >= PAYS:
+        speed = f"{single:.1f}x as fast one at a time and {several:.1f}x in batches of {BATCHES[1]}"
+        word = "pays here"
+    elif max(single, several) >= PAYS:
+        speed = f"{single:.1f}x the speed one at a time, {several:.1f}x in batches of {BATCHES[1]}"
+        word = "pays here for one of the two"
+    else:
+        speed = f"not faster ({single:.1f}x and {several:.1f}x)"
+        word = "pays here by its size alone" if smaller >= PAYS else "does not pay here"
+    kept = f"keeps {verdict.agreement:.1%} of the float model's answers"
+    on = "the texts given" if sampled else "random input, which says little: give texts"
+    return f"{name} {word}: {smaller:.1f}x smaller, {speed}; {kept} on {on}"

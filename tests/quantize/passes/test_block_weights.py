@@ -1,0 +1,198 @@
+"""Blocked integer weights: what is replaced, what stays, and that the arithmetic is right."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from seq2edge.model.dims import Dims, StackDims
+from seq2edge.quantize.passes.block_weights import BlockWeights, QuantizedWeights
+from seq2edge.quantize.recipes import RECIPES, Recipe
+
+STACK = StackDims(layers=1, heads=1, kv_heads=1, head_dim=4, hidden=4, activation="relu")
+VOCAB, WIDTH = 48, 64
+DIMS = Dims(width=WIDTH, vocab=VOCAB, decoder=STACK)
+INT8, INT4 = RECIPES["int8-weight"], RECIPES["int4-weight"]
+
+
+def constant(name, array):
+    """An initializer."""
+    tensor = ir.Tensor(np.asarray(array, dtype=np.float32), name=name)
+    kind = ir.TensorType(ir.DataType.FLOAT)
+    return ir.Value(name=name, shape=tensor.shape, type=kind, const_value=tensor)
+
+
+def model(weight, table, *, inner=WIDTH):
+    """y = x @ W, logits = x @ T^T, rows = T[ids], places = P[ids] with a table of positions."""
+    positions = np.random.default_rng(5).standard_normal((20, inner))
+    values = {
+        "W": constant("W", weight),
+        "T": constant("T", table),
+        "P": constant("P", positions),
+    }
+    x = ir.Value(name="x", shape=ir.Shape(["n", inner]), type=ir.TensorType(ir.DataType.FLOAT))
+    ids = ir.Value(name="ids", shape=ir.Shape(["k"]), type=ir.TensorType(ir.DataType.INT64))
+    nodes = [
+        ir.node("MatMul", [x, values["W"]]),
+        ir.node("Gemm", [x, values["T"]], {"transB": 1}),
+        ir.node("Gather", [values["T"], ids]),
+        ir.node("Gather", [values["P"], ids]),
+    ]
+    outputs = []
+    for node, name in zip(nodes, ("y", "logits", "rows", "places"), strict=True):
+        node.outputs[0].name = name
+        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+        outputs.append(node.outputs[0])
+    graph = ir.Graph(
+        [x, ids],
+        outputs,
+        nodes=nodes,
+        initializers=list(values.values()),
+        opset_imports={"": 21},
+        name="g",
+    )
+    return ir.Model(graph, ir_version=10)
+
+
+def random(*shape, seed=0):
+    """Reproducible values."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def quantized(float_model, recipe=INT8, dims=DIMS):
+    """The model after the pass, and the pass."""
+    change = BlockWeights(QuantizedWeights(dims, recipe))
+    change(float_model)
+    return float_model, change
+
+
+def run(any_model, x, ids=(3, 0, 11)):
+    """All outputs by name."""
+    data = ir.to_proto(any_model).SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, {"x": x, "ids": np.array(ids)}), strict=True))
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
+def test_products_and_tables_are_close_to_the_float_ones(recipe):
+    """Within what so many bits allow, for products, tied heads and embeddings; places are exact."""
+    x, weight, table = random(5, WIDTH), random(WIDTH, 30, seed=1), random(VOCAB, WIDTH, seed=2)
+    wanted = run(model(weight, table), x)
+    found = run(quantized(model(weight, table), recipe)[0], x)
+    spread = {"y": 1 / 2**recipe.bits, "logits": 1 / 2**8, "rows": 1 / 2**8}
+    for name, step in spread.items():
+        error = np.abs(found[name] - wanted[name]).max()
+        size = np.abs(wanted[name]).max()
+        assert 0 < error < 4 * step * size, name
+    np.testing.assert_array_equal(found["places"], wanted["places"])
+
+
+def test_what_became_of_every_weight_is_told():
+    """The embedding and the head have more bits than the layers; position tables are none."""
+    _, change = quantized(model(random(WIDTH, 30), random(VOCAB, WIDTH)), INT4)
+    assert change.changed == {"W": "int4, blocks of 32", "T": "int8, blocks of 64"}
+
+
+def test_no_float_weight_is_left_behind():
+    """The graph holds the integers alone, in the operators that compute with them."""
+    changed, _ = quantized(model(random(WIDTH, 30), random(VOCAB, WIDTH)))
+    operators = sorted(node.op_type for node in changed.graph)
+    assert operators == ["Gather", "GatherBlockQuantized", "MatMulNBits", "MatMulNBits"]
+    levels = {n.attributes["accuracy_level"].as_int() for n in changed.graph if "K" in n.attributes}
+    assert levels == {4}
+    assert not {"W", "T"} & set(changed.graph.initializers)
+
+
+def test_a_tied_table_is_one_array():
+    """The head's blocks and the embedding's rows are the same memory, to be written once."""
+    changed, _ = quantized(model(random(WIDTH, 30), random(VOCAB, WIDTH)))
+    head, rows = (changed.graph.initializers[n].const_value.numpy() for n in ("T.blocks", "T.rows"))
+    assert head.__array_interface__["data"] == rows.__array_interface__["data"]
+
+
+@pytest.mark.parametrize(("inner", "block"), [(96, 32), (64, 64), (48, 16), (256, 128)])
+def test_blocks_divide_the_inner_axis(inner, block):
+    """The largest power of two that does, up to the recipe's."""
+    weight, table = random(inner, 30, seed=1), random(VOCAB, inner, seed=2)
+    x = random(3, inner)
+    wanted = run(model(weight, table, inner=inner), x)
+    changed, change = quantized(model(weight, table, inner=inner))
+    assert change.changed["W"] == f"int8, blocks of {block}"
+    error = np.abs(run(changed, x)["y"] - wanted["y"]).max()
+    assert error < 0.02 * np.abs(wanted["y"]).max()
+
+
+def test_a_weight_that_no_block_divides_stays_float():
+    """And is told, so that nobody believes it is small."""
+    weight, table = random(40, 30), random(VOCAB, 40)
+    changed, change = quantized(model(weight, table, inner=40))
+    assert change.changed == {"W": "float32", "T": "float32"}
+    assert sorted(node.op_type for node in changed.graph) == ["Gather", "Gather", "Gemm", "MatMul"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
+def test_sums_of_extremes_do_not_saturate(recipe):
+    """Everything at its largest: 16-bit sums of 8-bit products would be far off here.
+
+    Older x86 kernels add pairs of products in 16 bits; the result must be right on this processor.
+    """
+    weight = np.ones((WIDTH, 30), dtype=np.float32)
+    weight[:, ::2] = -1
+    x = np.full((2, WIDTH), 3.0, dtype=np.float32)
+    x[1] *= -1
+    found = run(quantized(model(weight, random(VOCAB, WIDTH)), recipe)[0], x)
+    np.testing.assert_allclose(found["y"], x @ weight, rtol=0.02 if recipe.bits == 8 else 0.15)
+
+
+@pytest.mark.parametrize(
+    ("name", "attribute"),
+    [("alpha", ir.AttrFloat32("alpha", 0.5)), ("transA", ir.AttrInt64("transA", 1))],
+)
+def test_other_products_are_left_alone(name, attribute):
+    """A Gemm with a factor is not what the operator computes; its weight is told to be float."""
+    float_model = model(random(WIDTH, 30), random(VOCAB, WIDTH))
+    gemm = next(node for node in float_model.graph if node.op_type == "Gemm")
+    gemm.attributes[name] = attribute
+    changed, change = quantized(float_model)
+    assert "Gemm" in {node.op_type for node in changed.graph}
+    assert change.changed["T"] == "float32"
+
+
+def test_an_addend_is_kept():
+    """The bias of an LM head, for instance."""
+    x, weight, table = random(5, WIDTH), random(WIDTH, 30, seed=1), random(VOCAB, WIDTH, seed=2)
+
+    def biased():
+        float_model = model(weight, table)
+        gemm = next(node for node in float_model.graph if node.op_type == "Gemm")
+        addend = constant("bias", 100 * random(VOCAB, seed=3))
+        float_model.graph.register_initializer(addend)
+        gemm.resize_inputs(3)
+        gemm.replace_input_with(2, addend)
+        return float_model
+
+    wanted = run(biased(), x)["logits"]
+    changed, change = quantized(biased())
+    assert "Gemm" not in {node.op_type for node in changed.graph}
+    assert change.changed["T"] == "int8, blocks of 64"
+    assert np.abs(run(changed, x)["logits"] - wanted).max() < 0.5
+
+
+def test_the_callers_logging_is_left_alone():
+    """onnxruntime's module would print every remark of every library from then on."""
+    before = (list(logging.getLogger().handlers), logging.getLogger().level)
+    quantized(model(random(WIDTH, 30), random(VOCAB, WIDTH)))
+    assert (list(logging.getLogger().handlers), logging.getLogger().level) == before
+
+
+def test_recipes_are_made_of_sizes_that_kernels_have():
+    """Bits of 4 or 8, blocks of powers of two."""
+    assert all(isinstance(recipe, Recipe) for recipe in RECIPES.values())
+    for recipe in RECIPES.values():
+        assert {recipe.bits, recipe.table_bits} <= {4, 8}
+        assert {recipe.block, recipe.table_block} <= {16, 32, 64, 128, 256}

@@ -1,0 +1,161 @@
+"""A quantized bundle: every family, measured, verifiable; the source is never touched."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import tiny_models
+
+import seq2edge
+from seq2edge.bundle import Bundle
+from seq2edge.errors import BundleError, ExportError, OptionError
+from seq2edge.export.pipeline import export_checkpoint
+from seq2edge.quantize.passes.block_weights import QuantizedWeights
+from seq2edge.quantize.pipeline import quantize_bundle
+from seq2edge.quantize.recipes import RECIPES, find_recipe
+from seq2edge.runtime.verification import verify_graphs
+
+# Largest error of a logit relative to the largest logit: sharp random attention amplifies it, so
+# that the arithmetic itself is checked in test_block_weights.
+CLOSE = {"int8-weight": 0.5, "int4-weight": 1.5}
+
+
+def tree(folder):
+    """Hashes of all files below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.parametrize("name", tiny_models.ALL)
+def test_every_family_is_quantized_whole(exported, tmp_path, name):
+    """No product keeps its float weights; answers stay close; the result verifies and runs."""
+    source = exported(name)[1] / "bundle"
+    before = tree(source)
+    report = quantize_bundle(source, tmp_path / "small", "int8-weight")
+    assert tree(source) == before
+    assert report.kept == ()
+    assert 0 < report.parity.max_relative < CLOSE["int8-weight"]
+    assert report.parity.tokens_equal >= 0.75 * report.parity.tokens_compared
+    bundle = Bundle.open(tmp_path / "small", hashes=True)
+    assert bundle.manifest.precision == "int8-weight"
+    for graph in bundle.manifest.graphs:
+        nodes = ir.load(bundle.file(graph.file)).graph
+        float_products = [
+            node.name
+            for node in nodes
+            if node.op_type in ("MatMul", "Gemm") and node.inputs[1].is_initializer()
+        ]
+        assert float_products == []
+        assert any(node.op_type == "MatMulNBits" for node in nodes)
+    assert all(outcome.passed for _, outcome in verify_graphs(bundle, device="cpu"))
+    model = seq2edge.load(bundle.path, device="cpu", threads=1)
+    if model.bundle.manifest.task == "generate":
+        options = model.options.replace(max_new_tokens=4, max_length=None, num_beams=2)
+        assert model.generate_ids([[5, 6, 7], [8]], options)[1][0].ids
+
+
+@pytest.mark.parametrize("name", ["bart", "llama", "bert"])
+def test_fewer_bits_err_more(exported, tmp_path, name):
+    """Four bits are measurably worse than eight, and within reason."""
+    source = exported(name)[1] / "bundle"
+    errors = {
+        recipe: quantize_bundle(source, tmp_path / recipe, recipe).parity.max_relative
+        for recipe in RECIPES
+    }
+    assert errors["int8-weight"] < errors["int4-weight"] < CLOSE["int4-weight"]
+
+
+def test_it_is_a_quarter_of_the_size(tmp_path):
+    """A tied table, read by encoder, decoder and head, is stored once."""
+    tiny_models.save("bart", tmp_path / "checkpoint", vocab_size=3000, d_model=128)
+    export_checkpoint(tmp_path / "checkpoint", tmp_path / "float")
+    report = quantize_bundle(tmp_path / "float", tmp_path / "small", "int8-weight")
+    weights = [path / "weights.data" for path in (tmp_path / "float", report.bundle.path)]
+    sizes = [path.stat().st_size for path in weights]
+    assert sizes[1] < 0.33 * sizes[0]  # position tables and norms stay float
+
+
+def test_the_record_tells_what_was_done(exported, tmp_path):
+    """Recipe, every weight, the float bundle's own hash; engines and canonical graphs are gone."""
+    source = exported("bart")[1] / "bundle"
+    manifest = quantize_bundle(source, tmp_path / "small", "int4-weight").bundle.manifest
+    record = manifest.quantization
+    assert record.recipe == RECIPES["int4-weight"].summary
+    assert record.weights["decoder: model.embedding.weight"] == "int8, blocks of 32"
+    assert "int4, blocks of 32" in record.weights.values()
+    raw = (source / "manifest.json").read_bytes()
+    assert record.source_sha256 == hashlib.sha256(raw).hexdigest()
+    assert {graph.target for graph in manifest.graphs} == {"onnxruntime"}
+    assert manifest.provenance == Bundle.open(source).manifest.provenance
+
+
+def test_verification_notices_a_processor_that_computes_otherwise(exported, tmp_path):
+    """Errors well above those recorded when the bundle was made."""
+    source = exported("gpt2")[1] / "bundle"
+    bundle = quantize_bundle(source, tmp_path / "small", "int8-weight").bundle
+    manifest = bundle.manifest
+    smaller = dataclasses.replace(manifest.parity, max_absolute=manifest.parity.max_absolute / 3)
+    claimed = Bundle(path=bundle.path, manifest=dataclasses.replace(manifest, parity=smaller))
+    ((_, outcome),) = verify_graphs(claimed, device="cpu")
+    assert not outcome.passed
+    assert "DIFFERENT" in outcome.summary
+
+
+def test_what_cannot_be_quantized_is_refused(exported, tmp_path):
+    """By name, with nothing written."""
+    source = exported("gpt2")[1] / "bundle"
+    with pytest.raises(OptionError, match="recipe: 'int3' is unknown, known: int8-weight, int4"):
+        quantize_bundle(source, tmp_path / "x", "int3")
+    with pytest.raises(BundleError, match="no such folder"):
+        quantize_bundle(tmp_path / "none", tmp_path / "x", "int8-weight")
+    with pytest.raises(BundleError, match="not a bundle"):
+        quantize_bundle(exported("gpt2")[1] / "checkpoint", tmp_path / "x", "int8-weight")
+    with pytest.raises(BundleError, match="exists"):
+        quantize_bundle(source, source, "int8-weight")
+    quantize_bundle(source, tmp_path / "small", "int8-weight")
+    with pytest.raises(BundleError, match=r"quantized already \(int8-weight\)"):
+        quantize_bundle(tmp_path / "small", tmp_path / "x", "int4-weight")
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+
+
+def test_a_bundle_without_the_right_graphs_is_refused(exported, tmp_path, make_bundle):
+    """For instance one of another maker."""
+    foreign = make_bundle(tmp_path / "foreign")
+    with pytest.raises(BundleError, match=r"no reference\.npz, export the checkpoint again"):
+        quantize_bundle(foreign.path, tmp_path / "x", "int8-weight")
+
+
+def test_answers_that_are_no_numbers_are_not_written(exported, tmp_path, monkeypatch):
+    """Whatever went wrong in a weight."""
+    original = QuantizedWeights._quantize
+
+    def broken(self, weight):
+        blocked = original(self, weight)
+        return dataclasses.replace(blocked, scales=np.full_like(blocked.scales, np.nan))
+
+    monkeypatch.setattr(QuantizedWeights, "_quantize", broken)
+    with pytest.raises(ExportError, match="int8-weight graphs answer no numbers"):
+        quantize_bundle(exported("gpt2")[1] / "bundle", tmp_path / "x", "int8-weight")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_runs_forward(exported, tmp_path):
+    """From nothing to everything."""
+    parts = []
+    quantize_bundle(
+        exported("gpt2")[1] / "bundle",
+        tmp_path / "x",
+        "int8-weight",
+        progress=lambda _, part: parts.append(part),
+    )
+    assert parts == sorted(parts)
+    assert (parts[0], parts[-1]) == (0.0, 1.0)
+
+
+def test_recipes_are_found_by_name():
+    """The registry's names are the precisions of the manifest."""
+    assert find_recipe("int8-weight").bits == 8

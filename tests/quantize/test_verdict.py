@@ -1,0 +1,104 @@
+"""The verdict: both bundles run on the same inputs, and words that follow from the figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+from speaking import speaking_bundle
+
+from seq2edge.bundle import Bundle
+from seq2edge.errors import InputError
+from seq2edge.quantize.pipeline import quantize_bundle
+from seq2edge.quantize.verdict import BATCHES, Side, Verdict, _agreement, _sentence, judge
+
+FLOAT = Side(bytes=400, peak_memory=900, load_seconds=1.0, rates={1: 100.0, 8: 400.0})
+
+
+def verdict(single, several, size=100, agreement=0.98):
+    """A verdict on figures made up."""
+    quantized = Side(
+        bytes=size,
+        peak_memory=300,
+        load_seconds=0.5,
+        rates={1: single, 8: several},
+    )
+    return Verdict(
+        float32=FLOAT,
+        quantized=quantized,
+        unit="tokens",
+        agreement=agreement,
+        compared=8,
+        sentence="",
+    )
+
+
+@pytest.mark.parametrize("name", ["bart", "gpt2", "whisper", "bert", "bert-embedding"])
+def test_every_task_is_measured(exported, tmp_path, name):
+    """Size, memory, load time and both speeds are there; a bundle agrees with itself."""
+    source = Bundle.open(exported(name)[1] / "bundle")
+    small = quantize_bundle(source.path, tmp_path / "small", "int8-weight").bundle
+    found = judge(source, small, threads=1)
+    assert 0 < found.agreement <= 1
+    assert found.unit == ("tokens" if source.manifest.dims.decoder else "inputs")
+    for side, bundle in ((found.float32, source), (found.quantized, small)):
+        assert side.bytes == bundle.size
+        assert side.peak_memory > 2**24  # an interpreter with numpy alone is more
+        assert side.load_seconds > 0
+        assert set(side.rates) == set(BATCHES)
+        assert min(side.rates.values()) > 0
+    assert found.sentence.startswith("int8-weight ")
+    assert "random input, which says little" in found.sentence
+    same = judge(source, source, threads=1)
+    assert same.agreement == pytest.approx(1.0)
+    assert len(list(found.table())) == 6
+
+
+def test_texts_are_used_where_they_are_given(tmp_path):
+    """Every line is compared, and the sentence says on what."""
+    source = Bundle.open(speaking_bundle("bart", tmp_path))
+    found = judge(source, source, texts=["w5 w6", "w7", "w8 w9 w10"], threads=1)
+    assert found.compared == 3
+    assert found.sentence.endswith("on the texts given")
+
+
+def test_texts_for_a_model_that_reads_sound_are_refused(exported):
+    """Rather than measured on something else."""
+    source = Bundle.open(exported("whisper")[1] / "bundle")
+    with pytest.raises(InputError, match="this model reads sound"):
+        judge(source, source, texts=["hello"], threads=1)
+
+
+@pytest.mark.parametrize(
+    ("figures", "wanted"),
+    [
+        (verdict(200.0, 600.0), "pays here: 4.0x smaller, 2.0x as fast one at a time and 1.5x in"),
+        (verdict(200.0, 300.0), "pays here for one of the two: 4.0x smaller, 2.0x the speed"),
+        (verdict(50.0, 100.0), r"pays here by its size alone: 4.0x smaller, not faster \(0.5x"),
+        (verdict(50.0, 100.0, size=400), "does not pay here: 1.0x smaller, not faster"),
+    ],
+)
+def test_words_follow_from_the_figures(figures, wanted):
+    """Faster, faster for some, smaller alone, or not worth it."""
+    sentence = _sentence(figures, "int8", sampled=True)
+    assert re.search(wanted, sentence)
+    assert "keeps 98.0% of the float model's answers on the texts given" in sentence
+
+
+def test_agreement_counts_up_to_the_first_difference():
+    """Later tokens follow from other histories, and say nothing."""
+    assert _agreement([(1, 2, 3, 4)], [(1, 2, 3, 4)]) == 1
+    assert _agreement([(1, 2, 3, 4)], [(1, 2, 9, 4)]) == 0.5
+    assert _agreement([(1, 2), (3, 4)], [(9, 2), (3, 4)]) == 0.5
+    vectors = np.array([[1.0, 0.0]]), np.array([[1.0, 1.0]])
+    assert _agreement(*vectors) == pytest.approx(0.5**0.5)
+
+
+def test_ratios():
+    """Quantized over float."""
+    found = verdict(200.0, 300.0)
+    assert (found.size_ratio, found.speedup(1), found.speedup(8)) == (0.25, 2.0, 0.75)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.agreement = 1.0
