@@ -122,9 +122,10 @@ def test_what_cannot_be_quantized_is_refused(exported, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 
-def test_a_bundle_without_the_right_graphs_is_refused(exported, tmp_path, make_bundle):
-    """For instance one of another maker."""
-    foreign = make_bundle(tmp_path / "foreign")
+def test_a_bundle_without_recorded_answers_is_refused(tmp_path, make_bundle, make_manifest):
+    """There would be nothing to prove the result with."""
+    manifest = make_manifest(precision="float32", quantization=None)
+    foreign = make_bundle(tmp_path / "foreign", manifest)
     with pytest.raises(BundleError, match=r"no reference\.npz, export the checkpoint again"):
         quantize_bundle(foreign.path, tmp_path / "x", "int8-weight")
 
