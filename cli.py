@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -86,6 +87,18 @@ def _merge(defaults: DecodeOptions, given: dict[str, Any]) -> DecodeOptions:
     if "max_new_tokens" in changes:
         changes.setdefault("max_length", None)
     return defaults.replace(**changes)
+
+
+@contextmanager
+def _progress(first: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar on stderr, and the function that moves it: what is done now, and the part of all."""
+    with click.progressbar(length=1000, label=first, file=sys.stderr, width=30) as bar:
+
+        def show(stage: str, part: float) -> None:
+            bar.label = f"{stage:<16}"
+            bar.update(max(0, int(1000 * part) - bar.pos))
+
+        yield show
 
 
 def _load(bundle: Path, device: str, threads: int | None) -> Model:
@@ -166,14 +179,8 @@ def export(checkpoint: Path, output: Path, *, overwrite: bool) -> None:
         from seq2edge.export.pipeline import export_checkpoint
     except ImportError as error:
         raise click.ClickException(f"export: {error}; install seq2edge[export,cpu]") from error
-    with click.progressbar(length=1000, label="load", file=sys.stderr, width=30) as bar:
-
-        def show(stage: str, part: float) -> None:
-            bar.label = f"{stage:<16}"
-            bar.update(max(0, int(1000 * part) - bar.pos))
-
+    with _progress("load") as show:
         report = export_checkpoint(checkpoint, output, overwrite=overwrite, progress=show)
-        bar.update(1000 - bar.pos)
     for name, value in report.ignored_settings.items():
         click.echo(f"not applied: generation setting {name}={json.dumps(value)}", err=True)
     for note in report.notes:
@@ -218,22 +225,16 @@ def quantize(
         from seq2edge.quantize.pipeline import quantize_bundle
     except ImportError as error:
         raise click.ClickException(f"quantize: {error}; install seq2edge[quantize,cpu]") from error
-    from seq2edge.bundle import Bundle
     from seq2edge.quantize.verdict import judge
 
     lines = [line for line in _lines(texts) if line.strip()] if texts is not None else []
     if texts is not None and not lines:
         raise click.ClickException(f"{texts.name}: holds no text to measure on")
-    with click.progressbar(length=1000, label="read", file=sys.stderr, width=30) as bar:
-
-        def show(stage: str, part: float) -> None:
-            bar.label = f"{stage:<16}"
-            bar.update(max(0, int(1000 * part) - bar.pos))
-
+    with _progress("read") as show:
         report = quantize_bundle(bundle, output, recipe, overwrite=overwrite, progress=show)
     for name in report.kept:
         click.echo(f"kept in float32: {name}", err=True)
-    verdict = judge(Bundle.open(bundle), report.bundle, texts=lines, threads=threads)
+    verdict = judge(report.source, report.bundle, texts=lines, threads=threads)
     if as_json:
         values = {**vars(verdict), "bundle": str(report.bundle.path)}
         values |= {side: vars(values[side]) for side in ("float32", "quantized")}

@@ -8,6 +8,7 @@ JSON schema.
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, TypeAlias
@@ -288,6 +289,11 @@ class Manifest:
         for key in ("source", "target", "chat_template") if self.tokenizer else ():
             if name := getattr(self.tokenizer, key):
                 yield f"tokenizer.{key}", name
+
+
+def utc_now() -> UtcTime:
+    """The present, as records keep it."""
+    return dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def manifest_schema() -> str:

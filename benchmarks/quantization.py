@@ -12,7 +12,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from seq2edge.bundle import Bundle
 from seq2edge.export.pipeline import export_checkpoint
 from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.quantize.recipes import RECIPES
@@ -38,7 +37,7 @@ def main() -> None:
             small = quantize_bundle(
                 source, given.folder / f"{name}-{recipe}", recipe, overwrite=True
             )
-            verdict = judge(Bundle.open(source), small.bundle, threads=given.threads)
+            verdict = judge(small.source, small.bundle, threads=given.threads)
             print(
                 f"\n{name}, {recipe}: logits within {small.parity.max_relative:.1%} of the largest"
             )

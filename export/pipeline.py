@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import gc
 import importlib.metadata
 import logging
@@ -20,7 +19,7 @@ from seq2edge.errors import ExportError
 from seq2edge.export.graphs import trace_decoder, trace_encoder
 from seq2edge.export.passes.fold_transposes import FoldTransposes
 from seq2edge.export.passes.fuse_cache_attention import FuseCacheAttention
-from seq2edge.export.weights import WeightsWriter
+from seq2edge.export.weights import WEIGHTS, WeightsWriter
 from seq2edge.manifest import (
     AudioRecord,
     GraphRecord,
@@ -32,6 +31,7 @@ from seq2edge.manifest import (
     Target,
     TensorRecord,
     TokenizerRecord,
+    utc_now,
 )
 from seq2edge.model.dims import Dims
 from seq2edge.model.eager import EagerBackend
@@ -58,7 +58,6 @@ STAGES = {
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "transformers", "numpy")
 FILES: dict[Target, str] = {"canonical": "{}.onnx", "onnxruntime": "{}.onnxruntime.onnx"}
-WEIGHTS = "weights.data"
 # The oldest release that runs the canonical graph, and the specialised one without and with a
 # sliding window (which older kernels silently get wrong).
 CANONICAL_RELEASE, SPECIALISED_RELEASE, WINDOW_RELEASE = "1.32", "1.23", "1.32"
@@ -255,7 +254,7 @@ def _manifest(
         graphs=graphs,
         provenance=ProvenanceRecord(
             tool_version=seq2edge.__version__,
-            created=dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            created=utc_now(),
             source=loaded.source.path.name,
             source_format=loaded.source.source_format,
             packages={name: importlib.metadata.version(name) for name in PACKAGES},

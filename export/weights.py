@@ -13,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 import onnx_ir as ir
 
+WEIGHTS = "weights.data"  # the file that all graphs of a bundle share
 INLINE_BYTES = 1024  # smaller tensors stay in the graph, where shape inference reads them
 ALIGNMENT = 4096  # so that a tensor can be mapped into memory
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import hashlib
 import importlib.metadata
 import shutil
@@ -15,13 +14,14 @@ import onnx_ir as ir
 import seq2edge
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.errors import BundleError, ExportError
-from seq2edge.export.weights import WeightsWriter
+from seq2edge.export.weights import WEIGHTS, WeightsWriter
 from seq2edge.manifest import (
     MANIFEST,
     GraphRecord,
     Manifest,
     ParityRecord,
     QuantizationRecord,
+    utc_now,
 )
 from seq2edge.quantize.passes.block_weights import BlockWeights, QuantizedWeights
 from seq2edge.quantize.recipes import Recipe, find_recipe
@@ -32,14 +32,14 @@ from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 Progress = Callable[[str, float], None]  # what is being done, and how much of all is done (0 to 1)
 
 TARGET = "onnxruntime"
-WEIGHTS = "weights.data"
 PACKAGES = ("onnx-ir", "onnxruntime", "numpy")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizationReport:
-    """What was made, and how far it is from the float model on the recorded tokens."""
+    """What was made of which bundle, and how far it is from the float model's recorded tokens."""
 
+    source: Bundle
     bundle: Bundle
     recipe: Recipe
     parity: parity.Parity
@@ -76,7 +76,9 @@ def quantize_bundle(
         finished = writer.finish(dataclasses.replace(manifest, parity=record))
     progress("write", 1.0)
     kept = tuple(name for name, form in weights.items() if form == "float32")
-    return QuantizationReport(bundle=finished, recipe=chosen, parity=measured, kept=kept)
+    return QuantizationReport(
+        source=bundle, bundle=finished, recipe=chosen, parity=measured, kept=kept
+    )
 
 
 def _graphs(bundle: Bundle) -> tuple[GraphRecord, ...]:
@@ -140,7 +142,7 @@ def _manifest(
             weights=weights,
             source_sha256=hashlib.sha256(raw).hexdigest(),
             tool_version=seq2edge.__version__,
-            created=dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            created=utc_now(),
             packages={name: importlib.metadata.version(name) for name in PACKAGES},
         ),
     )

@@ -21,7 +21,6 @@ import numpy as np
 import seq2edge
 from seq2edge.bundle import Bundle
 from seq2edge.errors import BackendError, InputError
-from seq2edge.runtime.decoding import decode
 from seq2edge.runtime.model import Model
 
 Input = Any  # ids of a text, or the features of a clip (mels, frames)
@@ -174,31 +173,22 @@ def _answer(model: Model, group: list[Input]) -> Any:
         classify = model.bundle.manifest.task == "classify"
         run: Callable[[Any], Any] = model.classify_ids if classify else model.embed_ids
         return run(group)
+    prompt = max(map(len, group)) if model.dims.encoder is None else 1
     options = model.options.replace(
         num_beams=1,
         num_return_sequences=1,
-        max_length=None,
-        max_new_tokens=_room(model, group),
+        max_length=prompt + NEW_TOKENS,  # the model takes less where its positions end
+        max_new_tokens=None,
         min_new_tokens=0,
         min_length=0,
         eos_token_id=(),
         forced_eos_token_id=(),
     )
-    if not model.dims.mels:
-        return [found[0].ids for found in model.generate_ids(group, options)]
-    features = np.stack(group)
-    memory = model.backend.encode(features, np.full(len(group), model.dims.frames // 2))
-    start = [(options.decoder_start_token_id or 0,)] * len(group)
-    room = options.max_new_tokens or NEW_TOKENS
-    found = decode(model.backend, memory, start, options, max_new_tokens=room)
+    if model.dims.mels:
+        found = model.transcribe_ids(np.stack(group), options)
+    else:
+        found = model.generate_ids(group, options)
     return [sequences[0].ids for sequences in found]
-
-
-def _room(model: Model, group: list[Input]) -> int:
-    assert model.dims.decoder is not None
-    positions = model.dims.decoder.max_positions
-    taken = 1 if model.dims.encoder else max(map(len, group))
-    return max(1, min(NEW_TOKENS, positions - taken)) if positions else NEW_TOKENS
 
 
 def _agreement(wanted: Any, found: Any) -> float:

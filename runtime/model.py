@@ -161,10 +161,17 @@ class Model:
         options = options or self.options
         options = options.replace(decoder_prompt=self._speech_prompt(language, task))
         features = np.stack([self._features(clip) for clip in clips])
-        lengths = np.full(len(clips), self.dims.frames // 2, dtype=np.int64)
+        return [self._texts(sequences) for sequences in self.transcribe_ids(features, options)]
+
+    def transcribe_ids(
+        self, features: Features, options: DecodeOptions | None = None
+    ) -> list[list[GeneratedSequence]]:
+        """For log-mel features (batch, mels, frames) the sequences of each clip, best first."""
+        self._require("transcribe")
+        options = options or self.options
+        lengths = np.full(len(features), self.dims.frames // 2, dtype=np.int64)
         memory = self.backend.encode(features, lengths)
-        results = self._decode(memory, [self._start(options)] * len(clips), options)
-        return [self._texts(sequences) for sequences in results]
+        return self._decode(memory, [self._start(options)] * len(features), options)
 
     def classify(self, texts: Sequence[str]) -> list[Classification]:
         """The label of each text, with the scores of all labels."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from seq2edge.manifest import ParityRecord
 from seq2edge.model.dims import Dims
 from seq2edge.runtime.backend import Backend, Logits
 
@@ -56,7 +57,7 @@ class Parity:
         close = self.max_absolute <= allowed.absolute or self.max_relative <= allowed.relative
         return close and self.tokens_equal == self.tokens_compared
 
-    def no_worse_than(self, recorded: Parity) -> bool:
+    def no_worse_than(self, recorded: ParityRecord) -> bool:
         """Whether a quantized bundle errs here about as much as where it was made.
 
         Kernels of other processors round otherwise; one that saturates errs many times as much.

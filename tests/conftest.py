@@ -118,6 +118,12 @@ def make_bundle() -> Callable[..., Bundle]:
     return write_bundle
 
 
+@pytest.fixture
+def folder(tmp_path: Path, make_bundle: Callable[..., Bundle]) -> Path:
+    """A complete bundle."""
+    return make_bundle(tmp_path / "model").path
+
+
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Path, Any]]:
     """Makes (once) the tiny checkpoint of that name and its bundle: model, folder, report."""

@@ -3,40 +3,16 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from bundle_folders import edit, tree
 
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.errors import BundleError
 from seq2edge.manifest import Manifest
-
-
-@pytest.fixture
-def folder(tmp_path: Path, make_bundle: Callable[..., Bundle]) -> Path:
-    """A complete bundle."""
-    return make_bundle(tmp_path / "model").path
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder with its contents."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the manifest's JSON values in place."""
-    path = folder / "manifest.json"
-    values = json.loads(path.read_bytes())
-    change(values)
-    path.write_text(json.dumps(values))
 
 
 def test_an_exception_leaves_nothing(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ inner axis no block of at least 16 values divides. `MatMulNBits` computes with i
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Hashable
 from types import ModuleType
@@ -81,6 +82,7 @@ class QuantizedWeights:
         return BlockedWeight(packed=packed, scales=scales, bits=bits, block=block)
 
 
+@functools.cache
 def _quantizers() -> ModuleType:
     """onnxruntime's module, whose import would set up the caller's root logger."""
     root = logging.getLogger()

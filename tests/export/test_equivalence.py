@@ -15,7 +15,6 @@ from transformers.generation import GenerationMixin
 
 import seq2edge
 from seq2edge.cli import main
-from seq2edge.runtime.decoding import decode
 from seq2edge.runtime.parity import TOLERANCES
 
 NEW = 12
@@ -109,10 +108,7 @@ def our_tokens(model, prompts, features, case):
     if features is None:
         results = model.generate_ids(prompts, options)
     else:
-        lengths = np.full(len(features), model.dims.frames // 2)
-        memory = model.backend.encode(features, lengths)
-        start = [(options.decoder_start_token_id,)] * len(features)
-        results = decode(model.backend, memory, start, options, max_new_tokens=NEW)
+        results = model.transcribe_ids(features, options)
     flat = [sequence for sequences in results for sequence in sequences]
     return [list(s.ids) for s in flat], [s.score for s in flat]
 
