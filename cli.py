@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -16,14 +16,25 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from seq2edge import __version__
+from seq2edge.cli_options import (
+    BATCH,
+    BUNDLE,
+    FILE,
+    FOLDER,
+    JSON,
+    TEXTS,
+    THREADS,
+    batches,
+    decode_options,
+    lines_of,
+    merge,
+    read_inputs,
+    runtime_options,
+)
 from seq2edge.errors import Seq2EdgeError
 
 if TYPE_CHECKING:
     from seq2edge.runtime.model import GeneratedText, Model
-    from seq2edge.runtime.options import DecodeOptions
-
-FOLDER = click.Path(path_type=Path)
-BUNDLE = click.argument("bundle", type=FOLDER)
 
 
 class _Commands(click.Group):
@@ -40,53 +51,6 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="seq2edge")
 def main() -> None:
     """From a Transformer checkpoint to cached decoding on an edge device."""
-
-
-def _runtime_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options of every command that runs a model."""
-    command = click.option(
-        "--threads", type=click.IntRange(1), help="CPU threads; all cores by default."
-    )(command)
-    return click.option(
-        "--device",
-        type=click.Choice(["auto", "cpu", "cuda"]),
-        default="auto",
-        show_default=True,
-        help="Where to run; auto takes the fastest that works.",
-    )(command)
-
-
-def _decode_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options of every command that decodes; unset ones come from the checkpoint."""
-    for option in (
-        click.option("--capacity", type=click.IntRange(1), help="Fixed cache size in tokens."),
-        click.option("--repetition-penalty", type=float, help="Above 1 discourages repeats."),
-        click.option("--no-repeat-ngram-size", type=click.IntRange(0), help="0 allows repeats."),
-        click.option(
-            "--early-stopping",
-            type=click.Choice(["true", "false", "never"]),
-            help="When beam search may stop.",
-        ),
-        click.option("--length-penalty", type=float, help="Above 0 favours longer results."),
-        click.option("--min-new-tokens", type=click.IntRange(0), help="Least tokens to generate."),
-        click.option("--max-new-tokens", type=click.IntRange(1), help="Most tokens to generate."),
-        click.option(
-            "-n", "--num-return-sequences", type=click.IntRange(1), help="Results per input."
-        ),
-        click.option("-b", "--num-beams", type=click.IntRange(1), help="1 is greedy search."),
-    ):
-        command = option(command)
-    return command
-
-
-def _merge(defaults: DecodeOptions, given: dict[str, Any]) -> DecodeOptions:
-    changes = {key: value for key, value in given.items() if value is not None}
-    if "early_stopping" in changes:
-        words = {"true": True, "false": False}
-        changes["early_stopping"] = words.get(changes["early_stopping"], "never")
-    if "max_new_tokens" in changes:
-        changes.setdefault("max_length", None)
-    return defaults.replace(**changes)
 
 
 @contextmanager
@@ -109,39 +73,6 @@ def _load(bundle: Path, device: str, threads: int | None) -> Model:
     return model
 
 
-def _inputs(texts: tuple[str, ...], file: TextIO | None) -> Iterator[str]:
-    """The arguments, `-` for the lines of stdin, then the lines of the file."""
-    if not texts and file is None:
-        raise click.UsageError("give a text, - for standard input, or --file")
-    return _read(texts, file)
-
-
-def _read(texts: tuple[str, ...], file: TextIO | None) -> Iterator[str]:
-    for text in texts:
-        if text == "-":
-            yield from _lines(sys.stdin)
-        else:
-            yield text
-    if file is not None:
-        yield from _lines(file)
-
-
-def _lines(stream: TextIO) -> Iterator[str]:
-    for line in stream:
-        yield line.rstrip("\r\n")
-
-
-def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
 def _print_texts(source: str, texts: list[GeneratedText], *, as_json: bool) -> None:
     if as_json:
         results = [
@@ -152,16 +83,6 @@ def _print_texts(source: str, texts: list[GeneratedText], *, as_json: bool) -> N
         return
     for text in texts:
         click.echo(text.text)
-
-
-_FILE = click.option(
-    "-f", "--file", type=click.File("r", encoding="utf-8"), help="One input per line."
-)
-_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object per input.")
-_BATCH = click.option(
-    "--batch", type=click.IntRange(1), default=8, show_default=True, help="Inputs at a time."
-)
-_TEXTS = click.argument("texts", nargs=-1, metavar="[TEXT|-]...")
 
 
 @main.command()
@@ -205,7 +126,7 @@ def export(checkpoint: Path, output: Path, *, overwrite: bool) -> None:
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @click.option("--json", "as_json", is_flag=True, help="The verdict as one JSON object.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads; all cores by default.")
+@THREADS
 def quantize(
     bundle: Path,
     output: Path,
@@ -227,7 +148,7 @@ def quantize(
         raise click.ClickException(f"quantize: {error}; install seq2edge[quantize,cpu]") from error
     from seq2edge.quantize.verdict import judge
 
-    lines = [line for line in _lines(texts) if line.strip()] if texts is not None else []
+    lines = [line for line in lines_of(texts) if line.strip()] if texts is not None else []
     if texts is not None and not lines:
         raise click.ClickException(f"{texts.name}: holds no text to measure on")
     with _progress("read") as show:
@@ -248,15 +169,15 @@ def quantize(
 
 @main.command()
 @BUNDLE
-@_TEXTS
-@_FILE
-@_JSON
-@_BATCH
+@TEXTS
+@FILE
+@JSON
+@BATCH
 @click.option("--from", "source_language", help="Source language of a multilingual model.")
 @click.option("--to", "target_language", help="Target language of a multilingual model.")
 @click.option("--chat", is_flag=True, help="Take each text as a user's message.")
-@_decode_options
-@_runtime_options
+@decode_options
+@runtime_options
 def run(
     bundle: Path,
     texts: tuple[str, ...],
@@ -278,9 +199,9 @@ def run(
     """
     if chat and (source_language or target_language):
         raise click.UsageError("--chat takes neither --from nor --to")
-    inputs = _inputs(texts, file)
+    inputs = read_inputs(texts, file)
     model = _load(bundle, device, threads)
-    options = _merge(model.options, decoding)
+    options = merge(model.options, decoding)
 
     def generate(group: list[str]) -> list[list[GeneratedText]]:
         if chat:
@@ -289,7 +210,7 @@ def run(
             group, options, source_language=source_language, target_language=target_language
         )
 
-    for group in _batches(inputs, batch):
+    for group in batches(inputs, batch):
         results = iter(generate([text for text in group if text.strip()]))
         for source in group:
             # A blank line gives blank lines, so that line n still answers line n.
@@ -302,7 +223,7 @@ def run(
 @main.command()
 @BUNDLE
 @click.argument("clips", nargs=-1, required=True, type=FOLDER)
-@_JSON
+@JSON
 @click.option("--language", help="Spoken language, where the model knows several.")
 @click.option(
     "--task",
@@ -311,8 +232,8 @@ def run(
     show_default=True,
     help="Keep the language or translate to English.",
 )
-@_decode_options
-@_runtime_options
+@decode_options
+@runtime_options
 def transcribe(
     bundle: Path,
     clips: tuple[Path, ...],
@@ -326,7 +247,7 @@ def transcribe(
 ) -> None:
     """Transcribe WAVE files (CLIPS) of up to 30 seconds with BUNDLE."""
     model = _load(bundle, device, threads)
-    options = _merge(model.options, decoding)
+    options = merge(model.options, decoding)
     for clip in clips:
         found = model.transcribe([clip], options, language=language, task=task)[0]
         _print_texts(str(clip), found, as_json=as_json)
@@ -334,11 +255,11 @@ def transcribe(
 
 @main.command()
 @BUNDLE
-@_TEXTS
-@_FILE
-@_JSON
-@_BATCH
-@_runtime_options
+@TEXTS
+@FILE
+@JSON
+@BATCH
+@runtime_options
 def classify(
     bundle: Path,
     texts: tuple[str, ...],
@@ -350,9 +271,9 @@ def classify(
     threads: int | None,
 ) -> None:
     """Print the label of each TEXT."""
-    inputs = _inputs(texts, file)
+    inputs = read_inputs(texts, file)
     model = _load(bundle, device, threads)
-    for group in _batches(inputs, batch):
+    for group in batches(inputs, batch):
         for text, found in zip(group, model.classify(group), strict=True):
             if as_json:
                 values = {"input": text, "label": found.label, "scores": found.scores}
@@ -363,10 +284,10 @@ def classify(
 
 @main.command()
 @BUNDLE
-@_TEXTS
-@_FILE
-@_BATCH
-@_runtime_options
+@TEXTS
+@FILE
+@BATCH
+@runtime_options
 def embed(
     bundle: Path,
     texts: tuple[str, ...],
@@ -377,9 +298,9 @@ def embed(
     threads: int | None,
 ) -> None:
     """Print the embedding of each TEXT as JSON."""
-    inputs = _inputs(texts, file)
+    inputs = read_inputs(texts, file)
     model = _load(bundle, device, threads)
-    for group in _batches(inputs, batch):
+    for group in batches(inputs, batch):
         for text, vector in zip(group, model.embed(group), strict=True):
             values = {"input": text, "embedding": [float(x) for x in vector]}
             click.echo(json.dumps(values, ensure_ascii=False))
@@ -388,7 +309,7 @@ def embed(
 @main.command()
 @BUNDLE
 @click.option("--no-run", is_flag=True, help="Check the files alone.")
-@_runtime_options
+@runtime_options
 def verify(bundle: Path, *, no_run: bool, device: str, threads: int | None) -> None:
     """Check BUNDLE: every file, and every graph.
 
