@@ -183,11 +183,14 @@ class ParityRecord:
 class QuantizationRecord:
     """How a bundle was quantized, and from which bundle.
 
-    `weights` tells for every graph's weight, "decoder: name", what it became. `source_sha256` is
-    the hash of the float bundle's manifest.
+    `method` is how weights were rounded, and `examples` the number it was calibrated on. `weights`
+    tells for every graph's weight, "decoder: name", what it became. `source_sha256` is the hash of
+    the float bundle's manifest.
     """
 
     recipe: str
+    method: str
+    examples: int
     weights: Mapping[str, str]
     source_sha256: Sha256
     tool_version: str

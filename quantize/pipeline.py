@@ -6,14 +6,14 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 
 import seq2edge
 from seq2edge.bundle import Bundle, BundleWriter
-from seq2edge.errors import BundleError, ExportError
+from seq2edge.errors import BundleError, ExportError, OptionError
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
 from seq2edge.manifest import (
     MANIFEST,
@@ -21,9 +21,14 @@ from seq2edge.manifest import (
     Manifest,
     ParityRecord,
     QuantizationRecord,
+    Role,
     utc_now,
 )
-from seq2edge.quantize.passes.block_weights import BlockWeights, QuantizedWeights
+from seq2edge.quantize.calibrated import calibrate_weights
+from seq2edge.quantize.calibration import Calibration
+from seq2edge.quantize.examples import Example
+from seq2edge.quantize.passes.block_weights import BlockWeights, Codes, QuantizedWeights
+from seq2edge.quantize.passes.sites import find_sites
 from seq2edge.quantize.recipes import Recipe, find_recipe
 from seq2edge.reference import REFERENCE, read_reference
 from seq2edge.runtime import parity
@@ -51,33 +56,69 @@ def quantize_bundle(
     destination: str | Path,
     recipe: str,
     *,
+    calibration: Sequence[Example] = (),
+    language: str | None = None,
+    threads: int | None = None,
     overwrite: bool = False,
     progress: Progress = lambda *_: None,
 ) -> QuantizationReport:
     """Write a quantized copy of a float bundle; the source is only read.
 
-    The copy holds the graphs for ONNX Runtime alone. Raises OptionError for an unknown recipe,
-    BundleError for a source that is damaged, quantized already or without those graphs, and
-    ExportError where the result answers no numbers.
+    The copy holds the graphs for ONNX Runtime alone. With examples to calibrate on, the weights
+    are rounded for what their inputs are there; `language` is a multilingual speech model's. Raises
+    OptionError for an unknown recipe or one that uses no examples, InputError for examples that the
+    model cannot read, BundleError for a source that is damaged, quantized already or without those
+    graphs, and ExportError where the result answers no numbers.
     """
     chosen = find_recipe(recipe)
+    if calibration and not chosen.calibrates:
+        raise OptionError(f"calibration: {recipe} uses none, its weights are rounded to nearest")
     progress("read", 0.0)
     bundle = Bundle.open(source, hashes=True)
     graphs = _graphs(bundle)
     with BundleWriter(destination, overwrite=overwrite) as writer:
-        progress("quantize", 0.1)
-        weights = _write_graphs(writer, bundle, graphs, chosen)
+        models: dict[Role, ir.Model] = {g.role: ir.load(bundle.file(g.file)) for g in graphs}
+        seen: Calibration | None = None
+        if calibration:
+            seen = Calibration(
+                bundle,
+                calibration,
+                language=language,
+                threads=threads,
+                progress=lambda part: progress("decode examples", 0.05 + 0.25 * part),
+            )
+        weights = QuantizedWeights(
+            bundle.manifest.dims, chosen, _calibrate(seen, models, bundle, chosen, progress)
+        )
+        progress("quantize", 0.6)
+        forms = _write_graphs(writer, graphs, models, weights)
         _copy_others(writer, bundle)
-        manifest = _manifest(bundle, graphs, chosen, weights)
-        progress("compare", 0.7)
+        manifest = _manifest(bundle, graphs, chosen, forms, seen)
+        progress("compare", 0.8)
         measured = _measure(writer.preview(manifest), read_reference(bundle.file(REFERENCE)))
         progress("write", 0.9)
         record = ParityRecord(**dataclasses.asdict(measured))
         finished = writer.finish(dataclasses.replace(manifest, parity=record))
     progress("write", 1.0)
-    kept = tuple(name for name, form in weights.items() if form == "float32")
+    kept = tuple(name for name, form in forms.items() if form == "float32")
     return QuantizationReport(
         source=bundle, bundle=finished, recipe=chosen, parity=measured, kept=kept
+    )
+
+
+def _calibrate(
+    seen: Calibration | None,
+    models: Mapping[Role, ir.Model],
+    bundle: Bundle,
+    recipe: Recipe,
+    progress: Progress,
+) -> dict[Hashable, Codes]:
+    if seen is None:
+        return {}
+    plan = QuantizedWeights(bundle.manifest.dims, recipe)
+    sites = {role: find_sites(model.graph, plan.tables) for role, model in models.items()}
+    return calibrate_weights(
+        seen, sites, plan, lambda part: progress("calibrate", 0.3 + 0.3 * part)
     )
 
 
@@ -97,22 +138,21 @@ def _graphs(bundle: Bundle) -> tuple[GraphRecord, ...]:
 
 
 def _write_graphs(
-    writer: BundleWriter, bundle: Bundle, graphs: tuple[GraphRecord, ...], recipe: Recipe
+    writer: BundleWriter,
+    graphs: tuple[GraphRecord, ...],
+    models: Mapping[Role, ir.Model],
+    quantized: QuantizedWeights,
 ) -> dict[str, str]:
     """Quantize and write all graphs over one weights file; what became of each weight."""
-    quantized = QuantizedWeights(bundle.manifest.dims, recipe)
-    models: dict[str, ir.Model] = {}
-    weights: dict[str, str] = {}
-    for graph in graphs:
-        model = ir.load(bundle.file(graph.file))
+    forms: dict[str, str] = {}
+    for role, model in models.items():
         change = BlockWeights(quantized)
         change(model)
-        weights |= {f"{graph.role}: {name}": form for name, form in change.changed.items()}
-        models[graph.file] = model
+        forms |= {f"{role}: {name}": form for name, form in change.changed.items()}
     WeightsWriter(writer.path(WEIGHTS)).write(models.values())
-    for name, model in models.items():
-        ir.save(model, writer.path(name))
-    return weights
+    for graph in graphs:
+        ir.save(models[graph.role], writer.path(graph.file))
+    return forms
 
 
 def _copy_others(writer: BundleWriter, bundle: Bundle) -> None:
@@ -127,7 +167,11 @@ def _copy_others(writer: BundleWriter, bundle: Bundle) -> None:
 
 
 def _manifest(
-    bundle: Bundle, graphs: tuple[GraphRecord, ...], recipe: Recipe, weights: dict[str, str]
+    bundle: Bundle,
+    graphs: tuple[GraphRecord, ...],
+    recipe: Recipe,
+    forms: dict[str, str],
+    seen: Calibration | None,
 ) -> Manifest:
     raw = (bundle.path / MANIFEST).read_bytes()
     return dataclasses.replace(
@@ -139,7 +183,9 @@ def _manifest(
         parity=bundle.manifest.parity,
         quantization=QuantizationRecord(
             recipe=recipe.summary,
-            weights=weights,
+            method="GPTQ" if seen is not None else "round to nearest",
+            examples=len(seen.traces) if seen is not None else 0,
+            weights=forms,
             source_sha256=hashlib.sha256(raw).hexdigest(),
             tool_version=seq2edge.__version__,
             created=utc_now(),

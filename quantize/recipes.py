@@ -8,18 +8,27 @@ from seq2edge.errors import OptionError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Weights in blocks of `block` values along a product's inner axis, one scale a block.
+class Form:
+    """Integers of `bits` in blocks of at most `block` values along a product's inner axis."""
 
-    `bits` is for the layers, `table_bits` for the embedding and the LM head, which lose more.
-    Activations stay float32 in the graph; the kernels turn them into int8, block by block.
+    bits: int
+    block: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Weights in blocks, one scale a block; activations stay float32 in the graph.
+
+    `table` is for the embedding and the LM head, `attention` for the products whose results are
+    compared with each other (queries and keys, and values with them); both lose more than `layers`.
+    The kernels turn activations into int8 block by block. `calibrates`: examples make it better.
     """
 
     name: str
-    bits: int
-    block: int
-    table_bits: int = 8
-    table_block: int = 128
+    layers: Form
+    attention: Form
+    table: Form = Form(bits=8, block=128)
+    calibrates: bool = False
     summary: str
 
 
@@ -28,15 +37,17 @@ RECIPES = {
     for recipe in (
         Recipe(
             name="int8-weight",
-            bits=8,
-            block=128,
+            layers=Form(bits=8, block=128),
+            attention=Form(bits=8, block=128),
             summary="8-bit weights in blocks of 128, round to nearest",
         ),
         Recipe(
             name="int4-weight",
-            bits=4,
-            block=32,
-            summary="4-bit weights in blocks of 32, round to nearest; embedding and LM head 8-bit",
+            layers=Form(bits=4, block=32),
+            attention=Form(bits=8, block=128),
+            calibrates=True,
+            summary="4-bit weights in blocks of 32; embedding, LM head, queries, keys and values "
+            "8-bit",
         ),
     )
 }

@@ -107,7 +107,7 @@ class Model:
         tokens, lengths = _pad(prompts)
         self._check_source(lengths)
         memory = self.backend.encode(tokens, lengths)
-        return self._decode(memory, [self._start(options)] * len(prompts), options)
+        return self._decode(memory, [self.start_tokens(options)] * len(prompts), options)
 
     def generate(
         self,
@@ -159,8 +159,8 @@ class Model:
         if not clips:
             return []
         options = options or self.options
-        options = options.replace(decoder_prompt=self._speech_prompt(language, task))
-        features = np.stack([self._features(clip) for clip in clips])
+        options = options.replace(decoder_prompt=self.speech_prompt(language, task))
+        features = np.stack([self.features(clip) for clip in clips])
         return [self._texts(sequences) for sequences in self.transcribe_ids(features, options)]
 
     def transcribe_ids(
@@ -171,7 +171,7 @@ class Model:
         options = options or self.options
         lengths = np.full(len(features), self.dims.frames // 2, dtype=np.int64)
         memory = self.backend.encode(features, lengths)
-        return self._decode(memory, [self._start(options)] * len(features), options)
+        return self._decode(memory, [self.start_tokens(options)] * len(features), options)
 
     def classify(self, texts: Sequence[str]) -> list[Classification]:
         """The label of each text, with the scores of all labels."""
@@ -218,6 +218,40 @@ class Model:
             return np.empty((0, self.dims.width), dtype=np.float32)
         return self._pool(sources)
 
+    def features(self, clip: Audio) -> Features:
+        """Log-mel features (mels, frames) of a clip, as `transcribe` takes it."""
+        from seq2edge.runtime import audio
+
+        if self.dims.frames != audio.FRAMES:
+            seconds = self.dims.frames * audio.HOP / audio.SAMPLING_RATE
+            raise InputError(
+                f"{self.bundle.path}: made for windows of {seconds:.1f} s, only 30 s are supported"
+            )
+        samples = clip if isinstance(clip, np.ndarray) else audio.read_clip(clip)
+        return audio.log_mel(np.asarray(samples, dtype=np.float32), mels=self.dims.mels)
+
+    def start_tokens(self, options: DecodeOptions) -> tuple[int, ...]:
+        """The ids an encoder-decoder starts from. Raises OptionError where nobody says them."""
+        start = options.decoder_start_token_id
+        if start is None:
+            start = options.bos_token_id
+        if start is None:
+            raise OptionError("decoder_start_token_id: neither the options nor the checkpoint has")
+        return (start, *options.decoder_prompt)
+
+    def speech_prompt(self, language: str | None, task: str) -> tuple[int, ...]:
+        """The ids after the start that ask a speech model for a language and a task."""
+        speech = self.bundle.manifest.speech
+        ids: list[int] = []
+        if speech is not None and speech.languages:
+            ids.append(_choose("language", language, speech.languages))
+            ids.append(_choose("task", task, speech.tasks))
+        elif language not in (None, "en") or task != "transcribe":
+            raise InputError("language: this model knows English alone, and no other task")
+        if speech is not None and speech.no_timestamps is not None:
+            ids.append(speech.no_timestamps)
+        return tuple(ids)
+
     def _pool(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
         self._check_ids(sources, self.dims.vocab)
         tokens, lengths = _pad(sources)
@@ -255,37 +289,6 @@ class Model:
                 f"{positions} positions"
             )
         return asked or min(DEFAULT_NEW_TOKENS, room or DEFAULT_NEW_TOKENS)
-
-    def _start(self, options: DecodeOptions) -> tuple[int, ...]:
-        start = options.decoder_start_token_id
-        if start is None:
-            start = options.bos_token_id
-        if start is None:
-            raise OptionError("decoder_start_token_id: neither the options nor the checkpoint has")
-        return (start, *options.decoder_prompt)
-
-    def _speech_prompt(self, language: str | None, task: str) -> tuple[int, ...]:
-        speech = self.bundle.manifest.speech
-        ids: list[int] = []
-        if speech is not None and speech.languages:
-            ids.append(_choose("language", language, speech.languages))
-            ids.append(_choose("task", task, speech.tasks))
-        elif language not in (None, "en") or task != "transcribe":
-            raise InputError("language: this model knows English alone, and no other task")
-        if speech is not None and speech.no_timestamps is not None:
-            ids.append(speech.no_timestamps)
-        return tuple(ids)
-
-    def _features(self, clip: Audio) -> Features:
-        from seq2edge.runtime import audio
-
-        if self.dims.frames != audio.FRAMES:
-            seconds = self.dims.frames * audio.HOP / audio.SAMPLING_RATE
-            raise InputError(
-                f"{self.bundle.path}: made for windows of {seconds:.1f} s, only 30 s are supported"
-            )
-        samples = clip if isinstance(clip, np.ndarray) else audio.read_clip(clip)
-        return audio.log_mel(np.asarray(samples, dtype=np.float32), mels=self.dims.mels)
 
     def _texts(self, sequences: Sequence[GeneratedSequence]) -> list[GeneratedText]:
         return [

@@ -52,6 +52,8 @@ def manifest_of(**changes: Any) -> Manifest:
         "precision": "int8-weight",
         "quantization": QuantizationRecord(
             recipe="8-bit weights",
+            method="GPTQ",
+            examples=200,
             weights={"decoder: w": "int8, blocks of 128"},
             source_sha256="0" * 64,
             tool_version="0.1.0",

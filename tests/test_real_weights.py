@@ -51,7 +51,7 @@ def test_whisper_hears_what_ctranslate2_hears(tmp_path):
     checkpoint, clips = fetched("whisper-tiny.en"), fetched("librivox")
     model = exported(checkpoint, tmp_path)
     theirs = ctranslate2.models.Whisper(str(checkpoint), compute_type="float32", intra_threads=1)
-    prompt = [model.options.decoder_start_token_id, *model._speech_prompt(None, "transcribe")]
+    prompt = [model.options.decoder_start_token_id, *model.speech_prompt(None, "transcribe")]
     files = sorted(clips.glob("*.wav"))
     assert len(files) == 5
     for file in files:

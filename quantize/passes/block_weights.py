@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from types import ModuleType
 
 import numpy as np
@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from seq2edge.export.passes.replacing import replace_node
 from seq2edge.model.dims import Dims
-from seq2edge.quantize.recipes import Recipe
+from seq2edge.quantize.passes.sites import Site, find_sites
+from seq2edge.quantize.recipes import Form, Recipe
 
 CONTRIB = "com.microsoft"
 LEAST_BLOCK = 16
@@ -46,40 +47,67 @@ class BlockedWeight:
         return int(self.packed.shape[1]) * self.block
 
 
-class QuantizedWeights:
-    """Each weight of a bundle in its blocked form, made once however many graphs read it."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Codes:
+    """Signed integers (K, N) and scales (K / block, N) that a calibrated method found."""
 
-    def __init__(self, dims: Dims, recipe: Recipe) -> None:
+    values: NDArray[np.int8]
+    scales: NDArray[np.float32]
+
+
+class QuantizedWeights:
+    """Each weight of a bundle in its blocked form, made once however many graphs read it.
+
+    `calibrated` holds what a method that saw examples found, by `Site.place`.
+    """
+
+    def __init__(
+        self, dims: Dims, recipe: Recipe, calibrated: Mapping[Hashable, Codes] | None = None
+    ) -> None:
         self.recipe = recipe
         self.tables = {dims.vocab, dims.source_vocab} - {0}
+        self._calibrated = calibrated or {}
         self._made: dict[Hashable, BlockedWeight | None] = {}
 
-    def of(self, value: ir.Value, *, transposed: bool) -> BlockedWeight | None:
-        """The form of W (N, K) where it is read `transposed`, else (K, N); None to keep floats."""
-        tensor = value.const_value
-        assert tensor is not None
-        place = (tensor.offset, tensor.length) if isinstance(tensor, ir.ExternalTensor) else tensor
-        key = (place, transposed)
+    def of(self, site: Site) -> BlockedWeight | None:
+        """The form of a weight; None to keep floats."""
+        key = (site.place, site.transposed)
         if key not in self._made:
-            weight = tensor.numpy() if not transposed else tensor.numpy().T
-            self._made[key] = self._quantize(weight)
+            self._made[key] = self._quantize(site)
         return self._made[key]
 
-    def _quantize(self, weight: NDArray[np.float32]) -> BlockedWeight | None:
-        inner, outer = weight.shape
-        table = outer in self.tables
-        bits = self.recipe.table_bits if table else self.recipe.bits
-        largest = self.recipe.table_block if table else self.recipe.block
-        block = largest
-        while inner % block:
+    def form(self, site: Site) -> Form | None:
+        """Bits and block of a weight; None where no block divides its inner axis."""
+        asked: Form = getattr(self.recipe, site.kind)
+        block = asked.block
+        while site.inner % block:
             block //= 2
-        if block < LEAST_BLOCK:
+        return Form(bits=asked.bits, block=block) if block >= LEAST_BLOCK else None
+
+    def _quantize(self, site: Site) -> BlockedWeight | None:
+        form = self.form(site)
+        if form is None:
             return None
+        found = self._calibrated.get(site.place)
+        if found is not None:
+            return pack(found, form)
         nbits = _quantizers()
-        config = nbits.DefaultWeightOnlyQuantConfig(block_size=block, is_symmetric=True, bits=bits)
+        config = nbits.DefaultWeightOnlyQuantConfig(
+            block_size=form.block, is_symmetric=True, bits=form.bits
+        )
         quantizer = nbits.DefaultWeightOnlyQuantizer(config)
-        packed, scales, _ = quantizer.qbits_block_quant(np.ascontiguousarray(weight))
-        return BlockedWeight(packed=packed, scales=scales, bits=bits, block=block)
+        packed, scales, _ = quantizer.qbits_block_quant(np.ascontiguousarray(site.weight()))
+        return BlockedWeight(packed=packed, scales=scales, bits=form.bits, block=form.block)
+
+
+def pack(codes: Codes, form: Form) -> BlockedWeight:
+    """The operator's layout: zero becomes 2^(bits - 1), low half of a byte first."""
+    shifted = (codes.values.T.astype(np.int16) + 2 ** (form.bits - 1)).astype(np.uint8)
+    blocks = np.ascontiguousarray(shifted).reshape(len(shifted), -1, form.block)
+    if form.bits == 4:
+        blocks = blocks[..., ::2] | (blocks[..., 1::2] << 4)
+    scales = np.ascontiguousarray(codes.scales.T)
+    return BlockedWeight(packed=blocks, scales=scales, bits=form.bits, block=form.block)
 
 
 @functools.cache
@@ -105,35 +133,18 @@ class BlockWeights(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply all rules everywhere."""
-        for node in list(model.graph):
-            weight = _weight_of(node, self.weights.tables)
-            if weight is None:
-                continue
-            name = str(weight.name)
-            transposed = node.op_type != "MatMul"
-            blocked = self.weights.of(weight, transposed=transposed) if _is_plain(node) else None
+        for site in find_sites(model.graph, self.weights.tables):
+            blocked = self.weights.of(site) if _is_plain(site.node) else None
             if blocked is None:
-                self.changed[name] = "float32"
+                self.changed[site.name] = "float32"
                 continue
             # A weight that stays float anywhere is told as such.
-            self.changed.setdefault(name, f"int{blocked.bits}, blocks of {blocked.block}")
-            _replace(model.graph, node, name, blocked)
+            self.changed.setdefault(site.name, f"int{blocked.bits}, blocks of {blocked.block}")
+            _replace(model.graph, site.node, site.name, blocked)
         for name in [n for n, value in model.graph.initializers.items() if not value.uses()]:
             del model.graph.initializers[name]
         model.graph.opset_imports.setdefault(CONTRIB, 1)
         return ir.passes.PassResult(model, modified=bool(self.changed))
-
-
-def _weight_of(node: ir.Node, tables: set[int]) -> ir.Value | None:
-    """The constant that one of the rules would replace."""
-    if node.op_type not in ("MatMul", "Gemm", "Gather") or node.domain:
-        return None
-    weight = node.inputs[0 if node.op_type == "Gather" else 1]
-    if weight is None or weight.const_value is None or len(weight.const_value.shape) != 2:
-        return None
-    if node.op_type == "Gather":
-        return weight if weight.const_value.shape[0] in tables else None
-    return weight
 
 
 def _is_plain(node: ir.Node) -> bool:

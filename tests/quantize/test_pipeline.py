@@ -9,11 +9,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import tiny_models
+from speaking import speaking_bundle
 
 import seq2edge
 from seq2edge.bundle import Bundle
 from seq2edge.errors import BundleError, ExportError, OptionError
 from seq2edge.export.pipeline import export_checkpoint
+from seq2edge.quantize.examples import Example
 from seq2edge.quantize.passes.block_weights import QuantizedWeights
 from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.quantize.recipes import RECIPES, find_recipe
@@ -134,8 +136,8 @@ def test_answers_that_are_no_numbers_are_not_written(exported, tmp_path, monkeyp
     """Whatever went wrong in a weight."""
     original = QuantizedWeights._quantize
 
-    def broken(self, weight):
-        blocked = original(self, weight)
+    def broken(self, site):
+        blocked = original(self, site)
         return dataclasses.replace(blocked, scales=np.full_like(blocked.scales, np.nan))
 
     monkeypatch.setattr(QuantizedWeights, "_quantize", broken)
@@ -159,4 +161,57 @@ def test_progress_runs_forward(exported, tmp_path):
 
 def test_recipes_are_found_by_name():
     """The registry's names are the precisions of the manifest."""
-    assert find_recipe("int8-weight").bits == 8
+    assert find_recipe("int8-weight").layers.bits == 8
+
+
+@pytest.mark.parametrize("name", ["bart", "gpt2", "bert"])
+def test_examples_make_four_bits_better(tmp_path, name):
+    """On the examples themselves the calibrated weights answer closer to the float model."""
+    source = speaking_bundle(name, tmp_path, **({"num_hidden_layers": 3} if name == "bert" else {}))
+    words = np.random.default_rng(7).integers(3, tiny_models.VOCAB, (60, 9))
+    examples = [Example(input=" ".join(f"w{i}" for i in row)) for row in words]
+    plain = quantize_bundle(source, tmp_path / "plain", "int4-weight").bundle
+    report = quantize_bundle(source, tmp_path / "seen", "int4-weight", calibration=examples)
+    record = report.bundle.manifest.quantization
+    assert (record.method, record.examples) == ("GPTQ", 60)
+    assert plain.manifest.quantization.method == "round to nearest"
+    wanted = list(answers(Bundle.open(source), examples))
+    errors = [
+        np.mean([np.square(a - b).mean() for a, b in zip(wanted, found, strict=True)])
+        for found in (list(answers(bundle, examples)) for bundle in (report.bundle, plain))
+    ]
+    assert errors[0] < errors[1]
+
+
+def answers(bundle, examples):
+    """Numbers that the model answers each text with: its scores, or logits after its reading."""
+    model = seq2edge.load(bundle.path, device="cpu", threads=1)
+    for example in examples:
+        ids = model.tokenizer.encode(example.input)
+        if model.dims.decoder is None:
+            yield model.classify_ids([ids])
+            continue
+        memory = None
+        if model.dims.encoder is not None:
+            memory = model.backend.encode(np.array([ids]), np.array([len(ids)]))
+        cache = model.backend.start(memory, 1, None)
+        yield model.backend.step(np.array([ids]), np.array([len(ids)]), cache).copy()
+
+
+def test_examples_for_a_recipe_without_calibration_are_refused(exported, tmp_path):
+    """Rather than left unused."""
+    source = exported("gpt2")[1] / "bundle"
+    with pytest.raises(OptionError, match="calibration: int8-weight uses none"):
+        quantize_bundle(source, tmp_path / "x", "int8-weight", calibration=[Example(input="w5")])
+
+
+def test_queries_keys_and_values_keep_eight_bits(exported, tmp_path):
+    """In self-attention and in cross-attention, whose keys leave the encoder."""
+    source = exported("bart")[1] / "bundle"
+    bundle = quantize_bundle(source, tmp_path / "small", "int4-weight").bundle
+    forms = list(bundle.manifest.quantization.weights.values())
+    # Two layers a side: queries, keys and values merged in each; the decoder's cross queries; the
+    # encoder's merged keys and values for them.
+    layers = 2 + 2 + 2 + 2
+    tables = sum("embedding" in name for name in bundle.manifest.quantization.weights)
+    assert forms.count("int8, blocks of 32") == layers + tables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -10,8 +11,8 @@ import onnxruntime
 import pytest
 
 from seq2edge.model.dims import Dims, StackDims
-from seq2edge.quantize.passes.block_weights import BlockWeights, QuantizedWeights
-from seq2edge.quantize.recipes import RECIPES, Recipe
+from seq2edge.quantize.passes.block_weights import BlockWeights, Codes, QuantizedWeights
+from seq2edge.quantize.recipes import RECIPES, Form, Recipe
 
 STACK = StackDims(layers=1, heads=1, kv_heads=1, head_dim=4, hidden=4, activation="relu")
 VOCAB, WIDTH = 48, 64
@@ -84,7 +85,7 @@ def test_products_and_tables_are_close_to_the_float_ones(recipe):
     x, weight, table = random(5, WIDTH), random(WIDTH, 30, seed=1), random(VOCAB, WIDTH, seed=2)
     wanted = run(model(weight, table), x)
     found = run(quantized(model(weight, table), recipe)[0], x)
-    spread = {"y": 1 / 2**recipe.bits, "logits": 1 / 2**8, "rows": 1 / 2**8}
+    spread = {"y": 1 / 2**recipe.layers.bits, "logits": 1 / 2**8, "rows": 1 / 2**8}
     for name, step in spread.items():
         error = np.abs(found[name] - wanted[name]).max()
         size = np.abs(wanted[name]).max()
@@ -146,7 +147,9 @@ def test_sums_of_extremes_do_not_saturate(recipe):
     x = np.full((2, WIDTH), 3.0, dtype=np.float32)
     x[1] *= -1
     found = run(quantized(model(weight, random(VOCAB, WIDTH)), recipe)[0], x)
-    np.testing.assert_allclose(found["y"], x @ weight, rtol=0.02 if recipe.bits == 8 else 0.15)
+    np.testing.assert_allclose(
+        found["y"], x @ weight, rtol=0.02 if recipe.layers.bits == 8 else 0.15
+    )
 
 
 @pytest.mark.parametrize(
@@ -194,5 +197,24 @@ def test_recipes_are_made_of_sizes_that_kernels_have():
     """Bits of 4 or 8, blocks of powers of two."""
     assert all(isinstance(recipe, Recipe) for recipe in RECIPES.values())
     for recipe in RECIPES.values():
-        assert {recipe.bits, recipe.table_bits} <= {4, 8}
-        assert {recipe.block, recipe.table_block} <= {16, 32, 64, 128, 256}
+        for form in (recipe.layers, recipe.attention, recipe.table):
+            assert form.bits in {4, 8}
+            assert form.block in {16, 32, 64, 128, 256}
+
+
+@pytest.mark.parametrize("form", [Form(bits=4, block=32), Form(bits=8, block=64)])
+def test_packed_codes_are_what_the_operator_reads(form):
+    """The layout of onnxruntime's own quantizer: its kernel multiplies by exactly these values."""
+    half = 2 ** (form.bits - 1)
+    rng = np.random.default_rng(3)
+    codes = rng.integers(-half, half, (WIDTH, 30)).astype(np.int8)
+    scales = rng.uniform(-0.1, 0.1, (WIDTH // form.block, 30)).astype(np.float32)
+    float_model = model(random(WIDTH, 30), random(VOCAB, WIDTH))
+    place = id(float_model.graph.initializers["W"].const_value)
+    recipe = dataclasses.replace(INT8, layers=form)
+    calibrated = {place: Codes(values=codes, scales=scales)}
+    BlockWeights(QuantizedWeights(DIMS, recipe, calibrated))(float_model)
+    wanted = codes * np.repeat(scales, form.block, axis=0)
+    # Each row has one value that is not zero: its blocks' activations are quantized exactly.
+    found = run(float_model, np.eye(WIDTH, dtype=np.float32))["y"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,213 @@
+"""Running a float bundle on a user's examples and looking inside its graphs.
+
+The model decodes every example itself, through the runtime's own loop. Then its graphs, with the
+tensors of interest as further outputs, read what it read and wrote: one row at a time, so that no
+padding is seen, and all positions of a sequence at once, which gives the values of every step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+import seq2edge
+from seq2edge.bundle import Bundle
+from seq2edge.errors import BackendError, InputError
+from seq2edge.manifest import GraphRecord, Role
+from seq2edge.quantize.examples import Example
+from seq2edge.runtime.backends.onnxruntime import import_onnxruntime
+from seq2edge.runtime.model import Model
+
+TARGET = "onnxruntime"
+LONGEST = 384  # tokens of one text that are read
+NEW_TOKENS = 48  # that the model writes, at most
+LEAST_POSITIONS = 64  # that every graph must have read
+BATCH = 8  # examples decoded at a time
+
+Feed = dict[str, NDArray[Any]]
+See = Callable[[Role, str, NDArray[Any]], None]  # a graph, a tensor's name, its values
+Progress = Callable[[float], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What one example made the graphs read: the source, and the decoder's tokens."""
+
+    source: tuple[int, ...] | Path | None
+    tokens: tuple[int, ...] = ()
+
+
+class Calibration:
+    """A float bundle with examples that it has decoded.
+
+    Memory is bounded by the longest example, whatever their number; clips are read again each
+    time. `language` is a multilingual speech model's. Raises InputError for examples that the
+    model cannot read, or too few of them.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        examples: Sequence[Example],
+        *,
+        language: str | None = None,
+        threads: int | None = None,
+        progress: Progress = lambda _: None,
+    ) -> None:
+        self.bundle = bundle
+        self._threads = threads
+        self._model = seq2edge.load(bundle.path, device="cpu", threads=threads, graphs=TARGET)
+        self.traces: list[Trace] = []
+        for start in range(0, len(examples), BATCH):
+            self.traces += _decode(self._model, examples[start : start + BATCH], language)
+            progress(min(1.0, (start + BATCH) / len(examples)))
+        for role, count in self.positions.items():
+            if count < LEAST_POSITIONS:
+                raise InputError(
+                    f"calibration: {len(examples)} examples give the {role} {count} positions, "
+                    f"at least {LEAST_POSITIONS} are needed; give more or longer ones"
+                )
+
+    @property
+    def positions(self) -> dict[Role, int]:
+        """How many positions each graph reads in all."""
+        dims = self._model.dims
+        counts: dict[Role, int] = {}
+        if dims.encoder is not None:
+            counts["encoder"] = sum(self._source_length(trace) for trace in self.traces)
+        if dims.decoder is not None:
+            counts["decoder"] = sum(len(trace.tokens) for trace in self.traces)
+        return counts
+
+    def observe(
+        self,
+        wanted: Mapping[Role, Sequence[str]],
+        see: See,
+        progress: Progress = lambda _: None,
+    ) -> None:
+        """Show every wanted tensor of every example, (1, positions, ...), as it is computed."""
+        watchers = {
+            graph.role: _Watcher(self.bundle, graph, wanted.get(graph.role, ()), self._threads)
+            for graph in self.bundle.manifest.graphs
+            if graph.target == TARGET
+        }
+        for number, trace in enumerate(self.traces, start=1):
+            memory: Feed = {}
+            if "encoder" in watchers:
+                memory = watchers["encoder"].run(self._source(trace), see)
+            if "decoder" in watchers:
+                watchers["decoder"].run(memory | self._tokens(trace), see)
+            progress(number / len(self.traces))
+
+    def _source_length(self, trace: Trace) -> int:
+        if isinstance(trace.source, tuple):
+            return len(trace.source)
+        return self._model.dims.frames // 2  # the encoder's convolutions halve the frames
+
+    def _source(self, trace: Trace) -> Feed:
+        assert trace.source is not None
+        length = np.array([self._source_length(trace)])
+        if isinstance(trace.source, tuple):
+            return {"input_ids": np.array([trace.source]), "source_length": length}
+        return {"features": self._model.features(trace.source)[None], "source_length": length}
+
+    def _tokens(self, trace: Trace) -> Feed:
+        stack = self._model.dims.decoder
+        assert stack is not None
+        length = len(trace.tokens)
+        empty = np.zeros((1, stack.kv_heads, length, stack.head_dim), dtype=np.float32)
+        caches = itertools.product(("key", "value"), range(stack.layers))
+        return {
+            "input_ids": np.array([trace.tokens]),
+            "new_length": np.array([length]),
+            "cache_length": np.array([0]),
+            "source_length": np.array([self._source_length(trace)]),
+            **{f"past_{part}_{layer}": empty for part, layer in caches},
+        }
+
+
+def _decode(model: Model, examples: Sequence[Example], language: str | None) -> Iterator[Trace]:
+    """Let the model write what it will after each example: greedily, else with its settings."""
+    options = model.options.replace(
+        num_beams=1, num_return_sequences=1, max_new_tokens=None, min_length=0, min_new_tokens=0
+    )
+    if model.dims.mels:
+        options = options.replace(decoder_prompt=model.speech_prompt(language, "transcribe"))
+        start = model.start_tokens(options)
+        options = options.replace(max_length=len(start) + NEW_TOKENS)
+        clips = [Path(example.input) for example in examples]
+        found = model.transcribe_ids(np.stack([model.features(clip) for clip in clips]), options)
+        for clip, sequences in zip(clips, found, strict=True):
+            yield Trace(source=clip, tokens=(*start, *sequences[0].ids))
+        return
+    texts = [_encode(model, str(example.input)) for example in examples]
+    if model.dims.decoder is None:
+        yield from (Trace(source=ids) for ids in texts)
+        return
+    alone = model.dims.encoder is None
+    start = () if alone else model.start_tokens(options)
+    options = options.replace(max_length=max(map(len, texts if alone else [start])) + NEW_TOKENS)
+    for ids, sequences in zip(texts, model.generate_ids(texts, options), strict=True):
+        written = sequences[0].ids
+        yield Trace(source=None if alone else ids, tokens=(*(ids if alone else start), *written))
+
+
+def _encode(model: Model, text: str) -> tuple[int, ...]:
+    """A text's ids, cut where the model's positions end, with room for what it writes."""
+    stack = model.dims.encoder or model.dims.decoder
+    assert stack is not None
+    positions = (stack.max_positions or LONGEST + NEW_TOKENS) - NEW_TOKENS
+    return tuple(model.tokenizer.encode(text)[: max(1, min(LONGEST, positions))])
+
+
+class _Watcher:
+    """A graph whose inner tensors can be looked at."""
+
+    def __init__(
+        self, bundle: Bundle, graph: GraphRecord, names: Sequence[str], threads: int | None
+    ) -> None:
+        model = ir.load(bundle.file(graph.file))
+        self._role = graph.role
+        self._names = list(names)
+        self._outputs = [str(output.name) for output in model.graph.outputs]
+        values = {str(v.name): v for node in model.graph for v in node.outputs}
+        for name in names:
+            if name not in self._outputs:
+                values[name].type = values[name].type or ir.TensorType(ir.DataType.FLOAT)
+                model.graph.outputs.append(values[name])
+        self._session = _open(ir.to_proto(model).SerializeToString(), bundle.path, threads)
+        self._inputs = {put.name for put in self._session.get_inputs()}
+
+    def run(self, feed: Feed, see: See) -> Feed:
+        """Show the tensors asked for; the graph's own outputs come back."""
+        feed = {name: values for name, values in feed.items() if name in self._inputs}
+        outputs = [] if self._role == "decoder" else self._outputs
+        if not outputs and not self._names:
+            return {}
+        found = self._session.run([*outputs, *self._names], feed)
+        for name, values in zip(self._names, found[len(outputs) :], strict=True):
+            see(self._role, name, values)
+        return dict(zip(outputs, found, strict=False))
+
+
+def _open(graph: bytes, folder: Path, threads: int | None) -> Any:
+    """A session over a graph in memory whose weights lie in `folder`."""
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", os.fspath(folder)
+    )
+    try:
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no common base
+        raise BackendError(f"{folder}: onnxruntime: {error}") from error

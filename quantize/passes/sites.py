@@ -1,0 +1,112 @@
+"""Where the weights of a graph are, and what for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+PRODUCTS = ("MatMul", "Gemm")
+ATTENTION = ("GroupQueryAttention", "MultiHeadAttention", "Attention")
+QUERY_KEY_VALUE = 3  # the first inputs of every attention operator
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Site:
+    """A node that reads a constant weight of two axes.
+
+    kind: `table` for embeddings and LM heads, `attention` for queries, keys and values, else
+    `layers`. Where `transposed` the weight is stored (N, K), else (K, N).
+    """
+
+    node: ir.Node
+    value: ir.Value
+    kind: Literal["layers", "attention", "table"]
+
+    @property
+    def name(self) -> str:
+        """The weight's name in its graph."""
+        return str(self.value.name)
+
+    @property
+    def tensor(self) -> ir.TensorProtocol:
+        """The weight as it is stored."""
+        assert self.value.const_value is not None
+        return self.value.const_value
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the weight is stored (N, K)."""
+        return self.node.op_type != "MatMul"
+
+    @property
+    def inner(self) -> int:
+        """K."""
+        return self.tensor.shape.numpy()[1 if self.transposed else 0]
+
+    @property
+    def place(self) -> Hashable:
+        """The same for the same bytes, whichever graph reads them."""
+        tensor = self.tensor
+        if isinstance(tensor, ir.ExternalTensor):
+            return (tensor.offset, tensor.length)
+        return id(tensor)
+
+    def weight(self) -> NDArray[np.float32]:
+        """(K, N)."""
+        stored: NDArray[np.float32] = self.tensor.numpy()
+        return stored.T if self.transposed else stored
+
+
+def find_sites(graph: ir.Graph, tables: set[int]) -> list[Site]:
+    """All products with, and embeddings of, a constant weight; `tables` are vocabularies' sizes."""
+    sites = []
+    for node in graph:
+        value = _weight_of(node, tables)
+        if value is None or value.const_value is None:
+            continue
+        shape = value.const_value.shape
+        outer = shape[0 if node.op_type != "MatMul" else 1]
+        if outer in tables:
+            sites.append(Site(node=node, value=value, kind="table"))
+        else:
+            kind: Literal["layers", "attention"] = "attention" if _attends(node) else "layers"
+            sites.append(Site(node=node, value=value, kind=kind))
+    return sites
+
+
+def _weight_of(node: ir.Node, tables: set[int]) -> ir.Value | None:
+    if node.op_type not in (*PRODUCTS, "Gather") or node.domain:
+        return None
+    value = node.inputs[0 if node.op_type == "Gather" else 1]
+    if value is None or value.const_value is None or len(value.const_value.shape) != 2:
+        return None
+    if node.op_type == "Gather" and value.const_value.shape[0] not in tables:
+        return None
+    return value
+
+
+def _attends(node: ir.Node) -> bool:
+    """Whether a product's result reaches an attention before any other product.
+
+    Cross-attention's keys and values leave the encoder for it, as outputs.
+    """
+    waiting, seen = list(node.outputs), set()
+    while waiting:
+        value = waiting.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        if value.is_graph_output() and str(value.name).startswith("cross_"):
+            return True
+        for user, index in value.uses():
+            if user.op_type in ATTENTION:
+                if index < QUERY_KEY_VALUE:
+                    return True
+            elif user.op_type not in PRODUCTS:
+                waiting += user.outputs
+    return False

@@ -1,0 +1,139 @@
+"""Looking inside a bundle's graphs while it decodes a user's examples."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import tiny_models
+from speaking import speaking_bundle
+
+import seq2edge
+from seq2edge.bundle import Bundle
+from seq2edge.errors import InputError
+from seq2edge.quantize import calibrated
+from seq2edge.quantize.calibration import Calibration
+from seq2edge.quantize.examples import Example
+from seq2edge.quantize.passes.block_weights import QuantizedWeights
+from seq2edge.quantize.passes.sites import find_sites
+from seq2edge.quantize.recipes import RECIPES
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    """Small bundles with a tokenizer of words, by name."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            made[name] = speaking_bundle(name, tmp_path_factory.mktemp(name))
+        return Bundle.open(made[name])
+
+    return get
+
+
+def texts(count=20, length=9):
+    """Examples of that many words."""
+    words = np.random.default_rng(7).integers(3, tiny_models.VOCAB, (count, length))
+    return [Example(input=" ".join(f"w{i}" for i in row)) for row in words]
+
+
+def inputs(bundle):
+    """The names of all products' inputs, by graph."""
+    names = {}
+    for graph in bundle.manifest.graphs:
+        if graph.target == "onnxruntime":
+            sites = find_sites(ir.load(bundle.file(graph.file)).graph, {tiny_models.VOCAB})
+            found = [s.node.inputs[0].name for s in sites if s.kind != "table"]
+            names[graph.role] = list(dict.fromkeys(found))
+    return names
+
+
+@pytest.mark.parametrize("name", ["bart", "t5", "llama", "bert"])
+def test_every_position_of_every_example_is_seen(bundles, name):
+    """Sources, prompts and what the model wrote itself; no padding among it."""
+    bundle = bundles(name)
+    calibration = Calibration(bundle, texts(), threads=1)
+    rows = defaultdict(int)
+
+    def see(role, tensor, values):
+        assert values.shape[0] == 1
+        assert np.isfinite(values).all()
+        rows[role, tensor] += values.reshape(-1, values.shape[-1]).shape[0]
+
+    wanted = inputs(bundle)
+    calibration.observe(wanted, see)
+    assert set(rows) == {(role, tensor) for role, names in wanted.items() for tensor in names}
+    for (role, _), count in rows.items():
+        # A decoder that has one head on the last position reads that one alone.
+        assert count in {calibration.positions[role], len(calibration.traces)}
+
+
+def test_the_model_writes_the_tokens_itself(bundles):
+    """What the runtime generates for the example follows its start, or its prompt."""
+    for name in ("bart", "gpt2"):
+        bundle = bundles(name)
+        examples = texts(10)
+        calibration = Calibration(bundle, examples, threads=1)
+        model = seq2edge.load(bundle.path, device="cpu", threads=1)
+        ids = [model.tokenizer.encode(example.input) for example in examples]
+        begin = [list(model.start_tokens(model.options))] * 10 if name == "bart" else ids
+        longest = max(map(len, begin)) + 48
+        options = model.options.replace(num_beams=1, max_length=longest, min_length=0)
+        found = model.generate_ids(ids, options.replace(max_new_tokens=None))
+        for trace, start, sequences in zip(calibration.traces, begin, found, strict=True):
+            assert trace.tokens == (*start, *sequences[0].ids)
+
+
+def test_what_is_seen_at_once_is_what_the_steps_see(bundles):
+    """The last position's values equal those of decoding token by token."""
+    bundle = bundles("bart")
+    calibration = Calibration(bundle, texts(), threads=1)
+    trace = calibration.traces[0]
+    model = seq2edge.load(bundle.path, device="cpu", threads=1)
+    memory = model.backend.encode(np.array([trace.source]), np.array([len(trace.source)]))
+    cache = model.backend.start(memory, 1, None)
+    for token in trace.tokens:
+        logits = model.backend.step(np.array([[token]]), np.array([1]), cache).copy()
+    seen = []
+    calibration.observe({"decoder": ["logits"]}, lambda *found: seen.append(found[2]))
+    np.testing.assert_allclose(seen[0], logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bart", "gpt2"])
+def test_groups_of_moments_give_what_all_at_once_do(bundles, monkeypatch, name):
+    """Memory is bounded by reading the examples more often."""
+    bundle = bundles(name)
+    calibration = Calibration(bundle, texts(), threads=1)
+    plan = QuantizedWeights(bundle.manifest.dims, RECIPES["int4-weight"])
+    found = []
+    for limit in (2**30, 4 * 64**2):
+        monkeypatch.setattr(calibrated, "MOMENT_BYTES", limit)
+        models = {
+            g.role: ir.load(bundle.file(g.file))
+            for g in bundle.manifest.graphs
+            if g.target == "onnxruntime"
+        }
+        sites = {role: find_sites(model.graph, plan.tables) for role, model in models.items()}
+        parts = []
+        found.append(calibrated.calibrate_weights(calibration, sites, plan, parts.append))
+        assert parts == sorted(parts)
+    assert found[0].keys() == found[1].keys()
+    assert found[0]
+    for place, codes in found[0].items():
+        np.testing.assert_array_equal(codes.values, found[1][place].values)
+
+
+def test_too_little_to_calibrate_on_is_refused(bundles):
+    """With how much there is and how much is needed."""
+    with pytest.raises(InputError, match="1 examples give the encoder 3 positions, at least 64"):
+        Calibration(bundles("bart"), [Example(input="w5 w6")], threads=1)
+
+
+def test_clips_go_through_the_models_own_features(exported, tmp_path):
+    """Its window is checked as when it transcribes."""
+    bundle = Bundle.open(exported("whisper")[1] / "bundle")
+    with pytest.raises(InputError, match="only 30 s are supported"):
+        Calibration(bundle, [Example(input=tmp_path / "none.wav")], threads=1)
