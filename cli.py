@@ -7,9 +7,6 @@ Nothing heavy is imported before a command needs it.
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -23,14 +20,14 @@ from seq2edge.cli_options import (
     FOLDER,
     JSON,
     TEXTS,
-    THREADS,
     batches,
     decode_options,
-    lines_of,
     merge,
+    progress_bar,
     read_inputs,
     runtime_options,
 )
+from seq2edge.cli_quantize import quantize
 from seq2edge.errors import Seq2EdgeError
 
 if TYPE_CHECKING:
@@ -53,16 +50,7 @@ def main() -> None:
     """From a Transformer checkpoint to cached decoding on an edge device."""
 
 
-@contextmanager
-def _progress(first: str) -> Iterator[Callable[[str, float], None]]:
-    """A bar on stderr, and the function that moves it: what is done now, and the part of all."""
-    with click.progressbar(length=1000, label=first, file=sys.stderr, width=30) as bar:
-
-        def show(stage: str, part: float) -> None:
-            bar.label = f"{stage:<16}"
-            bar.update(max(0, int(1000 * part) - bar.pos))
-
-        yield show
+main.add_command(quantize)
 
 
 def _load(bundle: Path, device: str, threads: int | None) -> Model:
@@ -100,7 +88,7 @@ def export(checkpoint: Path, output: Path, *, overwrite: bool) -> None:
         from seq2edge.export.pipeline import export_checkpoint
     except ImportError as error:
         raise click.ClickException(f"export: {error}; install seq2edge[export,cpu]") from error
-    with _progress("load") as show:
+    with progress_bar("load") as show:
         report = export_checkpoint(checkpoint, output, overwrite=overwrite, progress=show)
     for name, value in report.ignored_settings.items():
         click.echo(f"not applied: generation setting {name}={json.dumps(value)}", err=True)
@@ -112,58 +100,6 @@ def export(checkpoint: Path, output: Path, *, overwrite: bool) -> None:
         tokens = f", {found.tokens_equal}/{found.tokens_compared} tokens equal"
         tokens = tokens if found.tokens_compared else ""
         click.echo(f"parity: {target} logits within {found.max_absolute:.1e}{tokens}", err=True)
-    click.echo(f"{report.bundle.path} ({report.bundle.size / 1e6:.1f} MB)")
-
-
-@main.command()
-@BUNDLE
-@click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the new bundle.")
-@click.option("-r", "--recipe", required=True, help="int8-weight or int4-weight.")
-@click.option(
-    "--texts",
-    type=click.File("r", encoding="utf-8"),
-    help="Lines on which the verdict is measured; random input without.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
-@click.option("--json", "as_json", is_flag=True, help="The verdict as one JSON object.")
-@THREADS
-def quantize(
-    bundle: Path,
-    output: Path,
-    recipe: str,
-    texts: TextIO | None,
-    *,
-    overwrite: bool,
-    as_json: bool,
-    threads: int | None,
-) -> None:
-    """Quantize a float BUNDLE and judge the result.
-
-    Writes a second bundle, then runs both on this machine: size, memory, load time, speed and how
-    many of the float model's answers are kept.
-    """
-    try:
-        from seq2edge.quantize.pipeline import quantize_bundle
-    except ImportError as error:
-        raise click.ClickException(f"quantize: {error}; install seq2edge[quantize,cpu]") from error
-    from seq2edge.quantize.verdict import judge
-
-    lines = [line for line in lines_of(texts) if line.strip()] if texts is not None else []
-    if texts is not None and not lines:
-        raise click.ClickException(f"{texts.name}: holds no text to measure on")
-    with _progress("read") as show:
-        report = quantize_bundle(bundle, output, recipe, overwrite=overwrite, progress=show)
-    for name in report.kept:
-        click.echo(f"kept in float32: {name}", err=True)
-    verdict = judge(report.source, report.bundle, texts=lines, threads=threads)
-    if as_json:
-        values = {**vars(verdict), "bundle": str(report.bundle.path)}
-        values |= {side: vars(values[side]) for side in ("float32", "quantized")}
-        click.echo(json.dumps(values, ensure_ascii=False))
-        return
-    for line in verdict.table():
-        click.echo(line)
-    click.echo(verdict.sentence)
     click.echo(f"{report.bundle.path} ({report.bundle.size / 1e6:.1f} MB)")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -88,6 +89,18 @@ def _read(texts: tuple[str, ...], file: TextIO | None) -> Iterator[str]:
             yield text
     if file is not None:
         yield from lines_of(file)
+
+
+@contextmanager
+def progress_bar(first: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar on stderr, and the function that moves it: what is done now, and the part of all."""
+    with click.progressbar(length=1000, label=first, file=sys.stderr, width=30) as bar:
+
+        def show(stage: str, part: float) -> None:
+            bar.label = f"{stage:<16}"
+            bar.update(max(0, int(1000 * part) - bar.pos))
+
+        yield show
 
 
 def lines_of(stream: TextIO) -> Iterator[str]:

@@ -70,7 +70,7 @@ def _scales(values: Wide, importance: Wide, bits: int) -> Wide:
     fitting = np.abs(values).max(axis=0) / 2 ** (bits - 1)
     fitting[fitting == 0] = 1.0
     least = np.full(fitting.shape, np.inf)
-    best = fitting.copy()
+    best: Wide = fitting.copy()
     for factor in (*SHRINK, *-SHRINK):
         scale = fitting * factor
         error: Wide = importance @ np.square(_codes(values, scale, bits) * scale - values)

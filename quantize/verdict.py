@@ -1,4 +1,4 @@
-"""What quantization is worth on this machine: size, memory, load time, speed, agreement.
+"""What quantization is worth on this machine: size, memory, load time, speed, quality.
 
 Speed is measured in interleaved rounds, so that a noisy machine disturbs both bundles alike; the
 verdict is about their ratio.
@@ -20,7 +20,9 @@ import numpy as np
 
 import seq2edge
 from seq2edge.bundle import Bundle
-from seq2edge.errors import BackendError, InputError
+from seq2edge.errors import BackendError
+from seq2edge.quantize.examples import Example
+from seq2edge.quantize.metrics import Estimate, choose_metric, score
 from seq2edge.runtime.model import Model
 
 Input = Any  # ids of a text, or the features of a clip (mels, frames)
@@ -29,6 +31,7 @@ Answers = list[tuple[int, ...]]  # tokens of each input; the class of each input
 NEW_TOKENS = 32
 ROUNDS = 3
 BATCHES = (1, 8)
+CLIPS = 64  # whose features are in memory
 PAYS = 1.1  # a ratio of speeds above which faster is called faster, noise considered
 
 
@@ -43,6 +46,16 @@ class Side:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Quality:
+    """Both bundles' task metric, and the quantized one's minus the float one's."""
+
+    metric: str
+    float32: Estimate
+    quantized: Estimate
+    change: Estimate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
     """Both bundles' figures, the share of the float model's answers that are kept, and words."""
 
@@ -51,6 +64,7 @@ class Verdict:
     unit: str
     agreement: float
     compared: int
+    quality: Quality | None
     sentence: str
 
     @property
@@ -72,6 +86,9 @@ class Verdict:
         yield f"{'':<20}{'float32':>12}{'quantized':>12}"
         for label, figure in rows:
             yield f"{label:<20}{figure(self.float32):>12}{figure(self.quantized):>12}"
+        if self.quality is not None:
+            sides = (self.quality.float32, self.quality.quantized)
+            yield f"{self.quality.metric:<20}{sides[0].value:>12.2f}{sides[1].value:>12.2f}"
 
     def speedup(self, batch: int) -> float:
         """Quantized over float."""
@@ -82,18 +99,23 @@ def judge(
     float_bundle: Bundle,
     quantized: Bundle,
     *,
-    texts: Sequence[str] = (),
+    examples: Sequence[Example] = (),
+    metric: str | None = None,
+    language: str | None = None,
     threads: int | None = None,
 ) -> Verdict:
-    """Run both bundles on the same inputs: the texts, or random ones where none are given.
+    """Run both bundles on the same inputs: the examples, or random ones where none are given.
 
     Agreement is the share of generated tokens before the first difference (or of equal classes, or
-    the mean cosine of embeddings). Raises InputError where the model cannot read the texts.
+    the mean cosine of embeddings). The task's metric is measured on the examples, see `METRICS`;
+    `language` is a multilingual speech model's. Raises OptionError and InputError where metric,
+    examples and model do not go together.
     """
     sides = [_open(bundle, threads) for bundle in (float_bundle, quantized)]
     models = [model for model, _ in sides]
-    inputs = _inputs(models[0], texts)
-    answers, rates = _race(models, inputs)
+    inputs = _inputs(models[0], examples)
+    quality = _quality(models, examples, metric, language)
+    answers, rates = _race(models, inputs, language)
     figures = [
         Side(
             bytes=bundle.size,
@@ -110,10 +132,11 @@ def judge(
         unit="tokens" if models[0].dims.decoder else "inputs",
         agreement=agreement,
         compared=len(inputs),
+        quality=quality,
         sentence="",
     )
     name = str(quantized.manifest.precision)
-    return dataclasses.replace(verdict, sentence=_sentence(verdict, name, sampled=bool(texts)))
+    return dataclasses.replace(verdict, sentence=_sentence(verdict, name, sampled=bool(examples)))
 
 
 def _open(bundle: Bundle, threads: int | None) -> tuple[Model, float]:
@@ -122,16 +145,33 @@ def _open(bundle: Bundle, threads: int | None) -> tuple[Model, float]:
     return model, time.perf_counter() - begin
 
 
-def _inputs(model: Model, texts: Sequence[str]) -> list[Input]:
+def _quality(
+    models: list[Model], examples: Sequence[Example], name: str | None, language: str | None
+) -> Quality | None:
+    if not examples:
+        return None
+    metric = choose_metric(models[0], examples, name)
+    if metric is None:
+        return None
+    before, after = (score(metric, model, examples, language=language) for model in models)
+    return Quality(
+        metric=metric.name,
+        float32=before.estimate(),
+        quantized=after.estimate(),
+        change=after.change_from(before),
+    )
+
+
+def _inputs(model: Model, examples: Sequence[Example]) -> list[Input]:
     dims = model.dims
     rng = np.random.default_rng(0)
     if dims.mels:
-        if texts:
-            raise InputError("texts: this model reads sound, its speed is measured on noise")
+        if examples:
+            return [model.features(str(example.input)) for example in examples[:CLIPS]]
         shape = (max(BATCHES), dims.mels, dims.frames)
         return list(rng.standard_normal(shape, dtype=np.float32))
-    if texts:
-        return [model.tokenizer.encode(text) for text in texts]
+    if examples:
+        return [_encode(model, str(example.input)) for example in examples]
     vocab = dims.source_vocab or dims.vocab
     stack = dims.encoder or dims.decoder
     assert stack is not None
@@ -139,10 +179,24 @@ def _inputs(model: Model, texts: Sequence[str]) -> list[Input]:
     return [rng.integers(0, vocab, longest).tolist() for _ in range(max(BATCHES))]
 
 
-def _race(models: list[Model], inputs: list[Input]) -> tuple[list[Any], list[dict[int, float]]]:
+def _encode(model: Model, text: str) -> list[int]:
+    """A text's ids, cut where the model's positions end, with room for what it writes."""
+    stack = model.dims.encoder or model.dims.decoder
+    assert stack is not None
+    ids: list[int] = model.tokenizer.encode(text)
+    return ids[: max(1, stack.max_positions - NEW_TOKENS)] if stack.max_positions else ids
+
+
+def _race(
+    models: list[Model], inputs: list[Input], language: str | None
+) -> tuple[list[Any], list[dict[int, float]]]:
     """Answers to all inputs, and each model's median rate by batch, in interleaved rounds."""
     answers = [
-        [answer for group in _groups(inputs, max(BATCHES)) for answer in _answer(model, group)]
+        [
+            answer
+            for group in _groups(inputs, max(BATCHES))
+            for answer in _answer(model, group, language)
+        ]
         for model in models
     ]
     rates: list[dict[int, list[float]]] = [{b: [] for b in BATCHES} for _ in models]
@@ -150,7 +204,7 @@ def _race(models: list[Model], inputs: list[Input]) -> tuple[list[Any], list[dic
         for batch in BATCHES:
             group = [inputs[i % len(inputs)] for i in range(batch)]
             for model, measured in zip(models, rates, strict=True):
-                measured[batch].append(_rate(model, group))
+                measured[batch].append(_rate(model, group, language))
     medians = [{b: statistics.median(v) for b, v in measured.items()} for measured in rates]
     return answers, medians
 
@@ -160,14 +214,14 @@ def _groups(inputs: list[Input], size: int) -> Iterator[list[Input]]:
         yield inputs[start : start + size]
 
 
-def _rate(model: Model, group: list[Input]) -> float:
+def _rate(model: Model, group: list[Input], language: str | None) -> float:
     begin = time.perf_counter()
-    answers = _answer(model, group)
+    answers = _answer(model, group, language)
     made = sum(len(a) for a in answers) if model.dims.decoder else len(group)
     return made / (time.perf_counter() - begin)
 
 
-def _answer(model: Model, group: list[Input]) -> Any:
+def _answer(model: Model, group: list[Input], language: str | None = None) -> Any:
     """Greedy tokens of each input, as many as fit up to NEW_TOKENS; or what the encoder gives."""
     if model.dims.decoder is None:
         classify = model.bundle.manifest.task == "classify"
@@ -185,6 +239,8 @@ def _answer(model: Model, group: list[Input]) -> Any:
         forced_eos_token_id=(),
     )
     if model.dims.mels:
+        if language is not None:
+            options = options.replace(decoder_prompt=model.speech_prompt(language, "transcribe"))
         found = model.transcribe_ids(np.stack(group), options)
     else:
         found = model.generate_ids(group, options)
@@ -240,5 +296,14 @@ def _sentence(verdict: Verdict, name: str, *, sampled: bool) -> str:
         speed = f"not faster ({single:.1f}x and {several:.1f}x)"
         word = "pays here by its size alone" if smaller >= PAYS else "does not pay here"
     kept = f"keeps {verdict.agreement:.1%} of the float model's answers"
-    on = "the texts given" if sampled else "random input, which says little: give texts"
-    return f"{name} {word}: {smaller:.1f}x smaller, {speed}; {kept} on {on}"
+    on = "the examples given" if sampled else "random input, which says little: give examples"
+    sentence = f"{name} {word}: {smaller:.1f}x smaller, {speed}; {kept} on {on}"
+    if verdict.quality is None:
+        return sentence
+    quality = verdict.quality
+    change = quality.change
+    return (
+        f"{sentence}; {quality.metric} {quality.float32.value:.2f} becomes "
+        f"{quality.quantized.value:.2f} ({change.value:+.2f}, 95 % of draws "
+        f"{change.low:+.2f} to {change.high:+.2f})"
+    )

@@ -166,12 +166,12 @@ def test_quantize_writes_a_bundle_and_a_verdict(bundles, tmp_path):
     texts.write_text("w5 w6\nw7 w8 w9\n")
     small = tmp_path / "small"
     arguments = ["quantize", bundles("bart"), "-r", "int8-weight", "--threads", 1]
-    result = call(*arguments, "-o", small, "--texts", texts)
+    result = call(*arguments, "-o", small, "--evaluation", texts)
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["float32", "quantized"]
     assert lines[-2].startswith("int8-weight ")
-    assert lines[-2].endswith("on the texts given")
+    assert lines[-2].endswith("on the examples given")
     assert lines[-1].startswith(str(small))
     assert call("verify", small).exit_code == 0
     assert "int8-weight" in call("inspect", small).stdout
@@ -184,9 +184,14 @@ def test_quantize_writes_a_bundle_and_a_verdict(bundles, tmp_path):
 def test_quantize_refuses_what_it_cannot_use(bundles, tmp_path):
     """In a line each, with nothing written."""
     (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "few.txt").write_text("w5 w6\n")
     for extra, message in (
         (["-r", "int3"], "recipe: 'int3' is unknown"),
-        (["-r", "int8-weight", "--texts", tmp_path / "empty.txt"], "holds no text to measure on"),
+        (["-r", "int8-weight", "--evaluation", tmp_path / "empty.txt"], "holds no text"),
+        (["-r", "int4-weight", "--calibration", tmp_path / "few.txt"], "at least 64 are needed"),
+        (["-r", "int8-weight", "--calibration", tmp_path / "few.txt"], "int8-weight uses none"),
+        (["-r", "int4-weight", "--calibration", tmp_path], "a folder, this model reads text"),
+        (["-r", "int8-weight", "--evaluation", tmp_path / "few.txt", "--metric", "rouge"], "known"),
     ):
         result = call("quantize", bundles("bart"), "-o", tmp_path / "x", *extra)
         assert result.exit_code == 1

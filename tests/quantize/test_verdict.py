@@ -10,7 +10,7 @@ import pytest
 from speaking import speaking_bundle
 
 from seq2edge.bundle import Bundle
-from seq2edge.errors import InputError
+from seq2edge.quantize.examples import Example
 from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.quantize.verdict import BATCHES, Side, Verdict, _agreement, _sentence, judge
 
@@ -31,6 +31,7 @@ def verdict(single, several, size=100, agreement=0.98):
         unit="tokens",
         agreement=agreement,
         compared=8,
+        quality=None,
         sentence="",
     )
 
@@ -59,16 +60,30 @@ def test_every_task_is_measured(exported, tmp_path, name):
 def test_texts_are_used_where_they_are_given(tmp_path):
     """Every line is compared, and the sentence says on what."""
     source = Bundle.open(speaking_bundle("bart", tmp_path))
-    found = judge(source, source, texts=["w5 w6", "w7", "w8 w9 w10"], threads=1)
+    found = judge(
+        source,
+        source,
+        examples=[Example(input=text) for text in ("w5 w6", "w7", "w8 w9 w10")],
+        threads=1,
+    )
     assert found.compared == 3
-    assert found.sentence.endswith("on the texts given")
+    assert found.sentence.endswith("on the examples given")
 
 
-def test_texts_for_a_model_that_reads_sound_are_refused(exported):
-    """Rather than measured on something else."""
-    source = Bundle.open(exported("whisper")[1] / "bundle")
-    with pytest.raises(InputError, match="this model reads sound"):
-        judge(source, source, texts=["hello"], threads=1)
+def test_the_tasks_metric_is_measured_where_there_are_references(tmp_path):
+    """With both values, the change and its interval, in the table and the sentence."""
+    source = Bundle.open(speaking_bundle("bart", tmp_path))
+    small = quantize_bundle(source.path, tmp_path / "small", "int4-weight").bundle
+    examples = [Example(input=f"w{i} w{i + 1}", reference=f"w{i + 3} w4") for i in range(5, 25)]
+    found = judge(source, small, examples=examples, threads=1)
+    assert found.quality.metric == "chrf"
+    change = found.quality.quantized.value - found.quality.float32.value
+    assert found.quality.change.value == pytest.approx(change)
+    assert [line.split()[0] for line in found.table()][-1] == "chrf"
+    assert f"chrf {found.quality.float32.value:.2f} becomes" in found.sentence
+    same = judge(source, source, examples=examples, metric="cer", threads=1).quality
+    assert same.metric == "cer"
+    assert (same.change.value, same.change.low, same.change.high) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +99,7 @@ def test_words_follow_from_the_figures(figures, wanted):
     """Faster, faster for some, smaller alone, or not worth it."""
     sentence = _sentence(figures, "int8", sampled=True)
     assert re.search(wanted, sentence)
-    assert "keeps 98.0% of the float model's answers on the texts given" in sentence
+    assert "keeps 98.0% of the float model's answers on the examples given" in sentence
 
 
 def test_agreement_counts_up_to_the_first_difference():
