@@ -73,6 +73,22 @@ PACKAGES = {
         licence="BSD-2-Clause",
         debian=True,
     ),
+    "prompt-texts": Package(
+        name="asterisk-core-sounds-en",
+        version="1.6.1-1",
+        sha256="973e797d28e37fa6ca3c0a9d6fa717e77cf1268ae916bf09fd3503113cdffa50",
+        folder="usr/share/doc/asterisk-core-sounds-en",
+        licence="CC-BY-SA-3.0",
+        debian=True,
+    ),
+    "prompt-clips": Package(
+        name="asterisk-core-sounds-en-wav",
+        version="1.6.1-1",
+        sha256="2be3ea287d83299d143815fa804f11179a75b7affd4a758b98b55f5afc18a35d",
+        folder="usr/share/asterisk/sounds/en_US_f_Allison",
+        licence="CC-BY-SA-3.0",
+        debian=True,
+    ),
 }
 
 
