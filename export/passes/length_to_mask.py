@@ -2,7 +2,7 @@
 
 TensorRT's parser drops the lengths of `Attention` with a warning, and the padding would be seen.
 
-1. `Attention` with lengths and no mask gets a boolean mask (batch, 1, 1, source).
+1. `Attention` with lengths and no mask gets a boolean mask (batch, 1, queries, source).
 2. Where it has an additive bias, that becomes hidden where the mask is false.
 
 The mask of the same lengths is computed once a graph. Requires the canonical graph; ensures that no
@@ -45,15 +45,25 @@ class LengthToMask(ir.passes.InPlacePass):
 
 
 def _mask(graph: ir.Graph, before: ir.Node, lengths: ir.Value, keys: ir.Value) -> ir.Value:
-    """(batch, 1, 1, source), true where a source has a token."""
+    """(batch, 1, queries, source), true where a source has a token.
+
+    ONNX Runtime wants the axis of queries in full, where the standard lets it be 1.
+    """
     size = {"start": KEYS_AXIS, "end": KEYS_AXIS + 1}
     count = _add(graph, before, "Shape", [keys], size)
+    queries = before.inputs[0]
+    assert queries is not None
+    every = _add(graph, before, "Shape", [queries], size)
     scalar = _add(graph, before, "Squeeze", [count])
     bounds = [_integer(graph, 0), scalar, _integer(graph, 1)]
     places = _add(graph, before, "Range", bounds)
     axes = constant(graph, "mask.axes", ir.Tensor(np.array([1, 2, 3]), name="mask.axes"))
     column = _add(graph, before, "Unsqueeze", [lengths, axes])
-    mask = _add(graph, before, "Less", [places, column])
+    row = _add(graph, before, "Less", [places, column])
+    row.type = ir.TensorType(ir.DataType.BOOL)
+    one = constant(graph, "mask.one", ir.Tensor(np.array([1]), name="mask.one"))
+    shape = _add(graph, before, "Concat", [one, one, every, one], {"axis": 0})
+    mask = _add(graph, before, "Expand", [row, shape])
     mask.type = ir.TensorType(ir.DataType.BOOL)
     return mask
 

@@ -51,15 +51,19 @@ class Site:
     @property
     def place(self) -> Hashable:
         """The same for the same bytes, whichever graph reads them."""
-        tensor = self.tensor
-        if isinstance(tensor, ir.ExternalTensor):
-            return (tensor.offset, tensor.length)
-        return id(tensor)
+        return place_of(self.tensor)
 
     def weight(self) -> NDArray[np.float32]:
         """(K, N)."""
         stored: NDArray[np.float32] = self.tensor.numpy()
         return stored.T if self.transposed else stored
+
+
+def place_of(tensor: ir.TensorProtocol) -> Hashable:
+    """The same for the same bytes of a weights file, or the same tensor in memory."""
+    if isinstance(tensor, ir.ExternalTensor):
+        return (tensor.offset, tensor.length)
+    return id(tensor)
 
 
 def find_sites(graph: ir.Graph, tables: set[int]) -> list[Site]:
