@@ -198,5 +198,5 @@ def _broadcast(values: Sequence[ir.Value]) -> Axes:
     """The axes of a result of these values, which are known to broadcast."""
     shapes = [[_axis(v, i) for i in range(len(v.shape))] for v in values if v.shape is not None]
     rank = max(len(shape) for shape in shapes)
-    padded = [[1] * (rank - len(shape)) + shape for shape in shapes]
+    padded: list[Axes] = [(*[1] * (rank - len(shape)), *shape) for shape in shapes]
     return tuple(next((a for a in axes if a != 1), 1) for axes in zip(*padded, strict=True))
