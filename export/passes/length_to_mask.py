@@ -31,6 +31,7 @@ MASKED = -32768.0
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 UNREAD = ("softcap", "softmax_precision", "qk_matmul_output_mode")  # attributes, all 0 by default
 QUERY, KEY, MASK, PAST, LENGTH = 0, 1, 3, 4, 6  # the operator's inputs
+LENGTH_AXIS = 2  # of queries and keys; a mask has the queries there and the keys last
 
 Axes = tuple[int | str | None, ...]
 
@@ -45,6 +46,8 @@ class LengthToMask(ir.passes.InPlacePass):
             if node.op_type != "Attention":
                 continue
             seen = _read(node)
+            if seen.mask is None and seen.length is None and not seen.causal:
+                continue  # it sees every key
             if seen not in made:
                 made[seen] = _Masks(model.graph, node, f"mask_{len(made)}").of(seen)
             node.resize_inputs(MASK + 1)
@@ -60,7 +63,8 @@ class _Seen:
     mask: ir.Value | None
     length: ir.Value | None
     keys: ir.Value | int | str  # the size of the key axis, or the keys if it has no name
-    queries: ir.Value | None  # where a causal mask needs their number
+    queries: ir.Value | int | str  # the same of the query axis
+    causal: bool
     dtype: ir.DataType
 
 
@@ -77,12 +81,12 @@ def _read(node: ir.Node) -> _Seen:
         raise ExportError(f"length_to_mask: {node.name} has a query of no known float type")
     if query.shape is None or key.shape is None or {len(query.shape), len(key.shape)} != {4}:
         raise ExportError(f"length_to_mask: {node.name} is not (batch, heads, length, head_dim)")
-    size = _axis(key, 2)
     return _Seen(
         mask=inputs[MASK],
         length=inputs[LENGTH],
-        keys=key if size is None else size,
-        queries=query if node.attributes.get_int("is_causal", 0) else None,
+        keys=_axis(key, LENGTH_AXIS) or key,
+        queries=_axis(query, LENGTH_AXIS) or query,
+        causal=bool(node.attributes.get_int("is_causal", 0)),
         dtype=query.dtype,
     )
 
@@ -104,21 +108,37 @@ class _Masks:
     def __init__(self, graph: ir.Graph, first: ir.Node, name: str) -> None:
         self.graph, self.first, self.name = graph, first, name
         self.count = 0
+        query, key = first.inputs[QUERY], first.inputs[KEY]
+        assert query is not None
+        assert key is not None
+        self.query, self.key = query, key
 
     def of(self, seen: _Seen) -> ir.Value:
-        """The additive mask (batch or 1, heads or 1, new or 1, total)."""
+        """The additive mask (batch or 1, heads or 1, new, total)."""
         bias, allowed = None, None
         if seen.mask is not None and seen.mask.dtype != ir.DataType.BOOL:
             bias = self._bounded(seen.mask, seen.dtype)
         elif seen.mask is not None:
             allowed = seen.mask
-        if seen.length is not None or seen.queries is not None:
+        if seen.length is not None or seen.causal:
             limit = self._visible(seen)
             allowed = limit if allowed is None else self._both(allowed, limit)
         if allowed is None:
-            return bias if bias is not None else self._number(0.0, seen.dtype, (1, 1, 1, 1))
+            assert bias is not None
+            return bias
+        if _broadcast([allowed, bias or allowed])[LENGTH_AXIS] == 1:
+            allowed = self._for_every_query(allowed)
         inputs = [allowed, bias or self._number(0.0, seen.dtype), self._number(MASKED, seen.dtype)]
         return self._node("Where", inputs, seen.dtype, _broadcast(inputs))
+
+    def _for_every_query(self, allowed: ir.Value) -> ir.Value:
+        """Repeated along the query axis: runtimes do not broadcast a mask there."""
+        one = self._integers("mask.axis", (1,))
+        sizes = [one, one, self._size(self.query), one]
+        shape = self._node("Concat", sizes, ir.DataType.INT64, (4,), axis=0)
+        batch, heads, _, total = _broadcast([allowed])
+        axes = (batch, heads, _axis(self.query, LENGTH_AXIS), total)
+        return self._node("Expand", [allowed, shape], ir.DataType.BOOL, axes)
 
     def _bounded(self, mask: ir.Value, dtype: ir.DataType) -> ir.Value:
         axes = _broadcast([mask])
@@ -131,18 +151,16 @@ class _Masks:
 
     def _visible(self, seen: _Seen) -> ir.Value:
         """Which keys lengths and causality allow: (batch or 1, 1, new or 1, total)."""
-        key = self.first.inputs[KEY]
-        assert key is not None
-        keys = self._positions(key)  # (total,)
+        keys = self._positions(self.key)  # (total,)
         length = None if seen.length is None else self._unsqueezed(seen.length)  # (batch, 1, 1, 1)
-        if seen.queries is None:
+        if not seen.causal:
             assert length is not None
             return self._compared("Less", keys, length)
-        rows = self._unsqueezed(self._positions(seen.queries), before=(0, 1, 3))  # (1, 1, new, 1)
+        rows = self._unsqueezed(self._positions(self.query), before=(0, 1, 3))  # (1, 1, new, 1)
         if length is None:
             return self._compared("LessOrEqual", keys, rows)
         # The last query stands at the last valid key.
-        start = self._number_op("Sub", length, self._size(seen.queries))
+        start = self._number_op("Sub", length, self._size(self.query))
         return self._compared("LessOrEqual", keys, self._number_op("Add", rows, start))
 
     def _compared(self, operator: str, keys: ir.Value, limit: ir.Value) -> ir.Value:
@@ -153,13 +171,17 @@ class _Masks:
 
     def _size(self, value: ir.Value) -> ir.Value:
         """The length axis of keys or queries, int64 (1,)."""
-        return self._node("Shape", [value], ir.DataType.INT64, (1,), start=2, end=3)
+        return self._node(
+            "Shape", [value], ir.DataType.INT64, (1,), start=LENGTH_AXIS, end=LENGTH_AXIS + 1
+        )
 
     def _positions(self, value: ir.Value) -> ir.Value:
         """0, 1, ... along the length axis of keys or queries."""
         size = self._node("Squeeze", [self._size(value)], ir.DataType.INT64, ())
         zero, one = self._integers("mask.zero", 0), self._integers("mask.one", 1)
-        return self._node("Range", [zero, size, one], ir.DataType.INT64, (_axis(value, 2),))
+        return self._node(
+            "Range", [zero, size, one], ir.DataType.INT64, (_axis(value, LENGTH_AXIS),)
+        )
 
     def _unsqueezed(self, value: ir.Value, before: tuple[int, ...] = (1, 2, 3)) -> ir.Value:
         """A vector as one of the four axes of a mask."""
@@ -172,9 +194,9 @@ class _Masks:
     def _integers(self, name: str, values: int | tuple[int, ...]) -> ir.Value:
         return constant(self.graph, name, ir.tensor(np.array(values, dtype=np.int64), name=name))
 
-    def _number(self, number: float, dtype: ir.DataType, shape: tuple[int, ...] = ()) -> ir.Value:
-        name = f"mask.{'none' if number else 'seen'}.{dtype.name.lower()}{len(shape) or ''}"
-        array = np.full(shape, number, dtype=dtype.numpy())
+    def _number(self, number: float, dtype: ir.DataType) -> ir.Value:
+        name = f"mask.{'none' if number else 'seen'}.{dtype.name.lower()}"
+        array = np.array(number, dtype=dtype.numpy())
         return constant(self.graph, name, ir.tensor(array, dtype, name=name))
 
     def _node(
