@@ -5,6 +5,7 @@ Seq2EdgeError
 │   └── UnsupportedError  a family, a config feature or an option that is refused by name
 ├── BundleError           a bundle is damaged, hostile or of another format
 ├── ExportError           the graphs could not be made, or failed the parity gate
+│   └── EngineError       TensorRT does not take a graph as it is, or makes no engine of it
 ├── BackendError          a backend or one of its libraries is missing or does not work here
 │   └── CapacityError     a sequence does not fit the cache or the model's positions
 ├── OptionError           options that contradict each other or that a path cannot honour
@@ -34,6 +35,10 @@ class BundleError(Seq2EdgeError):
 
 class ExportError(Seq2EdgeError):
     """Graphs could not be made, or differ from the model they were made from."""
+
+
+class EngineError(ExportError):
+    """TensorRT does not take a graph as it is, or makes no engine of it."""
 
 
 class BackendError(Seq2EdgeError):

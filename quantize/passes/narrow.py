@@ -69,7 +69,9 @@ class Narrow(ir.passes.InPlacePass):
         weights = {v for v in graph.initializers.values() if v.dtype == FLOAT}
         unknown = [v.name for v in values if v.dtype is None and _made_of(v, floats | weights)]
         if unknown:
-            raise ExportError(f"narrow: the types of {', '.join(map(str, unknown[:3]))} are unknown")
+            raise ExportError(
+                f"narrow: the types of {', '.join(map(str, unknown[:3]))} are unknown"
+            )
         for value in graph.inputs:
             if value in floats and value.name not in EDGES:
                 value.type = ir.TensorType(narrow)

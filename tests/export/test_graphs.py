@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx
 import onnx_ir as ir
 import pytest
@@ -54,6 +56,17 @@ def test_inputs_and_outputs_have_the_names_and_symbols_of_the_contract(exported,
             wanted = contracts[role](model)
             assert shapes(graph.graph.input) == wanted.inputs
             assert shapes(graph.graph.output) == wanted.outputs
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_sizes_inside_have_the_symbols_of_the_contract(exported, name):
+    """The exporter's own names for sizes are not left on any value of the canonical graphs."""
+    _, folder, _ = exported(name)
+    for graph in graphs(folder).values():
+        symbols = {axis for shape in shapes(graph.graph.value_info).values() for axis in shape}
+        words = {word for axis in symbols for word in re.findall(r"[a-z]\w*", str(axis))}
+        assert words <= {"batch", "rows", "source", "new", "capacity"}
+        assert words
 
 
 def test_the_contract_itself_is_what_is_documented(exported):
