@@ -59,8 +59,10 @@ Version: TypeAlias = Annotated[
     ),
 ]
 Role: TypeAlias = Literal["encoder", "decoder"]
-Target: TypeAlias = Literal["canonical", "onnxruntime"]
-Precision: TypeAlias = Literal["float32", "int8-weight", "int4-weight"]
+Target: TypeAlias = Literal["canonical", "onnxruntime", "tensorrt"]
+Precision: TypeAlias = Literal[
+    "float32", "int8-weight", "int4-weight", "int8-static", "fp16", "bf16"
+]
 Kind: TypeAlias = Literal["encoder-decoder", "decoder", "encoder"]
 Task: TypeAlias = Literal["generate", "transcribe", "classify", "embed"]
 
@@ -185,13 +187,15 @@ class QuantizationRecord:
 
     `method` is how weights were rounded, and `examples` the number it was calibrated on. `weights`
     tells for every graph's weight, "decoder: name", what it became. `source_sha256` is the hash of
-    the float bundle's manifest.
+    the float bundle's manifest. `float32_values` are tensors of half-precision graphs that stay
+    float32, "decoder: name", with the largest absolute value that the examples gave them.
     """
 
     recipe: str
     method: str
     examples: int
     weights: Mapping[str, str]
+    float32_values: Mapping[str, float]
     source_sha256: Sha256
     tool_version: str
     created: UtcTime

@@ -40,7 +40,10 @@ class WeightsWriter:
         if key not in self._written:
             file.seek(-file.tell() % ALIGNMENT, os.SEEK_CUR)
             offset = file.tell()
-            file.write(np.ascontiguousarray(tensor.numpy()).data.cast("B"))
+            if tensor.dtype.bitwidth < 8:
+                file.write(tensor.tobytes())  # two values share a byte there
+            else:
+                file.write(np.ascontiguousarray(tensor.numpy()).view(np.uint8).data.cast("B"))
             self._written[key] = (offset, file.tell() - offset)
             if self.progress is not None:
                 self.progress(tensor.nbytes)
@@ -63,6 +66,8 @@ def _identity(tensor: ir.TensorProtocol) -> tuple[object, ...]:
         return ("file", str(tensor.path), tensor.offset, tensor.length)
     if isinstance(tensor, ir.LazyTensor):
         return ("lazy", id(tensor))
+    if tensor.dtype.bitwidth < 8:
+        return ("values", id(tensor))
     array = tensor.numpy()
     where = array.__array_interface__["data"][0]
     if array.flags.c_contiguous:

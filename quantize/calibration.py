@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 import seq2edge
 from seq2edge.bundle import Bundle
 from seq2edge.errors import BackendError, InputError
-from seq2edge.manifest import GraphRecord, Role
+from seq2edge.manifest import GraphRecord, Role, Target
 from seq2edge.quantize.examples import Example
 from seq2edge.runtime.backends.onnxruntime import import_onnxruntime
 from seq2edge.runtime.model import Model
 
-TARGET = "onnxruntime"
+TARGET: Target = "onnxruntime"
 LONGEST = 384  # tokens of one text that are read
 NEW_TOKENS = 48  # that the model writes, at most
 LEAST_POSITIONS = 64  # that every graph must have read
@@ -92,12 +92,20 @@ class Calibration:
         wanted: Mapping[Role, Sequence[str]],
         see: See,
         progress: Progress = lambda _: None,
+        *,
+        target: Target = TARGET,
+        largest: bool = False,
     ) -> None:
-        """Show every wanted tensor of every example, (1, positions, ...), as it is computed."""
+        """Show every wanted tensor of every example, (1, positions, ...), as it is computed.
+
+        `largest` shows its largest absolute value alone, which the graph itself finds.
+        """
         watchers = {
-            graph.role: _Watcher(self.bundle, graph, wanted.get(graph.role, ()), self._threads)
+            graph.role: _Watcher(
+                self.bundle, graph, wanted.get(graph.role, ()), self._threads, largest=largest
+            )
             for graph in self.bundle.manifest.graphs
-            if graph.target == TARGET
+            if graph.target == target
         }
         for number, trace in enumerate(self.traces, start=1):
             memory: Feed = {}
@@ -172,16 +180,25 @@ class _Watcher:
     """A graph whose inner tensors can be looked at."""
 
     def __init__(
-        self, bundle: Bundle, graph: GraphRecord, names: Sequence[str], threads: int | None
+        self,
+        bundle: Bundle,
+        graph: GraphRecord,
+        names: Sequence[str],
+        threads: int | None,
+        *,
+        largest: bool = False,
     ) -> None:
         model = ir.load(bundle.file(graph.file))
         self._role = graph.role
         self._names = list(names)
         self._outputs = [str(output.name) for output in model.graph.outputs]
         values = {str(v.name): v for node in model.graph for v in node.outputs}
+        self._fetched = [f"{name}.largest" if largest else name for name in names]
         for name in names:
-            if name not in self._outputs:
-                values[name].type = values[name].type or ir.TensorType(ir.DataType.FLOAT)
+            values[name].type = values[name].type or ir.TensorType(ir.DataType.FLOAT)
+            if largest:
+                model.graph.outputs.append(_largest(model.graph, values[name]))
+            elif name not in self._outputs:
                 model.graph.outputs.append(values[name])
         self._session = _open(ir.to_proto(model).SerializeToString(), bundle.path, threads)
         self._inputs = {put.name for put in self._session.get_inputs()}
@@ -192,10 +209,21 @@ class _Watcher:
         outputs = [] if self._role == "decoder" else self._outputs
         if not outputs and not self._names:
             return {}
-        found = self._session.run([*outputs, *self._names], feed)
+        found = self._session.run([*outputs, *self._fetched], feed)
         for name, values in zip(self._names, found[len(outputs) :], strict=True):
             see(self._role, name, values)
         return dict(zip(outputs, found, strict=False))
+
+
+def _largest(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    """The largest absolute value, a number."""
+    size = ir.node("Abs", [value])
+    most = ir.node("ReduceMax", [size.outputs[0]], {"keepdims": 0})
+    graph.extend([size, most])
+    found = most.outputs[0]
+    found.name, found.type = f"{value.name}.largest", ir.TensorType(ir.DataType.FLOAT)
+    found.shape = ir.Shape([])
+    return found
 
 
 def _open(graph: bytes, folder: Path, threads: int | None) -> Any:

@@ -6,8 +6,17 @@ in the real one, overflow included. Inner sums stay float32, as in the matrix un
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
+
+from seq2edge.bundle import Bundle, BundleWriter
+from seq2edge.export.weights import WEIGHTS, WeightsWriter
+from seq2edge.manifest import Role
 
 FLOAT = ir.DataType.FLOAT
 MOVES = frozenset(
@@ -15,6 +24,26 @@ MOVES = frozenset(
     " Where".split()
 )  # their results hold what was rounded already
 NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+def emulate_bundle(folder: Path, source: Bundle, models: Mapping[Role, ir.Model]) -> Bundle:
+    """A float32 bundle in `folder` that answers as `models` would; they are left as they are."""
+    graphs = [g for g in source.manifest.graphs if g.target == "canonical" and g.role in models]
+    manifest = dataclasses.replace(
+        source.manifest, graphs=tuple(graphs), engines=(), precision="float32", quantization=None
+    )
+    own = {graph.file for graph in source.manifest.graphs} | {WEIGHTS}
+    with BundleWriter(folder, overwrite=True) as writer:
+        emulated = {role: model.clone() for role, model in models.items()}
+        for model in emulated.values():
+            emulate(model)
+        WeightsWriter(writer.path(WEIGHTS)).write(emulated.values())
+        for graph in graphs:
+            ir.save(emulated[graph.role], writer.path(graph.file))
+        for name in source.manifest.files:
+            if name not in own:
+                shutil.copyfile(source.file(name), writer.path(name))
+        return writer.finish(manifest)
 
 
 def emulate(model: ir.Model) -> None:

@@ -6,8 +6,10 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import shutil
+import tempfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import onnx_ir as ir
 
@@ -22,21 +24,28 @@ from seq2edge.manifest import (
     ParityRecord,
     QuantizationRecord,
     Role,
+    TensorRecord,
     utc_now,
 )
 from seq2edge.quantize.calibrated import calibrate_weights
 from seq2edge.quantize.calibration import Calibration
+from seq2edge.quantize.emulation import emulate_bundle
 from seq2edge.quantize.examples import Example
 from seq2edge.quantize.passes.block_weights import BlockWeights, Codes, QuantizedWeights
 from seq2edge.quantize.passes.sites import find_sites
-from seq2edge.quantize.recipes import Recipe, find_recipe
+from seq2edge.quantize.recipes import QuantizedTarget, Recipe, find_recipe, find_target
+from seq2edge.quantize.tensorrt_graphs import MadeGraphs, make_graphs
 from seq2edge.reference import REFERENCE, read_reference
 from seq2edge.runtime import parity
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
 Progress = Callable[[str, float], None]  # what is being done, and how much of all is done (0 to 1)
 
-TARGET = "onnxruntime"
+TENSORRT_RELEASE = "10.15"  # the oldest whose parser reads all operators of the canonical graph
+DTYPES: dict[ir.DataType, Literal["float16", "bfloat16"]] = {
+    ir.DataType.FLOAT16: "float16",
+    ir.DataType.BFLOAT16: "bfloat16",
+}
 PACKAGES = ("onnx-ir", "onnxruntime", "numpy")
 
 
@@ -47,6 +56,7 @@ class QuantizationReport:
     source: Bundle
     bundle: Bundle
     recipe: Recipe
+    target: QuantizedTarget
     parity: parity.Parity
     kept: tuple[str, ...]  # weights that stayed float
 
@@ -56,23 +66,27 @@ def quantize_bundle(
     destination: str | Path,
     recipe: str,
     *,
+    target: str | None = None,
     calibration: Sequence[Example] = (),
     language: str | None = None,
     threads: int | None = None,
+    emulation: Path | None = None,
     overwrite: bool = False,
     progress: Progress = lambda *_: None,
 ) -> QuantizationReport:
     """Write a quantized copy of a float bundle; the source is only read.
 
-    The copy holds the graphs for ONNX Runtime alone. With examples to calibrate on, the weights
-    are rounded for what their inputs are there; `language` is a multilingual speech model's. Raises
-    OptionError for an unknown recipe or one that uses no examples, InputError for examples that the
-    model cannot read, BundleError for a source that is damaged, quantized already or without those
-    graphs, and ExportError where the result answers no numbers.
+    The copy holds the graphs for `target` (onnxruntime or tensorrt, by default the recipe's first)
+    alone. With examples to calibrate on, weights are rounded for what their inputs are there, and
+    what would overflow stays float32; `language` is a multilingual speech model's. TensorRT's
+    graphs are measured by emulation, as a bundle that `emulation` keeps. Raises OptionError for an
+    unknown recipe, target or pair of them, and for examples that are missing or not used,
+    InputError for examples that the model cannot read, BundleError for a source that is damaged,
+    quantized already or without graphs, and ExportError where the result answers no numbers.
     """
     chosen = find_recipe(recipe)
-    if calibration and not chosen.calibrates:
-        raise OptionError(f"calibration: {recipe} uses none, its weights are rounded to nearest")
+    aim = find_target(chosen, target)
+    _check_examples(chosen, aim, calibration)
     progress("read", 0.0)
     bundle = Bundle.open(source, hashes=True)
     graphs = _graphs(bundle)
@@ -87,23 +101,43 @@ def quantize_bundle(
                 threads=threads,
                 progress=lambda part: progress("decode examples", 0.05 + 0.25 * part),
             )
-        weights = QuantizedWeights(
-            bundle.manifest.dims, chosen, _calibrate(seen, models, bundle, chosen, progress)
-        )
+        codes = _calibrate(seen, models, bundle, chosen, progress)
+        weights = QuantizedWeights(bundle.manifest.dims, chosen, codes)
         progress("quantize", 0.6)
-        forms = _write_graphs(writer, graphs, models, weights)
+        if aim == "tensorrt":
+            made = make_graphs(
+                bundle, weights, seen, lambda part: progress("find ranges", 0.6 + 0.1 * part)
+            )
+        else:
+            made = _onnxruntime_graphs(models, weights)
+        records = _write_graphs(writer, bundle, aim, made.models)
         _copy_others(writer, bundle)
-        manifest = _manifest(bundle, graphs, chosen, forms, seen)
+        manifest = _manifest(bundle, records, chosen, made, seen)
         progress("compare", 0.8)
-        measured = _measure(writer.preview(manifest), read_reference(bundle.file(REFERENCE)))
+        measured = _measure(bundle, writer, manifest, made.models, emulation)
         progress("write", 0.9)
         record = ParityRecord(**dataclasses.asdict(measured))
         finished = writer.finish(dataclasses.replace(manifest, parity=record))
     progress("write", 1.0)
-    kept = tuple(name for name, form in forms.items() if form == "float32")
+    kept = tuple(name for name, form in made.forms.items() if not form.startswith("int"))
     return QuantizationReport(
-        source=bundle, bundle=finished, recipe=chosen, parity=measured, kept=kept
+        source=bundle,
+        bundle=finished,
+        recipe=chosen,
+        target=aim,
+        parity=measured,
+        kept=kept if chosen.layers is not None else (),
     )
+
+
+def _check_examples(recipe: Recipe, target: QuantizedTarget, examples: Sequence[Example]) -> None:
+    if examples and not recipe.takes_examples(target):
+        raise OptionError(f"calibration: {recipe.name} for {target} uses none")
+    if not examples and recipe.needs_examples(target):
+        raise OptionError(
+            f"calibration: {recipe.name} for {target} needs examples, "
+            "they show which values float16 does not hold"
+        )
 
 
 def _calibrate(
@@ -113,7 +147,7 @@ def _calibrate(
     recipe: Recipe,
     progress: Progress,
 ) -> dict[Hashable, Codes]:
-    if seen is None:
+    if seen is None or not recipe.calibrates:
         return {}
     plan = QuantizedWeights(bundle.manifest.dims, recipe)
     sites = {role: find_sites(model.graph, plan.tables) for role, model in models.items()}
@@ -128,31 +162,51 @@ def _graphs(bundle: Bundle) -> tuple[GraphRecord, ...]:
         raise BundleError(
             f"{bundle.path}: quantized already ({precision}), quantize the float bundle instead"
         )
-    graphs = tuple(graph for graph in bundle.manifest.graphs if graph.target == TARGET)
+    graphs = tuple(graph for graph in bundle.manifest.graphs if graph.target == "onnxruntime")
     if not graphs or REFERENCE not in bundle.manifest.files:
         raise BundleError(
-            f"{bundle.path}: has no graphs for {TARGET} or no {REFERENCE}, "
+            f"{bundle.path}: has no graphs for onnxruntime or no {REFERENCE}, "
             "export the checkpoint again"
         )
     return graphs
 
 
-def _write_graphs(
-    writer: BundleWriter,
-    graphs: tuple[GraphRecord, ...],
-    models: Mapping[Role, ir.Model],
-    quantized: QuantizedWeights,
-) -> dict[str, str]:
-    """Quantize and write all graphs over one weights file; what became of each weight."""
+def _onnxruntime_graphs(models: dict[Role, ir.Model], weights: QuantizedWeights) -> MadeGraphs:
     forms: dict[str, str] = {}
     for role, model in models.items():
-        change = BlockWeights(quantized)
+        change = BlockWeights(weights)
         change(model)
         forms |= {f"{role}: {name}": form for name, form in change.changed.items()}
+    return MadeGraphs(models=models, forms=forms, float32_values={})
+
+
+def _write_graphs(
+    writer: BundleWriter, bundle: Bundle, target: QuantizedTarget, models: Mapping[Role, ir.Model]
+) -> tuple[GraphRecord, ...]:
+    """Write all graphs over one weights file."""
     WeightsWriter(writer.path(WEIGHTS)).write(models.values())
-    for graph in graphs:
-        ir.save(models[graph.role], writer.path(graph.file))
-    return forms
+    records = []
+    for role, model in models.items():
+        name = f"{role}.{target}.onnx"
+        ir.save(model, writer.path(name))
+        record = bundle.graph(role, "canonical" if target == "tensorrt" else target)
+        if target == "tensorrt":
+            record = dataclasses.replace(
+                record,
+                target="tensorrt",
+                requires={"tensorrt": TENSORRT_RELEASE},
+                inputs=tuple(_typed(put, model.graph.inputs) for put in record.inputs),
+                outputs=tuple(_typed(put, model.graph.outputs) for put in record.outputs),
+            )
+        records.append(dataclasses.replace(record, file=name))
+    return tuple(records)
+
+
+def _typed(record: TensorRecord, values: Sequence[ir.Value]) -> TensorRecord:
+    """The record with the type that the graph now gives that tensor."""
+    value = next(value for value in values if value.name == record.name)
+    assert value.dtype is not None
+    return dataclasses.replace(record, dtype=DTYPES.get(value.dtype, record.dtype))
 
 
 def _copy_others(writer: BundleWriter, bundle: Bundle) -> None:
@@ -170,7 +224,7 @@ def _manifest(
     bundle: Bundle,
     graphs: tuple[GraphRecord, ...],
     recipe: Recipe,
-    forms: dict[str, str],
+    made: MadeGraphs,
     seen: Calibration | None,
 ) -> Manifest:
     raw = (bundle.path / MANIFEST).read_bytes()
@@ -183,9 +237,10 @@ def _manifest(
         parity=bundle.manifest.parity,
         quantization=QuantizationRecord(
             recipe=recipe.summary,
-            method="GPTQ" if seen is not None else "round to nearest",
+            method="GPTQ" if seen is not None and recipe.calibrates else "round to nearest",
             examples=len(seen.traces) if seen is not None else 0,
-            weights=forms,
+            weights=made.forms,
+            float32_values=made.float32_values,
             source_sha256=hashlib.sha256(raw).hexdigest(),
             tool_version=seq2edge.__version__,
             created=utc_now(),
@@ -194,11 +249,25 @@ def _manifest(
     )
 
 
-def _measure(bundle: Bundle, reference: parity.Arrays) -> parity.Parity:
-    found = parity.replay(OnnxRuntimeBackend(bundle, target=TARGET), reference)
+def _measure(
+    bundle: Bundle,
+    writer: BundleWriter,
+    manifest: Manifest,
+    models: Mapping[Role, ir.Model],
+    emulation: Path | None,
+) -> parity.Parity:
+    """Replay what the float model answered on the new graphs, or on their emulation."""
+    reference = read_reference(bundle.file(REFERENCE))
+    if manifest.graphs[0].target == "onnxruntime":
+        found = parity.replay(
+            OnnxRuntimeBackend(writer.preview(manifest), target="onnxruntime"), reference
+        )
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            twin = emulate_bundle(emulation or Path(temporary) / "twin", bundle, models)
+            found = parity.replay(OnnxRuntimeBackend(twin, target="canonical"), reference)
     if found.max_relative >= parity.NO_NUMBER:
         raise ExportError(
-            f"parity: the {bundle.manifest.precision} graphs answer no numbers; "
-            "the bundle was not written"
+            f"parity: the {manifest.precision} graphs answer no numbers; the bundle was not written"
         )
     return found

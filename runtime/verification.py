@@ -29,14 +29,24 @@ def verify_graphs(
     Graphs that the installed ONNX Runtime is too old for are told and passed over, as long as one
     kind runs. Raises BackendError where none does.
     """
-    from seq2edge.runtime.backends.onnxruntime import graph_release, import_onnxruntime, runs
+    from seq2edge.runtime.backends.onnxruntime import (
+        TARGETS,
+        graph_release,
+        import_onnxruntime,
+        runs,
+    )
 
     reference = read_reference(bundle.file(REFERENCE))
     installed = str(import_onnxruntime().__version__)
     targets = list(dict.fromkeys(graph.target for graph in bundle.manifest.graphs))
-    if not any(runs(bundle, target, installed) for target in targets):
+    ours = [target for target in targets if target in TARGETS]
+    if ours and not any(runs(bundle, target, installed) for target in ours):
         raise BackendError(f"{bundle.path}: onnxruntime {installed} runs none of its graphs")
     for target in targets:
+        if target not in TARGETS:
+            note = f"not run, an engine has to be built for {target} on the device first"
+            yield target, Outcome(passed=True, summary=note)
+            continue
         if not runs(bundle, target, installed):
             needed = graph_release(bundle, target)
             note = f"not run, needs onnxruntime {needed}, {installed} is installed"

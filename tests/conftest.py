@@ -54,6 +54,7 @@ def manifest_of(**changes: Any) -> Manifest:
             recipe="8-bit weights",
             method="GPTQ",
             examples=200,
+            float32_values={"decoder: add_7": 7.5e4},
             weights={"decoder: w": "int8, blocks of 128"},
             source_sha256="0" * 64,
             tool_version="0.1.0",

@@ -77,8 +77,10 @@ class QuantizedWeights:
         return self._made[key]
 
     def form(self, site: Site) -> Form | None:
-        """Bits and block of a weight; None where no block divides its inner axis."""
-        asked: Form = getattr(self.recipe, site.kind)
+        """Bits and block of a weight; None where it stays float."""
+        asked: Form | None = getattr(self.recipe, site.kind)
+        if asked is None:
+            return None
         block = asked.block
         while site.inner % block:
             block //= 2

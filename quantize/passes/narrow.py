@@ -33,9 +33,9 @@ class NarrowedWeights:
     """Weights in half precision, made once however many graphs read them."""
 
     dtype: ir.DataType
-    made: dict[Hashable, ir.Tensor] = dataclasses.field(default_factory=dict)
+    made: dict[Hashable, ir.TensorProtocol] = dataclasses.field(default_factory=dict)
 
-    def of(self, tensor: ir.TensorProtocol) -> ir.Tensor:
+    def of(self, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
         """The tensor in `dtype`; equal places give the same memory."""
         key = (place_of(tensor), tuple(tensor.shape))
         if key not in self.made:

@@ -306,6 +306,12 @@ def check_device(ort: Any, device: str) -> str:
 
 def choose_target(bundle: Bundle, version: str) -> str:
     """The graphs that this version of ONNX Runtime runs, fastest first."""
+    found = {graph.target for graph in bundle.manifest.graphs}
+    if not found & set(TARGETS):
+        raise BackendError(
+            f"{bundle.path}: holds graphs for {', '.join(sorted(found))} alone; "
+            "quantize for onnxruntime to run it here"
+        )
     for target in TARGETS:
         if runs(bundle, target, version):
             return target

@@ -1,0 +1,177 @@
+"""Put integer weights behind `DequantizeLinear`, in the forms that TensorRT's products read.
+
+1. 8-bit weights have one scale a column: blocks would be written out as floats at every call.
+2. 4-bit weights have blocks along the inner axis, two at least, none cut short.
+3. Of a weight that is stored transposed, and of an embedding, the scales follow its layout; a tied
+   table has one `DequantizeLinear`.
+4. Weights with an odd number of columns stay float: no product reads those as integers.
+5. Where the largest input of a product is known, it is quantized too, to symmetric 8 bits, and the
+   product computes in integers. Embeddings and LM heads have no such input.
+
+Scales have the activations' type: the pass that narrows those goes after this one. Which forms are
+read as they are was seen in TensorRT-RTX 1.7's reports (tests/export/test_tensorrt_quantized.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Mapping
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from seq2edge.quantize.passes.block_weights import QuantizedWeights
+from seq2edge.quantize.passes.sites import Site, find_sites
+
+LARGEST_CODE = 127
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScaledWeight:
+    """Codes in the layout that the weight is stored in, scales, and what they go along."""
+
+    codes: ir.TensorProtocol
+    scales: NDArray[np.float32]
+    axis: int
+    block: int  # 0: one scale for each index of `axis`
+
+
+class ScaledWeights:
+    """Each weight of a bundle in that form, made once however many graphs read it."""
+
+    def __init__(self, blocked: QuantizedWeights) -> None:
+        self.blocked = blocked
+        self._made: dict[Hashable, ScaledWeight | None] = {}
+
+    def of(self, site: Site) -> ScaledWeight | None:
+        """The form of a weight; None to keep floats."""
+        if site.place not in self._made:
+            self._made[site.place] = self._scale(site)
+        return self._made[site.place]
+
+    def _scale(self, site: Site) -> ScaledWeight | None:
+        asked = getattr(self.blocked.recipe, site.kind)
+        if asked is None:
+            return None
+        inner, outer = site.weight().shape
+        if outer % 2:
+            return None
+        if asked.bits == 8:
+            return _columns(site)
+        form = self.blocked.form(site)
+        blocked = self.blocked.of(site)
+        if form is None or blocked is None or inner < 2 * form.block:
+            return None
+        low, high = blocked.packed & 15, blocked.packed >> 4
+        codes = np.stack([low, high], axis=-1).reshape(outer, inner).astype(np.int8) - 8
+        scales = blocked.scales.reshape(outer, -1)
+        if not site.transposed:
+            codes, scales = codes.T, scales.T
+        tensor = ir.Tensor(
+            np.ascontiguousarray(codes).astype(ml_dtypes.int4), dtype=ir.DataType.INT4
+        )
+        return ScaledWeight(
+            codes=tensor,
+            scales=np.ascontiguousarray(scales),
+            axis=1 if site.transposed else 0,
+            block=form.block,
+        )
+
+
+def _columns(site: Site) -> ScaledWeight:
+    """Symmetric 8 bits, a scale for each column: the largest value becomes 127."""
+    weight = site.weight()
+    scales = (np.abs(weight).max(axis=0) / LARGEST_CODE).astype(np.float32)
+    scales[scales == 0] = 1.0
+    codes = np.clip(np.round(weight / scales), -LARGEST_CODE, LARGEST_CODE).astype(np.int8)
+    stored = np.ascontiguousarray(codes.T if site.transposed else codes)
+    return ScaledWeight(
+        codes=ir.Tensor(stored), scales=scales, axis=0 if site.transposed else 1, block=0
+    )
+
+
+class DequantizedWeights(ir.passes.InPlacePass):
+    """See the module's rules. `changed` tells what became of every weight, by its name.
+
+    `ranges` are the largest absolute values of products' inputs, by those inputs' names.
+    """
+
+    def __init__(self, weights: ScaledWeights, ranges: Mapping[str, float] | None = None) -> None:
+        super().__init__()
+        self.weights = weights
+        self.ranges = ranges or {}
+        self.changed: dict[str, str] = {}
+        self._values: dict[str, ir.Value] = {}
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Apply all rules everywhere."""
+        graph = model.graph
+        self._values = {}
+        for site in find_sites(graph, self.weights.blocked.tables):
+            scaled = self.weights.of(site)
+            if scaled is None:
+                self.changed[site.name] = "float32"
+                continue
+            index = list(site.node.inputs).index(site.value)
+            site.node.replace_input_with(index, self._weight(graph, site, scaled))
+            bits = 4 if scaled.block else 8
+            form = f"blocks of {scaled.block}" if scaled.block else "a scale a column"
+            inputs = site.node.inputs[0]
+            if site.kind != "table" and inputs is not None and inputs.name in self.ranges:
+                site.node.replace_input_with(0, self._input(graph, inputs))
+                form += ", inputs int8"
+            self.changed[site.name] = f"int{bits}, {form}"
+        for name in [n for n, value in graph.initializers.items() if not value.uses()]:
+            del graph.initializers[name]
+        return ir.passes.PassResult(model, modified=bool(self.changed))
+
+    def _weight(self, graph: ir.Graph, site: Site, scaled: ScaledWeight) -> ir.Value:
+        name = f"{site.name}.dequantized"
+        if name not in self._values:
+            codes = _constant(graph, f"{site.name}.codes", scaled.codes)
+            scales = _constant(graph, f"{site.name}.scales", ir.Tensor(scaled.scales))
+            attributes = {"axis": scaled.axis} | (
+                {"block_size": scaled.block} if scaled.block else {}
+            )
+            node = ir.node("DequantizeLinear", [codes, scales], attributes, name=name)
+            self._values[name] = self._add(graph, node, site.value, name)
+        return self._values[name]
+
+    def _input(self, graph: ir.Graph, value: ir.Value) -> ir.Value:
+        name = f"{value.name}.dequantized"
+        if name not in self._values:
+            step = np.array(self.ranges[str(value.name)] / LARGEST_CODE, dtype=np.float32)
+            scale = _constant(graph, f"{value.name}.scale", ir.Tensor(step))
+            zero = _constant(graph, "quantized.zero", ir.Tensor(np.array(0, dtype=np.int8)))
+            down = ir.node("QuantizeLinear", [value, scale, zero], name=f"{value.name}.quantize")
+            codes = down.outputs[0]
+            codes.name, codes.shape = f"{value.name}.codes", value.shape
+            codes.type = ir.TensorType(ir.DataType.INT8)
+            up = ir.node("DequantizeLinear", [codes, scale, zero], name=name)
+            self._values[name] = self._add(graph, up, value, name)
+            graph.insert_before(up, down)
+        return self._values[name]
+
+    def _add(self, graph: ir.Graph, node: ir.Node, like: ir.Value, name: str) -> ir.Value:
+        made = node.outputs[0]
+        made.name, made.shape, made.type = name, like.shape, ir.TensorType(ir.DataType.FLOAT)
+        producer = like.producer()
+        if producer is not None:
+            graph.insert_after(producer, node)
+        else:
+            graph.insert_before(graph[0], node)
+        return made
+
+
+def _constant(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    if name not in graph.initializers:
+        value = ir.Value(
+            name=name,
+            shape=ir.Shape(tensor.shape.numpy()),
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
+        )
+        graph.register_initializer(value)
+    return graph.initializers[name]

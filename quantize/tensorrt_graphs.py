@@ -1,0 +1,116 @@
+"""Graphs for TensorRT out of a float bundle's canonical ones: masks, integers, half precision."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import onnx_ir as ir
+
+from seq2edge.bundle import Bundle
+from seq2edge.errors import BundleError
+from seq2edge.export.passes.length_to_mask import LengthToMask
+from seq2edge.manifest import Role
+from seq2edge.quantize.calibration import Calibration
+from seq2edge.quantize.passes.block_weights import QuantizedWeights
+from seq2edge.quantize.passes.dequantized_weights import DequantizedWeights, ScaledWeights
+from seq2edge.quantize.passes.narrow import LARGEST, Narrow, NarrowedWeights
+from seq2edge.quantize.passes.sites import PRODUCTS, find_sites
+
+TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
+MARGIN = 4.0  # other inputs may give values this many times as large as the examples did
+LEAST = 2.0**-14  # below it float16 loses digits
+
+Largest = dict[tuple[Role, str], float]
+Progress = Callable[[float], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MadeGraphs:
+    """Graphs by role, what became of each weight, and values that stay float32, "role: name"."""
+
+    models: dict[Role, ir.Model]
+    forms: dict[str, str]
+    float32_values: dict[str, float]
+
+
+def make_graphs(
+    bundle: Bundle,
+    weights: QuantizedWeights,
+    seen: Calibration | None,
+    progress: Progress = lambda _: None,
+) -> MadeGraphs:
+    """Convert every canonical graph as the weights' recipe says.
+
+    `seen` is what the recipe needs to know the values' ranges from. Raises BundleError where the
+    bundle has no canonical graphs.
+    """
+    recipe = weights.recipe
+    models = {
+        graph.role: ir.load(bundle.file(graph.file))
+        for graph in bundle.manifest.graphs
+        if graph.target == "canonical"
+    }
+    if not models:
+        raise BundleError(f"{bundle.path}: has no canonical graphs, export the checkpoint again")
+    dtype = TYPES[recipe.activations]
+    largest = find_largest(seen, models, progress) if seen is not None else {}
+    wide = {key: size for key, size in largest.items() if _is_wide(size, dtype)}
+    scaled, narrowed = ScaledWeights(weights), NarrowedWeights(dtype)
+    forms: dict[str, str] = {}
+    for role, model in models.items():
+        ranges = _ranges(model, role, largest, weights) if recipe.integer_inputs else {}
+        LengthToMask()(model)
+        change = DequantizedWeights(scaled, ranges)
+        change(model)
+        Narrow(narrowed, frozenset(name for owner, name in wide if owner == role))(model)
+        for name, form in change.changed.items():
+            forms[f"{role}: {name}"] = recipe.activations if form == "float32" else form
+    return MadeGraphs(
+        models=models,
+        forms=forms,
+        float32_values={f"{role}: {name}": size for (role, name), size in wide.items()},
+    )
+
+
+def find_largest(
+    seen: Calibration, models: Mapping[Role, ir.Model], progress: Progress = lambda _: None
+) -> Largest:
+    """The largest absolute value of every float tensor on the examples."""
+    found: Largest = {}
+    names: dict[Role, list[str]] = {
+        role: [
+            str(value.name)
+            for node in model.graph
+            for value in node.outputs
+            if value.dtype == ir.DataType.FLOAT
+        ]
+        for role, model in models.items()
+    }
+
+    def see(role: Role, name: str, value: object) -> None:
+        found[role, name] = max(found.get((role, name), 0.0), float(value))  # type: ignore[arg-type]
+
+    seen.observe(names, see, progress, target="canonical", largest=True)
+    return found
+
+
+def _is_wide(size: float, dtype: ir.DataType) -> bool:
+    """Whether values up to that size are too large, or all too small, for the type."""
+    if dtype != ir.DataType.FLOAT16:
+        return False
+    return size * MARGIN > LARGEST[dtype] or 0 < size < LEAST
+
+
+def _ranges(
+    model: ir.Model, role: Role, largest: Largest, weights: QuantizedWeights
+) -> dict[str, float]:
+    """How large the inputs of products get that have any."""
+    ranges = {}
+    for site in find_sites(model.graph, weights.tables):
+        inputs = site.node.inputs[0]
+        if site.node.op_type in PRODUCTS and inputs is not None:
+            size = largest.get((role, str(inputs.name)), 0.0)
+            if size > 0:
+                ranges[str(inputs.name)] = size
+    return ranges
