@@ -230,6 +230,7 @@ def _open(graph: bytes, folder: Path, threads: int | None) -> Any:
     """A session over a graph in memory whose weights lie in `folder`."""
     ort = import_onnxruntime()
     options = ort.SessionOptions()
+    options.log_severity_level = 3  # that caches are copied here is as it should be
     if threads is not None:
         options.intra_op_num_threads = threads
     options.add_session_config_entry(
