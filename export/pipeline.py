@@ -19,6 +19,7 @@ from seq2edge.errors import ExportError
 from seq2edge.export.graphs import trace_decoder, trace_encoder
 from seq2edge.export.passes.fold_transposes import FoldTransposes
 from seq2edge.export.passes.fuse_cache_attention import FuseCacheAttention
+from seq2edge.export.passes.name_weights import NameWeights
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
 from seq2edge.manifest import (
     AudioRecord,
@@ -159,6 +160,7 @@ def _write_graphs(
     with _quiet():
         for role, model in _traced(loaded.model, progress):
             FoldTransposes()(model)
+            NameWeights()(model)
             models[role, "canonical"] = model
     for role, target in list(models):
         special = models[role, target].clone()
