@@ -1,8 +1,8 @@
 """What `manifest.json` of a bundle says: closed, versioned records.
 
-Format 2 (1 knew no quantization). Unknown keys, missing keys and other formats are refused, so a
-reader never acts on half of what a bundle means. `manifest.schema.json` is the same grammar as a
-JSON schema.
+Format 3 (1 knew no quantization, 2 no calibration). Unknown keys, missing keys and other formats
+are refused, so a reader never acts on half of what a bundle means. `manifest.schema.json` is the
+same grammar as a JSON schema.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from seq2edge.errors import BundleError
 from seq2edge.model.dims import Dims
 from seq2edge.records import Text, decode, json_schema, parse_json
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 16 * 2**20  # bytes
 _DEVICES = {
@@ -61,7 +61,7 @@ Version: TypeAlias = Annotated[
 Role: TypeAlias = Literal["encoder", "decoder"]
 Target: TypeAlias = Literal["canonical", "onnxruntime", "tensorrt"]
 Precision: TypeAlias = Literal[
-    "float32", "int8-weight", "int4-weight", "int8-static", "fp16", "bf16"
+    "float32", "int8-weight", "int4-weight", "int8-dynamic", "int8-static", "fp16", "bf16"
 ]
 Kind: TypeAlias = Literal["encoder-decoder", "decoder", "encoder"]
 Task: TypeAlias = Literal["generate", "transcribe", "classify", "embed"]
@@ -185,15 +185,21 @@ class ParityRecord:
 class QuantizationRecord:
     """How a bundle was quantized, and from which bundle.
 
-    `method` is how weights were rounded, and `examples` the number it was calibrated on. `weights`
-    tells for every graph's weight, "decoder: name", what it became. `source_sha256` is the hash of
-    the float bundle's manifest. `float32_values` are tensors of half-precision graphs that stay
-    float32, "decoder: name", with the largest absolute value that the examples gave them.
+    `method` is how weights were rounded, and `examples` the number it was calibrated on. `ranges`
+    is how the ranges of products' 8-bit inputs were found, None where none are fixed. `smoothing`
+    is the share of their outliers that went over to the weights. `cache` is the type of the
+    decoder's own keys and values. `weights` tells for every graph's weight, "decoder: name", what
+    it became. `source_sha256` is the hash of the float bundle's manifest. `float32_values` are
+    tensors of half-precision graphs that stay float32, "decoder: name", with the largest absolute
+    value that the examples gave them.
     """
 
     recipe: str
     method: str
     examples: int
+    ranges: Literal["min-max", "percentile", "entropy"] | None = None
+    smoothing: float = 0.0
+    cache: Literal["activations", "int8"] = "activations"
     weights: Mapping[str, str]
     float32_values: Mapping[str, float]
     source_sha256: Sha256
@@ -223,7 +229,7 @@ class Manifest:
     empty until a `BundleWriter` finishes.
     """
 
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     kind: Kind
     task: Task
     family: str

@@ -27,14 +27,16 @@ from seq2edge.manifest import (
     TensorRecord,
     utc_now,
 )
+from seq2edge.quantize import onnxruntime_graphs, tensorrt_graphs
 from seq2edge.quantize.calibrated import calibrate_weights
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.emulation import emulate_bundle
 from seq2edge.quantize.examples import Example
-from seq2edge.quantize.passes.block_weights import BlockWeights, Codes, QuantizedWeights
+from seq2edge.quantize.onnxruntime_graphs import MadeGraphs
+from seq2edge.quantize.passes import int8_cache
+from seq2edge.quantize.passes.block_weights import Codes, QuantizedWeights
 from seq2edge.quantize.passes.sites import find_sites
-from seq2edge.quantize.recipes import QuantizedTarget, Recipe, find_recipe, find_target
-from seq2edge.quantize.tensorrt_graphs import MadeGraphs, make_graphs
+from seq2edge.quantize.recipes import Options, QuantizedTarget, Recipe, find_recipe, find_target
 from seq2edge.reference import REFERENCE, read_reference
 from seq2edge.runtime import parity
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -42,16 +44,20 @@ from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 Progress = Callable[[str, float], None]  # what is being done, and how much of all is done (0 to 1)
 
 TENSORRT_RELEASE = "10.15"  # the oldest whose parser reads all operators of the canonical graph
-DTYPES: dict[ir.DataType, Literal["float16", "bfloat16"]] = {
+DTYPES: dict[ir.DataType, Literal["float16", "bfloat16", "int8"]] = {
     ir.DataType.FLOAT16: "float16",
     ir.DataType.BFLOAT16: "bfloat16",
+    ir.DataType.INT8: "int8",
 }
 PACKAGES = ("onnx-ir", "onnxruntime", "numpy")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizationReport:
-    """What was made of which bundle, and how far it is from the float model's recorded tokens."""
+    """What was made of which bundle, and how far it is from the float model's recorded tokens.
+
+    `emulated` is a TensorRT bundle's twin that runs here, where one was asked for.
+    """
 
     source: Bundle
     bundle: Bundle
@@ -59,6 +65,7 @@ class QuantizationReport:
     target: QuantizedTarget
     parity: parity.Parity
     kept: tuple[str, ...]  # weights that stayed float
+    emulated: Bundle | None = None
 
 
 def quantize_bundle(
@@ -67,6 +74,7 @@ def quantize_bundle(
     recipe: str,
     *,
     target: str | None = None,
+    options: Options = Options(),  # noqa: B008 - frozen
     calibration: Sequence[Example] = (),
     language: str | None = None,
     threads: int | None = None,
@@ -80,83 +88,145 @@ def quantize_bundle(
     alone. With examples to calibrate on, weights are rounded for what their inputs are there, and
     what would overflow stays float32; `language` is a multilingual speech model's. TensorRT's
     graphs are measured by emulation, as a bundle that `emulation` keeps. Raises OptionError for an
-    unknown recipe, target or pair of them, and for examples that are missing or not used,
-    InputError for examples that the model cannot read, BundleError for a source that is damaged,
-    quantized already or without graphs, and ExportError where the result answers no numbers.
+    unknown recipe, target or pair of them, and for examples and options that are missing or not
+    used, InputError for examples that the model cannot read, BundleError for a source that is
+    damaged, quantized already or without graphs, and ExportError where the result answers no
+    numbers.
     """
     chosen = find_recipe(recipe)
     aim = find_target(chosen, target)
-    _check_examples(chosen, aim, calibration)
-    progress("read", 0.0)
-    bundle = Bundle.open(source, hashes=True)
-    graphs = _graphs(bundle)
-    with BundleWriter(destination, overwrite=overwrite) as writer:
-        models: dict[Role, ir.Model] = {g.role: ir.load(bundle.file(g.file)) for g in graphs}
-        seen: Calibration | None = None
-        if calibration:
-            seen = Calibration(
-                bundle,
-                calibration,
-                language=language,
-                threads=threads,
-                progress=lambda part: progress("decode examples", 0.05 + 0.25 * part),
-            )
-        codes = _calibrate(seen, models, bundle, chosen, progress)
-        weights = QuantizedWeights(bundle.manifest.dims, chosen, codes)
-        progress("quantize", 0.6)
-        if aim == "tensorrt":
-            made = make_graphs(
-                bundle, weights, seen, lambda part: progress("find ranges", 0.6 + 0.1 * part)
-            )
-        else:
-            made = _onnxruntime_graphs(models, weights)
-        records = _write_graphs(writer, bundle, aim, made.models)
-        _copy_others(writer, bundle)
-        manifest = _manifest(bundle, records, chosen, made, seen)
-        progress("compare", 0.8)
-        measured = _measure(bundle, writer, manifest, made.models, emulation)
-        progress("write", 0.9)
-        record = ParityRecord(**dataclasses.asdict(measured))
-        finished = writer.finish(dataclasses.replace(manifest, parity=record))
-    progress("write", 1.0)
-    kept = tuple(name for name, form in made.forms.items() if not form.startswith("int"))
-    return QuantizationReport(
-        source=bundle,
-        bundle=finished,
-        recipe=chosen,
+    if calibration and not (chosen.takes_examples(aim) or options.needs_examples()):
+        raise OptionError(f"calibration: {chosen.name} for {aim} uses none")
+    quantizer = Quantizer(source, calibration=calibration, language=language, threads=threads)
+    return quantizer.write(
+        destination,
+        chosen,
         target=aim,
-        parity=measured,
-        kept=kept if chosen.layers is not None else (),
+        options=options,
+        emulation=emulation,
+        overwrite=overwrite,
+        progress=progress,
     )
 
 
-def _check_examples(recipe: Recipe, target: QuantizedTarget, examples: Sequence[Example]) -> None:
-    if examples and not recipe.takes_examples(target):
-        raise OptionError(f"calibration: {recipe.name} for {target} uses none")
-    if not examples and recipe.needs_examples(target):
-        raise OptionError(
-            f"calibration: {recipe.name} for {target} needs examples, "
-            "they show which values float16 does not hold"
+class Quantizer:
+    """A float bundle and examples, of which quantized bundles are made.
+
+    What the model decodes of the examples, and what is learnt from it, is kept for the next one.
+    Raises BundleError for a source that is damaged, quantized already or without graphs.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        calibration: Sequence[Example] = (),
+        language: str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.bundle = Bundle.open(source, hashes=True)
+        self.threads = threads
+        self._graphs = _float_graphs(self.bundle)
+        self._examples = calibration
+        self._language = language
+        self._seen: Calibration | None = None
+        self._codes: dict[str, dict[Hashable, Codes]] = {}
+
+    def write(
+        self,
+        destination: str | Path,
+        recipe: Recipe,
+        *,
+        target: QuantizedTarget,
+        options: Options = Options(),  # noqa: B008 - frozen
+        emulation: Path | None = None,
+        overwrite: bool = False,
+        progress: Progress = lambda *_: None,
+    ) -> QuantizationReport:
+        """Write a bundle by that recipe; see `quantize_bundle`."""
+        options.check(recipe, target)
+        if not self._examples and (recipe.needs_examples(target) or options.needs_examples()):
+            raise OptionError(
+                f"calibration: {recipe.name} for {target} with these options needs examples, "
+                "they show how large values get"
+            )
+        progress("read", 0.0)
+        with BundleWriter(destination, overwrite=overwrite) as writer:
+            seen = None
+            if recipe.takes_examples(target) or options.needs_examples():
+                seen = self.seen(lambda part: progress("decode examples", 0.05 + 0.25 * part))
+            weights = self._weights(recipe, options, seen, progress)
+            made = self._make(weights, target, options, seen, progress)
+            records = _write_graphs(writer, self.bundle, target, made.models, options)
+            _copy_others(writer, self.bundle)
+            manifest = _manifest(self.bundle, records, recipe, options, made, seen)
+            progress("compare", 0.8)
+            measured, twin = _measure(self.bundle, writer, manifest, made.models, emulation)
+            progress("write", 0.9)
+            record = ParityRecord(**dataclasses.asdict(measured))
+            finished = writer.finish(dataclasses.replace(manifest, parity=record))
+        progress("write", 1.0)
+        kept = tuple(name for name, form in made.forms.items() if not form.startswith("int"))
+        return QuantizationReport(
+            source=self.bundle,
+            bundle=finished,
+            recipe=recipe,
+            target=target,
+            parity=measured,
+            kept=kept if recipe.layers is not None else (),
+            emulated=twin,
         )
 
+    def seen(self, progress: Callable[[float], None] = lambda _: None) -> Calibration | None:
+        """The examples as the model decoded them, None where there are none."""
+        if self._seen is None and self._examples:
+            self._seen = Calibration(
+                self.bundle,
+                self._examples,
+                language=self._language,
+                threads=self.threads,
+                progress=progress,
+            )
+        return self._seen
 
-def _calibrate(
-    seen: Calibration | None,
-    models: Mapping[Role, ir.Model],
-    bundle: Bundle,
-    recipe: Recipe,
-    progress: Progress,
-) -> dict[Hashable, Codes]:
-    if seen is None or not recipe.calibrates:
-        return {}
-    plan = QuantizedWeights(bundle.manifest.dims, recipe)
-    sites = {role: find_sites(model.graph, plan.tables) for role, model in models.items()}
-    return calibrate_weights(
-        seen, sites, plan, lambda part: progress("calibrate", 0.3 + 0.3 * part)
-    )
+    def models(self) -> dict[Role, ir.Model]:
+        """The float graphs for ONNX Runtime, read afresh."""
+        return {graph.role: ir.load(self.bundle.file(graph.file)) for graph in self._graphs}
+
+    def _weights(
+        self, recipe: Recipe, options: Options, seen: Calibration | None, progress: Progress
+    ) -> QuantizedWeights:
+        """The recipe's weights, calibrated where it calibrates."""
+        dims = self.bundle.manifest.dims
+        if seen is None or not recipe.calibrates:
+            return QuantizedWeights(dims, recipe, finer=options.finer)
+        if recipe.name not in self._codes:
+            plan = QuantizedWeights(dims, recipe)
+            sites = {
+                role: find_sites(model.graph, plan.tables) for role, model in self.models().items()
+            }
+            self._codes[recipe.name] = calibrate_weights(
+                seen, sites, plan, lambda part: progress("calibrate", 0.3 + 0.3 * part)
+            )
+        return QuantizedWeights(dims, recipe, self._codes[recipe.name], options.finer)
+
+    def _make(
+        self,
+        weights: QuantizedWeights,
+        target: QuantizedTarget,
+        options: Options,
+        seen: Calibration | None,
+        progress: Progress,
+    ) -> MadeGraphs:
+        def show(part: float) -> None:
+            progress("find ranges", 0.6 + 0.15 * part)
+
+        if target == "tensorrt":
+            return tensorrt_graphs.make_graphs(self.bundle, weights, options, seen, show)
+        return onnxruntime_graphs.make_graphs(self.models(), weights, options, seen, show)
 
 
-def _graphs(bundle: Bundle) -> tuple[GraphRecord, ...]:
+def _float_graphs(bundle: Bundle) -> tuple[GraphRecord, ...]:
     precision = bundle.manifest.precision
     if precision != "float32":
         raise BundleError(
@@ -171,17 +241,12 @@ def _graphs(bundle: Bundle) -> tuple[GraphRecord, ...]:
     return graphs
 
 
-def _onnxruntime_graphs(models: dict[Role, ir.Model], weights: QuantizedWeights) -> MadeGraphs:
-    forms: dict[str, str] = {}
-    for role, model in models.items():
-        change = BlockWeights(weights)
-        change(model)
-        forms |= {f"{role}: {name}": form for name, form in change.changed.items()}
-    return MadeGraphs(models=models, forms=forms, float32_values={})
-
-
 def _write_graphs(
-    writer: BundleWriter, bundle: Bundle, target: QuantizedTarget, models: Mapping[Role, ir.Model]
+    writer: BundleWriter,
+    bundle: Bundle,
+    target: QuantizedTarget,
+    models: Mapping[Role, ir.Model],
+    options: Options,
 ) -> tuple[GraphRecord, ...]:
     """Write all graphs over one weights file."""
     WeightsWriter(writer.path(WEIGHTS)).write(models.values())
@@ -190,15 +255,22 @@ def _write_graphs(
         name = f"{role}.{target}.onnx"
         ir.save(model, writer.path(name))
         record = bundle.graph(role, "canonical" if target == "tensorrt" else target)
+        requires = record.requires
         if target == "tensorrt":
-            record = dataclasses.replace(
+            requires = {"tensorrt": TENSORRT_RELEASE}
+        elif options.int8_cache and role == "decoder":
+            requires = {"onnxruntime": int8_cache.RELEASE}
+        records.append(
+            dataclasses.replace(
                 record,
-                target="tensorrt",
-                requires={"tensorrt": TENSORRT_RELEASE},
+                target=target,
+                file=name,
+                opset=dict(model.opset_imports),
+                requires=requires,
                 inputs=tuple(_typed(put, model.graph.inputs) for put in record.inputs),
                 outputs=tuple(_typed(put, model.graph.outputs) for put in record.outputs),
             )
-        records.append(dataclasses.replace(record, file=name))
+        )
     return tuple(records)
 
 
@@ -224,6 +296,7 @@ def _manifest(
     bundle: Bundle,
     graphs: tuple[GraphRecord, ...],
     recipe: Recipe,
+    options: Options,
     made: MadeGraphs,
     seen: Calibration | None,
 ) -> Manifest:
@@ -238,6 +311,9 @@ def _manifest(
         quantization=QuantizationRecord(
             recipe=recipe.summary,
             method="GPTQ" if seen is not None and recipe.calibrates else "round to nearest",
+            ranges=options.ranges if recipe.inputs == "static" else None,
+            smoothing=options.smoothing,
+            cache="int8" if options.int8_cache else "activations",
             examples=len(seen.traces) if seen is not None else 0,
             weights=made.forms,
             float32_values=made.float32_values,
@@ -255,9 +331,10 @@ def _measure(
     manifest: Manifest,
     models: Mapping[Role, ir.Model],
     emulation: Path | None,
-) -> parity.Parity:
+) -> tuple[parity.Parity, Bundle | None]:
     """Replay what the float model answered on the new graphs, or on their emulation."""
     reference = read_reference(bundle.file(REFERENCE))
+    twin: Bundle | None = None
     if manifest.graphs[0].target == "onnxruntime":
         found = parity.replay(
             OnnxRuntimeBackend(writer.preview(manifest), target="onnxruntime"), reference
@@ -270,4 +347,4 @@ def _measure(
         raise ExportError(
             f"parity: the {manifest.precision} graphs answer no numbers; the bundle was not written"
         )
-    return found
+    return found, twin if emulation is not None else None

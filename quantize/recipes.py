@@ -8,7 +8,9 @@ from typing import Literal, TypeAlias
 from seq2edge.errors import OptionError
 
 QuantizedTarget: TypeAlias = Literal["onnxruntime", "tensorrt"]
+RangeMethod: TypeAlias = Literal["min-max", "percentile", "entropy"]
 BOTH: tuple[QuantizedTarget, ...] = ("onnxruntime", "tensorrt")
+RANGE_METHODS: tuple[RangeMethod, ...] = ("min-max", "percentile", "entropy")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,16 +21,23 @@ class Form:
     block: int
 
 
+BYTES = Form(bits=8, block=128)
+NIBBLES = Form(bits=4, block=32)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Weights in blocks, one scale a block; activations stay float32 in the graph.
+    """Weights as integers, and what products read beside them.
 
     `table` is for the embedding and the LM head, `attention` for the products whose results are
     compared with each other (queries and keys, and values with them); both lose more than `layers`.
-    None keeps a kind of weights in the type of the activations. ONNX Runtime's kernels turn float32
-    activations into int8 block by block. TensorRT's graphs have `activations`, 8-bit weights with a
-    scale a column, and with `integer_inputs` products that compute in 8 bits. `calibrates`:
-    examples make the weights better.
+    None keeps a kind of weights in the type of the activations.
+
+    `inputs` tells how a product's other side becomes 8-bit: not at all where it is empty (ONNX
+    Runtime's kernels for weights in blocks turn it into integers block by block by themselves), by
+    the values' own range at every call (`dynamic`), or by a range found on examples (`static`).
+    Then weights have one scale a column, and tables stay in blocks for ONNX Runtime. TensorRT's
+    graphs have `activations`. `calibrates`: examples make the weights better.
     """
 
     name: str
@@ -36,14 +45,15 @@ class Recipe:
     layers: Form | None = None
     attention: Form | None = None
     table: Form | None = None
+    inputs: Literal["", "dynamic", "static"] = ""
     activations: Literal["float16", "bfloat16"] = "float16"
-    integer_inputs: bool = False
     calibrates: bool = False
     summary: str
 
     def needs_examples(self, target: QuantizedTarget) -> bool:
         """Whether it cannot be made without: float16 overflows where nobody looked."""
-        return target == "tensorrt" and self.activations == "float16"
+        halves = target == "tensorrt" and self.activations == "float16"
+        return halves or self.inputs == "static"
 
     def takes_examples(self, target: QuantizedTarget) -> bool:
         """Whether examples change anything."""
@@ -56,29 +66,38 @@ RECIPES = {
         Recipe(
             name="int8-weight",
             targets=BOTH,
-            layers=Form(bits=8, block=128),
-            attention=Form(bits=8, block=128),
-            table=Form(bits=8, block=128),
-            summary="8-bit weights, round to nearest",
+            layers=BYTES,
+            attention=BYTES,
+            table=BYTES,
+            summary="8-bit weights, rounded to the nearest",
         ),
         Recipe(
             name="int4-weight",
             targets=BOTH,
-            layers=Form(bits=4, block=32),
-            attention=Form(bits=8, block=128),
-            table=Form(bits=8, block=128),
+            layers=NIBBLES,
+            attention=BYTES,
+            table=BYTES,
             calibrates=True,
             summary="4-bit weights in blocks of 32; embedding, LM head, queries, keys and values "
             "8-bit",
         ),
         Recipe(
+            name="int8-dynamic",
+            targets=("onnxruntime",),
+            layers=BYTES,
+            attention=BYTES,
+            table=BYTES,
+            inputs="dynamic",
+            summary="8-bit weights and inputs of products, whose range is found at every call",
+        ),
+        Recipe(
             name="int8-static",
-            targets=("tensorrt",),
-            layers=Form(bits=8, block=128),
-            attention=Form(bits=8, block=128),
-            table=Form(bits=8, block=128),
-            integer_inputs=True,
-            summary="8-bit weights and 8-bit inputs of products, with fixed scales",
+            targets=BOTH,
+            layers=BYTES,
+            attention=BYTES,
+            table=BYTES,
+            inputs="static",
+            summary="8-bit weights and inputs of products, whose range was found on examples",
         ),
         Recipe(
             name="fp16",
@@ -88,6 +107,46 @@ RECIPES = {
         Recipe(name="bf16", targets=("tensorrt",), activations="bfloat16", summary="bfloat16"),
     )
 }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is chosen beside a recipe.
+
+    `finer` names weights that keep more bits than the recipe gives them: 8 instead of 4, float32
+    instead of 8. `ranges` is how the range of a product's inputs is found on examples, `smoothing`
+    the share of their outliers that goes over to the weights (SmoothQuant's alpha; 0 for none), and
+    `int8_cache` keeps the decoder's keys and values in 8 bits.
+    """
+
+    ranges: RangeMethod = "min-max"
+    smoothing: float = 0.0
+    int8_cache: bool = False
+    finer: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        """Raise OptionError for values that mean nothing."""
+        if self.ranges not in RANGE_METHODS:
+            raise OptionError(
+                f"ranges: {self.ranges!r} is unknown, known: {', '.join(RANGE_METHODS)}"
+            )
+        if not 0.0 <= self.smoothing < 1.0:
+            raise OptionError(f"smoothing: {self.smoothing}, give 0 (none) or more, below 1")
+
+    def check(self, recipe: Recipe, target: QuantizedTarget) -> None:
+        """Raise OptionError for what the recipe for that target would not heed."""
+        if self.ranges != "min-max" and recipe.inputs != "static":
+            raise OptionError(f"ranges: {recipe.name} has no ranges, int8-static has")
+        if self.smoothing and not recipe.inputs:
+            raise OptionError(
+                f"smoothing: {recipe.name} has no 8-bit inputs, int8-dynamic and int8-static have"
+            )
+        if self.int8_cache and target != "onnxruntime":
+            raise OptionError(f"int8 cache: {target} keeps caches in floats, onnxruntime can")
+
+    def needs_examples(self) -> bool:
+        """Whether these options can only be had with examples."""
+        return self.int8_cache or self.smoothing > 0
 
 
 def find_recipe(name: str) -> Recipe:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
@@ -12,35 +11,31 @@ from seq2edge.errors import BundleError
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.manifest import Role
 from seq2edge.quantize.calibration import Calibration
+from seq2edge.quantize.onnxruntime_graphs import MadeGraphs
 from seq2edge.quantize.passes.block_weights import QuantizedWeights
 from seq2edge.quantize.passes.dequantized_weights import DequantizedWeights, ScaledWeights
 from seq2edge.quantize.passes.narrow import LARGEST, Narrow, NarrowedWeights
-from seq2edge.quantize.passes.sites import PRODUCTS, find_sites
+from seq2edge.quantize.passes.sites import find_sites
+from seq2edge.quantize.passes.smooth import Smooth
+from seq2edge.quantize.ranges import Place, of_role, study_inputs
+from seq2edge.quantize.recipes import Options
 
 TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 MARGIN = 4.0  # other inputs may give values this many times as large as the examples did
 LEAST = 2.0**-14  # below it float16 loses digits
 
-Largest = dict[tuple[Role, str], float]
+Largest = dict[Place, float]
 Progress = Callable[[float], None]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MadeGraphs:
-    """Graphs by role, what became of each weight, and values that stay float32, "role: name"."""
-
-    models: dict[Role, ir.Model]
-    forms: dict[str, str]
-    float32_values: dict[str, float]
 
 
 def make_graphs(
     bundle: Bundle,
     weights: QuantizedWeights,
+    options: Options,
     seen: Calibration | None,
     progress: Progress = lambda _: None,
 ) -> MadeGraphs:
-    """Convert every canonical graph as the weights' recipe says.
+    """Convert every canonical graph as the weights' recipe and the options say.
 
     `seen` is what the recipe needs to know the values' ranges from. Raises BundleError where the
     bundle has no canonical graphs.
@@ -54,16 +49,25 @@ def make_graphs(
     if not models:
         raise BundleError(f"{bundle.path}: has no canonical graphs, export the checkpoint again")
     dtype = TYPES[recipe.activations]
-    largest = find_largest(seen, models, progress) if seen is not None else {}
+    sites = {role: find_sites(model.graph, weights.tables) for role, model in models.items()}
+    study = study_inputs(
+        seen, sites, recipe, options, "canonical", lambda part: progress(0.5 * part)
+    )
+    largest = {}
+    if seen is not None:
+        largest = find_largest(seen, models, lambda part: progress(0.5 + 0.5 * part))
+        for role, name in study.factors:  # the name is the smoothed value's from now on
+            largest[role, f"{name}.rough"] = largest[role, name]
+            largest[role, name] = study.ranges.get((role, name), largest[role, name])
     wide = {key: size for key, size in largest.items() if _is_wide(size, dtype)}
     scaled, narrowed = ScaledWeights(weights), NarrowedWeights(dtype)
     forms: dict[str, str] = {}
     for role, model in models.items():
-        ranges = _ranges(model, role, largest, weights) if recipe.integer_inputs else {}
+        Smooth(of_role(study.factors, role), weights.tables)(model)
         LengthToMask()(model)
-        change = DequantizedWeights(scaled, ranges)
+        change = DequantizedWeights(scaled, of_role(study.ranges, role))
         change(model)
-        Narrow(narrowed, frozenset(name for owner, name in wide if owner == role))(model)
+        Narrow(narrowed, frozenset(of_role(wide, role)))(model)
         for name, form in change.changed.items():
             forms[f"{role}: {name}"] = recipe.activations if form == "float32" else form
     return MadeGraphs(
@@ -100,17 +104,3 @@ def _is_wide(size: float, dtype: ir.DataType) -> bool:
     if dtype != ir.DataType.FLOAT16:
         return False
     return size * MARGIN > LARGEST[dtype] or 0 < size < LEAST
-
-
-def _ranges(
-    model: ir.Model, role: Role, largest: Largest, weights: QuantizedWeights
-) -> dict[str, float]:
-    """How large the inputs of products get that have any."""
-    ranges = {}
-    for site in find_sites(model.graph, weights.tables):
-        inputs = site.node.inputs[0]
-        if site.node.op_type in PRODUCTS and inputs is not None:
-            size = largest.get((role, str(inputs.name)), 0.0)
-            if size > 0:
-                ranges[str(inputs.name)] = size
-    return ranges

@@ -22,10 +22,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from seq2edge.export.passes import constant
 from seq2edge.export.passes.replacing import replace_node
 from seq2edge.model.dims import Dims
 from seq2edge.quantize.passes.sites import Site, find_sites
-from seq2edge.quantize.recipes import Form, Recipe
+from seq2edge.quantize.recipes import BYTES, Form, Recipe
 
 CONTRIB = "com.microsoft"
 LEAST_BLOCK = 16
@@ -58,13 +59,19 @@ class Codes:
 class QuantizedWeights:
     """Each weight of a bundle in its blocked form, made once however many graphs read it.
 
-    `calibrated` holds what a method that saw examples found, by `Site.place`.
+    `calibrated` holds what a method that saw examples found, by `Site.place`; `finer` names weights
+    that get more bits than the recipe says: 8 instead of 4, floats instead of 8.
     """
 
     def __init__(
-        self, dims: Dims, recipe: Recipe, calibrated: Mapping[Hashable, Codes] | None = None
+        self,
+        dims: Dims,
+        recipe: Recipe,
+        calibrated: Mapping[Hashable, Codes] | None = None,
+        finer: frozenset[str] = frozenset(),
     ) -> None:
         self.recipe = recipe
+        self.finer = finer
         self.tables = {dims.vocab, dims.source_vocab} - {0}
         self._calibrated = calibrated or {}
         self._made: dict[Hashable, BlockedWeight | None] = {}
@@ -76,9 +83,16 @@ class QuantizedWeights:
             self._made[key] = self._quantize(site)
         return self._made[key]
 
+    def asked(self, site: Site) -> Form | None:
+        """What the recipe says of a weight, whatever its sizes allow."""
+        asked: Form | None = getattr(self.recipe, site.kind)
+        if asked is None or site.name not in self.finer:
+            return asked
+        return BYTES if asked.bits < BYTES.bits else None
+
     def form(self, site: Site) -> Form | None:
         """Bits and block of a weight; None where it stays float."""
-        asked: Form | None = getattr(self.recipe, site.kind)
+        asked = self.asked(site)
         if asked is None:
             return None
         block = asked.block
@@ -136,20 +150,21 @@ class BlockWeights(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply all rules everywhere."""
         for site in find_sites(model.graph, self.weights.tables):
-            blocked = self.weights.of(site) if _is_plain(site.node) else None
+            blocked = self.weights.of(site) if is_plain(site.node) else None
             if blocked is None:
                 self.changed[site.name] = "float32"
                 continue
             # A weight that stays float anywhere is told as such.
             self.changed.setdefault(site.name, f"int{blocked.bits}, blocks of {blocked.block}")
-            _replace(model.graph, site.node, site.name, blocked)
+            new = _blocked_node(model.graph, site.node, site.name, blocked)
+            replace_product(model.graph, site.node, new)
         for name in [n for n, value in model.graph.initializers.items() if not value.uses()]:
             del model.graph.initializers[name]
         model.graph.opset_imports.setdefault(CONTRIB, 1)
         return ir.passes.PassResult(model, modified=bool(self.changed))
 
 
-def _is_plain(node: ir.Node) -> bool:
+def is_plain(node: ir.Node) -> bool:
     """Whether a `Gemm` is what rule 2 asks for: no factors, the weight alone transposed."""
     attributes = node.attributes
     if node.op_type != "Gemm":
@@ -159,8 +174,8 @@ def _is_plain(node: ir.Node) -> bool:
     return turned == [0, 1] and all(factor == 1.0 for factor in factors)
 
 
-def _replace(graph: ir.Graph, node: ir.Node, name: str, blocked: BlockedWeight) -> None:
-    new = _blocked_node(graph, node, name, blocked)
+def replace_product(graph: ir.Graph, node: ir.Node, new: ir.Node) -> None:
+    """`new` computes the product; what a `Gemm` adds is added behind it."""
     addend = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
     if addend is not None:
         graph.insert_before(node, new)
@@ -173,26 +188,15 @@ def _blocked_node(graph: ir.Graph, node: ir.Node, name: str, blocked: BlockedWei
     rows = len(blocked.packed)
     if node.op_type == "Gather":
         # The same bytes as below, seen as a table.
-        table = _constant(graph, f"{name}.rows", blocked.packed.reshape(rows, -1))
-        scales = _constant(graph, f"{name}.row_scales", blocked.scales)
+        table = constant(graph, f"{name}.rows", ir.Tensor(blocked.packed.reshape(rows, -1)))
+        scales = constant(graph, f"{name}.row_scales", ir.Tensor(blocked.scales))
         attributes = {"gather_axis": 0, "quantize_axis": 1}
         attributes |= {"bits": blocked.bits, "block_size": blocked.block}
         inputs = [table, node.inputs[1], scales]
         return ir.node("GatherBlockQuantized", inputs, attributes, domain=CONTRIB, name=node.name)
-    packed = _constant(graph, f"{name}.blocks", blocked.packed)
-    scales = _constant(graph, f"{name}.scales", blocked.scales.reshape(-1))
+    packed = constant(graph, f"{name}.blocks", ir.Tensor(blocked.packed))
+    scales = constant(graph, f"{name}.scales", ir.Tensor(blocked.scales.reshape(-1)))
     attributes = {"K": blocked.inner, "N": rows, "accuracy_level": INTEGERS}
     attributes |= {"bits": blocked.bits, "block_size": blocked.block}
     inputs = [node.inputs[0], packed, scales]
     return ir.node("MatMulNBits", inputs, attributes, domain=CONTRIB, name=node.name)
-
-
-def _constant(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
-    if name in graph.initializers:
-        return graph.initializers[name]
-    tensor = ir.Tensor(array, name=name)
-    value = ir.Value(
-        name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
-    graph.register_initializer(value)
-    return value

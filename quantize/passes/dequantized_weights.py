@@ -22,6 +22,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from seq2edge.export.passes import constant
 from seq2edge.quantize.passes.block_weights import QuantizedWeights
 from seq2edge.quantize.passes.sites import Site, find_sites
 
@@ -52,14 +53,14 @@ class ScaledWeights:
         return self._made[site.place]
 
     def _scale(self, site: Site) -> ScaledWeight | None:
-        asked = getattr(self.blocked.recipe, site.kind)
+        asked = self.blocked.asked(site)
         if asked is None:
             return None
         inner, outer = site.weight().shape
         if outer % 2:
             return None
         if asked.bits == 8:
-            return _columns(site)
+            return scale_columns(site)
         form = self.blocked.form(site)
         blocked = self.blocked.of(site)
         if form is None or blocked is None or inner < 2 * form.block:
@@ -80,7 +81,7 @@ class ScaledWeights:
         )
 
 
-def _columns(site: Site) -> ScaledWeight:
+def scale_columns(site: Site) -> ScaledWeight:
     """Symmetric 8 bits, a scale for each column: the largest value becomes 127."""
     weight = site.weight()
     scales = (np.abs(weight).max(axis=0) / LARGEST_CODE).astype(np.float32)
@@ -130,8 +131,8 @@ class DequantizedWeights(ir.passes.InPlacePass):
     def _weight(self, graph: ir.Graph, site: Site, scaled: ScaledWeight) -> ir.Value:
         name = f"{site.name}.dequantized"
         if name not in self._values:
-            codes = _constant(graph, f"{site.name}.codes", scaled.codes)
-            scales = _constant(graph, f"{site.name}.scales", ir.Tensor(scaled.scales))
+            codes = constant(graph, f"{site.name}.codes", scaled.codes)
+            scales = constant(graph, f"{site.name}.scales", ir.Tensor(scaled.scales))
             attributes = {"axis": scaled.axis} | (
                 {"block_size": scaled.block} if scaled.block else {}
             )
@@ -143,8 +144,8 @@ class DequantizedWeights(ir.passes.InPlacePass):
         name = f"{value.name}.dequantized"
         if name not in self._values:
             step = np.array(self.ranges[str(value.name)] / LARGEST_CODE, dtype=np.float32)
-            scale = _constant(graph, f"{value.name}.scale", ir.Tensor(step))
-            zero = _constant(graph, "quantized.zero", ir.Tensor(np.array(0, dtype=np.int8)))
+            scale = constant(graph, f"{value.name}.scale", ir.Tensor(step))
+            zero = constant(graph, "quantized.zero", ir.Tensor(np.array(0, dtype=np.int8)))
             down = ir.node("QuantizeLinear", [value, scale, zero], name=f"{value.name}.quantize")
             codes = down.outputs[0]
             codes.name, codes.shape = f"{value.name}.codes", value.shape
@@ -163,15 +164,3 @@ class DequantizedWeights(ir.passes.InPlacePass):
         else:
             graph.insert_before(graph[0], node)
         return made
-
-
-def _constant(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    if name not in graph.initializers:
-        value = ir.Value(
-            name=name,
-            shape=ir.Shape(tensor.shape.numpy()),
-            type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
-        )
-        graph.register_initializer(value)
-    return graph.initializers[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from seq2edge.runtime.backend import Features, Lengths, Logits, Tokens
 GROWTH = 64  # an unset capacity starts here and doubles
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 TARGETS = ("onnxruntime", "canonical")  # in order of preference
+CACHE_TYPES: dict[str, type[Any]] = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
+
+Cached: TypeAlias = NDArray[Any]  # keys or values of a cache, of one of these types
 
 
 class OnnxRuntimeBackend:
@@ -53,6 +56,13 @@ class OnnxRuntimeBackend:
             for graph in bundle.manifest.graphs
             if graph.target == self.target
         }
+        self._cache_type = self._find_cache_type()
+
+    def _find_cache_type(self) -> type[Any]:
+        decoder = self._sessions.get("decoder")
+        inputs = decoder.get_inputs() if decoder is not None else ()
+        found = {put.type for put in inputs if put.name.startswith("past_")}
+        return CACHE_TYPES[found.pop()] if found else np.float32
 
     def _open(self, bundle: Bundle, graph: GraphRecord, threads: int | None) -> Any:
         options = self._ort.SessionOptions()
@@ -199,7 +209,8 @@ class OnnxRuntimeCache:
         stack = self._stack
         shape = (rows, stack.kv_heads, self._capacity, stack.head_dim)
         device, ort = self._backend.device, self._backend._ort  # noqa: SLF001
-        self._buffers = [_Buffer(ort, shape, device) for _ in self._names]
+        kind = self._backend._cache_type  # noqa: SLF001
+        self._buffers = [_Buffer(ort, shape, device, kind) for _ in self._names]
         self._binding = self._session.io_binding()
         for name, buffer in zip(self._names, self._buffers, strict=True):
             self._binding.bind_ortvalue_input(f"past_{name}", buffer.value)
@@ -229,33 +240,34 @@ class OnnxRuntimeCache:
 
 
 class _Buffer:
-    """One cache tensor on a device, (rows, kv_heads, capacity, head_dim)."""
+    """One cache tensor on a device, (rows, kv_heads, capacity, head_dim), floats or integers."""
 
-    def __init__(self, ort: Any, shape: tuple[int, ...], device: str) -> None:
-        self.value = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, device, 0)
+    def __init__(self, ort: Any, shape: tuple[int, ...], device: str, kind: type[Any]) -> None:
+        self.value = ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, device, 0)
         self._shape = shape
+        self._kind = kind
         self._host = device == "cpu"
-        self._scratch: NDArray[np.float32] | None = None
+        self._scratch: Cached | None = None
         if self._host:
-            self.view()[:] = 0.0
+            self.view()[:] = 0
         else:
-            self.value.update_inplace(np.zeros(shape, dtype=np.float32))
+            self.value.update_inplace(np.zeros(shape, dtype=kind))
 
-    def view(self) -> NDArray[np.float32]:
+    def view(self) -> Cached:
         """The buffer's own memory on the host, a copy of it elsewhere."""
         if not self._host:
-            copied: NDArray[np.float32] = self.value.numpy()
+            copied: Cached = self.value.numpy()
             return copied
-        size = math.prod(self._shape)
-        memory = (ctypes.c_float * size).from_address(self.value.data_ptr())
-        flat: NDArray[np.float32] = np.ctypeslib.as_array(memory)
+        element = np.ctypeslib.as_ctypes_type(self._kind)
+        memory = (element * math.prod(self._shape)).from_address(self.value.data_ptr())
+        flat: Cached = np.ctypeslib.as_array(memory)
         return flat.reshape(self._shape)
 
     def permute(self, moved: NDArray[np.int64], sources: NDArray[np.int64], used: int) -> None:
         """Rows `moved` take over what rows `sources` hold; nothing past `used` matters."""
         view = self.view()
         if self._scratch is None:
-            self._scratch = np.empty(self._shape, dtype=np.float32)
+            self._scratch = np.empty(self._shape, dtype=self._kind)
         for slot, source in enumerate(sources):
             self._scratch[slot, :, :used] = view[source, :, :used]
         for slot, row in enumerate(moved):

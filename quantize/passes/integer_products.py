@@ -1,0 +1,103 @@
+"""Products of 8-bit inputs with 8-bit weights, in ONNX Runtime's form.
+
+1. `MatMul(x, W)` with a constant W (K, N) becomes `DynamicQuantizeMatMul`, which finds the range of
+   x at every call; or, where the range of x is known, `QuantizeLinear` and `MatMulIntegerToFloat`.
+2. `Gemm(x, W, c)` with a constant W (N, K) read transposed becomes the same, and `Add` for c.
+
+Embeddings and LM heads are left: their form is `block_weights`'. Both sides are unsigned with 128
+for zero. Kernels for processors without VNNI add pairs of products of unsigned and signed bytes in
+16 bits, where large ones saturate; of two unsigned ones they do not. The scales are those of the
+signed codes that TensorRT reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from seq2edge.export.passes import constant
+from seq2edge.quantize.passes.block_weights import CONTRIB, is_plain, replace_product
+from seq2edge.quantize.passes.dequantized_weights import LARGEST_CODE, ScaledWeight, scale_columns
+from seq2edge.quantize.passes.sites import PRODUCTS, Site, find_sites
+
+ZERO = 128
+
+
+class IntegerProducts(ir.passes.InPlacePass):
+    """See the module's rules. `changed` tells what became of every weight, by its name.
+
+    `ranges` are the largest absolute values of products' inputs, by those inputs' names; None finds
+    them at every call. `finer` names weights that are left.
+    """
+
+    def __init__(
+        self,
+        tables: set[int],
+        ranges: Mapping[str, float] | None,
+        finer: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__()
+        self.tables = tables
+        self.ranges = ranges
+        self.finer = finer
+        self.changed: dict[str, str] = {}
+        self._made: dict[Hashable, ScaledWeight] = {}
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Apply both rules everywhere."""
+        graph = model.graph
+        for site in find_sites(graph, self.tables):
+            inputs = site.node.inputs[0]
+            wanted = site.kind != "table" and site.node.op_type in PRODUCTS and is_plain(site.node)
+            if not wanted or inputs is None or site.name in self.finer:
+                continue
+            if self.ranges is not None and not self.ranges.get(str(inputs.name)):
+                continue  # it was 0 on every example
+            replace_product(graph, site.node, self._product(graph, site, inputs))
+            how = "dynamic" if self.ranges is None else "static"
+            self.changed[site.name] = f"int8, a scale a column, {how} inputs"
+        for name in [n for n, value in graph.initializers.items() if not value.uses()]:
+            del graph.initializers[name]
+        graph.opset_imports.setdefault(CONTRIB, 1)
+        return ir.passes.PassResult(model, modified=bool(self.changed))
+
+    def _product(self, graph: ir.Graph, site: Site, inputs: ir.Value) -> ir.Node:
+        if site.place not in self._made:
+            self._made[site.place] = scale_columns(site)
+        scaled = self._made[site.place]
+        stored = scaled.codes.numpy()
+        signed = stored.T if site.transposed else stored  # (K, N)
+        shifted = np.ascontiguousarray((signed.astype(np.int16) + ZERO).astype(np.uint8))
+        codes = constant(graph, f"{site.name}.codes", ir.Tensor(shifted))
+        scales = constant(graph, f"{site.name}.scales", ir.Tensor(scaled.scales))
+        zeros = np.full(scaled.scales.shape, ZERO, dtype=np.uint8)
+        zero = constant(graph, f"{site.name}.zeros", ir.Tensor(zeros))
+        if self.ranges is None:
+            values = [inputs, codes, scales, zero]
+            return ir.node("DynamicQuantizeMatMul", values, domain=CONTRIB, name=site.node.name)
+        quantized, step, middle = self._input(graph, inputs, self.ranges[str(inputs.name)])
+        values = [quantized, codes, step, scales, middle, zero]
+        return ir.node("MatMulIntegerToFloat", values, domain=CONTRIB, name=site.node.name)
+
+    def _input(
+        self, graph: ir.Graph, value: ir.Value, largest: float
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Codes, scale and zero of a product's input; products that read the same share them."""
+        step = np.array(largest / LARGEST_CODE, dtype=np.float32)
+        scale = constant(graph, f"{value.name}.scale", ir.Tensor(step))
+        middle = constant(graph, "quantized.middle", ir.Tensor(np.array(ZERO, dtype=np.uint8)))
+        for node, _ in value.uses():
+            if node.op_type == "QuantizeLinear" and node.inputs[1] is scale:
+                return node.outputs[0], scale, middle
+        node = ir.node("QuantizeLinear", [value, scale, middle], name=f"{value.name}.quantize")
+        codes = node.outputs[0]
+        codes.name, codes.shape = f"{value.name}.codes", value.shape
+        codes.type = ir.TensorType(ir.DataType.UINT8)
+        producer = value.producer()
+        if producer is not None:
+            graph.insert_after(producer, node)
+        else:
+            graph.insert_before(graph[0], node)
+        return codes, scale, middle
