@@ -128,7 +128,7 @@ class BundleWriter:
         self._folder = hidden_sibling(self.destination)
 
     def __enter__(self) -> BundleWriter:
-        self._check_destination()
+        self.check_destination()
         with file_errors(self.destination):
             self._folder.mkdir()
         return self
@@ -176,12 +176,13 @@ class BundleWriter:
             check_files(self._folder, decoded)
             for path in (*self._folder.rglob("*"), self._folder):
                 sync(path)
-            self._check_destination()
+            self.check_destination()
             self._move_in()
             sync(self.destination.parent)
         return Bundle(path=self.destination, manifest=decoded)
 
-    def _check_destination(self) -> None:
+    def check_destination(self) -> None:
+        """Raise BundleError where nothing can be written there; long work asks before it begins."""
         parent = self.destination.parent
         if not parent.is_dir():
             raise BundleError(f"{self.destination}: folder {parent} does not exist, make it first")

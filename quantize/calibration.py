@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import seq2edge
 from seq2edge.bundle import Bundle
 from seq2edge.errors import BackendError, InputError
-from seq2edge.manifest import GraphRecord, Role, Target
+from seq2edge.manifest import Role, Target
 from seq2edge.quantize.examples import Example
 from seq2edge.runtime.backends.onnxruntime import import_onnxruntime
 from seq2edge.runtime.model import Model
@@ -63,7 +63,7 @@ class Calibration:
         progress: Progress = lambda _: None,
     ) -> None:
         self.bundle = bundle
-        self._threads = threads
+        self.threads = threads
         self._model = seq2edge.load(bundle.path, device="cpu", threads=threads, graphs=TARGET)
         self.traces: list[Trace] = []
         for start in range(0, len(examples), BATCH):
@@ -101,8 +101,13 @@ class Calibration:
         `largest` shows its largest absolute value alone, which the graph itself finds.
         """
         watchers = {
-            graph.role: _Watcher(
-                self.bundle, graph, wanted.get(graph.role, ()), self._threads, largest=largest
+            graph.role: Watcher(
+                self,
+                graph.role,
+                ir.load(self.bundle.file(graph.file)),
+                wanted.get(graph.role, ()),
+                outputs=graph.role == "encoder",
+                largest=largest,
             )
             for graph in self.bundle.manifest.graphs
             if graph.target == target
@@ -110,9 +115,9 @@ class Calibration:
         for number, trace in enumerate(self.traces, start=1):
             memory: Feed = {}
             if "encoder" in watchers:
-                memory = watchers["encoder"].run(self._source(trace), see)
+                memory = watchers["encoder"].run(self.source(trace), see)
             if "decoder" in watchers:
-                watchers["decoder"].run(memory | self._tokens(trace), see)
+                watchers["decoder"].run(memory | self.tokens(trace), see)
             progress(number / len(self.traces))
 
     def _source_length(self, trace: Trace) -> int:
@@ -120,14 +125,16 @@ class Calibration:
             return len(trace.source)
         return self._model.dims.frames // 2  # the encoder's convolutions halve the frames
 
-    def _source(self, trace: Trace) -> Feed:
+    def source(self, trace: Trace) -> Feed:
+        """What the encoder reads of an example."""
         assert trace.source is not None
         length = np.array([self._source_length(trace)])
         if isinstance(trace.source, tuple):
             return {"input_ids": np.array([trace.source]), "source_length": length}
         return {"features": self._model.features(trace.source)[None], "source_length": length}
 
-    def _tokens(self, trace: Trace) -> Feed:
+    def tokens(self, trace: Trace) -> Feed:
+        """What the decoder reads of it beside the encoder's memory, all positions at once."""
         stack = self._model.dims.decoder
         assert stack is not None
         length = len(trace.tokens)
@@ -176,43 +183,47 @@ def _encode(model: Model, text: str) -> tuple[int, ...]:
     return tuple(model.tokenizer.encode(text)[: max(1, min(LONGEST, positions))])
 
 
-class _Watcher:
-    """A graph whose inner tensors can be looked at."""
+class Watcher:
+    """A graph whose inner tensors can be looked at while it reads a calibration's examples.
+
+    `outputs`: its own outputs are wanted too. The graph is changed.
+    """
 
     def __init__(
         self,
-        bundle: Bundle,
-        graph: GraphRecord,
-        names: Sequence[str],
-        threads: int | None,
+        seen: Calibration,
+        role: Role,
+        model: ir.Model,
+        names: Sequence[str] = (),
         *,
+        outputs: bool = False,
         largest: bool = False,
     ) -> None:
-        model = ir.load(bundle.file(graph.file))
-        self._role = graph.role
+        self._role = role
         self._names = list(names)
-        self._outputs = [str(output.name) for output in model.graph.outputs]
+        own = [str(output.name) for output in model.graph.outputs]
         values = {str(v.name): v for node in model.graph for v in node.outputs}
         self._fetched = [f"{name}.largest" if largest else name for name in names]
         for name in names:
             values[name].type = values[name].type or ir.TensorType(ir.DataType.FLOAT)
             if largest:
                 model.graph.outputs.append(_largest(model.graph, values[name]))
-            elif name not in self._outputs:
+            elif name not in own:
                 model.graph.outputs.append(values[name])
-        self._session = _open(ir.to_proto(model).SerializeToString(), bundle.path, threads)
+        self._outputs = own if outputs else []
+        graph = ir.to_proto(model).SerializeToString()
+        self._session = _open(graph, seen.bundle.path, seen.threads)
         self._inputs = {put.name for put in self._session.get_inputs()}
 
-    def run(self, feed: Feed, see: See) -> Feed:
-        """Show the tensors asked for; the graph's own outputs come back."""
+    def run(self, feed: Feed, see: See = lambda *_: None) -> Feed:
+        """Show the tensors asked for; the graph's own outputs come back, if they are wanted."""
         feed = {name: values for name, values in feed.items() if name in self._inputs}
-        outputs = [] if self._role == "decoder" else self._outputs
-        if not outputs and not self._names:
+        if not self._outputs and not self._names:
             return {}
-        found = self._session.run([*outputs, *self._fetched], feed)
-        for name, values in zip(self._names, found[len(outputs) :], strict=True):
+        found = self._session.run([*self._outputs, *self._fetched], feed)
+        for name, values in zip(self._names, found[len(self._outputs) :], strict=True):
             see(self._role, name, values)
-        return dict(zip(outputs, found, strict=False))
+        return dict(zip(self._outputs, found, strict=False))
 
 
 def _largest(graph: ir.Graph, value: ir.Value) -> ir.Value:

@@ -24,6 +24,7 @@ from seq2edge.runtime.model import Model
 BATCH = 8
 DRAWS = 1000
 LONGEST = 384  # tokens of a text that perplexity reads
+AGREEMENT = "agreement"  # the one metric that compares two models: see quantize/race.py
 
 Sums: TypeAlias = NDArray[np.float64]  # (sums of a metric,)
 

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from seq2edge.manifest import Role
+from seq2edge.bundle import Bundle
+from seq2edge.errors import BundleError
+from seq2edge.manifest import Role, Target
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.passes.block_weights import BlockWeights, QuantizedWeights
 from seq2edge.quantize.passes.int8_cache import CACHES, Int8Cache
 from seq2edge.quantize.passes.integer_products import IntegerProducts
-from seq2edge.quantize.passes.sites import find_sites
 from seq2edge.quantize.passes.smooth import Smooth
-from seq2edge.quantize.ranges import of_role, study_inputs
+from seq2edge.quantize.ranges import InputStudy, of_role
 from seq2edge.quantize.recipes import Options
 
-Progress = Callable[[float], None]
+CacheChannels: TypeAlias = dict[str, NDArray[np.float32]]  # (kv_heads, head_dim) by output
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,19 +33,27 @@ class MadeGraphs:
     float32_values: dict[str, float]
 
 
+def read_graphs(bundle: Bundle, target: Target) -> dict[Role, ir.Model]:
+    """A bundle's graphs of that kind by role. Raises BundleError where it has none."""
+    graphs = [graph for graph in bundle.manifest.graphs if graph.target == target]
+    if not graphs:
+        raise BundleError(f"{bundle.path}: has no {target} graphs, export the checkpoint again")
+    return {graph.role: ir.load(bundle.file(graph.file)) for graph in graphs}
+
+
 def make_graphs(
     models: dict[Role, ir.Model],
     weights: QuantizedWeights,
     options: Options,
-    seen: Calibration | None,
-    progress: Progress = lambda _: None,
+    study: InputStudy,
+    caches: CacheChannels,
 ) -> MadeGraphs:
-    """Change a float bundle's onnxruntime graphs as the weights' recipe and the options say."""
+    """Change a float bundle's onnxruntime graphs as the weights' recipe and the options say.
+
+    `study` and `caches` are what the examples told; empty where nothing is needed of them.
+    """
     recipe = weights.recipe
     forms: dict[str, str] = {}
-    sites = {role: find_sites(model.graph, weights.tables) for role, model in models.items()}
-    study = study_inputs(seen, sites, recipe, options, "onnxruntime", progress)
-    caches = _cache_channels(seen, models) if options.int8_cache and seen is not None else {}
     for role, model in models.items():
         Smooth(of_role(study.factors, role), weights.tables)(model)
         changes: dict[str, str] = {}
@@ -55,17 +64,16 @@ def make_graphs(
             changes |= products.changed
         blocks = BlockWeights(weights)
         blocks(model)
-        Int8Cache(caches)(model) if caches else None
-        changes |= blocks.changed
+        if caches:
+            Int8Cache(caches)(model)
+        changes = blocks.changed | changes
         forms |= {f"{role}: {name}": form for name, form in changes.items()}
     return MadeGraphs(models=models, forms=forms, float32_values={})
 
 
-def _cache_channels(
-    seen: Calibration, models: dict[Role, ir.Model]
-) -> dict[str, NDArray[np.float32]]:
-    """The largest value of every channel of every cache, (kv_heads, head_dim) by output."""
-    found: dict[str, NDArray[np.float32]] = {}
+def find_cache_channels(seen: Calibration, models: Mapping[Role, ir.Model]) -> CacheChannels:
+    """The largest value of every channel of every cache."""
+    found: CacheChannels = {}
 
     def see(_: Role, name: str, values: NDArray[Any]) -> None:
         most = np.abs(values).max(axis=(0, 2))

@@ -24,6 +24,7 @@ from seq2edge.manifest import (
     ParityRecord,
     QuantizationRecord,
     Role,
+    Target,
     TensorRecord,
     utc_now,
 )
@@ -32,10 +33,16 @@ from seq2edge.quantize.calibrated import calibrate_weights
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.emulation import emulate_bundle
 from seq2edge.quantize.examples import Example
-from seq2edge.quantize.onnxruntime_graphs import MadeGraphs
+from seq2edge.quantize.onnxruntime_graphs import (
+    CacheChannels,
+    MadeGraphs,
+    find_cache_channels,
+    read_graphs,
+)
 from seq2edge.quantize.passes import int8_cache
-from seq2edge.quantize.passes.block_weights import Codes, QuantizedWeights
-from seq2edge.quantize.passes.sites import find_sites
+from seq2edge.quantize.passes.block_weights import Codes, QuantizedWeights, table_sizes
+from seq2edge.quantize.passes.sites import Site, find_sites
+from seq2edge.quantize.ranges import InputStudy, study_inputs
 from seq2edge.quantize.recipes import Options, QuantizedTarget, Recipe, find_recipe, find_target
 from seq2edge.reference import REFERENCE, read_reference
 from seq2edge.runtime import parity
@@ -126,11 +133,13 @@ class Quantizer:
     ) -> None:
         self.bundle = Bundle.open(source, hashes=True)
         self.threads = threads
-        self._graphs = _float_graphs(self.bundle)
+        _check_source(self.bundle)
         self._examples = calibration
         self._language = language
         self._seen: Calibration | None = None
-        self._codes: dict[str, dict[Hashable, Codes]] = {}
+        self._weights: dict[str, QuantizedWeights] = {}
+        self._studies: dict[Hashable, InputStudy] = {}
+        self._caches: CacheChannels = {}
 
     def write(
         self,
@@ -152,14 +161,10 @@ class Quantizer:
             )
         progress("read", 0.0)
         with BundleWriter(destination, overwrite=overwrite) as writer:
-            seen = None
-            if recipe.takes_examples(target) or options.needs_examples():
-                seen = self.seen(lambda part: progress("decode examples", 0.05 + 0.25 * part))
-            weights = self._weights(recipe, options, seen, progress)
-            made = self._make(weights, target, options, seen, progress)
+            made = self.make(recipe, target, options, progress)
             records = _write_graphs(writer, self.bundle, target, made.models, options)
             _copy_others(writer, self.bundle)
-            manifest = _manifest(self.bundle, records, recipe, options, made, seen)
+            manifest = self._manifest(records, recipe, options, target, made)
             progress("compare", 0.8)
             measured, twin = _measure(self.bundle, writer, manifest, made.models, emulation)
             progress("write", 0.9)
@@ -177,6 +182,39 @@ class Quantizer:
             emulated=twin,
         )
 
+    @property
+    def tables(self) -> set[int]:
+        """The sizes of the vocabularies: a weight with as many rows is a table."""
+        return table_sizes(self.bundle.manifest.dims)
+
+    def make(
+        self,
+        recipe: Recipe,
+        target: QuantizedTarget,
+        options: Options = Options(),  # noqa: B008 - frozen
+        progress: Progress = lambda *_: None,
+    ) -> MadeGraphs:
+        """The quantized graphs, in memory."""
+        seen = None
+        if self._uses_examples(recipe, target, options):
+            seen = self.seen(lambda part: progress("decode examples", 0.05 + 0.25 * part))
+        weights = self._calibrated(recipe, seen, progress).but(options.finer)
+
+        def show(part: float) -> None:
+            progress("find ranges", 0.6 + 0.15 * part)
+
+        if target == "tensorrt":
+            study = self._study(weights, "canonical", options, seen, lambda part: show(0.5 * part))
+            return tensorrt_graphs.make_graphs(
+                self.bundle, weights, study, seen, lambda part: show(0.5 + 0.5 * part)
+            )
+        study = self._study(weights, target, options, seen, show)
+        models = read_graphs(self.bundle, target)
+        if options.int8_cache and seen is not None and not self._caches:
+            self._caches = find_cache_channels(seen, models)
+        caches = self._caches if options.int8_cache else {}
+        return onnxruntime_graphs.make_graphs(models, weights, options, study, caches)
+
     def seen(self, progress: Callable[[float], None] = lambda _: None) -> Calibration | None:
         """The examples as the model decoded them, None where there are none."""
         if self._seen is None and self._examples:
@@ -189,56 +227,92 @@ class Quantizer:
             )
         return self._seen
 
-    def models(self) -> dict[Role, ir.Model]:
-        """The float graphs for ONNX Runtime, read afresh."""
-        return {graph.role: ir.load(self.bundle.file(graph.file)) for graph in self._graphs}
+    def _uses_examples(self, recipe: Recipe, target: QuantizedTarget, options: Options) -> bool:
+        return recipe.takes_examples(target) or options.needs_examples()
 
-    def _weights(
-        self, recipe: Recipe, options: Options, seen: Calibration | None, progress: Progress
+    def _calibrated(
+        self, recipe: Recipe, seen: Calibration | None, progress: Progress
     ) -> QuantizedWeights:
-        """The recipe's weights, calibrated where it calibrates."""
-        dims = self.bundle.manifest.dims
-        if seen is None or not recipe.calibrates:
-            return QuantizedWeights(dims, recipe, finer=options.finer)
-        if recipe.name not in self._codes:
-            plan = QuantizedWeights(dims, recipe)
-            sites = {
-                role: find_sites(model.graph, plan.tables) for role, model in self.models().items()
-            }
-            self._codes[recipe.name] = calibrate_weights(
-                seen, sites, plan, lambda part: progress("calibrate", 0.3 + 0.3 * part)
-            )
-        return QuantizedWeights(dims, recipe, self._codes[recipe.name], options.finer)
+        """The recipe's weights, calibrated where it calibrates; made once."""
+        if recipe.name not in self._weights:
+            dims = self.bundle.manifest.dims
+            codes: Mapping[Hashable, Codes] = {}
+            if seen is not None and recipe.calibrates:
+                plan = QuantizedWeights(dims, recipe)
+                sites = _sites(read_graphs(self.bundle, "onnxruntime"), plan)
+                codes = calibrate_weights(
+                    seen, sites, plan, lambda part: progress("calibrate", 0.3 + 0.3 * part)
+                )
+            self._weights[recipe.name] = QuantizedWeights(dims, recipe, codes)
+        return self._weights[recipe.name]
 
-    def _make(
+    def _study(
         self,
         weights: QuantizedWeights,
-        target: QuantizedTarget,
+        target: Target,
         options: Options,
         seen: Calibration | None,
-        progress: Progress,
-    ) -> MadeGraphs:
-        def show(part: float) -> None:
-            progress("find ranges", 0.6 + 0.15 * part)
+        progress: Callable[[float], None],
+    ) -> InputStudy:
+        """What the examples tell of products' inputs; learnt once."""
+        key = (weights.recipe.inputs, target, options.ranges, options.smoothing)
+        if key not in self._studies:
+            sites = _sites(read_graphs(self.bundle, target), weights)
+            found = study_inputs(seen, sites, weights.recipe, options, target, progress)
+            self._studies[key] = found
+        return self._studies[key]
 
-        if target == "tensorrt":
-            return tensorrt_graphs.make_graphs(self.bundle, weights, options, seen, show)
-        return onnxruntime_graphs.make_graphs(self.models(), weights, options, seen, show)
+    def _manifest(
+        self,
+        graphs: tuple[GraphRecord, ...],
+        recipe: Recipe,
+        options: Options,
+        target: QuantizedTarget,
+        made: MadeGraphs,
+    ) -> Manifest:
+        bundle, seen = self.bundle, self._seen
+        used = seen is not None and self._uses_examples(recipe, target, options)
+        raw = (bundle.path / MANIFEST).read_bytes()
+        return dataclasses.replace(
+            bundle.manifest,
+            precision=recipe.name,  # type: ignore[arg-type]
+            graphs=graphs,
+            engines=(),
+            # Stands in until it is measured.
+            parity=bundle.manifest.parity,
+            quantization=QuantizationRecord(
+                recipe=recipe.summary,
+                method="GPTQ" if used and recipe.calibrates else "round to nearest",
+                ranges=options.ranges if recipe.inputs == "static" else None,
+                smoothing=options.smoothing,
+                cache="int8" if options.int8_cache else "activations",
+                examples=len(seen.traces) if used and seen is not None else 0,
+                weights=made.forms,
+                float32_values=made.float32_values,
+                source_sha256=hashlib.sha256(raw).hexdigest(),
+                tool_version=seq2edge.__version__,
+                created=utc_now(),
+                packages={name: importlib.metadata.version(name) for name in PACKAGES},
+            ),
+        )
 
 
-def _float_graphs(bundle: Bundle) -> tuple[GraphRecord, ...]:
+def _sites(models: Mapping[Role, ir.Model], weights: QuantizedWeights) -> dict[Role, list[Site]]:
+    return {role: find_sites(model.graph, weights.tables) for role, model in models.items()}
+
+
+def _check_source(bundle: Bundle) -> None:
     precision = bundle.manifest.precision
     if precision != "float32":
         raise BundleError(
             f"{bundle.path}: quantized already ({precision}), quantize the float bundle instead"
         )
-    graphs = tuple(graph for graph in bundle.manifest.graphs if graph.target == "onnxruntime")
-    if not graphs or REFERENCE not in bundle.manifest.files:
+    targets = {graph.target for graph in bundle.manifest.graphs}
+    if "onnxruntime" not in targets or REFERENCE not in bundle.manifest.files:
         raise BundleError(
             f"{bundle.path}: has no graphs for onnxruntime or no {REFERENCE}, "
             "export the checkpoint again"
         )
-    return graphs
 
 
 def _write_graphs(
@@ -290,39 +364,6 @@ def _copy_others(writer: BundleWriter, bundle: Bundle) -> None:
     for name in manifest.files:
         if name not in own:
             shutil.copyfile(bundle.file(name), writer.path(name))
-
-
-def _manifest(
-    bundle: Bundle,
-    graphs: tuple[GraphRecord, ...],
-    recipe: Recipe,
-    options: Options,
-    made: MadeGraphs,
-    seen: Calibration | None,
-) -> Manifest:
-    raw = (bundle.path / MANIFEST).read_bytes()
-    return dataclasses.replace(
-        bundle.manifest,
-        precision=recipe.name,  # type: ignore[arg-type]
-        graphs=graphs,
-        engines=(),
-        # Stands in until it is measured.
-        parity=bundle.manifest.parity,
-        quantization=QuantizationRecord(
-            recipe=recipe.summary,
-            method="GPTQ" if seen is not None and recipe.calibrates else "round to nearest",
-            ranges=options.ranges if recipe.inputs == "static" else None,
-            smoothing=options.smoothing,
-            cache="int8" if options.int8_cache else "activations",
-            examples=len(seen.traces) if seen is not None else 0,
-            weights=made.forms,
-            float32_values=made.float32_values,
-            source_sha256=hashlib.sha256(raw).hexdigest(),
-            tool_version=seq2edge.__version__,
-            created=utc_now(),
-            packages={name: importlib.metadata.version(name) for name in PACKAGES},
-        ),
-    )
 
 
 def _measure(

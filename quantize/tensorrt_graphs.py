@@ -7,18 +7,15 @@ from collections.abc import Callable, Mapping
 import onnx_ir as ir
 
 from seq2edge.bundle import Bundle
-from seq2edge.errors import BundleError
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.manifest import Role
 from seq2edge.quantize.calibration import Calibration
-from seq2edge.quantize.onnxruntime_graphs import MadeGraphs
+from seq2edge.quantize.onnxruntime_graphs import MadeGraphs, read_graphs
 from seq2edge.quantize.passes.block_weights import QuantizedWeights
 from seq2edge.quantize.passes.dequantized_weights import DequantizedWeights, ScaledWeights
 from seq2edge.quantize.passes.narrow import LARGEST, Narrow, NarrowedWeights
-from seq2edge.quantize.passes.sites import find_sites
 from seq2edge.quantize.passes.smooth import Smooth
-from seq2edge.quantize.ranges import Place, of_role, study_inputs
-from seq2edge.quantize.recipes import Options
+from seq2edge.quantize.ranges import InputStudy, Place, of_role
 
 TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 MARGIN = 4.0  # other inputs may give values this many times as large as the examples did
@@ -31,31 +28,21 @@ Progress = Callable[[float], None]
 def make_graphs(
     bundle: Bundle,
     weights: QuantizedWeights,
-    options: Options,
+    study: InputStudy,
     seen: Calibration | None,
     progress: Progress = lambda _: None,
 ) -> MadeGraphs:
-    """Convert every canonical graph as the weights' recipe and the options say.
+    """Convert every canonical graph as the weights' recipe says, and what was learnt of its inputs.
 
     `seen` is what the recipe needs to know the values' ranges from. Raises BundleError where the
     bundle has no canonical graphs.
     """
     recipe = weights.recipe
-    models = {
-        graph.role: ir.load(bundle.file(graph.file))
-        for graph in bundle.manifest.graphs
-        if graph.target == "canonical"
-    }
-    if not models:
-        raise BundleError(f"{bundle.path}: has no canonical graphs, export the checkpoint again")
+    models = read_graphs(bundle, "canonical")
     dtype = TYPES[recipe.activations]
-    sites = {role: find_sites(model.graph, weights.tables) for role, model in models.items()}
-    study = study_inputs(
-        seen, sites, recipe, options, "canonical", lambda part: progress(0.5 * part)
-    )
     largest = {}
     if seen is not None:
-        largest = find_largest(seen, models, lambda part: progress(0.5 + 0.5 * part))
+        largest = find_largest(seen, models, progress)
         for role, name in study.factors:  # the name is the smoothed value's from now on
             largest[role, f"{name}.rough"] = largest[role, name]
             largest[role, name] = study.ranges.get((role, name), largest[role, name])

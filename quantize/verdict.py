@@ -1,48 +1,41 @@
-"""What quantization is worth on this machine: size, memory, load time, speed, quality.
-
-Speed is measured in interleaved rounds, so that a noisy machine disturbs both bundles alike; the
-verdict is about their ratio.
-"""
+"""What quantization is worth on this machine: size, memory, load time, speed, quality."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 import seq2edge
 from seq2edge.bundle import Bundle
-from seq2edge.errors import BackendError
 from seq2edge.quantize.examples import Example
 from seq2edge.quantize.metrics import Estimate, choose_metric, score
+from seq2edge.quantize.race import (
+    BATCHES,
+    Rates,
+    agreements,
+    answers,
+    inputs_of,
+    peak_memory,
+    race,
+)
 from seq2edge.runtime.model import Model
 
-Input = Any  # ids of a text, or the features of a clip (mels, frames)
-Answers = list[tuple[int, ...]]  # tokens of each input; the class of each input
-
-NEW_TOKENS = 32
-ROUNDS = 3
-BATCHES = (1, 8)
-CLIPS = 64  # whose features are in memory
 PAYS = 1.1  # a ratio of speeds above which faster is called faster, noise considered
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Side:
-    """One bundle's figures. Rates are tokens (or inputs, without decoding) per second, by batch."""
+    """One bundle's figures. Rates are tokens (or inputs, without decoding) per second, by batch.
+
+    Without memory, time and rates: only an engine on its device can tell them.
+    """
 
     bytes: int
-    peak_memory: int
-    load_seconds: float
-    rates: dict[int, float]
+    peak_memory: int | None = None
+    load_seconds: float | None = None
+    rates: Rates = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,10 +69,13 @@ class Verdict:
         """Both bundles' figures as lines of text."""
         rows: list[tuple[str, Callable[[Side], str]]] = [
             ("size, MB", lambda side: f"{side.bytes / 1e6:.1f}"),
-            ("peak memory, MB", lambda side: f"{side.peak_memory / 1e6:.0f}"),
-            ("load, s", lambda side: f"{side.load_seconds:.2f}"),
+            ("peak memory, MB", lambda side: _figure(side.peak_memory, "{:.0f}", 1e6)),
+            ("load, s", lambda side: _figure(side.load_seconds, "{:.2f}")),
             *(
-                (f"{self.unit}/s, batch {batch}", lambda side, b=batch: f"{side.rates[b]:.1f}")
+                (
+                    f"{self.unit}/s, batch {batch}",
+                    lambda side, b=batch: _figure(side.rates.get(b), "{:.1f}"),
+                )
                 for batch in BATCHES
             ),
         ]
@@ -95,10 +91,15 @@ class Verdict:
         return self.quantized.rates[batch] / self.float32.rates[batch]
 
 
+def _figure(value: float | None, form: str, unit: float = 1.0) -> str:
+    return "-" if value is None else form.format(value / unit)
+
+
 def judge(
     float_bundle: Bundle,
     quantized: Bundle,
     *,
+    emulated: Bundle | None = None,
     examples: Sequence[Example] = (),
     metric: str | None = None,
     language: str | None = None,
@@ -106,26 +107,33 @@ def judge(
 ) -> Verdict:
     """Run both bundles on the same inputs: the examples, or random ones where none are given.
 
-    Agreement is the share of generated tokens before the first difference (or of equal classes, or
-    the mean cosine of embeddings). The task's metric is measured on the examples, see `METRICS`;
-    `language` is a multilingual speech model's. Raises OptionError and InputError where metric,
+    Agreement is the share of generated tokens before the first difference (or the mean cosine of
+    what an encoder gives). The task's metric is measured on the examples, see `METRICS`;
+    `language` is a multilingual speech model's. `emulated` answers for a bundle that does not run
+    here; then nothing but size and answers is told. Raises OptionError and InputError where metric,
     examples and model do not go together.
     """
-    sides = [_open(bundle, threads) for bundle in (float_bundle, quantized)]
+    sides = [_open(bundle, threads) for bundle in (float_bundle, emulated or quantized)]
     models = [model for model, _ in sides]
-    inputs = _inputs(models[0], examples)
+    inputs = inputs_of(models[0], examples)
     quality = _quality(models, examples, metric, language)
-    answers, rates = _race(models, inputs, language)
-    figures = [
-        Side(
-            bytes=bundle.size,
-            peak_memory=_peak_memory(bundle.path, threads),
-            load_seconds=seconds,
-            rates=rate,
-        )
-        for bundle, (_, seconds), rate in zip((float_bundle, quantized), sides, rates, strict=True)
-    ]
-    agreement = _agreement(*answers)
+    agreement = statistics.fmean(
+        agreements(*(answers(model, inputs, language) for model in models))
+    )
+    if emulated is None:
+        figures = [
+            Side(
+                bytes=bundle.size,
+                peak_memory=peak_memory(bundle.path, threads),
+                load_seconds=seconds,
+                rates=rates,
+            )
+            for bundle, (_, seconds), rates in zip(
+                (float_bundle, quantized), sides, race(models, inputs, language), strict=True
+            )
+        ]
+    else:
+        figures = [Side(bytes=bundle.size) for bundle in (float_bundle, quantized)]
     verdict = Verdict(
         float32=figures[0],
         quantized=figures[1],
@@ -162,139 +170,14 @@ def _quality(
     )
 
 
-def _inputs(model: Model, examples: Sequence[Example]) -> list[Input]:
-    dims = model.dims
-    rng = np.random.default_rng(0)
-    if dims.mels:
-        if examples:
-            return [model.features(str(example.input)) for example in examples[:CLIPS]]
-        shape = (max(BATCHES), dims.mels, dims.frames)
-        return list(rng.standard_normal(shape, dtype=np.float32))
-    if examples:
-        return [_encode(model, str(example.input)) for example in examples]
-    vocab = dims.source_vocab or dims.vocab
-    stack = dims.encoder or dims.decoder
-    assert stack is not None
-    longest = min(24, (stack.max_positions or 64) // 2)
-    return [rng.integers(0, vocab, longest).tolist() for _ in range(max(BATCHES))]
-
-
-def _encode(model: Model, text: str) -> list[int]:
-    """A text's ids, cut where the model's positions end, with room for what it writes."""
-    stack = model.dims.encoder or model.dims.decoder
-    assert stack is not None
-    ids: list[int] = model.tokenizer.encode(text)
-    return ids[: max(1, stack.max_positions - NEW_TOKENS)] if stack.max_positions else ids
-
-
-def _race(
-    models: list[Model], inputs: list[Input], language: str | None
-) -> tuple[list[Any], list[dict[int, float]]]:
-    """Answers to all inputs, and each model's median rate by batch, in interleaved rounds."""
-    answers = [
-        [
-            answer
-            for group in _groups(inputs, max(BATCHES))
-            for answer in _answer(model, group, language)
-        ]
-        for model in models
-    ]
-    rates: list[dict[int, list[float]]] = [{b: [] for b in BATCHES} for _ in models]
-    for _ in range(ROUNDS):
-        for batch in BATCHES:
-            group = [inputs[i % len(inputs)] for i in range(batch)]
-            for model, measured in zip(models, rates, strict=True):
-                measured[batch].append(_rate(model, group, language))
-    medians = [{b: statistics.median(v) for b, v in measured.items()} for measured in rates]
-    return answers, medians
-
-
-def _groups(inputs: list[Input], size: int) -> Iterator[list[Input]]:
-    for start in range(0, len(inputs), size):
-        yield inputs[start : start + size]
-
-
-def _rate(model: Model, group: list[Input], language: str | None) -> float:
-    begin = time.perf_counter()
-    answers = _answer(model, group, language)
-    made = sum(len(a) for a in answers) if model.dims.decoder else len(group)
-    return made / (time.perf_counter() - begin)
-
-
-def _answer(model: Model, group: list[Input], language: str | None = None) -> Any:
-    """Greedy tokens of each input, as many as fit up to NEW_TOKENS; or what the encoder gives."""
-    if model.dims.decoder is None:
-        classify = model.bundle.manifest.task == "classify"
-        run: Callable[[Any], Any] = model.classify_ids if classify else model.embed_ids
-        return run(group)
-    prompt = max(map(len, group)) if model.dims.encoder is None else 1
-    options = model.options.replace(
-        num_beams=1,
-        num_return_sequences=1,
-        max_length=prompt + NEW_TOKENS,  # the model takes less where its positions end
-        max_new_tokens=None,
-        min_new_tokens=0,
-        min_length=0,
-        eos_token_id=(),
-        forced_eos_token_id=(),
-    )
-    if model.dims.mels:
-        if language is not None:
-            options = options.replace(decoder_prompt=model.speech_prompt(language, "transcribe"))
-        found = model.transcribe_ids(np.stack(group), options)
-    else:
-        found = model.generate_ids(group, options)
-    return [sequences[0].ids for sequences in found]
-
-
-def _agreement(wanted: Any, found: Any) -> float:
-    """The mean over inputs: tokens before the first difference, equal classes, or cosines."""
-    shares = []
-    for a, b in zip(wanted, found, strict=True):
-        if isinstance(a, tuple):
-            same = [x == y for x, y in zip(a, b, strict=True)]
-            shares.append((same.index(False) if False in same else len(same)) / len(same))
-        else:
-            shares.append(float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))))
-    return statistics.fmean(shares)
-
-
-_PROBE = """
-import json, re, sys
-import seq2edge
-from seq2edge.quantize import verdict
-model = seq2edge.load(sys.argv[1], device="cpu", threads=json.loads(sys.argv[2]))
-verdict._answer(model, verdict._inputs(model, ())[:1])
-print(int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) * 1024)
-"""
-
-
-def _peak_memory(path: Path, threads: int | None) -> int:
-    """Bytes at most resident in a process of its own that loads the bundle and answers once."""
-    done = subprocess.run(  # noqa: S603 - our own interpreter and program
-        [sys.executable, "-c", _PROBE, str(path.resolve()), json.dumps(threads)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise BackendError(f"{path}: cannot be measured alone: {done.stderr.strip()[-300:]}")
-    return int(done.stdout)
-
-
 def _sentence(verdict: Verdict, name: str, *, sampled: bool) -> str:
     """Plain words on whether it pays here."""
-    single, several = (verdict.speedup(batch) for batch in BATCHES)
     smaller = 1 / verdict.size_ratio
-    if min(single, several) >= PAYS:
-        speed = f"{single:.1f}x as fast one at a time and {several:.1f}x in batches of {BATCHES[1]}"
-        word = "pays here"
-    elif max(single, several) >= PAYS:
-        speed = f"{single:.1f}x the speed one at a time, {several:.1f}x in batches of {BATCHES[1]}"
-        word = "pays here for one of the two"
+    if verdict.quantized.rates:
+        word, speed = _speed(*(verdict.speedup(batch) for batch in BATCHES), smaller=smaller)
     else:
-        speed = f"not faster ({single:.1f}x and {several:.1f}x)"
-        word = "pays here by its size alone" if smaller >= PAYS else "does not pay here"
+        word = "does not run here, its answers are emulated"
+        speed = "its speed shows where an engine runs"
     kept = f"keeps {verdict.agreement:.1%} of the float model's answers"
     on = "the examples given" if sampled else "random input, which says little: give examples"
     sentence = f"{name} {word}: {smaller:.1f}x smaller, {speed}; {kept} on {on}"
@@ -307,3 +190,19 @@ def _sentence(verdict: Verdict, name: str, *, sampled: bool) -> str:
         f"{quality.quantized.value:.2f} ({change.value:+.2f}, 95 % of draws "
         f"{change.low:+.2f} to {change.high:+.2f})"
     )
+
+
+def _speed(single: float, several: float, *, smaller: float) -> tuple[str, str]:
+    """Whether it pays, and the ratios of speed in words."""
+    if min(single, several) >= PAYS:
+        return (
+            "pays here",
+            f"{single:.1f}x as fast one at a time and {several:.1f}x in batches of {BATCHES[1]}",
+        )
+    if max(single, several) >= PAYS:
+        return (
+            "pays here for one of the two",
+            f"{single:.1f}x the speed one at a time, {several:.1f}x in batches of {BATCHES[1]}",
+        )
+    word = "pays here by its size alone" if smaller >= PAYS else "does not pay here"
+    return word, f"not faster ({single:.1f}x and {several:.1f}x)"

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tiny_models
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from seq2edge.export.pipeline import export_checkpoint
+from seq2edge.quantize.examples import Example
 
 SPECIAL = ["<s>", "<pad>", "</s>"]
 
@@ -39,3 +41,9 @@ def speaking_bundle(
     write_tokenizer(folder / "checkpoint", template)
     export_checkpoint(folder / "checkpoint", folder / "bundle")
     return folder / "bundle"
+
+
+def sentences(count: int = 20, words: int = 9) -> list[Example]:
+    """Random texts that the tokenizer of `speaking_bundle` reads, always the same."""
+    rows = np.random.default_rng(7).integers(len(SPECIAL), tiny_models.VOCAB, (count, words))
+    return [Example(input=" ".join(f"w{i}" for i in row)) for row in rows]

@@ -12,6 +12,7 @@ inner axis no block of at least 16 values divides. `MatMulNBits` computes with i
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import logging
@@ -72,15 +73,24 @@ class QuantizedWeights:
     ) -> None:
         self.recipe = recipe
         self.finer = finer
-        self.tables = {dims.vocab, dims.source_vocab} - {0}
+        self.tables = table_sizes(dims)
         self._calibrated = calibrated or {}
-        self._made: dict[Hashable, BlockedWeight | None] = {}
+        self._made: dict[Hashable, BlockedWeight] = {}
+
+    def but(self, finer: frozenset[str]) -> QuantizedWeights:
+        """The same with these finer weights; what was made stays made."""
+        other = copy.copy(self)
+        other.finer = finer
+        return other
 
     def of(self, site: Site) -> BlockedWeight | None:
         """The form of a weight; None to keep floats."""
-        key = (site.place, site.transposed)
+        form = self.form(site)
+        if form is None:
+            return None
+        key = (site.place, site.transposed, form)
         if key not in self._made:
-            self._made[key] = self._quantize(site)
+            self._made[key] = self._quantize(site, form)
         return self._made[key]
 
     def asked(self, site: Site) -> Form | None:
@@ -100,12 +110,9 @@ class QuantizedWeights:
             block //= 2
         return Form(bits=asked.bits, block=block) if block >= LEAST_BLOCK else None
 
-    def _quantize(self, site: Site) -> BlockedWeight | None:
-        form = self.form(site)
-        if form is None:
-            return None
+    def _quantize(self, site: Site, form: Form) -> BlockedWeight:
         found = self._calibrated.get(site.place)
-        if found is not None:
+        if found is not None and site.name not in self.finer:
             return pack(found, form)
         nbits = _quantizers()
         config = nbits.DefaultWeightOnlyQuantConfig(
@@ -114,6 +121,11 @@ class QuantizedWeights:
         quantizer = nbits.DefaultWeightOnlyQuantizer(config)
         packed, scales, _ = quantizer.qbits_block_quant(np.ascontiguousarray(site.weight()))
         return BlockedWeight(packed=packed, scales=scales, bits=form.bits, block=form.block)
+
+
+def table_sizes(dims: Dims) -> set[int]:
+    """The sizes of the vocabularies: a weight with as many rows is an embedding or an LM head."""
+    return {dims.vocab, dims.source_vocab} - {0}
 
 
 def pack(codes: Codes, form: Form) -> BlockedWeight:

@@ -33,6 +33,12 @@ class Site:
         return str(self.value.name)
 
     @property
+    def layer(self) -> str:
+        """The part of the model that it belongs to: "decoder.layers.3.feedforward"."""
+        parts = self.name.removeprefix("model.").split(".")
+        return ".".join(parts[:4] if "layers" in parts else parts[:1])
+
+    @property
     def tensor(self) -> ir.TensorProtocol:
         """The weight as it is stored."""
         assert self.value.const_value is not None

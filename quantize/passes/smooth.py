@@ -3,8 +3,8 @@
 1. An input x with factors s (K,) becomes `Mul(x, 1 / s)` for the products that read a weight.
 2. Each of those weights (K, N) gets its rows multiplied by s: the products stay what they were.
 
-A weight that several products read cannot have several factors: its inputs are left as they are.
-Factors are those of `quantize/ranges.py`; tables have none.
+A weight that several products read cannot have several factors: its inputs are left as they are,
+and so are inputs of the graph itself. Factors are those of `quantize/ranges.py`; tables have none.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Smooth(ir.passes.InPlacePass):
         readers = Counter(id(site.value) for sites in inputs.values() for site in sites)
         changed = False
         for name, sites in inputs.items():
-            if name in self.factors and all(readers[id(site.value)] == 1 for site in sites):
+            value = sites[0].node.inputs[0]
+            alone = all(readers[id(site.value)] == 1 for site in sites)
+            if name in self.factors and alone and value is not None and value.producer():
                 _smooth(graph, name, sites, self.factors[name])
                 changed = True
         return ir.passes.PassResult(model, modified=changed)
@@ -52,10 +54,8 @@ def _smooth(graph: ir.Graph, name: str, sites: list[Site], factors: NDArray[np.f
     value.name, made.name = f"{name}.rough", name
     made.shape, made.type = value.shape, value.type
     producer = value.producer()
-    if producer is not None:
-        graph.insert_after(producer, node)
-    else:
-        graph.insert_before(graph[0], node)
+    assert producer is not None
+    graph.insert_after(producer, node)
     for site in sites:
         site.node.replace_input_with(0, made)
         site.value.const_value = _scaled(site, factors)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import tiny_models
-from speaking import speaking_bundle
+from speaking import sentences, speaking_bundle
 
 import seq2edge
 from seq2edge.bundle import Bundle
@@ -34,12 +34,6 @@ def bundles(tmp_path_factory):
     return get
 
 
-def texts(count=20, length=9):
-    """Examples of that many words."""
-    words = np.random.default_rng(7).integers(3, tiny_models.VOCAB, (count, length))
-    return [Example(input=" ".join(f"w{i}" for i in row)) for row in words]
-
-
 def inputs(bundle):
     """The names of all products' inputs, by graph."""
     names = {}
@@ -55,7 +49,7 @@ def inputs(bundle):
 def test_every_position_of_every_example_is_seen(bundles, name):
     """Sources, prompts and what the model wrote itself; no padding among it."""
     bundle = bundles(name)
-    calibration = Calibration(bundle, texts(), threads=1)
+    calibration = Calibration(bundle, sentences(), threads=1)
     rows = defaultdict(int)
 
     def see(role, tensor, values):
@@ -75,7 +69,7 @@ def test_the_model_writes_the_tokens_itself(bundles):
     """What the runtime generates for the example follows its start, or its prompt."""
     for name in ("bart", "gpt2"):
         bundle = bundles(name)
-        examples = texts(10)
+        examples = sentences(10)
         calibration = Calibration(bundle, examples, threads=1)
         model = seq2edge.load(bundle.path, device="cpu", threads=1)
         ids = [model.tokenizer.encode(example.input) for example in examples]
@@ -90,7 +84,7 @@ def test_the_model_writes_the_tokens_itself(bundles):
 def test_what_is_seen_at_once_is_what_the_steps_see(bundles):
     """The last position's values equal those of decoding token by token."""
     bundle = bundles("bart")
-    calibration = Calibration(bundle, texts(), threads=1)
+    calibration = Calibration(bundle, sentences(), threads=1)
     trace = calibration.traces[0]
     model = seq2edge.load(bundle.path, device="cpu", threads=1)
     memory = model.backend.encode(np.array([trace.source]), np.array([len(trace.source)]))
@@ -106,7 +100,7 @@ def test_what_is_seen_at_once_is_what_the_steps_see(bundles):
 def test_groups_of_moments_give_what_all_at_once_do(bundles, monkeypatch, name):
     """Memory is bounded by reading the examples more often."""
     bundle = bundles(name)
-    calibration = Calibration(bundle, texts(), threads=1)
+    calibration = Calibration(bundle, sentences(), threads=1)
     plan = QuantizedWeights(bundle.manifest.dims, RECIPES["int4-weight"])
     found = []
     for limit in (2**30, 4 * 64**2):

@@ -136,8 +136,8 @@ def test_answers_that_are_no_numbers_are_not_written(exported, tmp_path, monkeyp
     """Whatever went wrong in a weight."""
     original = QuantizedWeights._quantize
 
-    def broken(self, site):
-        blocked = original(self, site)
+    def broken(self, site, form):
+        blocked = original(self, site, form)
         return dataclasses.replace(blocked, scales=np.full_like(blocked.scales, np.nan))
 
     monkeypatch.setattr(QuantizedWeights, "_quantize", broken)

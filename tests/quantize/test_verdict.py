@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import re
 
-import numpy as np
 import pytest
 from speaking import speaking_bundle
 
 from seq2edge.bundle import Bundle
 from seq2edge.quantize.examples import Example
 from seq2edge.quantize.pipeline import quantize_bundle
-from seq2edge.quantize.verdict import BATCHES, Side, Verdict, _agreement, _sentence, judge
+from seq2edge.quantize.race import BATCHES
+from seq2edge.quantize.verdict import Side, Verdict, _sentence, judge
 
 FLOAT = Side(bytes=400, peak_memory=900, load_seconds=1.0, rates={1: 100.0, 8: 400.0})
 
@@ -100,15 +100,6 @@ def test_words_follow_from_the_figures(figures, wanted):
     sentence = _sentence(figures, "int8", sampled=True)
     assert re.search(wanted, sentence)
     assert "keeps 98.0% of the float model's answers on the examples given" in sentence
-
-
-def test_agreement_counts_up_to_the_first_difference():
-    """Later tokens follow from other histories, and say nothing."""
-    assert _agreement([(1, 2, 3, 4)], [(1, 2, 3, 4)]) == 1
-    assert _agreement([(1, 2, 3, 4)], [(1, 2, 9, 4)]) == 0.5
-    assert _agreement([(1, 2), (3, 4)], [(9, 2), (3, 4)]) == 0.5
-    vectors = np.array([[1.0, 0.0]]), np.array([[1.0, 1.0]])
-    assert _agreement(*vectors) == pytest.approx(0.5**0.5)
 
 
 def test_ratios():

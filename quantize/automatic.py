@@ -1,0 +1,276 @@
+"""Finding the fastest recipe that loses no more than a budget allows, on this machine.
+
+1. Every recipe is tried as it is: quality on the examples for evaluation, and speed in rounds that
+   alternate with the float model's, so that a noisy machine disturbs both alike.
+2. A recipe that loses too much, but would be faster than all that do not, is tried again with the
+   layers that err most kept finer (float32 instead of 8 bits, 8 instead of 4). Halving finds the
+   fewest layers that do; fewer finer layers are taken to lose more.
+3. Of the trials within the budget the fastest for one input at a time is chosen; among those as
+   fast within the noise, the smallest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import seq2edge
+from seq2edge.bundle import Bundle, BundleWriter
+from seq2edge.errors import OptionError
+from seq2edge.quantize.budget import Budget
+from seq2edge.quantize.examples import Example
+from seq2edge.quantize.metrics import AGREEMENT, Estimate, Metric, Scores, choose_metric, score
+from seq2edge.quantize.pipeline import QuantizationReport, Quantizer
+from seq2edge.quantize.race import BATCHES, Rates, agreement_metric, inputs_of, race
+from seq2edge.quantize.recipes import RECIPES, Options, QuantizedTarget, Recipe
+from seq2edge.quantize.sensitivity import LayerError, measure_layers
+from seq2edge.runtime.model import Model
+
+NOISE = 0.95  # a speed of which the fastest is called as fast
+TARGET: QuantizedTarget = "onnxruntime"  # whose graphs run here: speed is measured, never guessed
+
+Progress = Callable[[str, float], None]  # what is being done, and how much of all is done (0 to 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One way to quantize, measured. `speedups` are over float32, by batch, in the same rounds.
+
+    `finer` are the layers that keep more bits than the recipe says.
+    """
+
+    recipe: str
+    finer: tuple[str, ...]
+    options: Options
+    bytes: int
+    rates: Rates
+    speedups: Rates
+    quality: Estimate
+    change: Estimate
+    within: bool
+
+    @property
+    def name(self) -> str:
+        """The recipe, and how many layers are finer."""
+        count = len(self.finer)
+        return f"{self.recipe}, {count} finer" if count else self.recipe
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Search:
+    """All trials, the float model beside them, and what each layer's quantization alone does."""
+
+    budget: Budget
+    unit: str
+    examples: int
+    float_bytes: int
+    float_quality: Estimate
+    trials: tuple[Trial, ...]
+    layers: dict[str, tuple[LayerError, ...]]
+    chosen: Trial
+
+    def values(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        trials = [
+            {
+                **{
+                    key: value
+                    for key, value in dataclasses.asdict(trial).items()
+                    if key != "options"
+                },
+                "chosen": trial is self.chosen,
+            }
+            for trial in self.trials
+        ]
+        layers = {
+            recipe: {part.layer: part.error for part in parts}
+            for recipe, parts in self.layers.items()
+        }
+        return {"budget": str(self.budget), "trials": trials, "layers": layers}
+
+    def table(self) -> list[str]:
+        """Every trial as a line of text, the chosen one marked."""
+        heads = "".join(f"{f'speed x{batch}':>13}" for batch in BATCHES)
+        lines = [f"  {'':<28}{'MB':>8}{heads}{self.budget.metric:>12}{'change':>9}  {self.budget}"]
+        values = f"{self.float_bytes / 1e6:>8.1f}{1:>13.2f}{1:>13.2f}"
+        lines.append(f"  {'float32':<28}{values}{self.float_quality.value:>12.2f}{'':>9}")
+        for trial in self.trials:
+            speeds = "".join(f"{trial.speedups[batch]:>13.2f}" for batch in BATCHES)
+            lines.append(
+                f"{'*' if trial is self.chosen else ' '} {trial.name:<28}"
+                f"{trial.bytes / 1e6:>8.1f}{speeds}{trial.quality.value:>12.2f}"
+                f"{trial.change.value:>+9.2f}  {'within' if trial.within else 'exceeded'}"
+            )
+        return lines
+
+
+def quantize_automatically(
+    quantizer: Quantizer,
+    destination: str | Path,
+    budget: Budget,
+    evaluation: Sequence[Example],
+    *,
+    options: Options = Options(),  # noqa: B008 - frozen
+    language: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = lambda *_: None,
+) -> tuple[QuantizationReport, Search]:
+    """Search, and write the bundle that was chosen.
+
+    The quantizer's examples calibrate and tell the layers' errors; `evaluation` is what the budget
+    is about. Options hold for every recipe that heeds them. Raises OptionError where examples are
+    missing, a metric is not the model's, or nothing stays within the budget, and BundleError where
+    nothing can be written; then nothing is.
+    """
+    BundleWriter(destination, overwrite=overwrite).check_destination()
+    if quantizer.seen(lambda part: progress("decode examples", 0.1 * part)) is None:
+        raise OptionError(
+            "calibration: auto needs examples, the errors of layers are found on them"
+        )
+    if not evaluation:
+        raise OptionError("evaluation: auto needs examples, the budget is about them")
+    with tempfile.TemporaryDirectory(dir=Path(destination).absolute().parent) as folder:
+        search = _Searcher(
+            quantizer, budget, evaluation, options, Path(folder), language, progress
+        ).run()
+    report = quantizer.write(
+        destination,
+        RECIPES[search.chosen.recipe],
+        target=TARGET,
+        options=search.chosen.options,
+        overwrite=overwrite,
+        progress=lambda stage, part: progress(stage, 0.95 + 0.05 * part),
+    )
+    return report, search
+
+
+class _Searcher:
+    """The state of a search."""
+
+    def __init__(
+        self,
+        quantizer: Quantizer,
+        budget: Budget,
+        evaluation: Sequence[Example],
+        options: Options,
+        folder: Path,
+        language: str | None,
+        progress: Progress,
+    ) -> None:
+        self.quantizer, self.budget, self.evaluation = quantizer, budget, evaluation
+        self.options, self.folder, self.language, self.progress = (
+            options,
+            folder,
+            language,
+            progress,
+        )
+        self.model = self._load(quantizer.bundle)
+        self.inputs = inputs_of(self.model, evaluation)
+        self.metric = self._metric()
+        self.wanted = self._score(self.model)
+        self.trials: list[Trial] = []
+        self.layers: dict[str, tuple[LayerError, ...]] = {}
+
+    def run(self) -> Search:
+        recipes = [recipe for recipe in RECIPES.values() if TARGET in recipe.targets]
+        for number, recipe in enumerate(recipes):
+            self.progress(f"try {recipe.name}", 0.1 + 0.4 * number / len(recipes))
+            self._try(recipe)
+        exceeded = sorted(
+            (trial for trial in self.trials if not trial.within), key=lambda t: -t.speedups[1]
+        )
+        for number, trial in enumerate(exceeded):
+            if trial.speedups[1] > max((t.speedups[1] for t in self._within()), default=0.0):
+                self._refine(RECIPES[trial.recipe], 0.5 + 0.45 * number / len(exceeded))
+        return Search(
+            budget=self.budget,
+            unit="tokens" if self.model.dims.decoder else "inputs",
+            examples=len(self.evaluation),
+            float_bytes=self.quantizer.bundle.size,
+            float_quality=self.wanted.estimate(),
+            trials=tuple(self.trials),
+            layers=self.layers,
+            chosen=self._choose(),
+        )
+
+    def _within(self) -> list[Trial]:
+        return [trial for trial in self.trials if trial.within]
+
+    def _choose(self) -> Trial:
+        fitting = self._within()
+        if not fitting:
+            worse = -1 if self.budget.rises else 1
+            closest = min(self.trials, key=lambda trial: worse * trial.change.value)
+            raise OptionError(
+                f"budget: {self.budget} is not reached, the closest is {closest.name} with "
+                f"{closest.change.value:+.2f}; allow more, or keep the float bundle"
+            )
+        fastest = max(trial.speedups[1] for trial in fitting)
+        even = [trial for trial in fitting if trial.speedups[1] >= NOISE * fastest]
+        return min(even, key=lambda trial: trial.bytes)
+
+    def _refine(self, recipe: Recipe, start: float) -> None:
+        """Find the fewest finer layers with which the recipe stays within the budget."""
+
+        def show(part: float) -> None:
+            self.progress(f"layers, {recipe.name}", start + 0.2 * part)
+
+        options = self._options(recipe)
+        self.layers[recipe.name] = tuple(measure_layers(self.quantizer, recipe, options, show))
+        erring = [part for part in self.layers[recipe.name] if part.error > 0]
+        low, high = 0, len(erring)  # `low` layers are known to be too few
+        while high - low > 1:
+            middle = (low + high) // 2
+            self.progress(f"{recipe.name}, {middle} finer", start + 0.25)
+            if self._try(recipe, erring[:middle]).within:
+                high = middle
+            else:
+                low = middle
+
+    def _options(self, recipe: Recipe) -> Options:
+        """What the recipe heeds of the options."""
+        return dataclasses.replace(
+            self.options,
+            ranges=self.options.ranges if recipe.inputs == "static" else "min-max",
+            smoothing=self.options.smoothing if recipe.inputs else 0.0,
+        )
+
+    def _try(self, recipe: Recipe, finer: Sequence[LayerError] = ()) -> Trial:
+        names = frozenset(name for part in finer for name in part.weights)
+        options = dataclasses.replace(self._options(recipe), finer=names)
+        report = self.quantizer.write(
+            self.folder / "trial", recipe, target=TARGET, options=options, overwrite=True
+        )
+        model = self._load(report.bundle)
+        found = self._score(model)
+        before, after = race([self.model, model], self.inputs, self.language)
+        change = found.change_from(self.wanted)
+        trial = Trial(
+            recipe=recipe.name,
+            finer=tuple(part.layer for part in finer),
+            options=options,
+            bytes=report.bundle.size,
+            rates=after,
+            speedups={batch: after[batch] / before[batch] for batch in after},
+            quality=found.estimate(),
+            change=change,
+            within=self.budget.holds(self.wanted.estimate(), change),
+        )
+        self.trials.append(trial)
+        return trial
+
+    def _load(self, bundle: Bundle) -> Model:
+        return seq2edge.load(bundle.path, device="cpu", threads=self.quantizer.threads)
+
+    def _metric(self) -> Metric:
+        if self.budget.metric == AGREEMENT:
+            return agreement_metric(self.model, self.inputs, self.language)
+        metric = choose_metric(self.model, self.evaluation, self.budget.metric)
+        assert metric is not None
+        return metric
+
+    def _score(self, model: Model) -> Scores:
+        return score(self.metric, model, self.evaluation, language=self.language)

@@ -1,0 +1,77 @@
+"""Keys and values in 8 bits: a quarter of the memory, and nearly the same answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from speaking import sentences, speaking_bundle
+
+import seq2edge
+from seq2edge.bundle import Bundle
+from seq2edge.errors import OptionError
+from seq2edge.quantize.pipeline import quantize_bundle
+from seq2edge.quantize.recipes import Options
+from seq2edge.runtime.verification import verify_graphs
+
+INT8 = Options(int8_cache=True)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A bundle of that name, its quantized twins with float and with 8-bit caches."""
+    found = {}
+
+    def get(name):
+        if name not in found:
+            folder = tmp_path_factory.mktemp(name)
+            source = speaking_bundle(name, folder)
+            floats = quantize_bundle(source, folder / "floats", "int8-weight")
+            small = quantize_bundle(
+                source, folder / "small", "int8-weight", options=INT8, calibration=sentences(30)
+            )
+            found[name] = (floats, small)
+        return found[name]
+
+    return get
+
+
+@pytest.mark.parametrize("name", ["bart", "t5", "llama", "gpt2"])
+def test_answers_stay_close(made, name):
+    """Prefill, steps and exchanged beams on the recorded program, and the result verifies."""
+    floats, small = made(name)
+    assert small.parity.max_relative < floats.parity.max_relative + 0.1
+    assert small.parity.tokens_equal >= 0.8 * small.parity.tokens_compared
+    assert all(outcome.passed for _, outcome in verify_graphs(small.bundle, device="cpu"))
+
+
+def test_beams_are_reordered_in_bytes(made):
+    """Beam search moves rows of the caches about, which are a quarter as large."""
+    models = [seq2edge.load(r.bundle.path, device="cpu", threads=1) for r in made("bart")]
+    options = models[0].options.replace(num_beams=3, max_new_tokens=6, max_length=None)
+    ids = [[5, 6, 7, 8], [9, 10]]
+    answers = [[s[0].ids for s in model.generate_ids(ids, options)] for model in models]
+    assert all(len(found) > 1 for found in answers[1])
+    caches = [model.backend.start(None, 3, 64) for model in models if model.dims.encoder is None]
+    assert caches == []
+    memory = models[1].backend.encode(np.array([[5, 6, 7]]), np.array([3]))
+    cache = models[1].backend.start(memory, 3, 64)
+    assert {buffer.view().dtype for buffer in cache._buffers} == {np.dtype(np.int8)}
+
+
+def test_the_manifest_tells(made):
+    """The caches' type in the contract, in the record, and the release that runs it."""
+    manifest = Bundle.open(made("llama")[1].bundle.path).manifest
+    graph = next(graph for graph in manifest.graphs if graph.role == "decoder")
+    types = {t.name.split("_")[0]: t.dtype for t in (*graph.inputs, *graph.outputs)}
+    assert (types["past"], types["present"], types["logits"]) == ("int8", "int8", "float32")
+    assert graph.requires == {"onnxruntime": "1.32"}
+    assert manifest.quantization.cache == "int8"
+    assert manifest.quantization.examples == 30
+
+
+def test_examples_are_needed(tmp_path, exported):
+    """Scales are what they showed."""
+    source = exported("gpt2")[1] / "bundle"
+    with pytest.raises(OptionError, match="needs examples, they show how large values get"):
+        quantize_bundle(source, tmp_path / "x", "int8-weight", options=INT8)
+    assert not (tmp_path / "x").exists()

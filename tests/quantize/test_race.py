@@ -1,0 +1,50 @@
+"""Running bundles beside each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from speaking import sentences, speaking_bundle
+
+import seq2edge
+from seq2edge.quantize.metrics import score
+from seq2edge.quantize.pipeline import quantize_bundle
+from seq2edge.quantize.race import BATCHES, agreement_metric, agreements, answers, inputs_of, race
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A float model and its 4-bit twin."""
+    folder = tmp_path_factory.mktemp("bart")
+    source = speaking_bundle("bart", folder)
+    small = quantize_bundle(source, folder / "small", "int4-weight").bundle
+    return [seq2edge.load(path, device="cpu", threads=1) for path in (source, small.path)]
+
+
+def test_agreement_counts_up_to_the_first_difference():
+    """Later tokens follow from other histories, and say nothing."""
+    assert list(agreements([(1, 2, 3, 4)], [(1, 2, 3, 4)])) == [1]
+    assert list(agreements([(1, 2, 3, 4)], [(1, 2, 9, 4)])) == [0.5]
+    assert list(agreements([(1, 2), (3, 4)], [(9, 2), (3, 4)])) == [0, 1]
+    vectors = np.array([[1.0, 0.0]]), np.array([[1.0, 1.0]])
+    assert list(agreements(*vectors)) == pytest.approx([0.5**0.5])
+
+
+def test_agreement_is_a_metric(models):
+    """A model agrees with itself to 100 percent, with its quantized twin to less."""
+    examples = sentences(20)
+    metric = agreement_metric(models[0], inputs_of(models[0], examples))
+    same, other = (score(metric, model, examples) for model in models)
+    assert same.estimate().value == 100
+    shares = agreements(*(answers(model, inputs_of(models[0], examples)) for model in models))
+    assert other.estimate().value == pytest.approx(100 * np.mean(list(shares)))
+    assert other.change_from(same).value < 0
+
+
+def test_rates_are_of_every_model_and_batch(models):
+    """In the order of the models."""
+    found = race(models, inputs_of(models[0], ()))
+    assert len(found) == 2
+    for rates in found:
+        assert set(rates) == set(BATCHES)
+        assert min(rates.values()) > 0

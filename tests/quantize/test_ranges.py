@@ -1,0 +1,105 @@
+"""How large products' inputs get: what the examples show, whatever the method."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from speaking import sentences, speaking_bundle
+
+from seq2edge.bundle import Bundle
+from seq2edge.quantize.calibration import Calibration
+from seq2edge.quantize.onnxruntime_graphs import read_graphs
+from seq2edge.quantize.passes.sites import find_sites
+from seq2edge.quantize.ranges import (
+    find_channels,
+    find_factors,
+    find_ranges,
+    product_inputs,
+    study_inputs,
+)
+from seq2edge.quantize.recipes import RANGE_METHODS, RECIPES, Options
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory):
+    """A tiny encoder-decoder with what it decoded."""
+    bundle = Bundle.open(speaking_bundle("bart", tmp_path_factory.mktemp("bart")))
+    return Calibration(bundle, sentences(30), threads=1)
+
+
+@pytest.fixture(scope="module")
+def sites(calibration):
+    """Its products by graph."""
+    models = read_graphs(calibration.bundle, "onnxruntime")
+    vocab = {calibration.bundle.manifest.dims.vocab}
+    return {role: find_sites(model.graph, vocab) for role, model in models.items()}
+
+
+@pytest.fixture(scope="module")
+def values(calibration, sites):
+    """All values of every input, as numpy sees them."""
+    seen = defaultdict(list)
+    wanted = {role: list(product_inputs(some)) for role, some in sites.items()}
+    calibration.observe(wanted, lambda role, name, found: seen[role, name].append(found.copy()))
+    return {
+        place: np.concatenate([v.reshape(-1, v.shape[-1]) for v in found])
+        for place, found in seen.items()
+    }
+
+
+@pytest.mark.parametrize("method", RANGE_METHODS)
+def test_every_method_finds_a_range_within_the_values(calibration, sites, values, method, capsys):
+    """The largest, the 99.99th percentile, or less; nothing is printed."""
+    channels = find_channels(calibration, sites, "onnxruntime")
+    found = find_ranges(calibration, channels, {}, method, "onnxruntime")
+    assert found.keys() == values.keys()
+    for place, array in values.items():
+        sizes = np.abs(array)
+        np.testing.assert_allclose(channels[place], sizes.max(axis=0), rtol=1e-6)
+        if method == "min-max":
+            assert found[place] == pytest.approx(float(sizes.max()))
+        elif method == "percentile":
+            # A bin's width apart.
+            assert found[place] >= np.quantile(sizes, 0.9999) * 0.99
+            assert found[place] <= sizes.max() * 1.001
+        else:
+            assert 0 < found[place] <= sizes.max() * 1.01
+    assert capsys.readouterr().out == ""
+
+
+def test_an_outlier_moves_the_largest_value_alone(calibration, sites, values):
+    """One value in ten thousand is not what the percentile is about."""
+    place = next(iter(values))
+    array = np.tile(values[place], (40, 1))
+    array[0, 0] = 1000.0
+
+    class Once:
+        """Stands in for a calibration with these values."""
+
+        def observe(self, wanted, see, progress, **_):
+            see(*place, array)
+
+    channels = {place: np.abs(array).max(axis=0)}
+    ranges = {m: find_ranges(Once(), channels, {}, m, "onnxruntime") for m in RANGE_METHODS}
+    assert ranges["min-max"][place] == 1000.0
+    assert ranges["percentile"][place] < 10.0
+
+
+def test_factors_balance_inputs_and_weights(calibration, sites):
+    """With half of the outliers moved, both sides' channels are equally large."""
+    channels = find_channels(calibration, sites, "onnxruntime")
+    factors = find_factors(channels, sites, 0.5)
+    assert factors.keys() == channels.keys()
+    for role, some in sites.items():
+        for name, readers in product_inputs(some).items():
+            rows = np.max([np.abs(site.weight()).max(axis=1) for site in readers], axis=0)
+            inputs = channels[role, name] / factors[role, name]
+            np.testing.assert_allclose(inputs, rows * factors[role, name], rtol=1e-3)
+
+
+def test_nothing_is_read_where_nothing_is_needed(sites):
+    """Recipes without fixed ranges or smoothing need no examples."""
+    study = study_inputs(None, sites, RECIPES["int8-dynamic"], Options(), "onnxruntime")
+    assert (study.factors, study.ranges) == ({}, {})
