@@ -185,6 +185,9 @@ class _Searcher:
         for number, trial in enumerate(exceeded):
             if trial.speedups[1] > max((t.speedups[1] for t in self._within()), default=0.0):
                 self._refine(RECIPES[trial.recipe], 0.5 + 0.45 * number / len(exceeded))
+        chosen = self._choose()
+        if chosen.recipe not in self.layers:
+            self._measure_layers(RECIPES[chosen.recipe], 0.75)
         return Search(
             budget=self.budget,
             unit="tokens" if self.model.dims.decoder else "inputs",
@@ -193,7 +196,7 @@ class _Searcher:
             float_quality=self.wanted.estimate(),
             trials=tuple(self.trials),
             layers=self.layers,
-            chosen=self._choose(),
+            chosen=chosen,
         )
 
     def _within(self) -> list[Trial]:
@@ -214,13 +217,7 @@ class _Searcher:
 
     def _refine(self, recipe: Recipe, start: float) -> None:
         """Find the fewest finer layers with which the recipe stays within the budget."""
-
-        def show(part: float) -> None:
-            self.progress(f"layers, {recipe.name}", start + 0.2 * part)
-
-        options = self._options(recipe)
-        self.layers[recipe.name] = tuple(measure_layers(self.quantizer, recipe, options, show))
-        erring = [part for part in self.layers[recipe.name] if part.error > 0]
+        erring = [part for part in self._measure_layers(recipe, start) if part.error > 0]
         low, high = 0, len(erring)  # `low` layers are known to be too few
         while high - low > 1:
             middle = (low + high) // 2
@@ -229,6 +226,14 @@ class _Searcher:
                 high = middle
             else:
                 low = middle
+
+    def _measure_layers(self, recipe: Recipe, start: float) -> tuple[LayerError, ...]:
+        def show(part: float) -> None:
+            self.progress(f"layers, {recipe.name}", start + 0.2 * part)
+
+        found = measure_layers(self.quantizer, recipe, self._options(recipe), show)
+        self.layers[recipe.name] = tuple(found)
+        return self.layers[recipe.name]
 
     def _options(self, recipe: Recipe) -> Options:
         """What the recipe heeds of the options."""

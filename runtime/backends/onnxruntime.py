@@ -319,15 +319,16 @@ def check_device(ort: Any, device: str) -> str:
 def choose_target(bundle: Bundle, version: str) -> str:
     """The graphs that this version of ONNX Runtime runs, fastest first."""
     found = {graph.target for graph in bundle.manifest.graphs}
-    if not found & set(TARGETS):
+    ours = [target for target in TARGETS if target in found]
+    if not ours:
         raise BackendError(
             f"{bundle.path}: holds graphs for {', '.join(sorted(found))} alone; "
             "quantize for onnxruntime to run it here"
         )
-    for target in TARGETS:
+    for target in ours:
         if runs(bundle, target, version):
             return target
-    needed = min((graph_release(bundle, target) for target in TARGETS), key=_release)
+    needed = min((graph_release(bundle, target) for target in ours), key=_release)
     raise BackendError(
         f"{bundle.path}: its graphs need onnxruntime {needed} or newer, {version} is installed"
     )

@@ -153,6 +153,25 @@ def test_the_canonical_graphs_serve_where_the_others_do_not_run(exported):
     assert choose_target(newer, "1.32.1") == "canonical"
 
 
+def test_a_bundle_of_canonical_graphs_alone_is_run(exported):
+    """Such as an emulated one; and one for other targets alone says so."""
+    bundle = Bundle.open(exported("bart")[1] / "bundle")
+
+    def only(target):
+        graphs = tuple(
+            dataclasses.replace(graph, target=target)
+            for graph in bundle.manifest.graphs
+            if graph.target == "canonical"
+        )
+        return Bundle(
+            path=bundle.path, manifest=dataclasses.replace(bundle.manifest, graphs=graphs)
+        )
+
+    assert choose_target(only("canonical"), "1.32.0") == "canonical"
+    with pytest.raises(BackendError, match="holds graphs for tensorrt alone; quantize for onnx"):
+        choose_target(only("tensorrt"), "1.32.0")
+
+
 def test_a_release_that_runs_nothing_is_told_what_is_needed(exported):
     """The least that would do."""
     bundle = Bundle.open(exported("mistral")[1] / "bundle")
