@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
@@ -10,6 +11,7 @@ import onnx_ir as ir
 from seq2edge.bundle import Bundle
 from seq2edge.errors import BundleError
 from seq2edge.export.passes.length_to_mask import LengthToMask
+from seq2edge.export.passes.split_heads import SplitHeads
 from seq2edge.manifest import Role
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.passes.block_weights import QuantizedWeights
@@ -61,9 +63,13 @@ def make_graphs(
     for role, model in models.items():
         ranges = _ranges(model, role, largest, weights) if recipe.integer_inputs else {}
         LengthToMask()(model)
+        heads = SplitHeads()
+        heads(model)
         change = DequantizedWeights(scaled, ranges)
         change(model)
-        Narrow(narrowed, frozenset(name for owner, name in wide if owner == role))(model)
+        names = {name for owner, name in wide if owner == role}
+        names |= {new for new, old in heads.moved.items() if old in names}
+        Narrow(narrowed, frozenset(names))(model)
         for name, form in change.changed.items():
             forms[f"{role}: {name}"] = recipe.activations if form == "float32" else form
     return MadeGraphs(
@@ -96,8 +102,11 @@ def find_largest(
 
 
 def _is_wide(size: float, dtype: ir.DataType) -> bool:
-    """Whether values up to that size are too large, or all too small, for the type."""
-    if dtype != ir.DataType.FLOAT16:
+    """Whether values up to that size are too large, or all too small, for the type.
+
+    Infinity is meant to be it, in a mask, and every type has it.
+    """
+    if dtype != ir.DataType.FLOAT16 or not math.isfinite(size):
         return False
     return size * MARGIN > LARGEST[dtype] or 0 < size < LEAST
 
