@@ -189,7 +189,10 @@ def test_quantize_refuses_what_it_cannot_use(bundles, tmp_path):
         (["-r", "int3"], "recipe: 'int3' is unknown"),
         (["-r", "int8-weight", "--evaluation", tmp_path / "empty.txt"], "holds no text"),
         (["-r", "int4-weight", "--calibration", tmp_path / "few.txt"], "at least 64 are needed"),
-        (["-r", "int8-weight", "--calibration", tmp_path / "few.txt"], "int8-weight uses none"),
+        (
+            ["-r", "int8-weight", "--calibration", tmp_path / "few.txt"],
+            "int8-weight for onnxruntime uses none",
+        ),
         (["-r", "int4-weight", "--calibration", tmp_path], "a folder, this model reads text"),
         (["-r", "int8-weight", "--evaluation", tmp_path / "few.txt", "--metric", "rouge"], "known"),
     ):
