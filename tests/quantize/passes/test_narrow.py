@@ -142,6 +142,19 @@ def test_angles_of_positions_are_computed_in_float32(dtype):
     np.testing.assert_allclose(found, exact, atol=2 ** (-11 if dtype == FLOAT16 else -8))
 
 
+def test_a_mask_that_becomes_a_number_is_narrow():
+    """It is no count: 0 and 1 are the same in every type."""
+    text = """(bool[n, 4] seen, float[n, 4] past_key_0) => (float[n, 4] present_key_0)
+    {
+        mask = Cast <to = 1> (seen)
+        present_key_0 = Mul (past_key_0, mask)
+    }"""
+    model, change = narrowed(graph_of(text))
+    assert dtypes(model)["mask"] == FLOAT16
+    assert [node.op_type for node in model.graph] == ["Cast", "Mul"]
+    assert change.islands == []
+
+
 QUANTIZED = """(float[n, 4] past_key_0) => (float[n, 4] logits)
 {
     loud = Mul (past_key_0, s)
