@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import tiny_models
-from speaking import speaking_bundle
+from speaking import speaking_bundle, texts
 
 import seq2edge
 from seq2edge.bundle import Bundle
@@ -32,12 +32,6 @@ def bundles(tmp_path_factory):
         return Bundle.open(made[name])
 
     return get
-
-
-def texts(count=20, length=9):
-    """Examples of that many words."""
-    words = np.random.default_rng(7).integers(3, tiny_models.VOCAB, (count, length))
-    return [Example(input=" ".join(f"w{i}" for i in row)) for row in words]
 
 
 def inputs(bundle):
