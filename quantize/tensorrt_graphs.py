@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
 from seq2edge.bundle import Bundle
 from seq2edge.export.passes.length_to_mask import LengthToMask
+from seq2edge.export.passes.split_heads import SplitHeads
 from seq2edge.manifest import Role
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.onnxruntime_graphs import MadeGraphs, read_graphs
@@ -52,9 +54,13 @@ def make_graphs(
     for role, model in models.items():
         Smooth(of_role(study.factors, role), weights.tables)(model)
         LengthToMask()(model)
+        heads = SplitHeads()
+        heads(model)
         change = DequantizedWeights(scaled, of_role(study.ranges, role))
         change(model)
-        Narrow(narrowed, frozenset(of_role(wide, role)))(model)
+        names = set(of_role(wide, role))
+        names |= {new for new, old in heads.moved.items() if old in names}
+        Narrow(narrowed, frozenset(names))(model)
         for name, form in change.changed.items():
             forms[f"{role}: {name}"] = recipe.activations if form == "float32" else form
     return MadeGraphs(
@@ -87,7 +93,10 @@ def find_largest(
 
 
 def _is_wide(size: float, dtype: ir.DataType) -> bool:
-    """Whether values up to that size are too large, or all too small, for the type."""
-    if dtype != ir.DataType.FLOAT16:
+    """Whether values up to that size are too large, or all too small, for the type.
+
+    Infinity is meant to be it, in a mask, and every type has it.
+    """
+    if dtype != ir.DataType.FLOAT16 or not math.isfinite(size):
         return False
     return size * MARGIN > LARGEST[dtype] or 0 < size < LEAST

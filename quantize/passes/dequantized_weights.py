@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable, Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -34,7 +35,7 @@ class ScaledWeight:
     """Codes in the layout that the weight is stored in, scales, and what they go along."""
 
     codes: ir.TensorProtocol
-    scales: NDArray[np.float32]
+    scales: ir.TensorProtocol  # float32 numbers that the activations' type has too
     axis: int
     block: int  # 0: one scale for each index of `axis`
 
@@ -44,13 +45,15 @@ class ScaledWeights:
 
     def __init__(self, blocked: QuantizedWeights) -> None:
         self.blocked = blocked
+        self.dtype = np.dtype(blocked.recipe.activations)
         self._made: dict[Hashable, ScaledWeight | None] = {}
 
     def of(self, site: Site) -> ScaledWeight | None:
         """The form of a weight; None to keep floats."""
-        if site.place not in self._made:
-            self._made[site.place] = self._scale(site)
-        return self._made[site.place]
+        key = (site.place, site.transposed)
+        if key not in self._made:
+            self._made[key] = self._scale(site)
+        return self._made[key]
 
     def _scale(self, site: Site) -> ScaledWeight | None:
         asked = self.blocked.asked(site)
@@ -60,7 +63,7 @@ class ScaledWeights:
         if outer % 2:
             return None
         if asked.bits == 8:
-            return scale_columns(site)
+            return scale_columns(site, self.dtype)
         form = self.blocked.form(site)
         blocked = self.blocked.of(site)
         if form is None or blocked is None or inner < 2 * form.block:
@@ -68,6 +71,7 @@ class ScaledWeights:
         low, high = blocked.packed & 15, blocked.packed >> 4
         codes = np.stack([low, high], axis=-1).reshape(outer, inner).astype(np.int8) - 8
         scales = blocked.scales.reshape(outer, -1)
+        codes[np.repeat(scales.astype(self.dtype) == 0, form.block, axis=1)] = 0
         if not site.transposed:
             codes, scales = codes.T, scales.T
         tensor = ir.Tensor(
@@ -75,22 +79,28 @@ class ScaledWeights:
         )
         return ScaledWeight(
             codes=tensor,
-            scales=np.ascontiguousarray(scales),
+            scales=_rounded(scales, self.dtype),
             axis=1 if site.transposed else 0,
             block=form.block,
         )
 
 
-def scale_columns(site: Site) -> ScaledWeight:
+def scale_columns(site: Site, dtype: np.dtype[Any]) -> ScaledWeight:
     """Symmetric 8 bits, a scale for each column: the largest value becomes 127."""
     weight = site.weight()
-    scales = (np.abs(weight).max(axis=0) / LARGEST_CODE).astype(np.float32)
-    scales[scales == 0] = 1.0
-    codes = np.clip(np.round(weight / scales), -LARGEST_CODE, LARGEST_CODE).astype(np.int8)
+    scales = _rounded(np.abs(weight).max(axis=0) / LARGEST_CODE, dtype)
+    codes = np.round(weight / scales.numpy())  # of the scales as the engine has them
+    codes = np.clip(codes, -LARGEST_CODE, LARGEST_CODE).astype(np.int8)
     stored = np.ascontiguousarray(codes.T if site.transposed else codes)
     return ScaledWeight(
         codes=ir.Tensor(stored), scales=scales, axis=0 if site.transposed else 1, block=0
     )
+
+
+def _rounded(scales: NDArray[np.float32], dtype: np.dtype[Any]) -> ir.TensorProtocol:
+    """Scales as `dtype` has them; 1 for what is all zeros, or nothing in that type."""
+    rounded = np.ascontiguousarray(scales).astype(dtype).astype(np.float32)
+    return ir.Tensor(np.where(rounded == 0, np.float32(1), rounded))
 
 
 class DequantizedWeights(ir.passes.InPlacePass):
@@ -132,7 +142,7 @@ class DequantizedWeights(ir.passes.InPlacePass):
         name = f"{site.name}.dequantized"
         if name not in self._values:
             codes = constant(graph, f"{site.name}.codes", scaled.codes)
-            scales = constant(graph, f"{site.name}.scales", ir.Tensor(scaled.scales))
+            scales = constant(graph, f"{site.name}.scales", scaled.scales)
             attributes = {"axis": scaled.axis} | (
                 {"block_size": scaled.block} if scaled.block else {}
             )

@@ -23,6 +23,7 @@ from seq2edge.quantize.passes.dequantized_weights import LARGEST_CODE, ScaledWei
 from seq2edge.quantize.passes.sites import PRODUCTS, Site, find_sites
 
 ZERO = 128
+FLOAT32 = np.dtype(np.float32)
 
 
 class IntegerProducts(ir.passes.InPlacePass):
@@ -65,14 +66,14 @@ class IntegerProducts(ir.passes.InPlacePass):
 
     def _product(self, graph: ir.Graph, site: Site, inputs: ir.Value) -> ir.Node:
         if site.place not in self._made:
-            self._made[site.place] = scale_columns(site)
+            self._made[site.place] = scale_columns(site, FLOAT32)
         scaled = self._made[site.place]
         stored = scaled.codes.numpy()
         signed = stored.T if site.transposed else stored  # (K, N)
         shifted = np.ascontiguousarray((signed.astype(np.int16) + ZERO).astype(np.uint8))
         codes = constant(graph, f"{site.name}.codes", ir.Tensor(shifted))
-        scales = constant(graph, f"{site.name}.scales", ir.Tensor(scaled.scales))
-        zeros = np.full(scaled.scales.shape, ZERO, dtype=np.uint8)
+        scales = constant(graph, f"{site.name}.scales", scaled.scales)
+        zeros = np.full(scaled.scales.shape.numpy(), ZERO, dtype=np.uint8)
         zero = constant(graph, f"{site.name}.zeros", ir.Tensor(zeros))
         if self.ranges is None:
             values = [inputs, codes, scales, zero]

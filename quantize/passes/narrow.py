@@ -1,9 +1,14 @@
 """Turn a float32 graph into a half-precision one, but for what would overflow.
 
 1. Values become `dtype`, weights and caches with them. A value named in `wide` stays float32, and a
-   node that reads or writes one computes in float32, between casts.
+   node that reads or writes one computes in float32, between casts. What it becomes between
+   `QuantizeLinear` and `DequantizeLinear` counts as the value itself.
 2. Outputs that people read (logits, embeddings) and features stay float32 at the graph's edge.
 3. A weight too large for `dtype` makes the nodes that read it compute in float32.
+4. What is computed of integers alone does too: half precision does not tell position 2049 from
+   2048, or bfloat16 257 from 256, and rotary angles would be those of others.
+5. `DequantizeLinear` gives float32 itself where nothing but such nodes reads it: a cast in between
+   would keep a product from reading integers.
 
 Integers and masks are left alone. Ensures that the graph is strongly typed.
 """
@@ -19,9 +24,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from seq2edge.errors import ExportError
+from seq2edge.export.passes import source_of
 from seq2edge.quantize.passes.sites import place_of
 
 FLOAT = ir.DataType.FLOAT
+INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
 ARRAYS = {ir.DataType.FLOAT16: np.float16, ir.DataType.BFLOAT16: ml_dtypes.bfloat16}
 LARGEST = {ir.DataType.FLOAT16: 65504.0, ir.DataType.BFLOAT16: 3.3e38}
 EDGES = ("features", "logits", "embedding")  # float32 for whoever feeds and reads
@@ -75,8 +82,10 @@ class Narrow(ir.passes.InPlacePass):
         for value in graph.inputs:
             if value in floats and value.name not in EDGES:
                 value.type = ir.TensorType(narrow)
+        islands = self._find_islands(graph, floats, weights)
+        self.islands = [str(node.name) for node in graph if node in islands]
         for node in list(graph):
-            self._node(graph, node, floats, weights)
+            self._node(graph, node, floats, weights, FLOAT if node in islands else narrow)
         for index, value in enumerate(graph.outputs):
             if value in floats:
                 self._edge(graph, index, value)
@@ -84,25 +93,49 @@ class Narrow(ir.passes.InPlacePass):
             del graph.initializers[name]
         return ir.passes.PassResult(model, modified=True)
 
+    def _find_islands(
+        self, graph: ir.Graph, floats: set[ir.Value], weights: set[ir.Value]
+    ) -> set[ir.Node]:
+        """The nodes that compute in float32."""
+        wide = {value for value in floats if value.name in self.wide}
+        counts: set[ir.Value] = set()  # floats made of integers
+        islands: set[ir.Node] = set()
+        for node in graph:
+            reads = {v for v in node.inputs if v is not None and v in floats}
+            writes = {v for v in node.outputs if v in floats}
+            if _quantized_source(node) in wide:
+                wide |= writes
+            constants = [v.const_value for v in node.inputs if v is not None and v in weights]
+            if not all(self.weights.holds(t) for t in constants if t is not None):
+                islands.add(node)
+            if _is_count(node) or (reads and reads <= counts):
+                counts |= writes
+                islands.add(node)
+            if not wide.isdisjoint(reads | writes):
+                islands.add(node)
+        for node in graph:
+            readers = list(node.outputs[0].consumers())
+            if node.op_type == "DequantizeLinear" and readers and islands.issuperset(readers):
+                islands.add(node)
+        return islands
+
     def _node(
-        self, graph: ir.Graph, node: ir.Node, floats: set[ir.Value], weights: set[ir.Value]
+        self,
+        graph: ir.Graph,
+        node: ir.Node,
+        floats: set[ir.Value],
+        weights: set[ir.Value],
+        wanted: ir.DataType,
     ) -> None:
-        reads = [v for v in node.inputs if v is not None and (v in floats or v in weights)]
-        writes = [v for v in node.outputs if v in floats]
-        if not reads and not writes:
-            return
-        island = any(v.name in self.wide for v in (*reads, *writes)) or not all(
-            self.weights.holds(v.const_value) for v in reads if v.const_value is not None
-        )
-        wanted = FLOAT if island else self.weights.dtype
-        if island:
-            self.islands.append(str(node.name))
+        """Give a node inputs of the wanted type, and its outputs that type."""
         for index, value in enumerate(node.inputs):
-            if value in weights and not island:
-                assert value is not None
+            if value is None:
+                continue
+            if value in weights and wanted != FLOAT:
                 node.replace_input_with(index, self._weight(graph, value))
-            elif value in floats and value is not None and value.dtype != wanted:
+            elif value in floats and value.dtype != wanted:
                 node.replace_input_with(index, self._cast(graph, node, value, wanted))
+        writes = [value for value in node.outputs if value in floats]
         for value in writes:
             value.type = ir.TensorType(wanted)
         if node.op_type == "Cast" and writes:
@@ -141,7 +174,7 @@ class Narrow(ir.passes.InPlacePass):
         wanted = FLOAT if name in EDGES else self.weights.dtype
         if name.startswith(CACHES) and name in self.wide:
             raise ExportError(
-                f"narrow: {name} exceeds what {self.weights.dtype.name.lower()} holds, "
+                f"narrow: {name} comes near the limits of {self.weights.dtype.name.lower()}, "
                 "and caches have that type; use bf16"
             )
         if value.dtype == wanted:
@@ -152,6 +185,19 @@ class Narrow(ir.passes.InPlacePass):
         new.type, new.shape = ir.TensorType(wanted), value.shape
         graph.append(node)
         graph.outputs[index] = new
+
+
+def _quantized_source(node: ir.Node) -> ir.Value | None:
+    """The value that a `DequantizeLinear` gives back after a `QuantizeLinear`."""
+    if node.op_type != "DequantizeLinear":
+        return None
+    return source_of(node.inputs[0], "QuantizeLinear")
+
+
+def _is_count(node: ir.Node) -> bool:
+    """Whether it makes floats of integers: of positions and lengths."""
+    value = node.inputs[0] if node.op_type == "Cast" else None
+    return value is not None and value.dtype in INTEGERS
 
 
 def _made_of(value: ir.Value, floats: set[ir.Value]) -> bool:

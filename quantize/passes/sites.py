@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Hashable
 from typing import Literal
 
@@ -66,10 +67,10 @@ class Site:
 
 
 def place_of(tensor: ir.TensorProtocol) -> Hashable:
-    """The same for the same bytes of a weights file, or the same tensor in memory."""
+    """The same for the same bytes: of a weights file by their place, in memory by their hash."""
     if isinstance(tensor, ir.ExternalTensor):
         return (tensor.offset, tensor.length)
-    return id(tensor)
+    return hashlib.sha256(tensor.tobytes()).hexdigest()
 
 
 def find_sites(graph: ir.Graph, tables: set[int]) -> list[Site]:
