@@ -155,10 +155,10 @@ class Quantizer:
         """Write a bundle by that recipe; see `quantize_bundle`."""
         options.check(recipe, target)
         if not self._examples and (recipe.needs_examples(target) or options.needs_examples()):
-            raise OptionError(
-                f"calibration: {recipe.name} for {target} with these options needs examples, "
-                "they show how large values get"
-            )
+            asked = f"{recipe.name} for {target} needs"
+            if not recipe.needs_examples(target):
+                asked = "smoothing and 8-bit caches need"
+            raise OptionError(f"calibration: {asked} examples, they show how large values get")
         progress("read", 0.0)
         with BundleWriter(destination, overwrite=overwrite) as writer:
             made = self.make(recipe, target, options, progress)

@@ -244,11 +244,11 @@ def test_quantize_refuses_what_it_cannot_use(bundles, tmp_path):
     for extra, message in (
         ([*auto, "chrf+1"], "larger values of chrf are better; write chrf-1"),
         ([*auto, "chrf-1"], "at least 64 are needed"),
-        (["-r", "int8-static"], "int8-static for onnxruntime with these options needs examples"),
+        (["-r", "int8-static"], "int8-static for onnxruntime needs examples"),
         (["-r", "fp16", "--target", "onnxruntime"], "fp16 is not made for 'onnxruntime'"),
         (["-r", "int8-weight", "--smoothing", "0.5"], "smoothing: int8-weight has no 8-bit inputs"),
         (["-r", "int8-static", "--ranges", "x"], "ranges: 'x' is unknown, known: min-max"),
-        (["-r", "int8-weight", "--int8-cache"], "needs examples, they show how large values get"),
+        (["-r", "int8-weight", "--int8-cache"], "8-bit caches need examples, they show how large"),
     ):
         result = call("quantize", bundles("bart"), "-o", tmp_path / "x", *extra)
         assert result.exit_code == 1, (extra, result.stderr)

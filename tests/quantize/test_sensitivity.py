@@ -69,8 +69,8 @@ def test_the_worst_part_is_found(quantizers, monkeypatch):
 
     original = integer_products.scale_columns
 
-    def coarse(site):
-        scaled = original(site)
+    def coarse(site, dtype):
+        scaled = original(site, dtype)
         if "layers.1.feedforward" in site.name:
             scaled.codes.numpy()[:] = scaled.codes.numpy() // 64 * 64
         return scaled

@@ -17,6 +17,7 @@ from seq2edge.quantize.emulation import emulate_bundle
 from seq2edge.quantize.passes.block_weights import QuantizedWeights
 from seq2edge.quantize.passes.narrow import Narrow, NarrowedWeights
 from seq2edge.quantize.pipeline import quantize_bundle
+from seq2edge.quantize.ranges import InputStudy
 from seq2edge.quantize.recipes import RECIPES
 from seq2edge.quantize.tensorrt_graphs import _is_wide, find_largest, make_graphs
 from seq2edge.runtime.verification import verify_graphs
@@ -156,7 +157,7 @@ def test_bfloat16_needs_no_examples(loud, tmp_path):
 @pytest.mark.parametrize("recipe", ["fp16", "int8-weight", "int8-static", "int4-weight"])
 def test_float16_without_examples_is_refused(loud, tmp_path, recipe):
     """Nobody would have looked where it overflows."""
-    with pytest.raises(OptionError, match=f"{recipe} for tensorrt needs examples, they show which"):
+    with pytest.raises(OptionError, match=f"{recipe} for tensorrt needs examples, they show how"):
         for_tensorrt(loud, tmp_path, recipe)
     assert list(tmp_path.iterdir()) == []
 
@@ -228,7 +229,8 @@ def test_calibrated_weights_reach_the_graph(speaking, tmp_path):
     bundle = for_tensorrt(source, tmp_path, "int4-weight", calibration=examples).bundle
     assert bundle.manifest.quantization.method == "GPTQ"
     plain = QuantizedWeights(source.manifest.dims, RECIPES["int4-weight"])
-    rounded = make_graphs(source, plain, Calibration(source, examples, threads=1))
+    study = InputStudy(factors={}, ranges={})
+    rounded = make_graphs(source, plain, study, Calibration(source, examples, threads=1))
     changed = []
     for role, model in rounded.models.items():
         found = ir.load(bundle.file(bundle.graph(role, "tensorrt").file)).graph.initializers
@@ -247,4 +249,4 @@ def test_a_bundle_without_canonical_graphs_is_refused(speaking):
     bare = Bundle(path=bundle.path, manifest=dataclasses.replace(bundle.manifest, graphs=graphs))
     weights = QuantizedWeights(bundle.manifest.dims, RECIPES["bf16"])
     with pytest.raises(BundleError, match="has no canonical graphs, export the checkpoint again"):
-        make_graphs(bare, weights, None)
+        make_graphs(bare, weights, InputStudy(factors={}, ranges={}), None)
