@@ -73,7 +73,7 @@ def test_examples_are_needed(tmp_path, exported):
     """Scales are what they showed."""
     source = exported("gpt2")[1] / "bundle"
     with pytest.raises(
-        OptionError, match="8-bit caches need examples, they show how large values get"
+        OptionError, match="8-bit caches need examples, they show how"
     ):
         quantize_bundle(source, tmp_path / "x", "int8-weight", options=INT8)
     assert not (tmp_path / "x").exists()
