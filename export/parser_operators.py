@@ -60,7 +60,7 @@ PARSERS = {
     parser.release: parser
     for parser in (
         # Its own list was not found: that of 9.2 says 19, notes of others on 10.0 say 20, and 10.0
-        # added 4-bit weights, which ONNX has from 21 on. Nothing was seen to be refused for it.
+        # added 4-bit weights, which ONNX has from 21 on.
         Parser(release="10.3", opset=21, operators=_OPERATORS),
         # It was built with ONNX 1.18, the newest opset of which is 23.
         Parser(
@@ -70,3 +70,13 @@ PARSERS = {
         ),
     )
 }
+
+
+def parser_of(release: str) -> Parser:
+    """The parser that is known to be in a release of TensorRT 10, or in the newest before it."""
+    known = [parser for parser in PARSERS.values() if _order(parser.release) <= _order(release)]
+    return known[-1] if known else PARSERS["10.3"]  # 10.0 to 10.2 read the same
+
+
+def _order(release: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in release.split(".") if part.isdigit())

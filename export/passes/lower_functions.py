@@ -120,7 +120,7 @@ def lower_squeeze(writer: Writer, node: ir.Node) -> None:
         return
     axes = axes_of(x)
     if any(not isinstance(axis, int) for axis in axes):
-        raise ExportError(f"lower_to_opset18: {node.name} squeezes axes that are not known")
+        raise ExportError(f"squeeze: {node.name} squeezes axes that are not known")
     ones = [index for index, axis in enumerate(axes) if axis == 1]
     left = [axis for axis in axes if axis != 1]
     writer.replace_with(writer.add("Squeeze", [x, writer.integers(*ones)], left))

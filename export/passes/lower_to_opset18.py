@@ -7,10 +7,10 @@ From the graph after `length_to_mask.py` to opset 18 with the same inputs, outpu
    with them: repeating keys and values instead would write the whole cache `groups` times at every
    step. The query is scaled before the product, which then stays in float16's range.
 2. `TensorScatter` becomes `ScatterND` at `cache_length`. A growing cache, past and new tokens
-   concatenated, is the other form that old parsers take; it would need another contract (a past
-   of no fixed size) and, where rows are of different lengths, a map of the gaps that shorter rows
-   leave, which neither the masks nor the runtime have. Both forms read the valid cache once and
-   write it once a step; only `TensorScatter` is known to be in place.
+   concatenated, is the other form that old parsers take. It would need another contract (a past of
+   no fixed size) and, where rows are of different lengths, a map of the gaps that shorter rows
+   leave, which neither the masks nor the runtime have. Either form copies the cache at every step;
+   only `TensorScatter` is updated in place.
 3. `RMSNormalization`, `RotaryEmbedding` and `Gelu` become elementary functions, the first in
    float32 as the operator itself computes.
 4. `Clip` of integers, `Squeeze` without axes and `Split` in equal parts get the form that old

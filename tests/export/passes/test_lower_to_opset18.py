@@ -10,10 +10,11 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import tiny_models
+from lowering import model_of, value_of
 
 from seq2edge.bundle import Bundle
 from seq2edge.errors import ExportError
-from seq2edge.export.parser_operators import PARSERS
+from seq2edge.export.parser_operators import PARSERS, parser_of
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
 from seq2edge.runtime import parity
@@ -163,292 +164,6 @@ def _is_masked_score(node):
     return node.op_type == "Add" and readers == ["Softmax"]
 
 
-def value_of(name, shape, dtype):
-    """A graph's input."""
-    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
-
-
-def model_of(node, inputs, outputs):
-    """One node as a model; `outputs` are (shape, type) of its results, opset 24."""
-    for index, (output, (shape, dtype)) in enumerate(zip(node.outputs, outputs, strict=True)):
-        output.name, output.shape = f"result_{index}", ir.Shape(shape)
-        output.type = ir.TensorType(dtype)
-    graph = ir.Graph(inputs, node.outputs, nodes=[node], opset_imports={"": 24}, name="g")
-    return ir.Model(graph, ir_version=10)
-
-
-def run(model, feeds):
-    """Every output of a valid model."""
-    proto = ir.to_proto(model)
-    onnx.checker.check_model(proto, full_check=True)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return session.run(None, feeds)
-
-
-FLOATS = {"float32": (ir.DataType.FLOAT, 1e-5), "float16": (ir.DataType.FLOAT16, 4e-3)}
-
-
-def compare(model, feeds, dtype="float32", scale=1.0):
-    """The same numbers before and after the pass; returns them."""
-    wanted = run(model, feeds)
-    LowerToOpset18()(model)
-    assert model.opset_imports[""] == 18
-    found = run(model, feeds)
-    for ours, theirs in zip(found, wanted, strict=True):
-        assert ours.dtype == theirs.dtype
-        ours, theirs = ours.astype(np.float32), theirs.astype(np.float32)  # noqa: PLW2901
-        assert np.isfinite(ours).all()
-        np.testing.assert_allclose(ours, theirs, atol=FLOATS[dtype][1] * scale, rtol=0)
-    return found
-
-
-def attention(kind, mask, heads=4, kv_heads=2, **attributes):
-    """One attention over 6 keys of 8; `mask` is the mask's (batch, heads, new), or None."""
-    shapes = {
-        "query": ("batch", heads, "new", 8),
-        "key": ("batch", kv_heads, "total", 8),
-        "value": ("batch", kv_heads, "total", 8),
-    }
-    if mask is not None:
-        shapes["mask"] = (*mask, "total")
-    inputs = [value_of(name, shape, kind) for name, shape in shapes.items()]
-    node = ir.node("Attention", inputs, attributes, name="attention")
-    return model_of(node, inputs, [(("batch", heads, "new", 8), kind)])
-
-
-def drawn(model, dtype, **sizes):
-    """Random numbers for every input of a model."""
-    rng = np.random.default_rng(2)
-    return {
-        value.name: rng.standard_normal(
-            [n if isinstance(n, int) else sizes[n.value] for n in value.shape]
-        ).astype(dtype)
-        for value in model.graph.inputs
-    }
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize(
-    "mask", [None, ("batch", 1, "new"), (1, 4, "new"), ("batch", 4, "new"), ("batch", 1, 1)]
-)
-def test_attention_of_every_form(dtype, kv_heads, mask):
-    """Grouped queries or not, masks for rows, heads and queries or for some of them."""
-    model = attention(FLOATS[dtype][0], mask, kv_heads=kv_heads, scale=0.3)
-    feeds = drawn(model, dtype, batch=3, new=3, total=6)
-    if mask == ("batch", 1, 1):  # the operator's own kernel wants every query's mask
-        model = attention(FLOATS[dtype][0], ("batch", 1, "new"), kv_heads=kv_heads, scale=0.3)
-        wide = {**feeds, "mask": feeds["mask"].repeat(3, axis=2)}
-        wanted = run(model, wide)[0].astype(np.float32)
-        model = attention(FLOATS[dtype][0], mask, kv_heads=kv_heads, scale=0.3)
-        LowerToOpset18()(model)
-        found = run(model, feeds)[0].astype(np.float32)
-        np.testing.assert_allclose(found, wanted, atol=FLOATS[dtype][1], rtol=0)
-        return
-    compare(model, feeds, dtype)
-
-
-def test_attention_without_a_scale_has_the_usual_one():
-    """One over the square root of head_dim; a scale of one costs no node."""
-    model = attention(ir.DataType.FLOAT, None)
-    compare(model, drawn(model, "float32", batch=2, new=3, total=6))
-    plain = attention(ir.DataType.FLOAT, None, scale=1.0)
-    compare(plain, drawn(plain, "float32", batch=2, new=3, total=6))
-    assert "Mul" not in {node.op_type for node in plain.graph}
-
-
-def test_scores_stay_in_the_range_of_float16():
-    """The query is scaled before the product, which would be 80,000 without."""
-    model = attention(ir.DataType.FLOAT16, None, kv_heads=4, scale=0.01)
-    feeds = {v.name: np.full((1, 4, 2, 8), 100.0, dtype=np.float16) for v in model.graph.inputs}
-    assert np.isfinite(compare(model, feeds, "float16")[0]).all()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"is_causal": 1}, "a past or is_causal; run length_to_mask first"),
-        ({"softcap": 3.0}, "a past or softcap; run"),
-    ],
-)
-def test_attention_that_is_not_masked_is_an_error(change, message):
-    """What the pass before this one turns into masks."""
-    with pytest.raises(ExportError, match=message):
-        LowerToOpset18()(attention(ir.DataType.FLOAT, None, **change))
-
-
-def test_lengths_are_an_error():
-    """They would vanish."""
-    model = attention(ir.DataType.FLOAT, ("batch", 1, "new"))
-    node = model.graph[-1]
-    node.resize_inputs(7)
-    node.replace_input_with(6, value_of("length", ("batch",), ir.DataType.INT64))
-    with pytest.raises(ExportError, match="attention has lengths"):
-        LowerToOpset18()(model)
-
-
-def test_a_boolean_mask_is_an_error():
-    """It cannot be added."""
-    model = attention(ir.DataType.FLOAT, ("batch", 1, "new"))
-    model.graph.inputs[3].type = ir.TensorType(ir.DataType.BOOL)
-    with pytest.raises(ExportError, match="a mask of another type than its query"):
-        LowerToOpset18()(model)
-
-
-def test_attention_of_merged_heads_is_an_error():
-    """The three-dimensional form of the operator."""
-    model = attention(ir.DataType.FLOAT, None)
-    model.graph.inputs[0].shape = ir.Shape(["batch", "new", 32])
-    with pytest.raises(ExportError, match=r"not \(batch, heads, length, head_dim\)"):
-        LowerToOpset18()(model)
-
-
-def test_attention_of_unknown_heads_is_an_error():
-    """Groups are a matter of two numbers."""
-    model = attention(ir.DataType.FLOAT, None)
-    model.graph.inputs[1].shape = ir.Shape(["batch", "heads", "total", 8])
-    with pytest.raises(ExportError, match="no fixed number of heads"):
-        LowerToOpset18()(model)
-
-
-def cache_write(dtype=ir.DataType.FLOAT, axis=2, mode="linear"):
-    """One TensorScatter."""
-    cache, update = ("rows", 2, "capacity", 4), ("rows", 2, "new", 4)
-    inputs = [value_of("cache", cache, dtype), value_of("update", update, dtype)]
-    inputs.append(value_of("start", ("rows",), ir.DataType.INT64))
-    node = ir.node("TensorScatter", inputs, {"axis": axis, "mode": mode}, name="write")
-    return model_of(node, inputs, [(cache, dtype)])
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(("new", "starts"), [(3, [0, 4, 1]), (1, [6, 0, 3]), (7, [0, 0, 0])])
-def test_a_cache_is_written_where_each_row_ends(dtype, new, starts):
-    """The very values, at each row's own place, and nothing else changed."""
-    rng = np.random.default_rng(6)
-    feeds = {
-        "cache": rng.standard_normal((3, 2, 7, 4)).astype(dtype),
-        "update": rng.standard_normal((3, 2, new, 4)).astype(dtype),
-        "start": np.array(starts),
-    }
-    model = cache_write(FLOATS[dtype][0])
-    wanted = run(model, feeds)[0]
-    assert np.array_equal(compare(model, feeds, dtype)[0], wanted)
-
-
-@pytest.mark.parametrize("change", [{"axis": 1}, {"mode": "circular"}])
-def test_another_kind_of_write_is_an_error(change):
-    """Along another axis, or around the end."""
-    with pytest.raises(ExportError, match="write is no linear write along axis 2"):
-        LowerToOpset18()(cache_write(**change))
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_a_root_mean_square_of_large_values_does_not_overflow(dtype):
-    """The square of 300 is no float16; the operator computes in float32."""
-    kind = FLOATS[dtype][0]
-    inputs = [value_of("x", ("rows", "new", 8), kind), value_of("scale", (8,), kind)]
-    node = ir.node("RMSNormalization", inputs, {"axis": -1, "epsilon": 1e-6}, name="norm")
-    model = model_of(node, inputs, [(("rows", "new", 8), kind)])
-    feeds = drawn(model, dtype, rows=2, new=3)
-    feeds["x"] = feeds["x"] * np.array(900, dtype=dtype)
-    assert np.abs(feeds["x"]).max() > 300
-    compare(model, feeds, dtype)
-
-
-def test_a_norm_of_several_axes_is_an_error():
-    """No model here has one."""
-    x = value_of("x", ("rows", "new", 8), ir.DataType.FLOAT)
-    node = ir.node("RMSNormalization", [x, x], {"axis": 1}, name="norm")
-    with pytest.raises(ExportError, match="norm normalises more than the last axis"):
-        LowerToOpset18()(model_of(node, [x], [(("rows", "new", 8), ir.DataType.FLOAT)]))
-
-
-def rotation(dtype=ir.DataType.FLOAT, **attributes):
-    """Two heads of 8 turned."""
-    x, angles = ("rows", "new", 16), ("rows", "new", 4)
-    inputs = [value_of(n, s, dtype) for n, s in (("x", x), ("cos", angles), ("sin", angles))]
-    node = ir.node("RotaryEmbedding", inputs, {"num_heads": 2, **attributes}, name="turn")
-    return model_of(node, inputs, [(x, dtype)])
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_halves_are_turned_together(dtype):
-    """Not neighbours."""
-    model = rotation(FLOATS[dtype][0], interleaved=0)
-    compare(model, drawn(model, dtype, rows=3, new=5), dtype)
-
-
-def test_another_rotation_is_an_error():
-    """Of neighbours, or of a part of each head."""
-    for attributes in ({"interleaved": 1}, {"rotary_embedding_dim": 4}):
-        with pytest.raises(ExportError, match="turn is no rotation of halves"):
-            LowerToOpset18()(rotation(**attributes))
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("approximate", ["none", "tanh"])
-def test_gelu_exact_and_by_tanh(dtype, approximate):
-    """Over the whole range, where cubes overflow float16 too."""
-    kind = FLOATS[dtype][0]
-    x = value_of("x", ("n",), kind)
-    node = ir.node("Gelu", [x], {"approximate": approximate}, name="gelu")
-    model = model_of(node, [x], [(("n",), kind)])
-    points = np.concatenate([np.linspace(-6, 6, 97), [-3e4, -50, 50, 3e4]]).astype(dtype)
-    found = compare(model, {"x": points}, dtype, scale=2.0 if dtype == "float16" else 1.0)[0]
-    assert found[-4:].tolist() == [0, 0, 50, points[-1]]
-
-
-@pytest.mark.parametrize("limits", [("least", "most"), ("least", None), (None, "most")])
-def test_integers_are_clipped_by_max_and_min(limits):
-    """With both limits or one; floats keep their Clip."""
-    integer = ir.DataType.INT64
-    x = value_of("x", ("n",), integer)
-    given = [value_of(name, (), integer) if name else None for name in limits]
-    node = ir.node("Clip", [x, *given], name="clip")
-    model = model_of(node, [x, *(v for v in given if v)], [(("n",), integer)])
-    feeds = {"x": np.arange(-5, 6), "least": np.array(-2), "most": np.array(3)}
-    compare(model, {v.name: feeds[v.name] for v in model.graph.inputs})
-    assert {n.op_type for n in model.graph} <= {"Max", "Min"}
-
-
-def test_floats_keep_their_clip():
-    """Old parsers read it."""
-    x = value_of("x", ("n",), ir.DataType.FLOAT)
-    model = model_of(ir.node("Clip", [x], name="clip"), [x], [(("n",), ir.DataType.FLOAT)])
-    compare(model, {"x": np.ones(2, dtype=np.float32)})
-    assert [n.op_type for n in model.graph] == ["Clip"]
-
-
-def test_squeezed_axes_are_named():
-    """All of size one; an axis of no known size cannot be told."""
-    x = value_of("x", (1, 4, 1), ir.DataType.FLOAT)
-    model = model_of(ir.node("Squeeze", [x], name="s"), [x], [((4,), ir.DataType.FLOAT)])
-    compare(model, {"x": np.ones((1, 4, 1), dtype=np.float32)})
-    assert model.graph[-1].inputs[1].const_value.numpy().tolist() == [0, 2]
-    x = value_of("x", (1, "n"), ir.DataType.FLOAT)
-    model = model_of(ir.node("Squeeze", [x], name="s"), [x], [(("n",), ir.DataType.FLOAT)])
-    with pytest.raises(ExportError, match="s squeezes axes that are not known"):
-        LowerToOpset18()(model)
-
-
-def test_equal_parts_get_their_lengths():
-    """Of an axis of known size that they divide."""
-    kind = ir.DataType.FLOAT
-    x = value_of("x", ("n", 6), kind)
-    node = ir.node("Split", [x], {"axis": 1, "num_outputs": 2}, num_outputs=2, name="split")
-    model = model_of(node, [x], [(("n", 3), kind), (("n", 3), kind)])
-    compare(model, {"x": np.arange(12, dtype=np.float32).reshape(2, 6)})
-    assert model.graph[-1].inputs[1].const_value.numpy().tolist() == [3, 3]
-    x = value_of("x", ("n", 6), kind)
-    node = ir.node("Split", [x], {"axis": 0, "num_outputs": 2}, num_outputs=2, name="split")
-    with pytest.raises(ExportError, match="split splits an axis that is not known"):
-        LowerToOpset18()(model_of(node, [x], [(("n", 6), kind), (("n", 6), kind)]))
-
-
 @pytest.mark.parametrize(
     ("operator", "dtype", "message"),
     [
@@ -494,3 +209,19 @@ def test_quantized_weights_say_which_opset_they_need(kind, scale, attributes, op
     LowerToOpset18()(model)
     assert model.opset_imports[""] == opset
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+@pytest.mark.parametrize(
+    ("release", "known"),
+    [("10.0.1", "10.3"), ("10.3.0.30", "10.3"), ("10.9", "10.3"), ("10.13.3", "10.13")],
+)
+def test_a_release_has_the_parser_known_before_it(release, known):
+    """The newest that is not newer; 10.9 is older than 10.13."""
+    assert parser_of(release) is PARSERS[known]
+
+
+def test_a_newer_parser_reads_what_an_older_one_does():
+    """Operators came, none went; what the masked form needs is in neither."""
+    old, new = PARSERS["10.3"].operators, PARSERS["10.13"].operators
+    assert old.items() < new.items()
+    assert not {"Attention", "TensorScatter", "RMSNormalization", "RotaryEmbedding"} & set(new)
