@@ -109,6 +109,18 @@ class EngineReport:
         return len(kept)
 
     @property
+    def cache_copies(self) -> int:
+        """Outputs that one kernel fills and another then updates: caches copied at every call."""
+        outputs = {binding.name for binding in self.outputs}
+        written: dict[bool, set[tuple[int, str]]] = {True: set(), False: set()}
+        for layer in self.layers:
+            read = {tensor.name for tensor in layer.inputs}
+            for tensor in layer.outputs:
+                if tensor.name in outputs:
+                    written[tensor.name in read].add((layer.profile, tensor.name))
+        return len(written[True] & written[False])
+
+    @property
     def products(self) -> Counter[str]:
         """How many products with a weight there are of which types, {"Half x Int4": 12}."""
         return Counter(layer.product for layer in self.layers if layer.product is not None)

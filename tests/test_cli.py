@@ -19,7 +19,10 @@ from seq2edge.quantize.metrics import METRICS
 from seq2edge.quantize.recipes import RANGE_METHODS, RECIPES
 from seq2edge.runtime import diagnosis
 
-COMMANDS = "export quantize run transcribe classify embed verify inspect pack unpack doctor".split()
+COMMANDS = [
+    *"export quantize targets run transcribe classify embed verify inspect pack".split(),
+    *"unpack doctor".split(),
+]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ keys in the same way (a decoder: one for its cache, one for the source):
    is not seen gets `MASKED`, every other one the additive mask that was there, or 0.
 2. An additive mask is bounded below by `MASKED`: no infinity reaches a kernel, so that a row
    without any valid key gives a mean of all values and never NaN.
-3. What the parser does not read either (`softcap`, past and present of the operator itself) is an
+3. `Squeeze` names its axes, which parsers before TensorRT 11.5 need.
+4. What the parser does not read either (`softcap`, past and present of the operator itself) is an
    error, never left behind.
 
 Requires 4-D attention; gives a standard graph of the same opset, inputs and outputs.
@@ -24,6 +25,8 @@ import onnx_ir as ir
 
 from seq2edge.errors import ExportError
 from seq2edge.export.passes import constant
+from seq2edge.export.passes.lower_functions import lower_squeeze
+from seq2edge.export.passes.writing import Writer
 
 # Half of float16's range: a score and this never overflow together, and the key of a masked score
 # would have to be 32,768 above the best valid one to be seen. Exact in every float type.
@@ -53,7 +56,10 @@ class LengthToMask(ir.passes.InPlacePass):
             node.resize_inputs(MASK + 1)
             node.replace_input_with(MASK, made[seen])
             node.attributes.pop("is_causal", None)
-        return ir.passes.PassResult(model, modified=bool(made))
+        short = [n for n in model.graph if n.op_type == "Squeeze" and len(n.inputs) == 1]
+        for node in short:
+            lower_squeeze(Writer(model.graph, node, {}), node)
+        return ir.passes.PassResult(model, modified=bool(made or short))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -181,7 +181,7 @@ class Narrow(ir.passes.InPlacePass):
             return
         node = ir.node("Cast", [value], {"to": wanted.value})
         new = node.outputs[0]
-        value.name, new.name = f"{name}.inner", name
+        value.name, new.name = f"{name}.{self.weights.dtype.name.lower()}", name
         new.type, new.shape = ir.TensorType(wanted), value.shape
         graph.append(node)
         graph.outputs[index] = new

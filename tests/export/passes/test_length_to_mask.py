@@ -68,6 +68,18 @@ def test_layers_share_one_mask_a_kind(exported, name):
         assert all(mask.producer().op_type in ("Where", "Max") for mask in masks)
 
 
+@pytest.mark.parametrize("name", ["t5", "mistral", "distilbert"])
+def test_squeezed_axes_are_named(exported, name):
+    """TensorRT's parser needs them before 11.5, which a Jetson does not have."""
+    _, folder, _ = exported(name)
+    for path in (folder / "bundle").glob("*coder.onnx"):
+        model = ir.load(path)
+        LengthToMask()(model)
+        squeezes = [node for node in model.graph if node.op_type == "Squeeze"]
+        assert squeezes
+        assert {len(node.inputs) for node in squeezes} == {2}
+
+
 def attention(dtype, mask=None, *, length=False, **attributes):
     """One attention of grouped heads as a model; `mask` is its type or None."""
     kind = ir.DataType.from_numpy(np.dtype(FLOATS[dtype]))

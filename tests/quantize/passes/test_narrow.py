@@ -238,3 +238,12 @@ def test_a_weight_never_takes_the_place_of_one_that_is_gone():
     for number in range(50):
         made = weights.of(ir.Tensor(np.full((2, 2), number, dtype=np.float32)))
         assert made.numpy()[0, 0] == number
+
+
+def test_an_output_takes_no_name_that_is_in_use(exported):
+    """An embedding model's look-up is called embedding.inner, since its output is embedding."""
+    path = exported("bert-embedding")[1] / "bundle" / "encoder.onnx"
+    model, _ = narrowed(ir.load(path))
+    names = [value.name for node in model.graph for value in node.outputs]
+    assert "embedding.inner" in names
+    assert len(names) == len(set(names))
