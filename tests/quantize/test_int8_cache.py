@@ -72,8 +72,6 @@ def test_the_manifest_tells(made):
 def test_examples_are_needed(tmp_path, exported):
     """Scales are what they showed."""
     source = exported("gpt2")[1] / "bundle"
-    with pytest.raises(
-        OptionError, match="8-bit caches need examples, they show how"
-    ):
+    with pytest.raises(OptionError, match="8-bit caches need examples, they show how"):
         quantize_bundle(source, tmp_path / "x", "int8-weight", options=INT8)
     assert not (tmp_path / "x").exists()
