@@ -21,6 +21,7 @@ from typing import Any
 import onnx
 
 from seq2edge.errors import BackendError, EngineError, OptionError
+from seq2edge.export.building import Progress, run_builder
 from seq2edge.export.engine_graph import Axes, read_graph, shapes
 from seq2edge.export.engine_report import EngineReport, read_report
 
@@ -79,11 +80,13 @@ def build_engine(
     *,
     static: Mapping[str, int] | None = None,
     capabilities: Sequence[str] = (),
+    progress: Progress = lambda _: None,
 ) -> Engine:
     """Build an engine of a graph whose lengths are masks (`export/passes/length_to_mask.py`).
 
     `static` gives symbols one size for good; a cache that is updated in place needs its `capacity`.
-    `capabilities` ("SM86") are what RTX builds for, all that it knows by default. Raises
+    `capabilities` ("SM86") are what RTX builds for, all that it knows by default. An interruption
+    stops the builder, and KeyboardInterrupt is raised. Raises
     BackendError where no library is installed, OptionError for profiles that do not fit the graph,
     EngineError for a graph that the library does not take whole.
     """
@@ -99,7 +102,7 @@ def build_engine(
         parser = _parse(trt, log, graph, model, network)
         _let_attention_decompose(trt, network)
         config = _configure(trt, builder, profiles, inputs, capabilities)
-        plan = builder.build_serialized_network(network, config)
+        plan = run_builder(trt, builder, network, config, progress)
         _refuse_dropped(graph, log)
         if plan is None:
             raise EngineError(f"{graph}: {trt.__name__} made no engine: {log.errors()}")
