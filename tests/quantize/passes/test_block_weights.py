@@ -167,4 +167,5 @@ def test_packed_codes_are_what_the_operator_reads(form):
     wanted = codes * np.repeat(scales, form.block, axis=0)
     # Each row has one value that is not zero: its blocks' activations are quantized exactly.
     found = run(float_model, np.eye(WIDTH, dtype=np.float32))["y"]
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    # ARM kernels with dot products round the scales to 16 bits; x86's and older ARM's do not.
+    np.testing.assert_allclose(found, wanted, rtol=0.01, atol=0.005)
