@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from seq2edge import __version__
-from seq2edge.cli_build import targets
+from seq2edge.cli_build import build, targets
 from seq2edge.cli_options import (
     BATCH,
     BUNDLE,
@@ -53,6 +53,7 @@ def main() -> None:
 
 main.add_command(quantize)
 main.add_command(targets)
+main.add_command(build)
 
 
 def _load(bundle: Path, device: str, threads: int | None) -> Model:

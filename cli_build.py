@@ -1,11 +1,15 @@
-"""The command `targets`: what engines can be built for."""
+"""The commands `targets` and `build`: what engines can be built for, and building them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
 import click
+
+from seq2edge.cli_options import BUNDLE, progress_bar
 
 
 @click.command()
@@ -24,3 +28,71 @@ def targets(*, as_json: bool) -> None:
         return
     for line in table():
         click.echo(line)
+
+
+@click.command()
+@BUNDLE
+@click.option("--target", help="What to build for, see `seq2edge targets`.")
+@click.option("--batch", default="1:8", help="Inputs at once, least:most or least:best:most.")
+@click.option("--beams", type=int, default=4, help="Beams of an input, at most.")
+@click.option("--source", default="1:64:512", help="Tokens of an encoder's input.")
+@click.option("--prompt", default="1:32:128", help="Tokens that a decoder begins with.")
+@click.option("--capacity", type=int, default=256, help="Tokens that a cache holds for a row.")
+@click.option("--json", "as_json", is_flag=True, help="What was built, as one JSON object.")
+def build(
+    bundle: Path,
+    target: str | None,
+    batch: str,
+    beams: int,
+    source: str,
+    prompt: str,
+    capacity: int,
+    *,
+    as_json: bool,
+) -> None:
+    """Build TensorRT engines of a BUNDLE and add them to it.
+
+    The precision is the bundle's: quantize for tensorrt first, or get float32. TensorRT-RTX builds
+    for RTX GPUs on any machine; for a Jetson, build on the board. Whatever stops a build leaves the
+    bundle as it was; what is built already, of the same graphs for the same sizes, is kept.
+    """
+    try:
+        from seq2edge.export import build as building
+    except ImportError as error:
+        raise click.ClickException(f"build: {error}; install seq2edge[build]") from error
+    from seq2edge.bundle import Bundle
+    from seq2edge.export.build_sizes import BuildSizes, parse_range
+
+    sizes = BuildSizes(
+        batch=parse_range(batch),
+        beams=beams,
+        source=parse_range(source),
+        prompt=parse_range(prompt),
+        capacity=capacity,
+    )
+    request = building.plan_request(Bundle.open(bundle, hashes=True), target, sizes)
+    with progress_bar("build") as show:
+        report = building.build_bundle(request, show)
+    if as_json:
+        engines = [dataclasses.asdict(info) for info in report.engines]
+        click.echo(json.dumps({"bundle": str(report.bundle.path), "engines": engines}))
+        return
+    for line in _describe(report):
+        click.echo(line)
+
+
+def _describe(report: Any) -> list[str]:
+    """What stands in each engine, line by line."""
+    lines = []
+    for info in report.engines:
+        state = "kept, built before" if info.role in report.reused else f"{info.build_seconds} s"
+        products = ", ".join(f"{count} {kind}" for kind, count in info.products.items())
+        lines.append(f"{info.role} for {info.target}, {info.precision}, {info.form}: {state}")
+        lines.append(f"  {info.layers} layers; products: {products}")
+        for index, profile in enumerate(info.profiles):
+            lines.append(
+                f"  {profile}: {info.fused_attentions[index]} fused attentions, "
+                f"{info.cache_updates[index] - info.cache_copies[index]} caches updated in place, "
+                f"{info.cache_copies[index]} copied"
+            )
+    return [*lines, f"{report.bundle.path} ({report.bundle.size / 1e6:.1f} MB)"]

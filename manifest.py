@@ -99,11 +99,12 @@ class GraphRecord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineRecord:
-    """An engine compiled for one target; the sidecar describes it."""
+    """An engine compiled of one graph for one target; the sidecar describes it (EngineInfo)."""
 
     file: FileName
     target: str
-    sidecar: FileName | None = None
+    role: Role
+    sidecar: FileName
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -297,8 +298,7 @@ class Manifest:
             yield f"graphs[{i}].file", graph.file
         for i, engine in enumerate(self.engines):
             yield f"engines[{i}].file", engine.file
-            if engine.sidecar:
-                yield f"engines[{i}].sidecar", engine.sidecar
+            yield f"engines[{i}].sidecar", engine.sidecar
         for key in ("source", "target", "chat_template") if self.tokenizer else ():
             if name := getattr(self.tokenizer, key):
                 yield f"tokenizer.{key}", name

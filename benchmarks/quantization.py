@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(".cache/quantization"))
     parser.add_argument("--models", nargs="*", help="parts of names, all by default")
     parser.add_argument("--recipes", nargs="*", default=list(RECIPES))
+    parser.add_argument("--targets", nargs="*", default=["onnxruntime", "tensorrt"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", type=Path, help="replace the table in this file")
     given = parser.parse_args()
@@ -119,7 +120,7 @@ def main() -> None:
     rows = []
     for subject in SUBJECTS:
         if not given.models or any(part in subject.name for part in given.models):
-            for row in measure(subject, given.folder, given.recipes, given.threads):
+            for row in measure(subject, given):
                 rows.append(row)
                 print(row, flush=True)
     note = (
@@ -134,20 +135,21 @@ def main() -> None:
         given.write.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
 
 
-def measure(subject: Subject, folder: Path, recipes: list[str], threads: int) -> Iterator[str]:
+def measure(subject: Subject, given: argparse.Namespace) -> Iterator[str]:
     """A row of the table for every recipe, target and set of options."""
+    folder, threads = given.folder, given.threads
     path = folder / subject.name.split(",")[0]
     export_checkpoint(subject.checkpoint(folder), path, overwrite=True)
     calibration, evaluation = subject.examples()
     quantizer = Quantizer(path, calibration=calibration, threads=threads)
     first = True
-    for name, options in (*((n, Options()) for n in recipes), *EXTRA):
+    for name, options in (*((n, Options()) for n in given.recipes), *EXTRA):
         decodes = quantizer.bundle.manifest.dims.decoder is not None
-        if name not in recipes or (options.int8_cache and not decodes):
+        if name not in given.recipes or (options.int8_cache and not decodes):
             continue
         recipe = RECIPES[name]
         for target in recipe.targets:
-            if options.int8_cache and target != "onnxruntime":
+            if target not in given.targets or (options.int8_cache and target == "tensorrt"):
                 continue
             with tempfile.TemporaryDirectory() as temporary:
                 report = quantizer.write(

@@ -360,7 +360,7 @@ def _copy_others(writer: BundleWriter, bundle: Bundle) -> None:
     manifest = bundle.manifest
     own = {graph.file for graph in manifest.graphs} | {WEIGHTS}
     for engine in manifest.engines:
-        own |= {engine.file, engine.sidecar or ""}
+        own |= {engine.file, engine.sidecar}
     for name in manifest.files:
         if name not in own:
             shutil.copyfile(bundle.file(name), writer.path(name))

@@ -84,7 +84,14 @@ def manifest_of(**changes: Any) -> Manifest:
             graph("encoder", "canonical", "encoder.onnx"),
             graph("decoder", "onnxruntime", "decoder.onnxruntime.onnx"),
         ),
-        "engines": (EngineRecord(file="engines/sm87.plan", target="tensorrt"),),
+        "engines": (
+            EngineRecord(
+                file="engines/sm87.plan",
+                target="orin-jetpack6.2",
+                role="decoder",
+                sidecar="engines/sm87.json",
+            ),
+        ),
         "parity": ParityRecord(
             max_absolute=1e-6, max_relative=2.5e-5, tokens_compared=64, tokens_equal=64
         ),

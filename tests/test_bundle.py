@@ -18,6 +18,7 @@ from seq2edge.manifest import LARGEST_MANIFEST
 FILES = [
     "decoder.onnxruntime.onnx",
     "encoder.onnx",
+    "engines/sm87.json",
     "engines/sm87.plan",
     "target/tokenizer.json",
     "tokenizer.json",
@@ -81,8 +82,8 @@ def test_a_manifest_of_enormous_size_is_not_read(folder: Path) -> None:
 
 def test_a_manifest_error_names_the_file(folder: Path) -> None:
     """Errors inside the manifest begin with its path."""
-    edit(folder, lambda values: values.update(format=3))
-    with pytest.raises(BundleError, match=r"model/manifest\.json: format 3, this version reads 2"):
+    edit(folder, lambda values: values.update(format=4))
+    with pytest.raises(BundleError, match=r"model/manifest\.json: format 4, this version reads 3"):
         Bundle.open(folder)
 
 

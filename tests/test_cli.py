@@ -20,6 +20,7 @@ from seq2edge.quantize.recipes import RANGE_METHODS, RECIPES
 from seq2edge.runtime import diagnosis
 
 COMMANDS = [
+    "build",
     *"export quantize targets run transcribe classify embed verify inspect pack".split(),
     *"unpack doctor".split(),
 ]

@@ -1,4 +1,4 @@
-"""The command that lists what engines can be built for."""
+"""The commands that list what engines can be built for, and build them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from seq2edge.cli import main
 from seq2edge.export.targets import TARGETS, table
+from seq2edge.quantize.pipeline import quantize_bundle
 
 HEAVY = {"onnx", "onnx_ir", "torch", "numpy", "onnxruntime", "tensorrt", "tensorrt_rtx"}
 
@@ -45,3 +46,35 @@ def test_it_answers_without_anything_heavy(arguments):
     )
     loaded = {name.split(".")[0] for name in done.stdout.split("LOADED")[1].split()}
     assert not loaded & HEAVY
+
+
+def test_build_tells_what_stands_in_each_engine(exported, tmp_path):
+    """Layers, products, attentions and caches by profile; as JSON too, when it was built before."""
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: seq2edge[rtx]")
+    bundle = quantize_bundle(exported("gpt2")[1] / "bundle", tmp_path / "small", "bf16").bundle
+    arguments = ["build", str(bundle.path), "--target", "rtx-ampere"]
+    arguments += ["--batch", "1:2", "--beams", "2", "--capacity", "32", "--prompt", "1:8"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("decoder for rtx-ampere, bf16, masked: ")
+    assert "BFloat16 x BFloat16" in lines[1]
+    assert [line.split(":")[0] for line in lines[2:4]] == ["  prefill", "  step"]
+    assert all("4 caches updated in place, 0 copied" in line for line in lines[2:4])
+    result = CliRunner().invoke(main, [*arguments, "--json"])
+    values = json.loads(result.stdout)
+    assert values["bundle"] == str(bundle.path)
+    assert values["engines"][0]["sizes"]["batch"] == [1, 1, 2]
+
+
+def test_build_refuses_sizes_and_targets_in_a_line(exported):
+    """Without a traceback, and with the bundle as it was."""
+    bundle = str(exported("gpt2")[1] / "bundle")
+    for extra, message in (
+        (["--batch", "x"], "range: 'x' is none, give 8, 1:8 or least:best:most"),
+        (["--capacity", "16"], "prompt: 128 tokens do not fit a capacity of 16"),
+        (["--target", "jetson"], "target: 'jetson' is unknown, known: xavier-jetpack5.1"),
+    ):
+        result = CliRunner().invoke(main, ["build", bundle, *extra])
+        assert result.exit_code == 1
+        assert message in result.stderr

@@ -49,6 +49,12 @@ def test_quantizing_loads_no_torch():
     assert not found & {"torch", "transformers", "onnxscript", "safetensors"}
 
 
+def test_building_engines_loads_no_torch():
+    """It is done on the device."""
+    found = loaded_by("import seq2edge.export.build, seq2edge.export.targets")
+    assert not found & {"torch", "transformers", "onnxscript", "safetensors"}
+
+
 def test_the_package_itself_loads_nothing():
     """`import seq2edge` is for free; its names are loaded when they are used."""
     assert not loaded_by("import seq2edge") & {"numpy", "click", "onnxruntime", "tokenizers"}

@@ -119,10 +119,10 @@ def test_every_unknown_key_is_an_error(values: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("format_", "message"),
     [
-        (3, r"^b/manifest\.json: format 3, this version reads 2, update seq2edge$"),
-        (1, r"^b/manifest\.json: format 1, this version reads 2, export the checkpoint again$"),
-        (True, r"^b/manifest\.json: format: expected one of 2, got True$"),
-        ("1", r"^b/manifest\.json: format: expected one of 2, got '1'$"),
+        (4, r"^b/manifest\.json: format 4, this version reads 3, update seq2edge$"),
+        (1, r"^b/manifest\.json: format 1, this version reads 3, export the checkpoint again$"),
+        (True, r"^b/manifest\.json: format: expected one of 3, got True$"),
+        ("1", r"^b/manifest\.json: format: expected one of 3, got '1'$"),
     ],
 )
 def test_other_formats_are_refused_first(
@@ -245,6 +245,7 @@ def test_references_name_every_file_field(full: Manifest) -> None:
         "graphs[0].file": "encoder.onnx",
         "graphs[1].file": "decoder.onnxruntime.onnx",
         "engines[0].file": "engines/sm87.plan",
+        "engines[0].sidecar": "engines/sm87.json",
         "tokenizer.source": "tokenizer.json",
         "tokenizer.target": "target/tokenizer.json",
     }

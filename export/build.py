@@ -1,0 +1,278 @@
+"""From a bundle's graphs to engines inside the bundle, described and listed.
+
+The graphs are those for TensorRT that `quantize` made, or the canonical ones of a float bundle.
+Engines are written as the bundle itself is: all at once, so that whatever stops a build leaves the
+bundle as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import os
+import platform
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import onnx_ir as ir
+
+from seq2edge.bundle import Bundle, BundleWriter
+from seq2edge.engine_info import EngineInfo, EngineSizes, read_engine_info
+from seq2edge.errors import BundleError, OptionError
+from seq2edge.export.build_sizes import BuildSizes
+from seq2edge.export.parser_operators import parser_of
+from seq2edge.export.passes.length_to_mask import LengthToMask
+from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
+from seq2edge.export.passes.split_heads import SplitHeads
+from seq2edge.export.targets import Form, Target, check, check_build, find_target, form_of
+from seq2edge.export.tensorrt import (
+    Engine,
+    Profile,
+    build_engine,
+    decoder_profiles,
+    import_tensorrt,
+)
+from seq2edge.export.weights import WEIGHTS, WeightsWriter
+from seq2edge.manifest import EngineRecord, GraphRecord, Role, TensorRecord, utc_now
+
+ENGINES = "engines"  # a folder of the bundle
+
+Progress = Callable[[str, float], None]  # what is being done, and how much of all is done (0 to 1)
+
+_DTYPES = {"Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Int64": "int64"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuildReport:
+    """A bundle with engines, and which were there already."""
+
+    bundle: Bundle
+    engines: tuple[EngineInfo, ...]
+    reused: tuple[Role, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be built: checked against the bundle and the library that is installed."""
+
+    bundle: Bundle
+    target: Target
+    sizes: BuildSizes
+    library: str
+    release: str
+    form: Form
+
+    @property
+    def records(self) -> tuple[GraphRecord, ...]:
+        """The graphs that engines are made of."""
+        wanted = "canonical" if self.bundle.manifest.precision == "float32" else "tensorrt"
+        return tuple(g for g in self.bundle.manifest.graphs if g.target == wanted)
+
+
+def plan_request(bundle: Bundle, target: str | None, sizes: BuildSizes) -> Request:
+    """Check that it can be built here. `target` is `portable` or `here` where none is named.
+
+    Raises OptionError for a target or precision that cannot be, BundleError for a bundle without
+    graphs for TensorRT, BackendError where no library is installed.
+    """
+    trt = import_tensorrt()
+    library, release = str(trt.__name__), str(trt.__version__)
+    name = target or ("portable" if library == "tensorrt_rtx" else "here")
+    found, precision = find_target(name), bundle.manifest.precision
+    if found.name == "here" and library == "tensorrt_rtx":
+        raise OptionError("here: TensorRT-RTX is installed, name what it builds for: see targets")
+    if precision != "float32" and not any(g.target == "tensorrt" for g in bundle.manifest.graphs):
+        raise BundleError(
+            f"{bundle.path}: its {precision} graphs are for onnxruntime, TensorRT reads none of "
+            "their operators; quantize the float bundle with --target tensorrt"
+        )
+    check(found, precision)
+    check_build(found, library=library, release=release, machine=platform.machine())
+    return Request(
+        bundle=bundle,
+        target=found,
+        sizes=sizes.fitted(bundle.manifest.dims),
+        library=library,
+        release=release,
+        form=form_of("tensorrt_rtx" if library == "tensorrt_rtx" else "tensorrt", release),
+    )
+
+
+def build_bundle(request: Request, progress: Progress = lambda *_: None) -> BuildReport:
+    """Build every engine that is not there yet, and add it to the bundle.
+
+    Raises EngineError for a graph that the library does not take whole; KeyboardInterrupt stops the
+    builder. The bundle is then as it was.
+    """
+    bundle, records = request.bundle, request.records
+    made: dict[Role, tuple[EngineInfo, bytes]] = {}
+    kept: dict[Role, EngineInfo] = {}
+    with _folder_beside(bundle.path) as folder:
+        for number, record in enumerate(records):
+            show = functools.partial(_show, progress, record.role, number, len(records))
+            show(0.0)
+            graph = _prepare(request, record, folder)
+            digest = _digest(bundle, record)
+            there = _find(request, record.role, digest)
+            if there is not None:
+                kept[record.role] = there
+                continue
+            begin = time.monotonic()
+            engine = build_engine(
+                graph,
+                profiles_of(request, record.role),
+                static=_static(request, record.role),
+                capabilities=request.target.capabilities,
+                progress=show,
+            )
+            info = _describe(request, record, engine, digest, time.monotonic() - begin)
+            made[record.role] = (info, engine.plan)
+        progress("write", 0.9)
+        finished = _add(bundle, request, made) if made else bundle
+    progress("write", 1.0)
+    roles = [record.role for record in records]
+    infos = [made[role][0] if role in made else kept[role] for role in roles]
+    return BuildReport(bundle=finished, engines=tuple(infos), reused=tuple(kept))
+
+
+def _show(progress: Progress, role: Role, number: int, count: int, part: float) -> None:
+    progress(f"build {role}", 0.9 * (number + part) / count)
+
+
+def profiles_of(request: Request, role: Role) -> tuple[Profile, ...]:
+    """The profiles of an engine: an encoder has one, a decoder prefill and step."""
+    sizes = request.sizes
+    if role == "encoder":
+        encode = {"batch": sizes.batch, "source": sizes.source}
+        return (Profile(name="encode", sizes=encode),)
+    return decoder_profiles(
+        batch=sizes.batch, beams=sizes.beams, source=sizes.source, new=sizes.prompt
+    )
+
+
+def _static(request: Request, role: Role) -> dict[str, int]:
+    return {"capacity": request.sizes.capacity} if role == "decoder" else {}
+
+
+@contextlib.contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """A temporary folder on the bundle's disk: graphs of its size may be written there."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".seq2edge-") as folder:
+        yield Path(folder)
+
+
+def _prepare(request: Request, record: GraphRecord, folder: Path) -> Path:
+    """The graph that the target's parser reads; in the bundle already, or written to `folder`."""
+    bundle = request.bundle
+    if record.target == "tensorrt" and request.form == "masked":
+        return bundle.file(record.file)
+    model = ir.load(bundle.file(record.file))
+    if record.target == "canonical":
+        LengthToMask()(model)
+        SplitHeads()(model)
+    if request.form == "lowered":
+        LowerToOpset18(parser_of(request.release))(model)
+    place = folder / record.role
+    place.mkdir()
+    WeightsWriter(place / WEIGHTS).write([model])
+    ir.save(model, place / f"{record.role}.onnx")
+    return place / f"{record.role}.onnx"
+
+
+def _digest(bundle: Bundle, record: GraphRecord) -> str:
+    """Of the bundle's own graph and weights: what an engine is made from."""
+    files = bundle.manifest.files
+    text = files[record.file].sha256 + files[WEIGHTS].sha256
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _find(request: Request, role: Role, digest: str) -> EngineInfo | None:
+    """An engine of these inputs, sizes and versions that the bundle has."""
+    for record in request.bundle.manifest.engines:
+        if record.target != request.target.name or record.role != role:
+            continue
+        info = read_engine_info(request.bundle.file(record.sidecar))
+        asked = (digest, _sizes(request), request.library, request.release, request.form)
+        if (info.graph_sha256, info.sizes, info.library, info.release, info.form) == asked:
+            return info
+    return None
+
+
+def _sizes(request: Request) -> EngineSizes:
+    return EngineSizes(**dataclasses.asdict(request.sizes))
+
+
+def _describe(
+    request: Request, record: GraphRecord, engine: Engine, digest: str, seconds: float
+) -> EngineInfo:
+    report = engine.report
+    profiles = profiles_of(request, record.role)
+    parts = [report.profile(index) for index in range(len(profiles))]
+    return EngineInfo(
+        library=request.library,
+        release=request.release,
+        target=request.target.name,
+        role=record.role,
+        form=request.form,
+        precision=request.bundle.manifest.precision,
+        sizes=_sizes(request),
+        profiles=tuple(profile.name for profile in profiles),
+        inputs=tuple(_tensor(b.name, b.dtype, record.inputs) for b in report.inputs),
+        outputs=tuple(_tensor(b.name, b.dtype, record.outputs) for b in report.outputs),
+        graph_sha256=digest,
+        plan_sha256=hashlib.sha256(engine.plan).hexdigest(),
+        layers=len(report.layers),
+        fused_attentions=tuple(part.fused_attentions for part in parts),
+        cache_updates=tuple(part.cache_updates for part in parts),
+        cache_copies=tuple(part.cache_copies for part in parts),
+        products=dict(sorted(report.products.items())),
+        build_seconds=round(seconds, 1),
+        build_peak_bytes=_peak_bytes(),
+        created=utc_now(),
+    )
+
+
+def _tensor(name: str, dtype: str, records: tuple[TensorRecord, ...]) -> TensorRecord:
+    """The contract's record with the type that the engine has."""
+    record = next(record for record in records if record.name == name)
+    return dataclasses.replace(record, dtype=_DTYPES[dtype])  # type: ignore[arg-type]
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process had so far."""
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024
+
+
+def _add(bundle: Bundle, request: Request, made: dict[Role, tuple[EngineInfo, bytes]]) -> Bundle:
+    """The bundle with these engines, in the place of those for the same target."""
+    name = request.target.name
+    old = [r for r in bundle.manifest.engines if r.target == name and r.role in made]
+    dropped = {file for record in old for file in (record.file, record.sidecar)}
+    records = [r for r in bundle.manifest.engines if r not in old]
+    with BundleWriter(bundle.path, overwrite=True) as writer:
+        for file in bundle.manifest.files:
+            if file not in dropped:
+                _link(bundle.file(file), writer.path(file))
+        for role, (info, plan) in made.items():
+            file = f"{ENGINES}/{name}/{role}.plan"
+            sidecar = f"{ENGINES}/{name}/{role}.json"
+            writer.path(file).write_bytes(plan)
+            writer.path(sidecar).write_bytes(info.to_bytes())
+            records.append(EngineRecord(file=file, target=name, role=role, sidecar=sidecar))
+        return writer.finish(dataclasses.replace(bundle.manifest, engines=tuple(records)))
+
+
+def _link(source: Path, destination: Path) -> None:
+    """The same file again where the disk can, else a copy."""
+    try:
+        os.link(source, destination)
+    except OSError:
+        shutil.copyfile(source, destination)
