@@ -52,6 +52,17 @@ def model(weight, table, *, inner=WIDTH):
     return ir.Model(graph, ir_version=10)
 
 
+def biased(weight, table):
+    """The same with something large added to the logits, as the Gemm's own addend."""
+    made = model(weight, table)
+    gemm = next(node for node in made.graph if node.op_type == "Gemm")
+    addend = constant("bias", 100 * random(VOCAB, seed=3))
+    made.graph.register_initializer(addend)
+    gemm.resize_inputs(3)
+    gemm.replace_input_with(2, addend)
+    return made
+
+
 def random(*shape, seed=0):
     """Reproducible values."""
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)

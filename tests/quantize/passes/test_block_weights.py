@@ -8,7 +8,7 @@ import logging
 import numpy as np
 import onnx_ir as ir
 import pytest
-from small_products import DIMS, VOCAB, WIDTH, constant, model, random, run
+from small_products import DIMS, VOCAB, WIDTH, biased, model, random, run
 
 from seq2edge.quantize.passes.block_weights import BlockWeights, Codes, QuantizedWeights
 from seq2edge.quantize.passes.sites import place_of
@@ -115,18 +115,8 @@ def test_other_products_are_left_alone(name, attribute):
 def test_an_addend_is_kept():
     """The bias of an LM head, for instance."""
     x, weight, table = random(5, WIDTH), random(WIDTH, 30, seed=1), random(VOCAB, WIDTH, seed=2)
-
-    def biased():
-        float_model = model(weight, table)
-        gemm = next(node for node in float_model.graph if node.op_type == "Gemm")
-        addend = constant("bias", 100 * random(VOCAB, seed=3))
-        float_model.graph.register_initializer(addend)
-        gemm.resize_inputs(3)
-        gemm.replace_input_with(2, addend)
-        return float_model
-
-    wanted = run(biased(), x)["logits"]
-    changed, change = quantized(biased())
+    wanted = run(biased(weight, table), x)["logits"]
+    changed, change = quantized(biased(weight, table))
     assert "Gemm" not in {node.op_type for node in changed.graph}
     assert change.changed["T"] == "int8, blocks of 64"
     assert np.abs(run(changed, x)["logits"] - wanted).max() < 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from small_products import VOCAB, WIDTH, constant, model, random, run
+from small_products import VOCAB, WIDTH, biased, model, random, run
 
 from seq2edge.quantize.passes.integer_products import IntegerProducts
 
@@ -84,19 +84,9 @@ def test_finer_weights_and_inputs_without_range_stay():
 def test_a_product_that_adds_keeps_its_addend():
     """A Gemm's bias goes on behind it."""
     x, weight, table = random(5, WIDTH), random(WIDTH, 30, seed=1), random(VOCAB, WIDTH, seed=2)
-
-    def biased():
-        float_model = model(weight, table)
-        gemm = next(node for node in float_model.graph if node.op_type == "Gemm")
-        addend = constant("bias", 100 * random(VOCAB, seed=3))
-        float_model.graph.register_initializer(addend)
-        gemm.resize_inputs(3)
-        gemm.replace_input_with(2, addend)
-        return float_model
-
-    wanted = run(biased(), x)["logits"]
+    wanted = run(biased(weight, table), x)["logits"]
     change = IntegerProducts(set(), None)  # no vocabulary: the head is a layer like others
-    made = biased()
+    made = biased(weight, table)
     change(made)
     assert "Gemm" not in {node.op_type for node in made.graph}
     assert np.abs(run(made, x)["logits"] - wanted).max() < 0.5
