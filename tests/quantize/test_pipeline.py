@@ -9,14 +9,15 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import tiny_models
-from speaking import speaking_bundle
+from speaking import sentences, speaking_bundle
 
 import seq2edge
 from seq2edge.bundle import Bundle
 from seq2edge.errors import BundleError, ExportError, OptionError
 from seq2edge.export.pipeline import export_checkpoint
 from seq2edge.quantize.examples import Example
-from seq2edge.quantize.passes.block_weights import QuantizedWeights
+from seq2edge.quantize.passes.block_weights import QuantizedWeights, table_sizes
+from seq2edge.quantize.passes.sites import find_sites
 from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.quantize.recipes import RECIPES, find_recipe
 from seq2edge.runtime.verification import verify_graphs
@@ -69,6 +70,30 @@ def test_fewer_bits_err_more(exported, tmp_path, name):
         for recipe in CLOSE
     }
     assert errors["int8-weight"] < errors["int4-weight"] < CLOSE["int4-weight"]
+
+
+@pytest.mark.parametrize("recipe", ["int8-dynamic", "int8-static"])
+@pytest.mark.parametrize("name", ["bart", "t5", "llama", "bert"])
+def test_every_product_computes_in_integers(tmp_path, name, recipe):
+    """One integer operator for each product of the float graphs; nothing is dequantized."""
+    source = Bundle.open(speaking_bundle(name, tmp_path))
+    examples = sentences(30) if recipe == "int8-static" else ()
+    report = quantize_bundle(source.path, tmp_path / "small", recipe, calibration=examples)
+    operator = {"int8-dynamic": "DynamicQuantizeMatMul", "int8-static": "MatMulIntegerToFloat"}
+    tables = table_sizes(source.manifest.dims)
+    for role in {graph.role for graph in source.manifest.graphs}:
+        graphs = [
+            ir.load(b.file(b.graph(role, "onnxruntime").file)).graph
+            for b in (source, report.bundle)
+        ]
+        products = [s for s in find_sites(graphs[0], tables) if s.kind != "table"]
+        found = [node.op_type for node in graphs[1]]
+        assert found.count(operator[recipe]) == len(products) > 0
+        assert "DequantizeLinear" not in found
+        assert not [site for site in find_sites(graphs[1], tables) if site.kind != "table"]
+    assert report.kept == ()
+    assert report.parity.max_relative < CLOSE["int8-weight"]
+    assert all(outcome.passed for _, outcome in verify_graphs(report.bundle, device="cpu"))
 
 
 def test_it_is_a_quarter_of_the_size(tmp_path):
@@ -171,8 +196,7 @@ def test_recipes_are_found_by_name():
 def test_examples_make_four_bits_better(tmp_path, name):
     """On the examples themselves the calibrated weights answer closer to the float model."""
     source = speaking_bundle(name, tmp_path, **({"num_hidden_layers": 3} if name == "bert" else {}))
-    words = np.random.default_rng(7).integers(3, tiny_models.VOCAB, (60, 9))
-    examples = [Example(input=" ".join(f"w{i}" for i in row)) for row in words]
+    examples = sentences(60)
     plain = quantize_bundle(source, tmp_path / "plain", "int4-weight").bundle
     report = quantize_bundle(source, tmp_path / "seen", "int4-weight", calibration=examples)
     record = report.bundle.manifest.quantization
