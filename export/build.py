@@ -24,7 +24,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from seq2edge.bundle import Bundle, BundleWriter
-from seq2edge.engine_info import EngineInfo, EngineSizes, read_engine_info
+from seq2edge.engine_info import EngineInfo, EngineSizes, read_engine_info, write_engine_info
 from seq2edge.errors import BundleError, OptionError
 from seq2edge.export.build_sizes import BuildSizes
 from seq2edge.export.parser_operators import parser_of
@@ -150,8 +150,7 @@ def profiles_of(request: Request, role: Role) -> tuple[Profile, ...]:
     """The profiles of an engine: an encoder has one, a decoder prefill and step."""
     sizes = request.sizes
     if role == "encoder":
-        encode = {"batch": sizes.batch, "source": sizes.source}
-        return (Profile(name="encode", sizes=encode),)
+        return (Profile(name=role, sizes={"batch": sizes.batch, "source": sizes.source}),)
     return decoder_profiles(
         batch=sizes.batch, beams=sizes.beams, source=sizes.source, new=sizes.prompt
     )
@@ -216,7 +215,7 @@ def _describe(
     profiles = profiles_of(request, record.role)
     parts = [report.profile(index) for index in range(len(profiles))]
     return EngineInfo(
-        library=request.library,
+        library=request.library,  # type: ignore[arg-type]
         release=request.release,
         target=request.target.name,
         role=record.role,
@@ -265,7 +264,7 @@ def _add(bundle: Bundle, request: Request, made: dict[Role, tuple[EngineInfo, by
             file = f"{ENGINES}/{name}/{role}.plan"
             sidecar = f"{ENGINES}/{name}/{role}.json"
             writer.path(file).write_bytes(plan)
-            writer.path(sidecar).write_bytes(info.to_bytes())
+            write_engine_info(writer.path(sidecar), info)
             records.append(EngineRecord(file=file, target=name, role=role, sidecar=sidecar))
         return writer.finish(dataclasses.replace(bundle.manifest, engines=tuple(records)))
 

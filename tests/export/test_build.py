@@ -121,7 +121,7 @@ def test_a_float_bundle_is_built_from_its_canonical_graphs(exported, tmp_path):
     bundle = _copy(exported("bert")[2].bundle, tmp_path / "bundle")
     report = build_bundle(request_of(bundle))
     (info,) = report.engines
-    assert (info.role, info.precision, info.profiles) == ("encoder", "float32", ("encode",))
+    assert (info.role, info.precision, info.profiles) == ("encoder", "float32", ("encoder",))
     assert set(info.products) == {"Float x Float"}
 
 
