@@ -31,6 +31,7 @@ Progress = Callable[[float], None]
 PERCENTILE = 99.99
 BINS = {"percentile": 2048, "entropy": 512}
 QUANTIZED_BINS = 128  # of the entropy method: as many as there are sizes of an 8-bit code
+NORMS = ("LayerNormalization", "RMSNormalization")
 LEAST_CHANNEL = 1e-5  # smaller ones are all but unused; no factor is made of them
 
 
@@ -63,12 +64,16 @@ def find_channels(
 def find_factors(channels: Channels, sites: Sites, alpha: float) -> Channels:
     """What each channel of an input is divided by, and its weights' rows are multiplied by.
 
+    Inputs that a norm gives, where outliers stay in the same channels; others are left as they are.
     Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language
     Models", 2022, equation 4.
     """
     factors: Channels = {}
     for role, some in sites.items():
         for name, readers in product_inputs(some).items():
+            producer = readers[0].node.inputs[0].producer()  # type: ignore[union-attr]
+            if producer is None or producer.op_type not in NORMS:
+                continue
             inputs = np.maximum(channels[role, name], LEAST_CHANNEL)
             rows = [np.abs(site.weight()).max(axis=1) for site in readers]
             weights = np.maximum(np.max(rows, axis=0), LEAST_CHANNEL)
