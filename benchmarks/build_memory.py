@@ -6,6 +6,7 @@ with TensorRT-RTX, which needs no GPU. The peak is the kernel's own figure of th
 and activations are what the builder states of its engine.
 
     python benchmarks/build_memory.py [--models Whisper ...] [--write docs/building.md]
+    python benchmarks/build_memory.py --plans docs/jetson.md    # what is told for a board, no build
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import onnx_ir as ir
 
 from seq2edge.bundle import Bundle
 from seq2edge.export.build_sizes import BuildSizes
-from seq2edge.export.memory_plan import GraphPlan, plan_memory
+from seq2edge.export.memory_plan import BOARDS, GraphPlan, plan_memory
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
 from seq2edge.export.passes.split_heads import SplitHeads
@@ -41,15 +42,20 @@ from seq2edge.export.tensorrt import (
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
 from seq2edge.manifest import Role
 
-BEGIN, END = "<!-- memory: begin -->", "<!-- memory: end -->"
+MEASURED, PLANS = "memory", "plans"  # the marks of tables in documents
 HEAD = (
     "| model | engine | for | sizes | peak, MB | told | | engine, MB | told | activations, MB "
     "| told | s |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
+PLANS_HEAD = (
+    "| model | engines | building | running | builds on, GB | runs on, GB |\n" + "|---" * 6 + "|"
+)
+BOARD = "orin-jetpack6.2"
 TYPES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 USUAL = BuildSizes()
 SIZES = {
     "usual": USUAL,
+    "a board": dataclasses.replace(USUAL, batch=(1, 1, 4)),
     "one row": dataclasses.replace(USUAL, batch=(1, 1, 1), beams=1),
     "one input": dataclasses.replace(USUAL, batch=(1, 1, 1)),
     "large": dataclasses.replace(
@@ -95,6 +101,15 @@ CASES = (
     Case(model="Whisper tiny.en", precision="fp16", target="portable"),
     Case(model="BART-base-sized", precision="fp16", target="portable"),
     Case(model="SmolLM2-135M", precision="int4-weight", target="portable"),
+)
+
+ON_BOARDS = (
+    ("OPUS-MT-sized", "fp16"),
+    ("BART-base-sized", "fp16"),
+    ("Whisper tiny.en", "fp16"),
+    ("Whisper tiny.en", "int8-static"),
+    ("SmolLM2-135M", "fp16"),
+    ("SmolLM2-135M", "int4-weight"),
 )
 
 
@@ -291,18 +306,44 @@ def _row(case: Case, graph: GraphPlan, found: Measured) -> str:
     )
 
 
+def told(folder: Path) -> Iterator[str]:
+    """A line for each model, of what is told for a board."""
+    for model, precision in ON_BOARDS:
+        case = Case(model=model, precision=precision, target=BOARD, sizes="a board")
+        bundle, files = make_graphs(case, folder)
+        plan = plan_memory(bundle, SIZES[case.sizes], files, target=TARGETS[BOARD])
+        boards = (
+            next((str(b) for b in BOARDS if fits(b)), "none")
+            for fits in (plan.fits_build, plan.fits_run)
+        )
+        sizes = (f"{size / 1e6:.0f}" for size in (plan.engines, plan.build_peak, plan.run_peak))
+        yield f"| {model}, {precision} | {' | '.join((*sizes, *boards))} |"
+
+
+def write_table(path: Path, mark: str, lines: list[str]) -> None:
+    """Replace what stands between the marks."""
+    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    before, rest = path.read_text(encoding="utf-8").split(begin)
+    text = "\n".join((before + begin, *lines, end + rest.split(end)[1]))
+    path.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     """Build, print, and write the table where that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path(".cache/build_memory"))
     parser.add_argument("--models", nargs="*", help="parts of names, all by default")
     parser.add_argument("--write", type=Path, help="replace the table in this file")
+    parser.add_argument("--plans", type=Path, help="replace the table of plans in this file")
     parser.add_argument("--build", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.build:
         build(*given.build)
         return
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+    if given.plans:
+        write_table(given.plans, PLANS, [PLANS_HEAD, *told(given.folder)])
+        return
     lines = []
     for case in CASES:
         if not given.models or any(part in case.name for part in given.models):
@@ -316,11 +357,7 @@ def main() -> None:
         f"{platform.machine()}, no GPU."
     )
     if given.write:
-        text = given.write.read_text(encoding="utf-8")
-        before, rest = text.split(BEGIN)
-        table = "\n".join((note, "", HEAD, *lines))
-        after = rest.split(END)[1]
-        given.write.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+        write_table(given.write, MEASURED, [note, "", HEAD, *lines])
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ BITS: dict[int, int] = {
 INTEGERS = (onnx.TensorProto.INT8, onnx.TensorProto.INT4)
 PRODUCTS = ("Gemm", "MatMul")
 PASSED_ON = ("DequantizeLinear", "Cast", "Transpose", "Reshape", "Identity")
-ALIGNMENT = 16  # bytes: kernels read rows of products in such pieces
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,11 +89,10 @@ def _readers(graph: onnx.GraphProto) -> dict[str, set[str]]:
 def _is_kept_twice(head: onnx.TensorProto) -> bool:
     """Whether an engine keeps a table in one form to look up in, in another to multiply with.
 
-    One array serves both only where its rows, the columns of the product, end at the alignment of
-    the kernels; integers are kept transposed for the product. Both was seen in engines.
+    One array serves both where its rows are even in number; else the product reads a copy with one
+    more. Integers are kept transposed for the product. Both was seen in engines.
     """
-    column = head.dims[0] * BITS.get(head.data_type, 32) // 8
-    return head.data_type in INTEGERS or column % ALIGNMENT != 0
+    return head.data_type in INTEGERS or head.dims[0] % 2 == 1
 
 
 def _float_bytes(graph: onnx.GraphProto) -> int:

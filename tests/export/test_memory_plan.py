@@ -11,14 +11,19 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from tied_graphs import write_graph, write_integers
 
 from seq2edge.errors import BundleError, EngineError
 from seq2edge.export.build_sizes import BuildSizes
-from seq2edge.export.graph_sizes import read_sizes
-from seq2edge.export.memory_plan import BOARDS, GPU_PROCESS, plan_memory, system_share
+from seq2edge.export.memory_plan import (
+    BOARDS,
+    GPU_PROCESS,
+    OWN_MASK,
+    WORKSPACE,
+    plan_memory,
+    system_share,
+)
 from seq2edge.export.targets import TARGETS
 from seq2edge.model.dims import Dims, StackDims
 
@@ -27,31 +32,6 @@ STACK = StackDims(layers=5, heads=8, kv_heads=2, head_dim=16, hidden=96, activat
 DIMS = Dims(width=64, vocab=50, encoder=STACK, decoder=STACK)
 RTX, PORTABLE = TARGETS["rtx-ampere"], TARGETS["portable"]
 JETSON = TARGETS["orin-jetpack7.2"]
-
-
-def write_graph(path, *, vocab=56, width=64, layers=4, dtype=np.float16):
-    """A table that is looked up in and multiplied with, and square products between."""
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    rng = np.random.default_rng(0)
-    weights = [("table", (vocab, width)), *((f"w{i}", (width, width)) for i in range(layers))]
-    arrays = {name: rng.standard_normal(shape).astype(dtype) / 8 for name, shape in weights}
-    node = helper.make_node
-    nodes = [
-        node("Gather", ["table", "input_ids"], ["h0"], name="look_up"),
-        *(node("MatMul", [f"h{i}", f"w{i}"], [f"h{i + 1}"], name=f"p{i}") for i in range(layers)),
-        node("Transpose", ["table"], ["head"], name="turn", perm=[1, 0]),
-        node("MatMul", [f"h{layers}", "head"], ["logits"], name="head"),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "source"])],
-        [helper.make_tensor_value_info("logits", kind, ["batch", "source", vocab])],
-        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
-    )
-    opsets = [helper.make_opsetid("", 24)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
-    return path
 
 
 @pytest.fixture
@@ -147,41 +127,6 @@ def test_engines_built_before_are_held_while_the_next_is_built(bundle, graphs):
     assert found.engines == encoder.engine + decoder.engine
 
 
-def test_a_table_of_an_odd_vocabulary_is_held_twice(tmp_path):
-    """Its rows do not end where kernels read; an aligned one serves both products."""
-    odd = read_sizes(write_graph(tmp_path / "odd.onnx", vocab=57))
-    even = read_sizes(write_graph(tmp_path / "even.onnx", vocab=56))
-    assert (odd.repeated, even.repeated) == (57 * 64 * 2, 0)
-    assert odd.tables == odd.repeated
-    assert even.weights == even.tables + 4 * 64 * 64 * 2
-
-
-def test_integer_tables_are_held_twice_and_counted_in_bits(tmp_path):
-    """Looked up and multiplied behind their scales; 4-bit weights are half a byte."""
-    int8 = helper.make_tensor("t", TensorProto.INT8, [56, 64], bytes(56 * 64), raw=True)
-    int4 = helper.make_tensor("w", TensorProto.INT4, [64, 64], bytes(64 * 32), raw=True)
-    scale = numpy_helper.from_array(np.float16(1), "s")
-    nodes = [
-        helper.make_node("DequantizeLinear", ["t", "s"], ["table"]),
-        helper.make_node("DequantizeLinear", ["w", "s"], ["weight"]),
-        helper.make_node("Gather", ["table", "input_ids"], ["h0"]),
-        helper.make_node("MatMul", ["h0", "weight"], ["h1"]),
-        helper.make_node("Gemm", ["h1", "table"], ["logits"], transB=1),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch"])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT16, ["batch", 56])],
-        [int8, int4, scale],
-    )
-    onnx.save(helper.make_model(graph), tmp_path / "integers.onnx")
-    found = read_sizes(tmp_path / "integers.onnx")
-    assert found.weights == 56 * 64 + 64 * 32 + 2
-    assert found.repeated == found.tables == found.integer_head == 56 * 64
-    assert found.float_bytes == 2
-
-
 def test_a_batch_of_one_size_may_keep_weights_twice(bundle, graphs):
     """In the decoder, whose two profiles then may want them in other forms; the table not."""
     found = plan(bundle, graphs, batch=(1, 1, 1))
@@ -194,6 +139,48 @@ def test_a_range_of_batches_makes_room_for_all_of_them(bundle, graphs):
     wide, narrow = (plan(bundle, graphs, batch=b, beams=1).graphs[1] for b in ((1, 3, 3), (3,) * 3))
     prefill, step = (3 * 3 - 3 * 1) * 16 * 20 * 3 * 2, (3 * 3 - 3 * 1) * 20 * 3 * 2
     assert wide.activations - narrow.activations == prefill + step
+
+
+def test_an_integer_head_is_widened_for_a_single_row(bundle, tmp_path):
+    """In both profiles; with two rows possible in neither."""
+    graphs = {"decoder": write_integers(tmp_path / "integers.onnx", vocab=50, width=64)}
+    one = plan(bundle, graphs, batch=(1, 1, 1), beams=1).graphs[0]
+    even = {"decoder": write_graph(tmp_path / "floats.onnx", vocab=50)}
+    floats = plan(bundle, even, batch=(1, 1, 1), beams=1).graphs[0]
+    assert one.activations - floats.activations == 2 * 50 * 64 * 2
+    two = [plan(bundle, g, batch=(1, 1, 2), beams=1).graphs[0] for g in (graphs, even)]
+    assert two[0].activations == two[1].activations
+
+
+def test_a_source_of_one_length_is_copied_for_all_layers_at_once(bundle, graphs):
+    """Otherwise for one of the five after the other, in both profiles."""
+    fixed, free = (plan(bundle, graphs, source=s).graphs[1] for s in ((20,) * 3, (1, 8, 20)))
+    one_layer = 2 * 3 * 32 * 20 * 2
+    assert fixed.activations - free.activations == 2 * 4 * one_layer
+
+
+def test_float32_prefill_holds_the_scores_of_its_attention(bundle, tmp_path):
+    """No kernel computes it whole: twice the scores of every head, of the cache and the source."""
+    half, wide = (
+        plan(
+            bundle,
+            {"decoder": write_graph(tmp_path / "graph.onnx", dtype=dtype)},
+            prompt=(1, 1, 1),
+        )
+        for dtype in (np.float16, np.float32)
+    )
+    scores = 2 * 8 * 4 * (3 * 32 + 3 * 3 * 20)
+    others = 2 * (half.graphs[0].activations - 2 * WORKSPACE)
+    exact = others - OWN_MASK * 15 * 32 - 50 * 15 * 4
+    assert wide.graphs[0].activations - 2 * WORKSPACE == exact + scores
+
+
+def test_loading_the_largest_engine_may_take_more_than_running(bundle, graphs, tmp_path):
+    """It is read as a whole file before its caches are there."""
+    small = {"decoder": write_graph(tmp_path / "large.onnx", width=4096, layers=1)}
+    found = plan(bundle, small, batch=(1, 1, 1), beams=1)
+    assert found.caches + found.activations + found.cross + found.outputs < found.engines
+    assert found.run_peak == GPU_PROCESS + 2 * found.engines
 
 
 def test_boards_that_are_too_small_are_told(bundle, graphs):
@@ -245,16 +232,10 @@ def test_a_lowered_graph_copies_a_cache(bundle, graphs):
     assert lowered.graphs[1].activations > masked.graphs[1].activations
 
 
-def test_files_that_are_no_graphs_are_errors(bundle, tmp_path):
-    """By name: the bundle's own here, an empty one, none at all."""
+def test_the_bundles_own_graphs_are_the_default(bundle):
+    """The canonical ones of a float bundle, which are none here."""
     with pytest.raises(EngineError, match=r"encoder\.onnx: cannot be read"):
         plan(bundle, None)
-    empty = tmp_path / "empty.onnx"
-    empty.touch()
-    with pytest.raises(EngineError, match=r"empty\.onnx: has no outputs"):
-        plan(bundle, {"encoder": empty})
-    with pytest.raises(EngineError, match=r"nothing\.onnx: cannot be read"):
-        plan(bundle, {"encoder": tmp_path / "nothing.onnx"})
 
 
 def test_a_bundle_for_onnxruntime_is_an_error(tmp_path, make_bundle, make_manifest):
