@@ -79,6 +79,8 @@ class FakeCuda:
         self.allocations = []  # by address, dead ones too: their memory is never used again
         self.streams = {}
         self.calls = []
+        self.graphs = []
+        self.copied = []  # (direction, bytes) of every copy with one end on the host
         self.failed = SUCCESS
 
     # What the fake's TensorRT asks.
@@ -204,6 +206,7 @@ class FakeCuda:
         def work():
             self.find(target, size, (to,))[:] = self.find(source, size, (of,))
 
+        self.copied.append((f"{of} to {to}", size))
         self.enqueue(stream, work)
         return (SUCCESS,)
 
@@ -230,6 +233,7 @@ class FakeCuda:
         return (SUCCESS,)
 
     def cudaStreamBeginCapture(self, stream, mode):
+        self._count("cudaStreamBeginCapture")
         assert mode == real.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         assert stream.capturing is None
         stream.capturing, stream.broken = [], not self.capturable
@@ -243,7 +247,9 @@ class FakeCuda:
         return SUCCESS, work
 
     def cudaGraphInstantiate(self, graph, flags):
-        return SUCCESS, types.SimpleNamespace(work=list(graph), alive=True)
+        made = types.SimpleNamespace(work=list(graph), alive=True)
+        self.graphs.append(made)
+        return SUCCESS, made
 
     def cudaGraphDestroy(self, graph):
         return (SUCCESS,)
