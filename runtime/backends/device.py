@@ -104,9 +104,12 @@ class Device:
 
     def __init__(self, cuda: Any) -> None:
         self._cuda = cuda
-        count = self._call("cudaGetDeviceCount")
-        if not count:
-            raise BackendError("cuda: no device here; check nvidia-smi and CUDA_VISIBLE_DEVICES")
+        code, count = cuda.cudaGetDeviceCount()
+        if int(code) != 0 or not count:
+            raise BackendError(
+                f"cuda: no device here, {self._describe(code)}; check nvidia-smi, the driver's "
+                "version and CUDA_VISIBLE_DEVICES"
+            )
         index = self._call("cudaGetDevice")
         properties = self._call("cudaGetDeviceProperties", index)
         name = properties.name

@@ -62,8 +62,8 @@ def find_engines(bundle: Bundle) -> dict[str, list[Engine]]:
         roles = sorted(engine.info.role for engine in engines)
         if roles != _roles(bundle):
             raise BackendError(
-                f"{bundle.path}: engines for {target} are {', '.join(roles)}, a "
-                f"{bundle.manifest.kind} needs {', '.join(_roles(bundle))}; build them together"
+                f"{bundle.path}: for {target} there is {' and '.join(roles)}, kind "
+                f"{bundle.manifest.kind} needs {' and '.join(_roles(bundle))}; build them together"
             )
     return found
 

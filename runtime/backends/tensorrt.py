@@ -36,6 +36,7 @@ class TensorRTBackend:
     """
 
     name = "tensorrt"
+    capacity: int | None = None
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class TensorRTBackend:
         encoder, decoder = opened.get("encoder"), opened.get("decoder")
         self._encoder = EngineEncoder(encoder, self.device, scratch) if encoder else None
         self._decoder = EngineDecoder(decoder, self.device, scratch) if decoder else None
+        self.capacity = decoder.info.sizes.capacity if decoder else None
         engine_gate.check(bundle, engines, self, self.device)
 
     def encode(self, source: Tokens | Features, source_length: Lengths) -> EngineMemory:

@@ -176,7 +176,7 @@ def test_the_last_places_of_the_capacity_are_used(machine, engines):
     steps.step(7, 7)
     assert steps.pairs[0][1].length.tolist() == [40, 40]
     backend, cache = steps.pairs[0]
-    with pytest.raises(CapacityError, match="41 tokens do not fit the 40 .*larger --capacity"):
+    with pytest.raises(CapacityError, match=r"41 tokens do not fit the 40 .*larger --capacity"):
         backend.step(np.array([[5], [5]]), np.array([1, 1]), cache)
     assert cache.length.tolist() == [40, 40]
 
