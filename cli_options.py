@@ -33,7 +33,7 @@ def runtime_options(command: Callable[..., None]) -> Callable[..., None]:
     command = THREADS(command)
     return click.option(
         "--device",
-        type=click.Choice(["auto", "cpu", "cuda"]),
+        type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
         default="auto",
         show_default=True,
         help="Where to run; auto takes the fastest that works.",

@@ -95,7 +95,8 @@ class EngineInfo:
         """Raise BundleError where the parts contradict each other."""
         if self.profiles != PROFILES[self.role]:
             wanted = ", ".join(PROFILES[self.role])
-            raise BundleError(f"profiles: {', '.join(self.profiles)}; an {self.role} has {wanted}")
+            found = ", ".join(self.profiles)
+            raise BundleError(f"profiles: {found}; the {self.role} has {wanted}")
         for name in ("fused_attentions", "cache_updates", "cache_copies"):
             if len(getattr(self, name)) != len(self.profiles):
                 raise BundleError(f"{name}: needs a number for each of {', '.join(self.profiles)}")

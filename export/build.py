@@ -37,10 +37,10 @@ from seq2edge.export.tensorrt import (
     Profile,
     build_engine,
     decoder_profiles,
-    import_tensorrt,
 )
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
 from seq2edge.manifest import EngineRecord, GraphRecord, Role, TensorRecord, utc_now
+from seq2edge.tensorrt_library import import_tensorrt
 
 ENGINES = "engines"  # a folder of the bundle
 

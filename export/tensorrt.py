@@ -9,9 +9,6 @@ Only TensorRT-RTX 1.7 has been run here.
 from __future__ import annotations
 
 import dataclasses
-import functools
-import importlib
-import importlib.util
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -20,12 +17,12 @@ from typing import Any
 
 import onnx
 
-from seq2edge.errors import BackendError, EngineError, OptionError
+from seq2edge.errors import EngineError, OptionError
 from seq2edge.export.building import Progress, run_builder
 from seq2edge.export.engine_graph import Axes, read_graph, shapes
 from seq2edge.export.engine_report import EngineReport, read_report
+from seq2edge.tensorrt_library import import_tensorrt, process_logger
 
-LIBRARIES = ("tensorrt", "tensorrt_rtx")  # in order of preference
 SYMBOLS = ("batch", "rows", "source", "new", "capacity")  # the graph contract's
 
 Range = tuple[int, int, int]  # least, best, most
@@ -95,7 +92,7 @@ def build_engine(
     inputs = dict(shapes(model.graph.input))
     _check_profiles(graph, profiles, inputs, static or {})
     with _BUILDING:
-        log = _logger(trt)
+        log = process_logger(trt)
         log.lines.clear()
         builder = trt.Builder(log)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -110,36 +107,6 @@ def build_engine(
         report = read_report([text for _, text in log.lines])
     library = f"{trt.__name__} {trt.__version__}"
     return Engine(plan=bytes(plan), report=report, library=library)
-
-
-def import_tensorrt() -> Any:
-    """TensorRT if it is installed, else TensorRT-RTX; a BackendError says what to install."""
-    found = [name for name in LIBRARIES if importlib.util.find_spec(name) is not None]
-    if not found:
-        raise BackendError(f"{' and '.join(LIBRARIES)}: not installed; install seq2edge[rtx]")
-    try:
-        return importlib.import_module(found[0])
-    except (ImportError, OSError) as error:
-        raise BackendError(f"{found[0]}: does not load here ({error})") from error
-
-
-@functools.cache
-def _logger(trt: Any) -> Any:
-    """The process's one logger: TensorRT goes on using the first that it is given."""
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.lines: list[tuple[str, str]] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            self.lines.append((severity.name, message))
-
-        def errors(self) -> str:
-            wanted = ("ERROR", "INTERNAL_ERROR")
-            return "; ".join(text for name, text in self.lines if name in wanted) or "no reason"
-
-    return Log()
 
 
 def _check_profiles(

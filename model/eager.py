@@ -60,6 +60,7 @@ class EagerBackend:
     """Runs a `Transformer` in eager PyTorch on the CPU."""
 
     name = "eager"
+    capacity: int | None = None
 
     def __init__(self, model: Transformer) -> None:
         self.model = model

@@ -36,6 +36,7 @@ class Backend(Protocol):
     """Runs a bundle's graphs. A backend takes the memories and caches that it made itself."""
 
     name: str
+    capacity: int | None  # tokens that a row's cache can hold at most; None: any number
 
     def encode(self, source: Tokens | Features, source_length: Lengths) -> Memory:
         """Cross-attention keys and values of a padded batch of sources, projected once."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import sys
+
+from seq2edge.errors import BackendError
+from seq2edge.runtime.backends.device import Device, driver_error, import_cuda
+from seq2edge.tensorrt_library import import_tensorrt
 
 EXPORT = ("torch", "onnx", "onnxscript", "onnx-ir", "safetensors", "transformers", "sentencepiece")
 
@@ -23,7 +26,10 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """Everything worth knowing before a bundle is run or made here; imports onnxruntime alone."""
+    """Everything worth knowing before a bundle is run or made here.
+
+    Imports onnxruntime and, where it is installed, TensorRT, to see whether they load.
+    """
     return [
         Finding(
             subject="python",
@@ -32,6 +38,7 @@ def diagnose() -> list[Finding]:
         ),
         *_onnxruntime(),
         _cuda_driver(),
+        *_tensorrt(),
         *(_package(name) for name in EXPORT),
     ]
 
@@ -54,25 +61,37 @@ def _onnxruntime() -> list[Finding]:
         ),
         Finding(
             subject="cuda backend",
-            works=cuda and _driver_error() is None,
+            works=cuda and driver_error() is None,
             detail=("compiled in" if cuda else "not compiled in; pip install 'seq2edge[cuda]'")
-            + ("" if _driver_error() is None else "; no driver"),
+            + ("" if driver_error() is None else "; no driver"),
         ),
     ]
 
 
-def _driver_error() -> str | None:
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        return str(error)
-    return None
-
-
 def _cuda_driver() -> Finding:
-    error = _driver_error()
+    error = driver_error()
     detail = "libcuda.so.1 loads" if error is None else f"{error}; install the NVIDIA driver"
     return Finding(subject="nvidia driver", works=error is None, detail=detail)
+
+
+def _tensorrt() -> list[Finding]:
+    """What engines need: a library, cuda-bindings, a driver and a device."""
+    findings, missing = [], []
+    try:
+        trt = import_tensorrt()
+        detail = f"{trt.__name__} {trt.__version__}"
+        findings.append(Finding(subject="tensorrt", works=True, detail=detail))
+    except BackendError as error:
+        missing.append("no library")
+        findings.append(Finding(subject="tensorrt", works=False, detail=str(error)))
+    try:
+        device = Device(import_cuda())
+        detail = f"runs engines on {device.name}, compute capability {device.capability}"
+    except BackendError as error:
+        missing.append(str(error))
+    works = not missing
+    detail = detail if works else "; ".join(missing)
+    return [*findings, Finding(subject="tensorrt backend", works=works, detail=detail)]
 
 
 def _package(name: str) -> Finding:

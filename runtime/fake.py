@@ -70,6 +70,7 @@ class FakeBackend:
     """A Backend whose logits are `answer(history, source)`; `calls` records what was asked."""
 
     name = "fake"
+    capacity: int | None = None
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer

@@ -56,9 +56,10 @@ def load(
 ) -> Model:
     """Open a bundle on the best backend that works here; `model.reason` says which and why.
 
-    device: auto, cpu or cuda; threads: for the CPU, all cores by default; graphs: canonical or
-    onnxruntime, by default the fastest; hashes: also read and check every file.
-    Raises BundleError for a damaged bundle and BackendError where nothing here can run it.
+    device: auto, cpu, cuda or tensorrt; threads: for the CPU, all cores by default; graphs:
+    canonical or onnxruntime, by default the fastest; hashes: also read and check every file.
+    Raises BundleError for a damaged bundle, BackendError where nothing here can run it, and
+    EngineError where tensorrt was asked for and its engine does not work.
     """
     bundle = Bundle.open(path, hashes=hashes)
     backend, reason = open_backend(bundle, device=device, threads=threads, graphs=graphs)
@@ -271,12 +272,16 @@ class Model:
         return decode(self.backend, memory, prompts, options, max_new_tokens=limit)
 
     def _new_tokens(self, prompt: int, options: DecodeOptions) -> int:
-        """How many tokens may follow the prompt; what the model's positions leave at most."""
+        """How many tokens may follow the prompt; what positions or an engine's cache leave."""
         assert self.dims.decoder is not None
-        positions = self.dims.decoder.max_positions
+        positions, capacity = self.dims.decoder.max_positions, self.backend.capacity
+        has = f"the model has {positions} positions"
+        if capacity is not None and (not positions or capacity < positions):
+            positions = capacity
+            has = f"the engine was built for {capacity} tokens; build with a larger --capacity"
         room = positions - prompt if positions else None
         if room is not None and room < 1:
-            raise CapacityError(f"prompt: {prompt} tokens, the model has {positions} positions")
+            raise CapacityError(f"prompt: {prompt} tokens, {has}")
         asked = options.max_new_tokens
         if asked is None and options.max_length is not None:
             asked = options.max_length - prompt
@@ -284,10 +289,7 @@ class Model:
                 raise OptionError(f"max_length: {options.max_length}, the prompt has {prompt}")
             return asked if room is None else min(asked, room)
         if asked is not None and room is not None and asked > room:
-            raise CapacityError(
-                f"max_new_tokens: {asked} after a prompt of {prompt}, the model has "
-                f"{positions} positions"
-            )
+            raise CapacityError(f"max_new_tokens: {asked} after a prompt of {prompt}, {has}")
         return asked or min(DEFAULT_NEW_TOKENS, room or DEFAULT_NEW_TOKENS)
 
     def _texts(self, sequences: Sequence[GeneratedSequence]) -> list[GeneratedText]:

@@ -43,6 +43,28 @@ TOLERANCES = {"float32": Tolerance(absolute=2e-4, relative=2e-5)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineTolerance:
+    """Largest error relative to the largest logit recorded, and the least share of equal tokens."""
+
+    relative: float
+    tokens: float
+
+
+# What an engine may differ by from the float model, by its precision. Wide: kernels round in their
+# own order (float32 products may run in TF32), and engines that answer nonsense err by about 1.
+ENGINE_TOLERANCES = {
+    "float32": EngineTolerance(relative=1e-2, tokens=0.9),
+    "fp16": EngineTolerance(relative=2e-2, tokens=0.85),
+    "bf16": EngineTolerance(relative=6e-2, tokens=0.75),
+    "int8-weight": EngineTolerance(relative=1e-1, tokens=0.7),
+    "int8-static": EngineTolerance(relative=2e-1, tokens=0.6),
+    "int4-weight": EngineTolerance(relative=3e-1, tokens=0.5),
+    "fp8": EngineTolerance(relative=2e-1, tokens=0.6),
+    "fp4": EngineTolerance(relative=3e-1, tokens=0.5),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Parity:
     """What a replay measured. `max_relative` is relative to the largest logit recorded."""
 
@@ -66,6 +88,20 @@ class Parity:
         before = recorded.tokens_equal / max(1, recorded.tokens_compared)
         tokens = share >= before - SLACK_TOKENS
         return tokens and self.max_absolute <= SLACK_ERROR * recorded.max_absolute
+
+    def engine_within(self, precision: str, recorded: ParityRecord | None = None) -> bool:
+        """Whether an engine of that precision answers as the model does.
+
+        `recorded` is what a quantized bundle erred when it was made: so much more is allowed.
+        """
+        allowed = ENGINE_TOLERANCES[precision]
+        relative, tokens = allowed.relative, allowed.tokens
+        if recorded is not None:
+            before = recorded.tokens_equal / max(1, recorded.tokens_compared)
+            relative = max(relative, SLACK_ERROR * recorded.max_relative)
+            tokens = min(tokens, before - SLACK_TOKENS)
+        equal = self.tokens_equal >= tokens * self.tokens_compared
+        return equal and self.max_relative <= relative
 
 
 def make_inputs(dims: Dims, start: tuple[int, ...], seed: int = 0) -> Arrays:
@@ -119,7 +155,10 @@ def replay(backend: Backend, reference: Arrays) -> Parity:
         pooled = backend.pool(reference["source"], reference["source_length"])
         return _compare([(reference["pooled"], pooled)], [])
     pairs, choices = [], []
-    for i, scores in enumerate(_decode(backend, reference, list(reference["tokens"]))):
+    tokens = list(reference["tokens"])
+    beams = len(tokens[0]) // len(reference["prompt"])
+    decoded = _decode(backend, reference, tokens, beams=beams, steps=len(tokens) - 1)
+    for i, scores in enumerate(decoded):
         wanted = reference[f"top_ids_{i}"]
         found = np.take_along_axis(scores, wanted, axis=-1)
         pairs.append((reference[f"top_logits_{i}"], found))
@@ -128,8 +167,44 @@ def replay(backend: Backend, reference: Arrays) -> Parity:
     return _compare(pairs, choices)
 
 
-def _decode(backend: Backend, inputs: Arrays, tokens: list[NDArray[np.int64]]) -> Iterator[Logits]:
-    """Logits of the prefill (batch rows) and of each step (batch * BEAMS rows).
+def fitted(reference: Arrays, *, batch: tuple[int, ...], rows: int) -> Iterator[Arrays]:
+    """The same program in parts of `batch` (least, best, most) inputs and at most `rows` rows.
+
+    Where there are no two rows for an input, it ends before the beams are exchanged.
+    """
+    count = len(reference.get("prompt", reference.get("source", ())))
+    size = min(max(count, batch[0]), batch[2])
+    beams = min(BEAMS, rows // size)
+    for first in range(0, count, size):
+        taken = max(batch[0], min(size, count - first))
+        yield _part(reference, [(first + i) % count for i in range(taken)], beams)
+
+
+def _part(reference: Arrays, items: list[int], beams: int) -> Arrays:
+    """Some inputs of a reference, and their first beams."""
+    rows = [item * BEAMS + beam for item in items for beam in range(beams)]
+    last = STEPS if beams > 1 else STEPS // 2 + 1
+    part: Arrays = {}
+    for name, values in reference.items():
+        head, _, number = name.rpartition("_")
+        if name == "tokens":
+            part[name] = values[: last + 1, rows]
+        elif head not in ("top_ids", "top_logits", "log_sum_exp"):
+            part[name] = values[items]
+        elif int(number) <= last:
+            part[name] = values[rows if int(number) else items]
+    return part
+
+
+def _decode(
+    backend: Backend,
+    inputs: Arrays,
+    tokens: list[NDArray[np.int64]],
+    *,
+    beams: int = BEAMS,
+    steps: int = STEPS,
+) -> Iterator[Logits]:
+    """Logits of the prefill (batch rows) and of each step (batch * beams rows).
 
     `tokens[i]` must be there when the logits of step i were consumed.
     """
@@ -139,12 +214,12 @@ def _decode(backend: Backend, inputs: Arrays, tokens: list[NDArray[np.int64]]) -
         memory = backend.encode(inputs["source"], inputs["source_length"])
     cache = backend.start(memory, batch, None)
     yield backend.step(inputs["prompt"], inputs["prompt_length"], cache).copy()
-    cache.reorder(np.repeat(np.arange(batch), BEAMS))
-    one = np.ones(batch * BEAMS, dtype=np.int64)
-    for i in range(STEPS):
+    cache.reorder(np.repeat(np.arange(batch), beams))
+    one = np.ones(batch * beams, dtype=np.int64)
+    for i in range(steps):
         yield backend.step(tokens[i][:, None], one, cache).copy()
         if i == STEPS // 2:  # exchange the beams of each input
-            exchanged = np.arange(batch * BEAMS).reshape(batch, BEAMS)[:, ::-1]
+            exchanged = np.arange(batch * beams).reshape(batch, beams)[:, ::-1]
             cache.reorder(np.ascontiguousarray(exchanged).reshape(-1))
 
 

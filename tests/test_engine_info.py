@@ -1,4 +1,4 @@
-"""An engine's sidecar: closed, and read back as it was written."""
+"""The sidecar of an engine: round trips, and everything that is refused."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ import json
 
 import pytest
 
-from seq2edge.engine_info import EngineInfo, EngineSizes, read_engine_info
+from seq2edge.engine_info import (
+    LARGEST,
+    EngineInfo,
+    EngineSizes,
+    read_engine_info,
+    write_engine_info,
+)
 from seq2edge.errors import BundleError
 from seq2edge.manifest import TensorRecord
 
+SIZES = EngineSizes(
+    batch=(1, 2, 8), beams=4, source=(1, 64, 512), prompt=(1, 32, 128), capacity=256
+)
 INFO = EngineInfo(
     library="tensorrt_rtx",
     release="1.7.1.116",
@@ -18,63 +27,88 @@ INFO = EngineInfo(
     role="decoder",
     form="masked",
     precision="fp16",
-    sizes=EngineSizes(
-        batch=(1, 1, 8), beams=4, source=(1, 64, 512), prompt=(1, 32, 128), capacity=256
-    ),
+    sizes=SIZES,
     profiles=("prefill", "step"),
     inputs=(TensorRecord(name="input_ids", dtype="int64", shape=("rows", "new")),),
-    outputs=(TensorRecord(name="logits", dtype="float32", shape=("rows", 97)),),
+    outputs=(TensorRecord(name="logits", dtype="float32", shape=("rows", 100)),),
     graph_sha256="0" * 64,
-    plan_sha256="1" * 64,
-    layers=12,
-    fused_attentions=(4, 4),
-    cache_updates=(4, 4),
+    plan_sha256="f" * 64,
+    layers=120,
+    fused_attentions=(12, 12),
+    cache_updates=(12, 12),
     cache_copies=(0, 0),
-    products={"Half x Half": 20},
-    build_seconds=2.5,
+    products={"Half x Half": 60},
+    build_seconds=17.5,
     build_peak_bytes=None,
     created="2026-01-31T23:59:59Z",
 )
 
 
-def test_it_is_read_as_it_was_written(tmp_path):
-    """All of it."""
+def test_what_is_written_is_read_back(tmp_path):
+    """Equal records, and rows derived from batch and beams."""
     path = tmp_path / "decoder.json"
-    path.write_bytes(INFO.to_bytes())
+    write_engine_info(path, INFO)
     assert read_engine_info(path) == INFO
+    assert INFO.sizes.rows == 32
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda values: values.update(more=1), "more: unknown key with the value 1"),
-        (lambda values: values.pop("layers"), "layers"),
-        (lambda values: values.update(form="folded"), "form: expected"),
-        (lambda values: values["sizes"].update(batch=[1, 8]), r"batch: \[1, 8\] is no range"),
-        (lambda values: values.update(plan_sha256="x"), "plan_sha256: expected 64 lower-case"),
+        ({"surprise": 1}, "surprise: unknown key"),
+        ({"library": "tensorrt 10"}, r"library: expected one of 'tensorrt', 'tensorrt_rtx'"),
+        ({"format": 2}, "format 2, this version reads 1; build it again"),
+        (
+            {"profiles": ["step", "prefill"]},
+            "profiles: step, prefill; the decoder has prefill, step",
+        ),
+        ({"role": "encoder"}, "profiles: prefill, step; the encoder has encoder"),
+        ({"cache_updates": [12]}, "cache_updates: needs a number for each of prefill, step"),
+        ({"plan_sha256": "f"}, "plan_sha256: expected 64 lower-case"),
+        ({"build_seconds": "long"}, "build_seconds: expected a number"),
     ],
 )
-def test_anything_else_is_refused(tmp_path, change, message):
-    """With the file and the place."""
-    values = json.loads(INFO.to_bytes())
-    change(values)
+def test_anything_else_is_refused_by_name(tmp_path, change, message):
+    """Unknown keys, values outside the grammar, and parts that contradict each other."""
     path = tmp_path / "decoder.json"
-    path.write_text(json.dumps(values))
-    with pytest.raises(BundleError, match=message) as found:
+    path.write_text(json.dumps({**json.loads(INFO.to_bytes()), **change}), encoding="utf-8")
+    with pytest.raises(BundleError, match=message) as caught:
         read_engine_info(path)
-    assert str(path) in str(found.value)
+    assert str(caught.value).startswith(str(path))
 
 
-def test_a_missing_or_broken_file_is_refused(tmp_path):
-    """By its name."""
-    with pytest.raises(BundleError, match=r"none\.json: No such file"):
-        read_engine_info(tmp_path / "none.json")
-    (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(BundleError, match=r"broken\.json: not valid JSON"):
-        read_engine_info(tmp_path / "broken.json")
+@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(EngineInfo)])
+def test_a_missing_key_is_refused(key):
+    """Every field is part of the format."""
+    values = json.loads(INFO.to_bytes())
+    del values[key]
+    with pytest.raises(BundleError, match=f"{key}: missing"):
+        EngineInfo.from_bytes(json.dumps(values).encode(), "x")
 
 
-def test_numbers_that_are_none_are_not_written():
-    """They could not be read back."""
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch": (1, 2)}, r"batch: \[1, 2\] is no range"),
+        ({"source": (4, 2, 8)}, r"source: \[4, 2, 8\] is no range"),
+        ({"prompt": (0, 1, 2)}, "prompt: .* is no range"),
+        ({"beams": 0}, "beams 0, capacity 256"),
+        ({"capacity": 0}, "beams 4, capacity 0"),
+    ],
+)
+def test_sizes_that_nothing_can_have_are_refused(change, message):
+    """The same checks when it is made and when it is read."""
+    with pytest.raises(BundleError, match=message):
+        dataclasses.replace(SIZES, **change)
+
+
+def test_what_would_not_be_read_back_is_not_written(tmp_path):
+    """A NaN, and a file that is no sidecar at all."""
     with pytest.raises(BundleError, match="a value is not JSON"):
         dataclasses.replace(INFO, build_seconds=float("nan")).to_bytes()
+    path = tmp_path / "decoder.json"
+    path.write_bytes(b" " * (LARGEST + 1))
+    with pytest.raises(BundleError, match="this describes no engine"):
+        read_engine_info(path)
+    with pytest.raises(BundleError, match="No such file"):
+        read_engine_info(tmp_path / "none.json")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 
 from seq2edge.bundle import Bundle
-from seq2edge.errors import BackendError
+from seq2edge.errors import BackendError, EngineError
 from seq2edge.runtime.backend import Backend
 
 BACKENDS = {
+    "tensorrt": "tensorrt:TensorRTBackend",
     "cuda": "onnxruntime:OnnxRuntimeBackend",
     "cpu": "onnxruntime:OnnxRuntimeBackend",
 }
@@ -19,15 +20,18 @@ def open_backend(
 ) -> tuple[Backend, str]:
     """A backend for the device, and why it was taken. `auto` tries the fastest device first.
 
-    Raises BackendError with every device's reason when none works here.
+    Engines of TensorRT are tried where the bundle has some and `graphs` names no others; `threads`
+    is for what runs without them. Raises BackendError with every device's reason when none works
+    here, and EngineError for an engine that was asked for and does not work.
     """
     if device != "auto":
         return _open(bundle, device, threads, graphs), f"{device}: asked for"
     refusals = []
-    for name in BACKENDS:
+    engines = bool(bundle.manifest.engines) and graphs is None
+    for name in BACKENDS if engines else [name for name in BACKENDS if name != "tensorrt"]:
         try:
-            backend = _open(bundle, name, threads, graphs)
-        except BackendError as error:
+            backend = _open(bundle, name, None if name == "tensorrt" else threads, graphs)
+        except (BackendError, EngineError) as error:
             refusals.append(f"{name}: not used, {error}")
             continue
         return backend, "; ".join([*refusals, f"{name}: works"])

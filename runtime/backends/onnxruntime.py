@@ -32,6 +32,7 @@ class OnnxRuntimeBackend:
     """
 
     name = "onnxruntime"
+    capacity: int | None = None
 
     def __init__(
         self,

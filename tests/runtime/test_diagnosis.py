@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
+import types
 
+import fake_cuda
 import onnxruntime
 import pytest
 
+from seq2edge.errors import BackendError
 from seq2edge.runtime import diagnosis
+from seq2edge.runtime.backends import device
 
 
 def findings():
@@ -50,7 +54,7 @@ def test_a_missing_library_comes_with_its_remedy(monkeypatch):
 def test_cuda_needs_a_provider_and_a_driver(monkeypatch, providers, driver, works, detail):
     """A provider that is compiled in says nothing about the machine."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
-    monkeypatch.setattr(diagnosis, "_driver_error", lambda: driver)
+    monkeypatch.setattr(diagnosis, "driver_error", lambda: driver)
     found = findings()
     assert (found["cuda backend"].works, found["cuda backend"].detail) == (works, detail)
     assert found["nvidia driver"].works == (driver is None)
@@ -63,3 +67,32 @@ def test_old_versions_run_the_specialised_graphs_alone(monkeypatch):
     assert "specialised graphs" in findings()["onnxruntime"].detail
     monkeypatch.setattr(onnxruntime, "__version__", "1.32.0")
     assert findings()["onnxruntime"].detail == "1.32.0, runs all graphs"
+
+
+def test_engines_need_a_library_a_driver_and_a_device(monkeypatch):
+    """Each that is missing is named; with all of them the device is."""
+    trt = types.SimpleNamespace(__name__="tensorrt", __version__="10.3.0")
+    monkeypatch.setattr(diagnosis, "import_tensorrt", lambda: trt)
+    monkeypatch.setattr(diagnosis, "import_cuda", fake_cuda.FakeCuda)
+    found = findings()
+    assert (found["tensorrt"].works, found["tensorrt"].detail) == (True, "tensorrt 10.3.0")
+    assert found["tensorrt backend"].works
+    assert found["tensorrt backend"].detail == "runs engines on Fake GPU, compute capability 8.6"
+    monkeypatch.setattr(diagnosis, "import_cuda", lambda: fake_cuda.FakeCuda(devices=0))
+    found = findings()["tensorrt backend"]
+    assert not found.works
+    assert "cudaErrorNoDevice" in found.detail
+
+
+def test_what_engines_lack_comes_with_its_remedy(monkeypatch):
+    """Neither library nor driver, as on a plain machine."""
+
+    def missing(*_):
+        raise BackendError("tensorrt: not installed; install seq2edge[rtx]")
+
+    monkeypatch.setattr(diagnosis, "import_tensorrt", missing)
+    monkeypatch.setattr(device, "driver_error", lambda: "libcuda.so.1: no")
+    found = findings()
+    assert not found["tensorrt"].works
+    assert "install seq2edge[rtx]" in found["tensorrt"].detail
+    assert found["tensorrt backend"].detail.startswith("no library; tensorrt: no NVIDIA driver")

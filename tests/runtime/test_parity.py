@@ -5,9 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from seq2edge.manifest import ParityRecord
 from seq2edge.model.dims import Dims, StackDims
 from seq2edge.runtime.fake import FakeBackend, random_answer
-from seq2edge.runtime.parity import BEAMS, STEPS, TOLERANCES, Parity, make_inputs, record, replay
+from seq2edge.runtime.parity import (
+    BEAMS,
+    ENGINE_TOLERANCES,
+    STEPS,
+    TOLERANCES,
+    Parity,
+    fitted,
+    make_inputs,
+    record,
+    replay,
+)
 
 STACK = StackDims(layers=1, heads=1, kv_heads=1, head_dim=4, hidden=4, activation="relu")
 DECODER = Dims(width=4, vocab=100, decoder=STACK)
@@ -123,3 +134,53 @@ def test_encoders_are_compared_by_what_they_pool():
     assert (parity.max_absolute, parity.tokens_compared) == (0, 0)
     assert parity.within("float32")
     assert not replay(FakeBackend(random_answer(8, seed=1)), reference).within("float32")
+
+
+@pytest.mark.parametrize(
+    ("batch", "rows", "parts"),
+    [((1, 2, 8), 32, [2]), ((1, 1, 1), 4, [1, 1]), ((1, 1, 1), 1, [1, 1]), ((3, 3, 3), 9, [3])],
+)
+def test_the_program_is_cut_to_what_an_engine_takes(reference, batch, rows, parts):
+    """Fewer inputs at once, inputs twice, no beams: still the same answers, in each part."""
+    found = list(fitted(reference, batch=batch, rows=rows))
+    assert [len(part["prompt"]) for part in found] == parts
+    for part in found:
+        backend = FakeBackend(random_answer(100))
+        parity = replay(backend, part)
+        assert parity.tokens_equal == parity.tokens_compared > 0
+        assert parity.max_absolute == 0
+        assert max(call.rows for call in backend.calls) <= rows
+        assert replay(changed(1, 9.0), part).tokens_equal == 0
+
+
+def test_the_program_of_an_encoder_is_cut_too():
+    """It has no tokens."""
+    reference = record(FakeBackend(random_answer(8)), make_inputs(ENCODER, ()))
+    parts = list(fitted(reference, batch=(1, 1, 1), rows=1))
+    assert len(parts) == 2
+    assert all(replay(FakeBackend(random_answer(8)), part).max_absolute == 0 for part in parts)
+
+
+@pytest.mark.parametrize("precision", ENGINE_TOLERANCES)
+def test_engines_may_round_but_not_guess(precision):
+    """Wider for fewer bits; noise, and tokens that are mostly others, are never within."""
+    allowed = ENGINE_TOLERANCES[precision]
+    parts = {"max_absolute": 9.0, "tokens_compared": 100}
+    enough = int(100 * allowed.tokens)
+    good = Parity(max_relative=allowed.relative, tokens_equal=enough, **parts)
+    assert good.engine_within(precision)
+    assert not Parity(
+        max_relative=allowed.relative, tokens_equal=enough - 1, **parts
+    ).engine_within(precision)
+    assert not Parity(max_relative=0.5, tokens_equal=100, **parts).engine_within(precision)
+    assert allowed.relative >= ENGINE_TOLERANCES["float32"].relative
+
+
+def test_a_quantized_engine_may_err_twice_what_its_bundle_did():
+    """Where that is more than the table has."""
+    recorded = ParityRecord(max_absolute=1.0, max_relative=0.3, tokens_compared=10, tokens_equal=5)
+    found = Parity(max_absolute=1.0, max_relative=0.5, tokens_compared=10, tokens_equal=4)
+    assert found.engine_within("int4-weight", recorded)
+    assert not found.engine_within("int4-weight")
+    worse = Parity(max_absolute=1.0, max_relative=0.7, tokens_compared=10, tokens_equal=4)
+    assert not worse.engine_within("int4-weight", recorded)

@@ -189,7 +189,9 @@ def test_unknown_graphs_and_devices_are_refused_by_name(exported):
     bundle = Bundle.open(exported("llama")[1] / "bundle")
     with pytest.raises(BackendError, match="no graphs for 'tensorrt'"):
         OnnxRuntimeBackend(bundle, target="tensorrt")
-    with pytest.raises(BackendError, match="device: 'tpu' is unknown, known: auto, cuda, cpu"):
+    with pytest.raises(
+        BackendError, match="device: 'tpu' is unknown, known: auto, tensorrt, cuda, cpu"
+    ):
         open_backend(bundle, device="tpu")
     with pytest.raises(BackendError, match="device: 'tpu' is unknown"):
         check_device(onnxruntime, "tpu")

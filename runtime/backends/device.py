@@ -1,0 +1,272 @@
+"""Memory, copies and recorded work on a CUDA device, in one stream.
+
+A thin layer over `cuda.bindings.runtime`: every failure is a BackendError that says what was asked
+for. What a `Device` allocates lives as long as it does, so that addresses can be bound once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seq2edge.errors import BackendError
+
+ALIGNMENT = 256  # bytes; TensorRT asks it of every tensor
+MEGABYTE = 1e6
+
+Bytes = NDArray[np.uint8]
+
+
+def import_cuda() -> Any:
+    """`cuda.bindings.runtime` after probing for a driver, or a BackendError with the remedy."""
+    error = driver_error()
+    if error is not None:
+        raise BackendError(f"tensorrt: no NVIDIA driver here ({error}); use the cpu")
+    try:
+        from cuda.bindings import runtime
+    except ImportError as missing:
+        raise BackendError(
+            f"cuda-bindings: not usable here ({missing}); install seq2edge[tensorrt] or "
+            "seq2edge[rtx]"
+        ) from missing
+    return runtime
+
+
+def driver_error() -> str | None:
+    """Why no NVIDIA driver can be used here. TensorRT's own libraries may crash without one."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        return str(error)
+    return None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Block:
+    """Tensors of one size behind each other, each a stack of rows with a pitch of their own.
+
+    What `copy_rows` moves: for every tensor the first `width` bytes of each line of a row.
+    """
+
+    pitch: int  # bytes from a line to the next
+    lines: int  # in a tensor, padding included
+    row_lines: int
+    tensors: int
+
+    @property
+    def tensor_size(self) -> int:
+        """Bytes from a tensor to the next."""
+        return self.pitch * self.lines
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return self.tensor_size * self.tensors
+
+
+@dataclasses.dataclass
+class _Held:
+    """What has to be given back, known to the finalizer of a device."""
+
+    cuda: Any
+    stream: Any
+    memory: list[int]
+    pinned: list[int]
+    graphs: list[Any]
+
+    def release(self) -> None:
+        """Wait, then free; at the end of a process the driver may be gone, so errors are none."""
+        cuda = self.cuda
+        with contextlib.suppress(Exception):
+            cuda.cudaStreamSynchronize(self.stream)
+            for graph in self.graphs:
+                cuda.cudaGraphExecDestroy(graph)
+            for address in self.memory:
+                cuda.cudaFree(address)
+            for address in self.pinned:
+                cuda.cudaFreeHost(address)
+            cuda.cudaStreamDestroy(self.stream)
+
+
+class Device:
+    """The current CUDA device (`CUDA_VISIBLE_DEVICES` chooses it) and a stream on it.
+
+    Raises BackendError where there is none.
+    """
+
+    def __init__(self, cuda: Any) -> None:
+        self._cuda = cuda
+        code, count = cuda.cudaGetDeviceCount()
+        if int(code) != 0 or not count:
+            raise BackendError(
+                f"cuda: no device here, {self._describe(code)}; check nvidia-smi, the driver's "
+                "version and CUDA_VISIBLE_DEVICES"
+            )
+        index = self._call("cudaGetDevice")
+        properties = self._call("cudaGetDeviceProperties", index)
+        name = properties.name
+        self.name = name.decode() if isinstance(name, bytes) else str(name)
+        self.capability = f"{properties.major}.{properties.minor}"
+        self.driver = int(self._call("cudaDriverGetVersion"))
+        self.waits = 0  # how often the stream was waited for
+        self.lock = threading.RLock()  # contexts, recordings and leases are used by one at a time
+        self.stream = self._call("cudaStreamCreateWithFlags", cuda.cudaStreamNonBlocking)
+        self._held = _Held(cuda, self.stream, [], [], [])
+        self.close = weakref.finalize(self, self._held.release)
+
+    @property
+    def handle(self) -> int:
+        """The stream as TensorRT takes it."""
+        return int(self.stream)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        """A function's result. Raises BackendError with the error's name."""
+        code, *values = getattr(self._cuda, name)(*arguments)
+        if int(code) != 0:
+            raise BackendError(f"cuda: {name} failed, {self._describe(code)}")
+        return values[0] if values else None
+
+    def _describe(self, code: Any) -> str:
+        """An error's name and meaning, in CUDA's words."""
+        words = [getattr(self._cuda, f"cudaGetError{part}")(code)[1] for part in ("Name", "String")]
+        name, text = (w.decode() if isinstance(w, bytes) else str(w) for w in words)
+        return f"{name} ({text})"
+
+    def allocate(self, size: int, *, zero: bool = False) -> int:
+        """The address of new memory on the device."""
+        size = max(size, ALIGNMENT)
+        try:
+            address = int(self._call("cudaMalloc", size))
+        except BackendError as error:
+            raise BackendError(
+                f"{self.name}: {size / MEGABYTE:.0f} MB do not fit its memory ({error}); build the "
+                "engine with a smaller --batch, --beams or --capacity"
+            ) from error
+        self._held.memory.append(address)
+        if zero:
+            self._call("cudaMemsetAsync", address, 0, size, self.stream)
+        return address
+
+    def pinned(self, size: int) -> Bytes:
+        """Memory of the host that the device copies from and to on its own; it outlives neither."""
+        address = int(self._call("cudaHostAlloc", size, self._cuda.cudaHostAllocDefault))
+        self._held.pinned.append(address)
+        return np.asarray(_Pinned(self, address, size))
+
+    def send(self, target: int, source: Bytes) -> None:
+        """Copy pinned memory to the device, which reads it at any time before `wait` returns."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        size = source.nbytes
+        self._call("cudaMemcpyAsync", target, source.ctypes.data, size, kind, self.stream)
+
+    def fetch(self, target: Bytes, source: int) -> None:
+        """Copy from the device to pinned memory; what arrives is there after `wait`."""
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        size = target.nbytes
+        self._call("cudaMemcpyAsync", target.ctypes.data, source, size, kind, self.stream)
+
+    def copy_rows(
+        self, target: int, source: int, block: Block, rows: NDArray[np.int64], width: int
+    ) -> None:
+        """Row i of every tensor takes over the first `width` bytes of the lines of row `rows[i]`.
+
+        One copy of three axes a row: lines, rows of lines, tensors.
+        """
+        cuda, skip = self._cuda, block.pitch * block.row_lines
+        if not width:
+            return
+        for row, old in enumerate(rows.tolist()):
+            copy = cuda.cudaMemcpy3DParms()
+            ends = (source + old * skip, target + row * skip)
+            copy.srcPtr, copy.dstPtr = (
+                cuda.make_cudaPitchedPtr(end, block.pitch, block.pitch, block.lines) for end in ends
+            )
+            copy.extent = cuda.make_cudaExtent(width, block.row_lines, block.tensors)
+            copy.kind = cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+            self._call("cudaMemcpy3DAsync", copy, self.stream)
+
+    def wait(self) -> None:
+        """Until everything that was asked for is done."""
+        self._call("cudaStreamSynchronize", self.stream)
+        self.waits += 1
+
+    def capture(self, work: Callable[[], bool]) -> Any | None:
+        """What `work` enqueues as a graph that can be launched again; None where it cannot be."""
+        cuda, stream = self._cuda, self.stream
+        mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call("cudaStreamBeginCapture", stream, mode)
+        done = work()
+        code, graph = cuda.cudaStreamEndCapture(stream)
+        if int(code) != 0 or not done or graph is None:
+            cuda.cudaGetLastError()  # a failed capture leaves its error for the next call
+            return None
+        code, executable = cuda.cudaGraphInstantiate(graph, 0)
+        cuda.cudaGraphDestroy(graph)
+        if int(code) != 0:
+            cuda.cudaGetLastError()
+            return None
+        self._held.graphs.append(executable)
+        return executable
+
+    def launch(self, graph: Any) -> None:
+        """Enqueue everything that was captured."""
+        self._call("cudaGraphLaunch", graph, self.stream)
+
+    def discard(self, graph: Any) -> None:
+        """Give a graph back, after waiting for it."""
+        self.wait()
+        self._held.graphs.remove(graph)
+        self._call("cudaGraphExecDestroy", graph)
+
+
+class _Pinned:
+    """Tells numpy about pinned memory, and keeps its device while an array of it lives."""
+
+    def __init__(self, device: Device, address: int, size: int) -> None:
+        self.device = device
+        self.__array_interface__ = {
+            "version": 3,
+            "typestr": "|u1",
+            "shape": (size,),
+            "data": (address, False),
+        }
+
+
+class Upload:
+    """Small inputs: parts of pinned memory, and the same parts on the device."""
+
+    def __init__(self, device: Device, sizes: dict[str, int]) -> None:
+        self._device = device
+        self._offsets: dict[str, int] = {}
+        total = 0
+        for name, size in sizes.items():
+            self._offsets[name] = total
+            total += -(-size // ALIGNMENT) * ALIGNMENT
+        self._host = device.pinned(total)
+        self._address = device.allocate(total)
+        self._sent_at = -1
+
+    def address(self, name: str) -> int:
+        """Where a part lies on the device."""
+        return self._address + self._offsets[name]
+
+    def send(self, **parts: NDArray[Any]) -> None:
+        """Copy the parts to the device, in one piece up to the end of the last."""
+        if self._sent_at == self._device.waits:
+            self._device.wait()  # the last copy may not have read its source yet
+        end = 0
+        for name, values in parts.items():
+            start = self._offsets[name]
+            end = max(end, start + values.nbytes)
+            flat = np.ascontiguousarray(values).reshape(-1)
+            self._host[start : start + values.nbytes] = flat.view(np.uint8)
+        self._device.send(self._address, self._host[:end])
+        self._sent_at = self._device.waits

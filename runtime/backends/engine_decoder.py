@@ -1,0 +1,233 @@
+"""The decoder's engine: prefill and step, and caches of fixed size on the device."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seq2edge.errors import BackendError, CapacityError, EngineError
+from seq2edge.runtime.backend import Lengths, Logits, Tokens
+from seq2edge.runtime.backends.device import ALIGNMENT, Block, Bytes, Device, Upload
+from seq2edge.runtime.backends.engine import Binding, Bindings, Call, OpenEngine, StepCalls
+from seq2edge.runtime.backends.engine_buffers import (
+    BYTES,
+    ITEM,
+    Slots,
+    check_batch,
+    largest,
+    read_float32,
+    shape_of,
+    size_of,
+)
+from seq2edge.runtime.backends.engine_encoder import EngineMemory
+
+PAST, PRESENT = "past_", "present_"
+
+
+@dataclasses.dataclass(kw_only=True)
+class CacheSlot:
+    """Buffers of one cache at its largest.
+
+    `sets` are the addresses of all keys and values; the second, for reordered rows or for an engine
+    that copies its cache, is made when it is first needed.
+    """
+
+    inputs: Upload
+    logits: int
+    read: Bytes
+    sets: list[int]
+
+
+class EngineDecoder:
+    """The engine's calls, and the layout of its caches."""
+
+    def __init__(self, engine: OpenEngine, device: Device, scratch: tuple[int, int]) -> None:
+        self.device = device
+        self.sizes = engine.info.sizes
+        self.in_place = engine.in_place
+        self.inputs = {tensor.name: tensor for tensor in engine.info.inputs}
+        outputs = {tensor.name: tensor for tensor in engine.info.outputs}
+        self.logits = outputs["logits"]
+        read_float32(engine, self.logits)
+        self.names = [n.removeprefix(PAST) for n in self.inputs if n.startswith(PAST)]
+        self.block = self._layout(engine)
+        self.slots = Slots(self._make_slot)
+        self.prefill = Call(engine, "prefill", device, scratch)
+        self.steps = StepCalls(engine, device, scratch)
+
+    def _layout(self, engine: OpenEngine) -> Block:
+        """All keys and values behind each other, so that one copy moves a row of all of them."""
+        pasts = [self.inputs[PAST + name] for name in self.names]
+        if len({(past.dtype, past.shape) for past in pasts}) != 1:
+            raise EngineError(f"{engine.subject}: its caches differ in size; build it again")
+        rows, heads, capacity, head_dim = shape_of(pasts[0], largest(self.sizes))
+        self.line = head_dim * BYTES[pasts[0].dtype]  # bytes of a head's token
+        pitch, lines = capacity * self.line, rows * heads
+        while pitch * lines % ALIGNMENT:
+            lines += 1
+        return Block(pitch=pitch, lines=lines, row_lines=heads, tensors=len(pasts))
+
+    def _make_slot(self) -> CacheSlot:
+        rows = self.sizes.rows
+        tokens = max(self.sizes.batch[2] * self.sizes.prompt[2], rows)
+        sizes = {"cache_length": rows * ITEM, "new_length": rows * ITEM, "input_ids": tokens * ITEM}
+        logits = size_of(self.logits, largest(self.sizes))
+        return CacheSlot(
+            inputs=Upload(self.device, sizes),
+            logits=self.device.allocate(logits),
+            read=self.device.pinned(logits),
+            sets=[self.make_set()],
+        )
+
+    def make_set(self) -> int:
+        """Memory for all keys and values. No place of it may ever be NaN: 0 times that is no 0."""
+        return self.device.allocate(self.block.size, zero=True)
+
+
+class EngineCache:
+    """Keys and values of some rows in a leased slot."""
+
+    def __init__(
+        self,
+        decoder: EngineDecoder,
+        memory: EngineMemory | None,
+        rows: int,
+        capacity: int | None,
+    ) -> None:
+        sizes = decoder.sizes
+        if memory is None:
+            check_batch(sizes, rows)
+        if capacity is not None and capacity > sizes.capacity:
+            raise CapacityError(
+                f"capacity: {capacity} tokens asked for, the engine was built for "
+                f"{sizes.capacity}; ask for less, or build with a larger --capacity"
+            )
+        self._decoder, self._memory, self._limit = decoder, memory, capacity
+        self._check_rows(rows)
+        self.length: Lengths = np.zeros(rows, dtype=np.int64)
+        with decoder.device.lock:
+            self._slot = decoder.slots.lease(self)
+        self._current = 0
+
+    def reorder(self, rows: NDArray[np.int64]) -> None:
+        """See Cache. The rows are gathered in the other set of buffers, which is the one then."""
+        if np.array_equal(rows, np.arange(len(self.length))):
+            return
+        self._check_rows(len(rows))
+        decoder, length = self._decoder, self.length[rows]
+        with decoder.device.lock:
+            target, source = self._other(), self._slot.sets[self._current]
+            width = int(length.max(initial=0)) * decoder.line
+            decoder.device.copy_rows(target, source, decoder.block, rows, width)
+        self._current = 1 - self._current
+        self.length = length
+
+    def step(self, tokens: Tokens, new_length: Lengths) -> Logits:
+        """Append tokens, in as many pieces as the engine needs."""
+        columns = max(1, int(new_length.max()))
+        self._reserve(int((self.length + np.maximum(new_length, 1)).max()))
+        with self._decoder.device.lock:
+            if self._width(columns) == columns:
+                return self._run(tokens[:, :columns], new_length)
+            logits = np.zeros(shape_of(self._decoder.logits, {"rows": len(tokens)}), np.float32)
+            first = 0
+            while first < columns:
+                width = self._width(columns - first)
+                valid = np.clip(new_length - first, 0, width)
+                last = self._run(tokens[:, first : first + width], valid)
+                ends = (first < new_length) & (new_length <= first + width)
+                logits[ends] = last[ends]
+                first += width
+            return logits
+
+    def _check_rows(self, rows: int) -> None:
+        sizes, batch = self._decoder.sizes, self._memory.batch if self._memory else 1
+        if not rows or rows % batch:
+            raise BackendError(f"rows: {rows} are no multiple of a batch of {batch}")
+        if rows > sizes.rows:
+            raise BackendError(
+                f"beams: {rows} rows, the engine was built for {sizes.batch[2]} inputs with "
+                f"{sizes.beams} beams; build with a larger --beams or --batch"
+            )
+
+    def _reserve(self, needed: int) -> None:
+        """Raise CapacityError where so many tokens do not fit a row."""
+        if self._limit is not None and needed > self._limit:
+            raise CapacityError(
+                f"capacity: {needed} tokens do not fit the {self._limit} that were set; "
+                "set a larger capacity or none"
+            )
+        if needed > self._decoder.sizes.capacity:
+            raise CapacityError(
+                f"capacity: {needed} tokens do not fit the {self._decoder.sizes.capacity} that the "
+                "engine was built for; build with a larger --capacity"
+            )
+
+    def _width(self, columns: int) -> int:
+        """How many of so many columns one call takes: one, or what the prefill profile allows.
+
+        A call writes all its columns behind every row, also where few of them are valid.
+        """
+        sizes, rows = self._decoder.sizes, len(self.length)
+        batch = self._memory.batch if self._memory else min(rows, sizes.batch[2])
+        width = min(columns, sizes.prompt[2])
+        room = sizes.capacity - int(self.length.max())
+        fits = rows == batch >= sizes.batch[0] and max(width, sizes.prompt[0]) <= room
+        return width if fits else 1
+
+    def _run(self, tokens: Tokens, valid: Lengths) -> Logits:
+        """One call of the engine; the tokens are known to fit.
+
+        A row without a valid token is fed one all the same: the next call overwrites it.
+        """
+        decoder, slot = self._decoder, self._slot
+        rows, new = tokens.shape
+        if 1 < new < decoder.sizes.prompt[0]:
+            new = decoder.sizes.prompt[0]
+            tokens = np.pad(tokens, ((0, 0), (0, new - tokens.shape[1])))
+        slot.inputs.send(
+            cache_length=self.length, new_length=np.maximum(valid, 1), input_ids=tokens
+        )
+        past = slot.sets[self._current]
+        present = past if decoder.in_place else self._other()
+        source = self._memory.addresses["source_length"] if self._memory else 0
+        sizes = self._sizes(rows, new)
+        call = decoder.steps if new == 1 else decoder.prefill
+        call.run((past, source, *sizes.values()), lambda: self._bindings(sizes, past, present))
+        wanted = shape_of(decoder.logits, sizes)
+        read = slot.read[: size_of(decoder.logits, sizes)]
+        decoder.device.fetch(read, slot.logits)
+        decoder.device.wait()
+        self.length += valid
+        if not decoder.in_place:
+            self._current = 1 - self._current
+        return read.view(np.float32).reshape(wanted)
+
+    def _sizes(self, rows: int, new: int) -> dict[str, int]:
+        sizes = {"rows": rows, "new": new, "capacity": self._decoder.sizes.capacity}
+        if self._memory is not None:
+            sizes |= {"batch": self._memory.batch, "source": self._memory.source}
+        return sizes
+
+    def _other(self) -> int:
+        """The address of the set that is not the current one."""
+        if len(self._slot.sets) == 1:
+            self._slot.sets.append(self._decoder.make_set())
+        return self._slot.sets[1 - self._current]
+
+    def _bindings(self, sizes: dict[str, int], past: int, present: int) -> Bindings:
+        """Addresses of everything, and shapes of the inputs."""
+        decoder, slot = self._decoder, self._slot
+        places = dict(self._memory.addresses) if self._memory else {}
+        for name in ("input_ids", "new_length", "cache_length"):
+            places[name] = slot.inputs.address(name)
+        found: dict[str, Binding] = {"logits": (slot.logits, None)}
+        for index, name in enumerate(decoder.names):
+            offset = index * decoder.block.tensor_size
+            places[PAST + name] = past + offset
+            found[PRESENT + name] = (present + offset, None)
+        for name, tensor in decoder.inputs.items():
+            found[name] = (places[name], shape_of(tensor, sizes))
+        return found

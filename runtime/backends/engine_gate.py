@@ -1,0 +1,96 @@
+"""The numeric gate: an engine answers as the model did, or it is not used.
+
+An engine is checked on the device when it is first opened there: the bundle's recorded program is
+replayed and compared. That it passed is noted in a folder of the user's cache, by the hashes of
+plans and reference, the device, its driver and the library: a change of any asks again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from seq2edge.bundle import Bundle
+from seq2edge.errors import EngineError
+from seq2edge.reference import REFERENCE, read_reference
+from seq2edge.runtime import parity
+from seq2edge.runtime.backend import Backend
+from seq2edge.runtime.backends.device import Device
+from seq2edge.runtime.backends.engine import Engine
+
+VERSION = 1  # of the check itself
+
+
+def check(bundle: Bundle, engines: Sequence[Engine], backend: Backend, device: Device) -> None:
+    """Replay the reference unless it was done. Raises EngineError where the answers differ."""
+    if REFERENCE not in bundle.manifest.files:
+        raise EngineError(f"{bundle.path}: has no {REFERENCE} to check the engine with")
+    marker = _marker(bundle, engines, device)
+    if marker is not None and marker.is_file():
+        return
+    info = engines[0].info
+    reference = parity.fitted(
+        read_reference(bundle.file(REFERENCE)), batch=info.sizes.batch, rows=info.sizes.rows
+    )
+    found = [parity.replay(backend, part) for part in reference]
+    recorded = bundle.manifest.parity if bundle.manifest.quantization else None
+    wrong = [part for part in found if not part.engine_within(info.precision, recorded)]
+    if wrong:
+        raise EngineError(_refusal(engines, device, wrong[0]))
+    if marker is not None:
+        _note(marker, found, engines, device)
+
+
+def _refusal(engines: Sequence[Engine], device: Device, found: parity.Parity) -> str:
+    tokens = f"{found.tokens_equal} of {found.tokens_compared} tokens equal"
+    return (
+        f"{engines[0].subject}: answers otherwise than the model on {device.name}, largest error "
+        f"{found.max_absolute:.1e} ({found.max_relative:.1e} of the largest value), {tokens}; "
+        "it is not used, build it again or in a larger precision"
+    )
+
+
+def cache_folder() -> Path | None:
+    """Our part of the user's cache (`XDG_CACHE_HOME`, else `~/.cache`); None without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "seq2edge"
+    except RuntimeError:  # a container's user may have none
+        return None
+
+
+def _marker(bundle: Bundle, engines: Sequence[Engine], device: Device) -> Path | None:
+    info = engines[0].info
+    parts = [
+        str(VERSION),
+        *sorted(engine.info.plan_sha256 for engine in engines),
+        bundle.manifest.files[REFERENCE].sha256,
+        device.name,
+        device.capability,
+        str(device.driver),
+        f"{info.library} {info.release}",
+    ]
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    folder = cache_folder()
+    return folder / "engines" / f"{key}.json" if folder is not None else None
+
+
+def _note(
+    marker: Path, found: Sequence[parity.Parity], engines: Sequence[Engine], device: Device
+) -> None:
+    """Remember it; where nothing can be written the check is simply made again."""
+    values = {
+        "engines": [engine.subject for engine in engines],
+        "device": device.name,
+        "driver": device.driver,
+        "parity": [dataclasses.asdict(part) for part in found],
+    }
+    with contextlib.suppress(OSError):
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        partial = marker.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        partial.replace(marker)

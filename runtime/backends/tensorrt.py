@@ -1,0 +1,96 @@
+"""TensorRT: a bundle's engines, fixed buffers on the device, steps recorded as CUDA graphs.
+
+Buffers are as large as the engine allows and live as long as the backend, so that addresses stay
+what they were: a batch's memory and cache lease a slot of them and give it back when they are
+dropped. All work goes through one stream, which is why contexts can share their scratch memory and
+slots be used again at once.
+
+An engine of the masked form updates its cache in place; one of the lowered form writes another,
+and the two swap. To reorder rows they are gathered into the other one too.
+
+Nothing here has been run by a TensorRT engine yet, only by the doubles in `tests/`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seq2edge.bundle import Bundle
+from seq2edge.errors import BackendError, EngineError
+from seq2edge.runtime.backend import Features, Lengths, Logits, Tokens
+from seq2edge.runtime.backends import engine_gate
+from seq2edge.runtime.backends.device import ALIGNMENT, Device, import_cuda
+from seq2edge.runtime.backends.engine import Engine, check_release, find_engines, open_engine
+from seq2edge.runtime.backends.engine_decoder import EngineCache, EngineDecoder
+from seq2edge.runtime.backends.engine_encoder import EngineEncoder, EngineMemory
+from seq2edge.tensorrt_library import import_tensorrt
+
+
+class TensorRTBackend:
+    """Runs a bundle's engines on the current CUDA device.
+
+    Raises BackendError or EngineError where no engine of the bundle works here: a library, a
+    driver or a device is missing, the plan is of another release or device, it is damaged, or it
+    does not answer as the model did.
+    """
+
+    name = "tensorrt"
+    capacity: int | None = None
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        device: str = "tensorrt",
+        target: str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        if target is not None or threads is not None:
+            what = "threads" if target is None else "graphs"
+            raise BackendError(f"{what}: for onnxruntime alone; leave it out for {device}")
+        refusals = []
+        for name, engines in find_engines(bundle).items():
+            try:
+                self._open(bundle, engines)
+            except (BackendError, EngineError) as error:
+                refusals.append((name, error))
+                continue
+            self.target = name
+            return
+        if len(refusals) == 1:
+            raise refusals[0][1]
+        raise BackendError("; ".join(f"engine for {name}: {error}" for name, error in refusals))
+
+    def _open(self, bundle: Bundle, engines: list[Engine]) -> None:
+        trt = import_tensorrt(engines[0].info.library)
+        for engine in engines:
+            check_release(engine, trt)
+        self.device = Device(import_cuda())
+        opened = {engine.info.role: open_engine(engine, trt, self.device) for engine in engines}
+        size = max(engine.scratch_size for engine in opened.values())
+        scratch = (self.device.allocate(size), max(size, ALIGNMENT))
+        encoder, decoder = opened.get("encoder"), opened.get("decoder")
+        self._encoder = EngineEncoder(encoder, self.device, scratch) if encoder else None
+        self._decoder = EngineDecoder(decoder, self.device, scratch) if decoder else None
+        self.capacity = decoder.info.sizes.capacity if decoder else None
+        engine_gate.check(bundle, engines, self, self.device)
+
+    def encode(self, source: Tokens | Features, source_length: Lengths) -> EngineMemory:
+        """See Backend. Raises BackendError for more than the engine was built for."""
+        assert self._encoder is not None
+        return self._encoder.encode(source, source_length)
+
+    def start(self, memory: EngineMemory | None, rows: int, capacity: int | None) -> EngineCache:
+        """See Backend. The engine's own capacity is the most that there can be."""
+        assert self._decoder is not None
+        return EngineCache(self._decoder, memory, rows, capacity)
+
+    def step(self, tokens: Tokens, new_length: Lengths, cache: EngineCache) -> Logits:
+        """See Backend. The result is valid until the cache's next step, or until it is dropped."""
+        return cache.step(tokens, new_length)
+
+    def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:
+        """See Backend."""
+        assert self._encoder is not None
+        return self._encoder.pool(source, source_length)
