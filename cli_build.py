@@ -38,6 +38,9 @@ def targets(*, as_json: bool) -> None:
 @click.option("--source", default="1:64:512", help="Tokens of an encoder's input.")
 @click.option("--prompt", default="1:32:128", help="Tokens that a decoder begins with.")
 @click.option("--capacity", type=int, default=256, help="Tokens that a cache holds for a row.")
+@click.option(
+    "--plan", "only_plan", is_flag=True, help="Tell what it takes in memory, and build nothing."
+)
 @click.option("--json", "as_json", is_flag=True, help="What was built, as one JSON object.")
 def build(
     bundle: Path,
@@ -48,6 +51,7 @@ def build(
     prompt: str,
     capacity: int,
     *,
+    only_plan: bool,
     as_json: bool,
 ) -> None:
     """Build TensorRT engines of a BUNDLE and add them to it.
@@ -70,7 +74,12 @@ def build(
         prompt=parse_range(prompt),
         capacity=capacity,
     )
-    request = building.plan_request(Bundle.open(bundle, hashes=True), target, sizes)
+    opened = Bundle.open(bundle, hashes=not only_plan)
+    if only_plan:
+        for line in _plan(opened, target, sizes, as_json=as_json):
+            click.echo(line)
+        return
+    request = building.plan_request(opened, target, sizes)
     with progress_bar("build") as show:
         report = building.build_bundle(request, show)
     if as_json:
@@ -79,6 +88,17 @@ def build(
         return
     for line in _describe(report):
         click.echo(line)
+
+
+def _plan(bundle: Any, target: str | None, sizes: Any, *, as_json: bool) -> list[str]:
+    """What building and running takes; any target's can be told on any machine."""
+    from seq2edge.export.memory_plan import plan_memory
+    from seq2edge.export.targets import check, find_target
+
+    found = find_target(target or "portable")
+    check(found, bundle.manifest.precision)
+    plan = plan_memory(bundle, sizes, target=found)
+    return [json.dumps(plan.values())] if as_json else plan.table()
 
 
 def _describe(report: Any) -> list[str]:

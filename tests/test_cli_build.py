@@ -67,6 +67,22 @@ def test_build_tells_what_stands_in_each_engine(exported, tmp_path):
     assert values["engines"][0]["sizes"]["batch"] == [1, 1, 2]
 
 
+def test_a_plan_is_told_for_any_target_on_any_machine(exported):
+    """Memory to build and to run, and what fits; nothing is built."""
+    source = exported("gpt2")[1] / "bundle"
+    before = sorted(path.name for path in source.iterdir())
+    arguments = ["build", str(source), "--plan", "--target", "orin-jetpack6.2"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.stderr
+    assert "decoder" in result.stdout
+    assert "board, GB" in result.stdout
+    values = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
+    assert values["target"] == "orin-jetpack6.2"
+    assert sorted(path.name for path in source.iterdir()) == before
+    refused = CliRunner().invoke(main, ["build", str(source), "--plan", "--target", "x"])
+    assert "target: 'x' is unknown" in refused.stderr
+
+
 def test_build_refuses_sizes_and_targets_in_a_line(exported):
     """Without a traceback, and with the bundle as it was."""
     bundle = str(exported("gpt2")[1] / "bundle")
