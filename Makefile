@@ -4,12 +4,13 @@ RUN = .venv/bin/python
 # One thread a test process: two of them share small machines.
 TEST_THREADS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help venv test lint demo demo-chat bench clean
+.PHONY: help venv test test-gpu lint demo demo-chat bench clean
 
 help:
 	@echo "make demo       transcribe speech with real Whisper weights, end to end"
 	@echo "make demo-chat  ask SmolLM2 a question"
 	@echo "make test       lint, types, all tests"
+	@echo "make test-gpu   engines on an NVIDIA GPU, with a report to paste into an issue"
 	@echo "make bench      decoding speed against CTranslate2 and PyTorch"
 	@echo "make clean      remove .venv, caches and build folders"
 
@@ -23,6 +24,9 @@ lint: venv
 
 test: lint
 	$(TEST_THREADS) $(RUN) -m pytest -n 2 -q
+
+test-gpu: venv
+	@$(RUN) -m pytest -m gpu -q -rs tests/gpu
 
 demo: venv
 	@$(RUN) examples/demo.py

@@ -37,6 +37,11 @@ def make_plan(model, profiles, *, in_place, release):
     return MAGIC + head.encode() + b"\n" + model.SerializeToString()
 
 
+def dims_of(value):
+    """The axes of an ONNX value."""
+    return value.type.tensor_type.shape.dim
+
+
 class FakeTensorRT:
     """The module. RTX is told by what it alone has."""
 
@@ -114,6 +119,10 @@ class Engine:
         )
         self.inputs = {v.name: self._type(v) for v in model.graph.input}
         self.outputs = {v.name: self._type(v) for v in model.graph.output}
+        self.shapes = {
+            v.name: [d.dim_value if d.HasField("dim_value") else -1 for d in dims_of(v)]
+            for v in model.graph.output
+        }
         self.names = [*self.inputs, *self.outputs]
         self.num_io_tensors = len(self.names)
         self.num_optimization_profiles = len(self.profiles)
@@ -143,6 +152,15 @@ class Engine:
     def get_tensor_dtype(self, name):
         """In the library's words."""
         return getattr(self.trt, {**self.inputs, **self.outputs}[name])
+
+    def get_tensor_shape(self, name):
+        """-1 where profiles leave it open."""
+        kinds = [profile[name] for profile in self.profiles if name in profile]
+        fixed = [[*zip(*shapes, strict=True)] for shapes in kinds]
+        if not fixed:
+            return self.shapes[name]
+        axes = zip(*fixed, strict=True)
+        return [sizes[0][0] if len({*sum(sizes, ())}) == 1 else -1 for sizes in axes]
 
     def create_runtime_config(self):
         """RTX's settings of a context."""

@@ -203,15 +203,18 @@ class Device:
         cuda, stream = self._cuda, self.stream
         mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", stream, mode)
-        done = work()
-        code, graph = cuda.cudaStreamEndCapture(stream)
-        if int(code) != 0 or not done or graph is None:
-            cuda.cudaGetLastError()  # a failed capture leaves its error for the next call
-            return None
-        code, executable = cuda.cudaGraphInstantiate(graph, 0)
-        cuda.cudaGraphDestroy(graph)
-        if int(code) != 0:
-            cuda.cudaGetLastError()
+        done = False
+        try:
+            done = work()
+        finally:
+            code, graph = cuda.cudaStreamEndCapture(stream)
+        executable = None
+        if int(code) == 0:
+            if done:
+                code, executable = cuda.cudaGraphInstantiate(graph, 0)
+            cuda.cudaGraphDestroy(graph)
+        if int(code) != 0 or executable is None:
+            cuda.cudaGetLastError()  # a failed recording leaves its error for the next call
             return None
         self._held.graphs.append(executable)
         return executable

@@ -11,13 +11,15 @@ import dataclasses
 import hashlib
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from seq2edge.bundle import Bundle
 from seq2edge.engine_info import EngineInfo, read_engine_info
 from seq2edge.errors import BackendError, BundleError, EngineError
+from seq2edge.manifest import TensorRecord
 from seq2edge.runtime.backends.device import Device
+from seq2edge.runtime.backends.engine_buffers import largest
 from seq2edge.storage import file_errors
 from seq2edge.tensorrt_library import process_logger
 
@@ -145,6 +147,10 @@ class OpenEngine:
         told = {tensor.name: tensor for tensor in (*self.info.inputs, *self.info.outputs)}
         wrong = sorted(set(told) ^ set(names))
         wrong += sorted({tensor.name for tensor in self.info.inputs} ^ inputs)
+        most = largest(self.info.sizes)
+        wrong += [
+            n for n in names if n in told and not _fits(told[n], engine.get_tensor_shape(n), most)
+        ]
         types = {name: getattr(trt, name) for name in ("float32", "float16", "bfloat16")}
         types |= {name: getattr(trt, name) for name in ("int64", "int32", "int8", "uint8", "bool")}
         wrong += [
@@ -169,6 +175,15 @@ class OpenEngine:
         if len(aliased) not in (0, len(present)) or len(aliased) != sum(map(bool, shared.values())):
             raise EngineError(f"{self.subject}: updates only some caches in place; build it again")
         return bool(aliased)
+
+
+def _fits(told: TensorRecord, found: Iterable[int], most: Mapping[str, int]) -> bool:
+    """Whether a tensor may have the shape that the library says; -1 is a size left open."""
+    sizes = tuple(found)
+    return len(sizes) == len(told.shape) and all(
+        size in (-1, most[axis]) if isinstance(axis, str) else size == axis
+        for axis, size in zip(told.shape, sizes, strict=True)
+    )
 
 
 def open_engine(engine: Engine, trt: Any, device: Device) -> OpenEngine:
@@ -299,14 +314,16 @@ class StepCalls:
         found = self._recorded.get(key)
         if found is None:
             self._evict()
-            found = self._recorded[key] = _Recorded(self._make())
+            found = _Recorded(self._make())
             found.call.run(key, bindings)  # the first call of a shape settles the context's state
+            self._recorded[key] = found
             return
         self._recorded.move_to_end(key)
         if found.graph is None:
             found.graph = self._device.capture(found.call.enqueue)
         if found.graph is None:
-            self.recording = False
+            self.recording, self._plain = False, found.call
+            self._recorded.clear()  # their steps were waited for
             found.call.run(key, bindings)
             return
         self._device.launch(found.graph)

@@ -10,7 +10,6 @@ from typing import Any, Generic, TypeVar
 from seq2edge.engine_info import EngineSizes
 from seq2edge.errors import BackendError, EngineError
 from seq2edge.manifest import TensorRecord
-from seq2edge.runtime.backends.engine import OpenEngine
 
 ITEM = 8  # bytes of a token or a length
 BYTES: Mapping[str, int] = {
@@ -75,10 +74,10 @@ def check_batch(sizes: EngineSizes, batch: int) -> None:
         )
 
 
-def read_float32(engine: OpenEngine, tensor: TensorRecord) -> None:
+def read_float32(subject: str, tensor: TensorRecord) -> None:
     """Raise EngineError where an output that the host reads is of another type."""
     if tensor.dtype != "float32":
         raise EngineError(
-            f"{engine.subject}: gives {tensor.name} as {tensor.dtype}, float32 is read; "
+            f"{subject}: gives {tensor.name} as {tensor.dtype}, float32 is read; "
             "build it of a graph that seq2edge made"
         )

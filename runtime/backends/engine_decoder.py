@@ -50,7 +50,7 @@ class EngineDecoder:
         self.inputs = {tensor.name: tensor for tensor in engine.info.inputs}
         outputs = {tensor.name: tensor for tensor in engine.info.outputs}
         self.logits = outputs["logits"]
-        read_float32(engine, self.logits)
+        read_float32(engine.subject, self.logits)
         self.names = [n.removeprefix(PAST) for n in self.inputs if n.startswith(PAST)]
         self.block = self._layout(engine)
         self.slots = Slots(self._make_slot)
@@ -192,7 +192,7 @@ class EngineCache:
         )
         past = slot.sets[self._current]
         present = past if decoder.in_place else self._other()
-        source = self._memory.addresses["source_length"] if self._memory else 0
+        source = self._memory.source_length if self._memory else 0
         sizes = self._sizes(rows, new)
         call = decoder.steps if new == 1 else decoder.prefill
         call.run((past, source, *sizes.values()), lambda: self._bindings(sizes, past, present))
@@ -220,7 +220,9 @@ class EngineCache:
     def _bindings(self, sizes: dict[str, int], past: int, present: int) -> Bindings:
         """Addresses of everything, and shapes of the inputs."""
         decoder, slot = self._decoder, self._slot
-        places = dict(self._memory.addresses) if self._memory else {}
+        places: dict[str, int] = {}
+        if self._memory is not None:
+            places = {**self._memory.slot.outputs, "source_length": self._memory.source_length}
         for name in ("input_ids", "new_length", "cache_length"):
             places[name] = slot.inputs.address(name)
         found: dict[str, Binding] = {"logits": (slot.logits, None)}

@@ -33,17 +33,16 @@ class MemorySlot:
 
 
 class EngineMemory:
-    """Keys and values of a batch of sources on the device, one copy for all beams."""
+    """Keys and values of a batch of sources on the device, one copy for all beams.
+
+    The decoder finds them in `slot.outputs`, by name.
+    """
 
     def __init__(self, slots: Slots[MemorySlot], batch: int, source: int) -> None:
         self.batch = batch
         self.source = source  # positions, padding included
         self.slot = slots.lease(self)
-
-    @property
-    def addresses(self) -> dict[str, int]:
-        """Where the decoder finds its inputs, by name."""
-        return {**self.slot.outputs, "source_length": self.slot.inputs.address("source_length")}
+        self.source_length = self.slot.inputs.address("source_length")
 
 
 class EngineEncoder:
@@ -59,7 +58,7 @@ class EngineEncoder:
         self._pooled: Bytes | None = None
         for name in ("logits", "embedding"):
             if name in self._outputs:
-                read_float32(engine, self._outputs[name])
+                read_float32(engine.subject, self._outputs[name])
         self._call = Call(engine, "encoder", device, scratch)
 
     def _make_slot(self) -> MemorySlot:

@@ -49,12 +49,15 @@ class TensorRTBackend:
         if target is not None or threads is not None:
             what = "threads" if target is None else "graphs"
             raise BackendError(f"{what}: for onnxruntime alone; leave it out for {device}")
-        refusals = []
+        self._encoder: EngineEncoder | None = None
+        self._decoder: EngineDecoder | None = None
+        refusals: list[tuple[str, BackendError | EngineError]] = []
         for name, engines in find_engines(bundle).items():
             try:
                 self._open(bundle, engines)
             except (BackendError, EngineError) as error:
-                refusals.append((name, error))
+                self._encoder = self._decoder = None  # its buffers are free for the next
+                refusals.append((name, error.with_traceback(None)))
                 continue
             self.target = name
             return

@@ -177,7 +177,7 @@ def test_rtx_says_why_a_plan_is_not_for_a_device(make_machine, engines):
 
 @pytest.mark.parametrize(
     "change",
-    ["a tensor less", "a tensor more", "another type", "an output for an input"],
+    ["a tensor less", "a tensor more", "another type", "an output for an input", "fewer logits"],
 )
 def test_a_sidecar_of_another_engine_is_refused(machine, copied, change):
     """Addresses are bound by what it says."""
@@ -190,6 +190,8 @@ def test_a_sidecar_of_another_engine_is_refused(machine, copied, change):
         inputs.append({**inputs[-1], "name": "past_key_9"})
     elif change == "another type":
         inputs[-1]["dtype"] = "float16"
+    elif change == "fewer logits":
+        outputs[0]["shape"][1] -= 1  # the engine would write behind them
     else:
         inputs.append(outputs.pop())
     with pytest.raises(EngineError, match="its sidecar is of another engine"):
@@ -256,6 +258,7 @@ REAL = {
         "get_tensor_name",
         "get_tensor_mode",
         "get_tensor_dtype",
+        "get_tensor_shape",
         "get_aliased_input_tensor",
         "create_execution_context",
         "create_runtime_config",

@@ -1,0 +1,145 @@
+"""Real engines on a real device: the tokens of ONNX Runtime, and what only a device can show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import real_engines
+import tiny_models
+
+from seq2edge.bundle import Bundle
+from seq2edge.engine_info import read_engine_info
+from seq2edge.export.pipeline import export_checkpoint
+from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from seq2edge.runtime.backends.tensorrt import TensorRTBackend
+from seq2edge.runtime.decoding import decode
+from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.parity import ENGINE_TOLERANCES
+
+# Heads of 64, which fused kernels exist for.
+MODELS = {
+    "bart": {"d_model": 256},
+    "t5": {"d_model": 256, "d_kv": 64},
+    "whisper": {"d_model": 256},
+    "llama": {"hidden_size": 256, "head_dim": 64},
+    "bert": {"hidden_size": 256},
+}
+GENERATORS = [name for name in MODELS if name != "bert"]
+OPTIONS = [
+    DecodeOptions(eos_token_id=2, pad_token_id=1),
+    DecodeOptions(eos_token_id=2, pad_token_id=1, num_beams=4, no_repeat_ngram_size=2),
+]
+MOST_EQUAL = 0.9  # of the tokens: products may run in TF32
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    """`bundles(name, **options)` makes (once) a tiny model's bundle with real engines."""
+    made = {}
+
+    def get(name, **options):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            tiny_models.save(name, folder / "checkpoint", **MODELS[name])
+            export_checkpoint(folder / "checkpoint", folder / "bundle")
+            source = Bundle.open(folder / "bundle")
+            made[name] = real_engines.with_engines(source, folder / "engines", **options)
+        return made[name]
+
+    return get
+
+
+@pytest.fixture
+def own_cache(monkeypatch, tmp_path):
+    """A cache folder in which no engine has passed yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def decoded(backend, bundle, options, seed):
+    """The tokens of a batch of two."""
+    dims, rng = bundle.manifest.dims, np.random.default_rng(seed)
+    if dims.encoder is None:
+        prompts = [rng.integers(3, 90, n).tolist() for n in (12, 5)]
+        return tokens_of(decode(backend, None, prompts, options, max_new_tokens=16))
+    lengths = np.array([7, 4])
+    source = rng.integers(3, 90, (2, 7))
+    if dims.mels:
+        source = rng.standard_normal((2, dims.mels, dims.frames), dtype=np.float32)
+        lengths = np.full(2, dims.frames // 2)
+    memory = backend.encode(source, lengths)
+    return tokens_of(decode(backend, memory, [[2, 5]] * 2, options, max_new_tokens=16))
+
+
+def tokens_of(found):
+    """The best sequences."""
+    return [item[0].ids for item in found]
+
+
+def share_equal(found, wanted):
+    """Of the tokens that stand where the others do."""
+    pairs = [
+        pair
+        for ours, theirs in zip(found, wanted, strict=True)
+        for pair in zip(ours, theirs, strict=False)
+    ]
+    return sum(a == b for a, b in pairs) / len(pairs)
+
+
+def test_real_plans_are_described_by_their_sidecars(bundles):
+    """Built without a device too: in place, in both profiles, and of the release that is here."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="install seq2edge[rtx]")
+    bundle = bundles("llama")
+    info = read_engine_info(bundle.path / "engines" / "decoder.json")
+    assert (info.library, info.release) == ("tensorrt_rtx", trt.__version__)
+    assert info.cache_updates == (4, 4)
+    assert info.profiles == ("prefill", "step")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", GENERATORS)
+def test_decoding_on_the_device_gives_the_tokens_of_onnxruntime(gpu, own_cache, bundles, name):
+    """Greedy and beams, several batches; the gate has passed before."""
+    bundle = bundles(name)
+    backend, reference = TensorRTBackend(bundle), OnnxRuntimeBackend(bundle)
+    for seed in range(3):
+        for options in OPTIONS:
+            found = decoded(backend, bundle, options, seed)
+            wanted = decoded(reference, bundle, options, seed)
+            assert share_equal(found, wanted) >= MOST_EQUAL
+
+
+@pytest.mark.gpu
+def test_an_encoder_on_the_device_gives_the_same_scores(gpu, own_cache, bundles):
+    """Within the tolerance of engines."""
+    bundle = bundles("bert")
+    source = np.random.default_rng(0).integers(3, 90, (2, 9)), np.array([9, 4])
+    found = TensorRTBackend(bundle).pool(*source)
+    wanted = OnnxRuntimeBackend(bundle).pool(*source)
+    allowed = ENGINE_TOLERANCES["float32"].relative * np.abs(wanted).max()
+    np.testing.assert_allclose(found, wanted, atol=allowed)
+
+
+@pytest.mark.gpu
+def test_steps_are_recorded_on_the_device(gpu, own_cache, bundles):
+    """With TensorRT by us; TensorRT-RTX does it on its own."""
+    bundle = bundles("llama")
+    backend = TensorRTBackend(bundle)
+    if not backend._decoder.steps.recording:
+        pytest.skip("this library records steps on its own")
+    decoded(backend, bundle, OPTIONS[0], 0)
+    assert backend._decoder.steps.replays > 0
+    assert backend._decoder.steps.recording
+
+
+@pytest.mark.gpu
+def test_many_requests_take_no_more_memory(gpu, own_cache, bundles):
+    """Free memory of the device is the same after the second and the twentieth."""
+    from cuda.bindings import runtime
+
+    bundle = bundles("bart")
+    backend = TensorRTBackend(bundle)
+    free = []
+    for seed in range(20):
+        decoded(backend, bundle, OPTIONS[1], seed)
+        free.append(runtime.cudaMemGetInfo()[1])
+    assert free[1] - free[-1] < 2**20
