@@ -14,14 +14,17 @@ from seq2edge.engine_info import PROFILES, EngineInfo, EngineSizes, write_engine
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
 from seq2edge.manifest import EngineRecord, TensorRecord
+from seq2edge.quantize.passes.narrow import Narrow, NarrowedWeights
 
 RELEASE = "1.0"
 SIZES = EngineSizes(batch=(1, 2, 3), beams=4, source=(1, 16, 40), prompt=(1, 4, 8), capacity=40)
 NAMES = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16", ir.DataType.INT64: "int64"}
 
 
-def with_engines(source, folder, *, sizes=SIZES, form="masked", library="tensorrt", **changes):
-    """A copy of a bundle with an engine for each of its roles; `changes` go into the sidecars."""
+def with_engines(
+    source, folder, *, sizes=SIZES, form="masked", library="tensorrt", precision="float32"
+):
+    """A copy of a bundle with an engine for each of its roles."""
     manifest = source.manifest
     if manifest.dims.mels:
         sizes = dataclasses.replace(sizes, source=(manifest.dims.frames // 2,) * 3)
@@ -32,8 +35,9 @@ def with_engines(source, folder, *, sizes=SIZES, form="masked", library="tensorr
         for graph in manifest.graphs:
             if graph.target != "canonical":
                 continue
-            plan, info = make_engine(source.file(graph.file), graph.role, sizes, form, library)
-            info = dataclasses.replace(info, **changes)
+            plan, info = make_engine(
+                source.file(graph.file), graph.role, sizes, form, library, precision
+            )
             file, sidecar = f"engines/{graph.role}.plan", f"engines/{graph.role}.json"
             writer.path(file).write_bytes(plan)
             write_engine_info(writer.path(sidecar), info)
@@ -43,10 +47,12 @@ def with_engines(source, folder, *, sizes=SIZES, form="masked", library="tensorr
         return writer.finish(dataclasses.replace(manifest, engines=tuple(records)))
 
 
-def make_engine(path, role, sizes, form, library):
+def make_engine(path, role, sizes, form, library, precision):
     """A fake plan of a canonical graph and what its sidecar says."""
     model = ir.external_data.load_to_model(ir.load(path))
     LengthToMask()(model)
+    if precision == "fp16":
+        Narrow(NarrowedWeights(ir.DataType.FLOAT16))(model)
     if form == "lowered":
         LowerToOpset18()(model)
     inputs, outputs = (
@@ -65,7 +71,7 @@ def make_engine(path, role, sizes, form, library):
         target="fake",
         role=role,
         form=form,
-        precision="float32",
+        precision=precision,
         sizes=sizes,
         profiles=PROFILES[role],
         inputs=inputs,

@@ -271,12 +271,23 @@ class Context:
                 if (past == address) != self.engine.in_place:
                     raise MisuseError(f"{name} and its past: in place is {self.engine.in_place}")
 
+    @staticmethod
+    def _check_lengths(feed):
+        """No operator says what it does outside of its tensors."""
+        if "new_length" in feed:
+            columns, capacity = feed["input_ids"].shape[1], feed["past_key_0"].shape[2]
+            if not ((feed["new_length"] >= 1) & (feed["new_length"] <= columns)).all():
+                raise MisuseError(f"new_length {feed['new_length']} of {columns} columns")
+            if not (feed["cache_length"] + columns <= capacity).all():
+                raise MisuseError(f"{columns} columns behind {feed['cache_length']}")
+
     def _compute(self, shapes, addresses):
         feed = {}
         for name, shape in shapes.items():
             dtype = np.dtype(NUMPY[self.engine.inputs[name]])
             size = int(np.prod(shape)) * dtype.itemsize
             feed[name] = self.cuda.find(addresses[name], size).view(dtype).reshape(shape).copy()
+        self._check_lengths(feed)
         results = self.engine.session.run(list(self.engine.outputs), feed)
         for name, result in zip(self.engine.outputs, results, strict=True):
             if self.engine.trt.spoil is not None:

@@ -18,7 +18,7 @@ from seq2edge.runtime.backends.engine_encoder import SOURCE_STEP
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from seq2edge.runtime.decoding import decode
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.parity import TOLERANCES
+from seq2edge.runtime.parity import ENGINE_TOLERANCES, TOLERANCES
 
 CLOSE = TOLERANCES["float32"].absolute
 SIZES = fake_engines.SIZES
@@ -163,6 +163,22 @@ def test_any_mixture_of_steps_gives_the_same_logits(machine, engines, name, form
     steps.step(2, 1, 2, 2, 1, 2)  # one at a time: no profile has six rows of two tokens
     steps.reorder(0, 4)
     steps.step(1, 1)
+
+
+@pytest.mark.parametrize("name", ["bart", "llama"])
+def test_half_precision_caches_have_half_the_bytes(machine, engines, name):
+    """Strides follow the engine's type; what it answers is the model's, rounded."""
+    bundle = engines(name, precision="fp16")
+    pairs = both(machine, bundle, (5, 3))
+    assert pairs[0][0]._decoder.line == 2 * bundle.manifest.dims.decoder.head_dim
+    rng = np.random.default_rng(4)
+    for lengths, rows in (((5, 3), [0, 0, 1, 1]), ((1,) * 4, [1, 0, 3, 3]), ((1,) * 4, [2, 2])):
+        tokens = rng.integers(3, 80, (len(lengths), max(lengths)))
+        found, wanted = (b.step(tokens, np.array(lengths), c).copy() for b, c in pairs)
+        allowed = ENGINE_TOLERANCES["fp16"].relative * np.abs(wanted).max()
+        np.testing.assert_allclose(found, wanted, atol=allowed)
+        for _, cache in pairs:
+            cache.reorder(np.array(rows))
 
 
 def test_the_last_places_of_the_capacity_are_used(machine, engines):
