@@ -1,6 +1,6 @@
 """Builds real engines and prints their memory beside what `export/memory_plan.py` said before.
 
-Makes models of OPUS-MT's, T5-small's and BART-base's sizes with random weights, fetches Whisper
+Makes models of OPUS-MT's, T5's and BART-base's sizes with random weights, fetches Whisper
 tiny.en and SmolLM2-135M (pinned, see examples/weights.py), and builds each in a process of its own
 with TensorRT-RTX, which needs no GPU. The peak is the kernel's own figure of that process; weights
 and activations are what the builder states of its engine.
@@ -88,6 +88,7 @@ CASES = (
     Case(model="Whisper tiny.en", precision="int8-static", fitted=True),
     Case(model="SmolLM2-135M", precision="fp16", fitted=True),
     Case(model="T5-small-sized", precision="bf16"),
+    Case(model="T5-base-sized", precision="bf16"),
     Case(model="BART-base-sized", precision="fp16"),
     Case(model="SmolLM2-135M", precision="int4-weight"),
     Case(model="Whisper tiny.en", precision="int8-weight"),
@@ -119,13 +120,12 @@ def _random_opus(folder: Path) -> Path:
     return make_model(folder)
 
 
-def _random_t5(folder: Path) -> Path:
+def _random_t5(sizes: dict[str, int], folder: Path) -> Path:
     import torch
     import transformers
 
-    sizes = {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8}
     config = transformers.T5Config(
-        vocab_size=32128, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, **sizes
+        vocab_size=32128, d_kv=64, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1, **sizes
     )
     torch.manual_seed(0)
     transformers.T5ForConditionalGeneration(config).eval().save_pretrained(folder)
@@ -154,7 +154,12 @@ def _fetched(name: str, _: Path) -> Path:
 
 MODELS: dict[str, Callable[[Path], Path]] = {
     "OPUS-MT-sized": _random_opus,
-    "T5-small-sized": _random_t5,
+    "T5-small-sized": functools.partial(
+        _random_t5, {"d_model": 512, "d_ff": 2048, "num_layers": 6, "num_heads": 8}
+    ),
+    "T5-base-sized": functools.partial(
+        _random_t5, {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
+    ),
     "BART-base-sized": _random_bart,
     "Whisper tiny.en": functools.partial(_fetched, "whisper-tiny.en"),
     "SmolLM2-135M": functools.partial(_fetched, "smollm2-135m"),

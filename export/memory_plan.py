@@ -23,8 +23,9 @@ from seq2edge.export.targets import Form, Target
 from seq2edge.manifest import GraphRecord, Role
 from seq2edge.model.dims import Dims, StackDims
 
-# The builder's peak in bytes, by least squares over the builds that the benchmark marks as fitted.
-# Half of the base is Python with its libraries, the rest the builder of a graph without weights.
+# The builder's peak in bytes, by least squares of relative errors over builds of the models that
+# the benchmark marks as fitted, in several sizes. Half of the base is Python with its libraries,
+# the rest the builder of a graph without weights.
 BUILDER = 295_000_000
 # What it holds of a graph's weights: the mapped file, and what is made of them on the way.
 SOURCE_COPIES = 1.8
@@ -286,7 +287,8 @@ class _Work:
         """What is seen of the source: its masks and scores, and copies of its keys and values.
 
         Room is made for the most rows of the least batch in each input of the most. A source of one
-        length is copied for all layers at once, and for one after the other else.
+        length is copied for all layers at once; of others a step has up to half of the layers'
+        copies, a prefill those of one.
         """
         if self.dims.encoder is None:
             return 0
@@ -294,7 +296,7 @@ class _Work:
         queries = most * math.ceil(rows / least) * new
         copies = self.cross()
         if self.sizes.source[0] < self.source:
-            copies //= _layers(self.dims.decoder)
+            copies //= 2 if new == 1 else _layers(self.dims.decoder)
         return queries * self.source * position + copies
 
     def _layer(self, stack: StackDims, tokens: int) -> int:
