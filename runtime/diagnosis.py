@@ -39,6 +39,7 @@ def diagnose() -> list[Finding]:
         *_onnxruntime(),
         _cuda_driver(),
         *_tensorrt(),
+        _package("cuda-bindings", "to run engines: pip install 'seq2edge[rtx]'"),
         *(_package(name) for name in EXPORT),
     ]
 
@@ -94,9 +95,8 @@ def _tensorrt() -> list[Finding]:
     return [*findings, Finding(subject="tensorrt backend", works=works, detail=detail)]
 
 
-def _package(name: str) -> Finding:
+def _package(name: str, remedy: str = "to export: pip install 'seq2edge[export,cpu]'") -> Finding:
     try:
         return Finding(subject=name, works=True, detail=importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        detail = "missing; to export: pip install 'seq2edge[export,cpu]'"
-        return Finding(subject=name, works=False, detail=detail)
+        return Finding(subject=name, works=False, detail=f"missing; {remedy}")

@@ -130,13 +130,18 @@ class EngineCache:
         self._reserve(int((self.length + np.maximum(new_length, 1)).max()))
         with self._decoder.device.lock:
             if self._width(columns) == columns:
-                return self._run(tokens[:, :columns], new_length)
+                return self._run(tokens[:, :columns], new_length, self.length)
             logits = np.zeros(shape_of(self._decoder.logits, {"rows": len(tokens)}), np.float32)
             first = 0
             while first < columns:
                 width = self._width(columns - first)
                 valid = np.clip(new_length - first, 0, width)
-                last = self._run(tokens[:, first : first + width], valid)
+                piece, begin = tokens[:, first : first + width].copy(), self.length.copy()
+                if width == 1:  # a row that has no more, and may be full, repeats its last token
+                    ended = (new_length > 0) & (new_length <= first)
+                    piece[ended, 0] = tokens[ended, new_length[ended] - 1]
+                    begin[ended] -= 1
+                last = self._run(piece, valid, begin)
                 ends = (first < new_length) & (new_length <= first + width)
                 logits[ends] = last[ends]
                 first += width
@@ -177,8 +182,8 @@ class EngineCache:
         fits = rows == batch >= sizes.batch[0] and max(width, sizes.prompt[0]) <= room
         return width if fits else 1
 
-    def _run(self, tokens: Tokens, valid: Lengths) -> Logits:
-        """One call of the engine; the tokens are known to fit.
+    def _run(self, tokens: Tokens, valid: Lengths, begin: Lengths) -> Logits:
+        """One call of the engine, which writes from `begin` on; the tokens are known to fit.
 
         A row without a valid token is fed one all the same: the next call overwrites it.
         """
@@ -187,9 +192,7 @@ class EngineCache:
         if 1 < new < decoder.sizes.prompt[0]:
             new = decoder.sizes.prompt[0]
             tokens = np.pad(tokens, ((0, 0), (0, new - tokens.shape[1])))
-        slot.inputs.send(
-            cache_length=self.length, new_length=np.maximum(valid, 1), input_ids=tokens
-        )
+        slot.inputs.send(cache_length=begin, new_length=np.maximum(valid, 1), input_ids=tokens)
         past = slot.sets[self._current]
         present = past if decoder.in_place else self._other()
         source = self._memory.source_length if self._memory else 0

@@ -28,7 +28,8 @@ def test_what_is_here_is_found_with_its_version():
     assert platform.python_version() in found["python"].detail
     assert found["onnxruntime"].detail.startswith(onnxruntime.__version__)
     assert found["cpu backend"].works
-    assert found["torch"].detail == importlib.metadata.version("torch")
+    for name in ("torch", "cuda-bindings"):
+        assert found[name].detail == importlib.metadata.version(name)
 
 
 def test_a_missing_library_comes_with_its_remedy(monkeypatch):

@@ -182,19 +182,36 @@ def test_half_precision_caches_have_half_the_bytes(machine, engines, name):
 
 
 def test_the_last_places_of_the_capacity_are_used(machine, engines):
-    """A call writes all its columns behind every row: near the end it has fewer of them."""
+    """A call writes all its columns behind every row: where they do not fit, one after the other.
+
+    A row that is full before the others repeats its last token there.
+    """
     steps = Steps(both(machine, engines("llama"), (5, 3)))
-    steps.step(8, 8)
-    steps.step(8, 8)
-    steps.step(8, 8)
-    steps.step(8, 1)
-    steps.step(1, 8)  # the first row is at 33 of 40, both end at 33
-    steps.step(7, 7)
-    assert steps.pairs[0][1].length.tolist() == [40, 40]
-    backend, cache = steps.pairs[0]
+    for lengths in ((8, 8), (8, 8), (8, 8), (8, 1), (5, 1), (1, 8), (2, 5)):
+        steps.step(*lengths)
+    (backend, cache), _ = steps.pairs
+    assert cache.length.tolist() == [40, 39]
     with pytest.raises(CapacityError, match=r"41 tokens do not fit the 40 .*larger --capacity"):
-        backend.step(np.array([[5], [5]]), np.array([1, 1]), cache)
-    assert cache.length.tolist() == [40, 40]
+        backend.step(np.array([[5], [5]]), np.array([0, 1]), cache)
+    assert cache.length.tolist() == [40, 39]
+
+
+def test_a_cache_in_the_same_buffers_reads_its_own_memory(machine, engines):
+    """Two memories of one size, whose caches come one after the other: recordings differ."""
+    bundle = engines("bart")
+    pairs = (machine.open(bundle), reference_of(bundle))
+    memories = [
+        [backend.encode(*sources_of(bundle, (5, 3), seed)) for backend in pairs] for seed in (0, 1)
+    ]
+    slots = set()
+    for kept in (*memories, *memories):
+        caches = [b.start(memory, 2, None) for b, memory in zip(pairs, kept, strict=True)]
+        slots.add(id(caches[0]._slot))
+        steps = Steps(list(zip(pairs, caches, strict=True)))
+        for _ in range(4):
+            steps.step(1, 1)
+        del steps, caches
+    assert len(slots) == 1
 
 
 def test_two_caches_and_memories_live_beside_each_other(machine, engines):
