@@ -5,7 +5,7 @@ Seq2EdgeError
 │   └── UnsupportedError  a family, a config feature or an option that is refused by name
 ├── BundleError           a bundle is damaged, hostile or of another format
 ├── ExportError           the graphs could not be made, or failed the parity gate
-│   └── EngineError       TensorRT does not take a graph as it is, or makes no engine of it
+│   └── EngineError       TensorRT makes no engine of a graph, or an engine is damaged or wrong
 ├── BackendError          a backend or one of its libraries is missing or does not work here
 │   └── CapacityError     a sequence does not fit the cache or the model's positions
 ├── OptionError           options that contradict each other or that a path cannot honour
@@ -38,7 +38,7 @@ class ExportError(Seq2EdgeError):
 
 
 class EngineError(ExportError):
-    """TensorRT does not take a graph as it is, or makes no engine of it."""
+    """TensorRT makes no engine of a graph, or an engine is damaged, wrong or for another device."""
 
 
 class BackendError(Seq2EdgeError):
