@@ -89,7 +89,8 @@ def test_real_plans_are_described_by_their_sidecars(bundles):
     """Built without a device too: in place, in both profiles, and of the release that is here."""
     trt = pytest.importorskip("tensorrt_rtx", reason="install seq2edge[rtx]")
     bundle = bundles("llama")
-    info = read_engine_info(bundle.path / "engines" / "decoder.json")
+    (record,) = bundle.manifest.engines
+    info = read_engine_info(bundle.file(record.sidecar))
     assert (info.library, info.release) == ("tensorrt_rtx", trt.__version__)
     assert info.cache_updates == (4, 4)
     assert info.profiles == ("prefill", "step")
