@@ -7,7 +7,6 @@ bundle as it was.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -18,26 +17,28 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
 
 from seq2edge.bundle import Bundle, BundleWriter
-from seq2edge.engine_info import EngineInfo, EngineSizes, read_engine_info, write_engine_info
+from seq2edge.engine_info import (
+    EngineInfo,
+    EngineSizes,
+    Form,
+    Library,
+    read_engine_info,
+    write_engine_info,
+)
 from seq2edge.errors import BundleError, OptionError
 from seq2edge.export.build_sizes import BuildSizes
 from seq2edge.export.parser_operators import parser_of
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
 from seq2edge.export.passes.split_heads import SplitHeads
-from seq2edge.export.targets import Form, Target, check, check_build, find_target, form_of
-from seq2edge.export.tensorrt import (
-    Engine,
-    Profile,
-    build_engine,
-    decoder_profiles,
-)
+from seq2edge.export.targets import Target, check, check_build, find_target, form_of
+from seq2edge.export.tensorrt import Engine, Profile, build_engine, decoder_profiles
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
 from seq2edge.manifest import EngineRecord, GraphRecord, Role, TensorRecord, utc_now
 from seq2edge.tensorrt_library import import_tensorrt
@@ -65,7 +66,7 @@ class Request:
     bundle: Bundle
     target: Target
     sizes: BuildSizes
-    library: str
+    library: Library
     release: str
     form: Form
 
@@ -83,7 +84,8 @@ def plan_request(bundle: Bundle, target: str | None, sizes: BuildSizes) -> Reque
     graphs for TensorRT, BackendError where no library is installed.
     """
     trt = import_tensorrt()
-    library, release = str(trt.__name__), str(trt.__version__)
+    library: Library = "tensorrt_rtx" if trt.__name__ == "tensorrt_rtx" else "tensorrt"
+    release = str(trt.__version__)
     name = target or ("portable" if library == "tensorrt_rtx" else "here")
     found, precision = find_target(name), bundle.manifest.precision
     if found.name == "here" and library == "tensorrt_rtx":
@@ -101,7 +103,7 @@ def plan_request(bundle: Bundle, target: str | None, sizes: BuildSizes) -> Reque
         sizes=sizes.fitted(bundle.manifest.dims),
         library=library,
         release=release,
-        form=form_of("tensorrt_rtx" if library == "tensorrt_rtx" else "tensorrt", release),
+        form=form_of(library, release),
     )
 
 
@@ -114,16 +116,17 @@ def build_bundle(request: Request, progress: Progress = lambda *_: None) -> Buil
     bundle, records = request.bundle, request.records
     made: dict[Role, tuple[EngineInfo, bytes]] = {}
     kept: dict[Role, EngineInfo] = {}
-    with _folder_beside(bundle.path) as folder:
+    # On the bundle's disk: graphs of its size may be written there.
+    with tempfile.TemporaryDirectory(dir=bundle.path.parent, prefix=".seq2edge-") as folder:
         for number, record in enumerate(records):
             show = functools.partial(_show, progress, record.role, number, len(records))
             show(0.0)
-            graph = _prepare(request, record, folder)
             digest = _digest(bundle, record)
             there = _find(request, record.role, digest)
             if there is not None:
                 kept[record.role] = there
                 continue
+            graph = _prepare(request, record, Path(folder))
             begin = time.monotonic()
             engine = build_engine(
                 graph,
@@ -158,13 +161,6 @@ def profiles_of(request: Request, role: Role) -> tuple[Profile, ...]:
 
 def _static(request: Request, role: Role) -> dict[str, int]:
     return {"capacity": request.sizes.capacity} if role == "decoder" else {}
-
-
-@contextlib.contextmanager
-def _folder_beside(path: Path) -> Iterator[Path]:
-    """A temporary folder on the bundle's disk: graphs of its size may be written there."""
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".seq2edge-") as folder:
-        yield Path(folder)
 
 
 def _prepare(request: Request, record: GraphRecord, folder: Path) -> Path:
@@ -215,7 +211,7 @@ def _describe(
     profiles = profiles_of(request, record.role)
     parts = [report.profile(index) for index in range(len(profiles))]
     return EngineInfo(
-        library=request.library,  # type: ignore[arg-type]
+        library=request.library,
         release=request.release,
         target=request.target.name,
         role=record.role,

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from seq2edge.bundle import Bundle
+from seq2edge.engine_info import Form
 from seq2edge.errors import BundleError
 from seq2edge.export.build_sizes import BuildSizes
 from seq2edge.export.graph_sizes import GraphSizes, read_sizes
-from seq2edge.export.targets import Form, Target
+from seq2edge.export.targets import Target
 from seq2edge.manifest import GraphRecord, Role
 from seq2edge.model.dims import Dims, StackDims
 

@@ -11,10 +11,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Literal, TypeAlias
 
+from seq2edge.engine_info import Form, Library
 from seq2edge.errors import OptionError
 
-Form: TypeAlias = Literal["masked", "lowered"]
-Library: TypeAlias = Literal["tensorrt", "tensorrt_rtx"]
 Place: TypeAlias = Literal["on the device", "anywhere"]
 
 MEASURED = "measured here with TensorRT-RTX 1.7.1"

@@ -64,7 +64,6 @@ class Search:
     """All trials, the float model beside them, and what each layer's quantization alone does."""
 
     budget: Budget
-    unit: str
     examples: int
     float_bytes: int
     float_quality: Estimate
@@ -161,16 +160,13 @@ class _Searcher:
         progress: Progress,
     ) -> None:
         self.quantizer, self.budget, self.evaluation = quantizer, budget, evaluation
-        self.options, self.folder, self.language, self.progress = (
-            options,
-            folder,
-            language,
-            progress,
-        )
+        self.options, self.folder = options, folder
+        self.language, self.progress = language, progress
         self.model = self._load(quantizer.bundle)
         self.inputs = inputs_of(self.model, evaluation)
         self.metric = self._metric()
         self.wanted = self._score(self.model)
+        self.before = self.wanted.estimate()
         self.trials: list[Trial] = []
         self.layers: dict[str, tuple[LayerError, ...]] = {}
 
@@ -190,10 +186,9 @@ class _Searcher:
             self._measure_layers(RECIPES[chosen.recipe], 0.75)
         return Search(
             budget=self.budget,
-            unit="tokens" if self.model.dims.decoder else "inputs",
             examples=len(self.evaluation),
             float_bytes=self.quantizer.bundle.size,
-            float_quality=self.wanted.estimate(),
+            float_quality=self.before,
             trials=tuple(self.trials),
             layers=self.layers,
             chosen=chosen,
@@ -262,7 +257,7 @@ class _Searcher:
             speedups={batch: after[batch] / before[batch] for batch in after},
             quality=found.estimate(),
             change=change,
-            within=self.budget.holds(self.wanted.estimate(), change),
+            within=self.budget.holds(self.before, change),
         )
         self.trials.append(trial)
         return trial

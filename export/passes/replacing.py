@@ -1,8 +1,23 @@
-"""Putting one node in the place of another."""
+"""Putting nodes in the place of others, and removing what they leave behind."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
+
+
+def insert_behind(graph: ir.Graph, value: ir.Value, *nodes: ir.Node) -> None:
+    """Put nodes that read a value where it is there: behind its producer, or first of all."""
+    producer = value.producer()
+    if producer is not None:
+        graph.insert_after(producer, nodes)
+    else:
+        graph.insert_before(graph[0], nodes)
+
+
+def drop_unused_weights(graph: ir.Graph) -> None:
+    """Remove every initializer that nothing reads."""
+    for name in [name for name, value in graph.initializers.items() if not value.uses()]:
+        del graph.initializers[name]
 
 
 def replace_node(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:

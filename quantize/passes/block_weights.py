@@ -24,7 +24,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from seq2edge.export.passes import constant
-from seq2edge.export.passes.replacing import replace_node
+from seq2edge.export.passes.replacing import drop_unused_weights, replace_node
 from seq2edge.model.dims import Dims
 from seq2edge.quantize.passes.sites import Site, find_sites
 from seq2edge.quantize.recipes import BYTES, Form, Recipe
@@ -170,8 +170,7 @@ class BlockWeights(ir.passes.InPlacePass):
             self.changed.setdefault(site.name, f"int{blocked.bits}, blocks of {blocked.block}")
             new = _blocked_node(model.graph, site.node, site.name, blocked)
             replace_product(model.graph, site.node, new)
-        for name in [n for n, value in model.graph.initializers.items() if not value.uses()]:
-            del model.graph.initializers[name]
+        drop_unused_weights(model.graph)
         model.graph.opset_imports.setdefault(CONTRIB, 1)
         return ir.passes.PassResult(model, modified=bool(self.changed))
 

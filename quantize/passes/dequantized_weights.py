@@ -24,6 +24,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from seq2edge.export.passes import constant
+from seq2edge.export.passes.replacing import drop_unused_weights, insert_behind
 from seq2edge.quantize.passes.block_weights import QuantizedWeights
 from seq2edge.quantize.passes.sites import Site, find_sites
 
@@ -134,8 +135,7 @@ class DequantizedWeights(ir.passes.InPlacePass):
                 site.node.replace_input_with(0, self._input(graph, inputs))
                 form += ", inputs int8"
             self.changed[site.name] = f"int{bits}, {form}"
-        for name in [n for n, value in graph.initializers.items() if not value.uses()]:
-            del graph.initializers[name]
+        drop_unused_weights(graph)
         return ir.passes.PassResult(model, modified=bool(self.changed))
 
     def _weight(self, graph: ir.Graph, site: Site, scaled: ScaledWeight) -> ir.Value:
@@ -168,9 +168,5 @@ class DequantizedWeights(ir.passes.InPlacePass):
     def _add(self, graph: ir.Graph, node: ir.Node, like: ir.Value, name: str) -> ir.Value:
         made = node.outputs[0]
         made.name, made.shape, made.type = name, like.shape, ir.TensorType(ir.DataType.FLOAT)
-        producer = like.producer()
-        if producer is not None:
-            graph.insert_after(producer, node)
-        else:
-            graph.insert_before(graph[0], node)
+        insert_behind(graph, like, node)
         return made

@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from seq2edge.export.passes import constant
+from seq2edge.export.passes.replacing import drop_unused_weights, insert_behind
 from seq2edge.quantize.passes.block_weights import CONTRIB, is_plain, replace_product
 from seq2edge.quantize.passes.dequantized_weights import LARGEST_CODE, ScaledWeight, scale_columns
 from seq2edge.quantize.passes.sites import PRODUCTS, Site, find_sites
@@ -59,15 +60,15 @@ class IntegerProducts(ir.passes.InPlacePass):
             replace_product(graph, site.node, self._product(graph, site, inputs))
             how = "dynamic" if self.ranges is None else "static"
             self.changed[site.name] = f"int8, a scale a column, {how} inputs"
-        for name in [n for n, value in graph.initializers.items() if not value.uses()]:
-            del graph.initializers[name]
+        drop_unused_weights(graph)
         graph.opset_imports.setdefault(CONTRIB, 1)
         return ir.passes.PassResult(model, modified=bool(self.changed))
 
     def _product(self, graph: ir.Graph, site: Site, inputs: ir.Value) -> ir.Node:
-        if site.place not in self._made:
-            self._made[site.place] = scale_columns(site, FLOAT32)
-        scaled = self._made[site.place]
+        place = site.place
+        if place not in self._made:
+            self._made[place] = scale_columns(site, FLOAT32)
+        scaled = self._made[place]
         stored = scaled.codes.numpy()
         signed = stored.T if site.transposed else stored  # (K, N)
         shifted = np.ascontiguousarray((signed.astype(np.int16) + ZERO).astype(np.uint8))
@@ -96,9 +97,5 @@ class IntegerProducts(ir.passes.InPlacePass):
         codes = node.outputs[0]
         codes.name, codes.shape = f"{value.name}.codes", value.shape
         codes.type = ir.TensorType(ir.DataType.UINT8)
-        producer = value.producer()
-        if producer is not None:
-            graph.insert_after(producer, node)
-        else:
-            graph.insert_before(graph[0], node)
+        insert_behind(graph, value, node)
         return codes, scale, middle

@@ -9,6 +9,7 @@ import importlib.util
 import shutil
 
 import pytest
+from bundle_folders import tree
 
 from seq2edge.bundle import Bundle
 from seq2edge.engine_info import read_engine_info
@@ -44,15 +45,6 @@ def made(exported, tmp_path_factory):
 def _copy(bundle, folder):
     shutil.copytree(bundle.path, folder)
     return Bundle.open(folder)
-
-
-def tree(folder):
-    """Hashes of all files below a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
 
 
 def request_of(bundle, sizes=SIZES):

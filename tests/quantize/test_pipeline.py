@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import tiny_models
+from bundle_folders import tree
 from speaking import sentences, speaking_bundle
 
 import seq2edge
@@ -25,12 +26,6 @@ from seq2edge.runtime.verification import verify_graphs
 # Largest error of a logit relative to the largest logit: sharp random attention amplifies it, so
 # that the arithmetic itself is checked in test_block_weights.
 CLOSE = {"int8-weight": 0.8, "int4-weight": 1.5}
-
-
-def tree(folder):
-    """Hashes of all files below a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.mark.parametrize("name", tiny_models.ALL)
