@@ -9,6 +9,7 @@ Seq2EdgeError
 ├── BackendError          a backend or one of its libraries is missing or does not work here
 │   └── CapacityError     a sequence does not fit the cache or the model's positions
 ├── OptionError           options that contradict each other or that a path cannot honour
+├── TrainingError         a recipe, its data or the run's folder cannot be used
 └── InputError            text, audio or token ids that cannot be used
 
 Messages read "subject: fact, remedy", with the values.
@@ -51,6 +52,10 @@ class CapacityError(BackendError):
 
 class OptionError(Seq2EdgeError):
     """An option is unknown, out of range, or cannot be honoured here."""
+
+
+class TrainingError(Seq2EdgeError):
+    """A recipe is contradictory, training data is broken, or a run cannot go on."""
 
 
 class InputError(Seq2EdgeError):

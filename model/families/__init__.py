@@ -27,6 +27,7 @@ FAMILIES = {
     "bert": "bert:BERT",
     "roberta": "bert:ROBERTA",
     "distilbert": "bert:DISTILBERT",
+    "seq2edge": "native:NATIVE",
 }
 
 

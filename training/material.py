@@ -1,0 +1,279 @@
+"""What a run learns from: tokenizers and corpora in the run's folder, made once, then opened.
+
+The folder holds `recipe.json`, `tokenizer/`, `train/` and `validation/` (corpora), `last.ckpt` and
+`best.ckpt` (everything needed to go on), `metrics.csv`, and at the end `model/`, a checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from seq2edge.errors import Seq2EdgeError, TrainingError
+from seq2edge.manifest import TokenizerRecord
+from seq2edge.model.dims import Dims
+from seq2edge.records import decode
+from seq2edge.runtime.text import Text
+from seq2edge.storage import DISK_FULL, hidden_sibling
+from seq2edge.training.batches import Plan
+from seq2edge.training.corpus import Corpus, open_corpus, prepare_corpus
+from seq2edge.training.encoding import (
+    Vocabulary,
+    encoder,
+    extra_tokens,
+    find_labels,
+    train_tokenizers,
+    vocabulary_sizes,
+)
+from seq2edge.training.objectives import Batch, Lessons, Teacher
+from seq2edge.training.presets import make_dims
+from seq2edge.training.recipe import TWO_SIDED, Recipe, recipe_of
+from seq2edge.training.start import Start, read_start
+from seq2edge.training.vocabulary import END_ID, PAD_ID, START_ID
+
+RECIPE, FACTS, TOKENIZER = "recipe.json", "facts.json", "tokenizer"
+TRAIN, VALIDATION = "train", "validation"
+OUR_IDS = {"eos_token_id": END_ID, "pad_token_id": PAD_ID, "decoder_start_token_id": START_ID}
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What follows from the recipe and its files: the model's dims, ids, labels, tokenizers."""
+
+    dims: Dims
+    tokenizer: TokenizerRecord
+    generation: Mapping[str, Any]
+    start: int
+    end: int
+    special: tuple[int, ...]
+    first: tuple[int, ...]
+    labels: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Material:
+    """An opened run folder. `validation` is None where the recipe names no such files."""
+
+    recipe: Recipe
+    facts: Facts
+    train: Corpus
+    validation: Corpus | None
+
+
+def prepare(recipe: Recipe, folder: Path, say: Say) -> None:
+    """Make what is missing in the run's folder. Raises TrainingError for files that cannot be used.
+
+    A folder of another recipe is refused.
+    """
+    if (folder / RECIPE).is_file():
+        if read_json(folder / RECIPE) != recipe.to_dict():
+            raise TrainingError(f"{folder}: holds a run of another recipe, choose a new folder")
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / RECIPE, recipe.to_dict())
+    if not (folder / FACTS).is_file():
+        (folder / TOKENIZER).mkdir(exist_ok=True)
+        facts = _find_facts(recipe, folder / TOKENIZER, say)
+        write_json(folder / FACTS, json.loads(json.dumps(dataclasses.asdict(facts))))
+    facts = _read_facts(folder)
+    for name, files in ((TRAIN, recipe.data.train), (VALIDATION, recipe.data.validation)):
+        if files and not (folder / name / "meta.json").is_file():
+            say(f"reading {', '.join(Path(file).name for file in files)}")
+            corpus = _prepare(recipe, facts, folder, name, files)
+            say(f"{name}: {len(corpus):,} rows, {sum(map(len, corpus.ids)):,} tokens")
+            _report_bad(corpus, say)
+
+
+def open_material(folder: Path) -> Material:
+    """Open what `prepare` made."""
+    recipe = recipe_of(read_json(folder / RECIPE))
+    return Material(
+        recipe=recipe,
+        facts=_read_facts(folder),
+        train=open_corpus(folder / TRAIN),
+        validation=open_corpus(folder / VALIDATION) if recipe.data.validation else None,
+    )
+
+
+def read_json(path: Path) -> Any:
+    """JSON values from a file of a run."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TrainingError(f"{path}: cannot be read: {error}") from error
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write a whole file or none."""
+    partial = hidden_sibling(path)
+    try:
+        partial.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        remedy = ", free some space or choose another disk" if error.errno in DISK_FULL else ""
+        raise TrainingError(f"{path}: {error.strerror or error}{remedy}") from error
+
+
+def _find_facts(recipe: Recipe, folder: Path, say: Say) -> Facts:
+    start = read_start(recipe, folder) if recipe.start else None
+    labels: tuple[str, ...] = ()
+    if recipe.objective == "classify":
+        labels = (start.labels if start else ()) or find_labels(recipe)
+    if start is not None:
+        return _facts_of_start(recipe, start, labels)
+    say("training the tokenizer")
+    record = train_tokenizers(recipe, folder)
+    vocab, source_vocab = vocabulary_sizes(folder, record)
+    text = Text(folder, record)
+    special = tuple(text.token_id(token) for token in extra_tokens(recipe.objective))
+    return Facts(
+        dims=make_dims(recipe, vocab=vocab, source_vocab=source_vocab, labels=len(labels)),
+        tokenizer=record,
+        generation=_generation(recipe, OUR_IDS),
+        start=START_ID,
+        end=END_ID,
+        special=special,
+        first=(),
+        labels=labels,
+    )
+
+
+def _facts_of_start(recipe: Recipe, start: Start, labels: tuple[str, ...]) -> Facts:
+    return Facts(
+        dims=start.dims_for(recipe, labels),
+        tokenizer=start.tokenizer,
+        generation=_generation(recipe, start.generation),
+        start=start.start,
+        end=start.end,
+        special=start.special,
+        first=start.first,
+        labels=labels,
+    )
+
+
+def _generation(recipe: Recipe, known: Mapping[str, Any]) -> dict[str, Any]:
+    """The generation_config.json of the checkpoint."""
+    if recipe.objective == "classify":
+        return {}
+    wanted = recipe.decoding
+    options = {**known, "pad_token_id": known.get("pad_token_id", 0)}
+    if recipe.objective == "causal":
+        options.pop("decoder_start_token_id", None)
+    options["num_beams"] = wanted.num_beams
+    options["length_penalty"] = wanted.length_penalty
+    if wanted.max_new_tokens:
+        options["max_new_tokens"] = wanted.max_new_tokens
+        options.pop("max_length", None)
+    return options
+
+
+def _read_facts(folder: Path) -> Facts:
+    values = read_json(folder / FACTS)
+    try:
+        parts: dict[str, Any] = {
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()},
+            "dims": Dims.from_dict(values["dims"]),
+            "tokenizer": decode(TokenizerRecord, values["tokenizer"], "tokenizer"),
+        }
+        return Facts(**parts)
+    except (KeyError, TypeError, Seq2EdgeError) as error:
+        raise TrainingError(f"{folder / FACTS}: damaged: {error}") from error
+
+
+def _prepare(
+    recipe: Recipe, facts: Facts, folder: Path, name: str, files: tuple[str, ...]
+) -> Corpus:
+    vocabulary = Vocabulary(
+        text=Text(folder / TOKENIZER, facts.tokenizer),
+        start=facts.start,
+        end=facts.end,
+        special=facts.special,
+        first=facts.first,
+        labels=facts.labels,
+    )
+    tags = recipe.data.tags if name == TRAIN else ()
+    return prepare_corpus(
+        folder / name,
+        [Path(file) for file in files],
+        encoder(recipe, vocabulary, tags=tags),
+        columns=2 if recipe.objective in TWO_SIDED else 1,
+        texts=2 if recipe.objective in TWO_SIDED else 1,
+        fields=recipe.data.fields,
+        rows=recipe.data.rows if name == TRAIN else 0,
+    )
+
+
+def _report_bad(corpus: Corpus, say: Say) -> None:
+    for fact, count in corpus.bad.counts.items():
+        say(f"left out: {count:,} lines, {fact}")
+    for line in corpus.bad.first:
+        say(f"  {line}")
+
+
+class Loaders(L.LightningDataModule):
+    """The run's batches, for Lightning."""
+
+    def __init__(self, material: Material, *, workers: int) -> None:
+        super().__init__()
+        self.material = material
+        self.workers = workers
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """From the step that the training has reached."""
+        assert self.trainer is not None
+        optimizer = self.material.recipe.optimizer
+        return self._loader(
+            self.material.train,
+            first=self.trainer.global_step,
+            steps=optimizer.steps,
+            accumulate=optimizer.accumulate,
+            weights=self.material.recipe.data.weights,
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """Every validation row once."""
+        corpus = self.material.validation
+        if corpus is None:
+            return []
+        plan = self._plan(corpus, ())
+        count = sum(1 for _ in plan.epoch(0))
+        return self._loader(corpus, first=0, steps=count, accumulate=1, weights=())
+
+    def _plan(self, corpus: Corpus, weights: tuple[float, ...]) -> Plan:
+        recipe = self.material.recipe
+        tokens = recipe.optimizer.batch_tokens
+        return Plan(corpus=corpus, tokens=tokens, seed=recipe.seed, weights=weights)
+
+    def _loader(
+        self,
+        corpus: Corpus,
+        *,
+        first: int,
+        steps: int,
+        accumulate: int,
+        weights: tuple[float, ...],
+    ) -> DataLoader[Batch]:
+        assert self.trainer is not None
+        recipe, facts = self.material.recipe, self.material.facts
+        teacher = Teacher(
+            objective=recipe.objective,
+            corpus=corpus,
+            start=facts.start,
+            end=facts.end,
+            special=facts.special,
+            denoise=recipe.denoise,
+            seed=recipe.seed,
+        )
+        lessons = Lessons(
+            self._plan(corpus, weights), teacher, first=first, steps=steps, accumulate=accumulate
+        )
+        lessons.rank, lessons.processes = self.trainer.global_rank, self.trainer.world_size
+        return DataLoader(lessons, batch_size=None, num_workers=self.workers)

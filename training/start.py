@@ -1,0 +1,144 @@
+"""Starting from a checkpoint: its weights, tokenizer and sizes, for the same or another task."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seq2edge.errors import TrainingError
+from seq2edge.manifest import TokenizerRecord
+from seq2edge.model.dims import Dims
+from seq2edge.model.generation import read_generation
+from seq2edge.model.load import Checkpoint, load_checkpoint
+from seq2edge.model.tokenizer import convert_tokenizer
+from seq2edge.model.transformer import Transformer
+from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.text import Text
+from seq2edge.training.encoding import extra_tokens
+from seq2edge.training.initialise import freeze_positions, new_model
+from seq2edge.training.presets import DECODES, ENCODES
+from seq2edge.training.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a checkpoint says, beside its weights."""
+
+    path: Path
+    dims: Dims
+    tokenizer: TokenizerRecord
+    generation: Mapping[str, Any]
+    start: int
+    end: int
+    special: tuple[int, ...]
+    first: tuple[int, ...]
+    labels: tuple[str, ...]
+
+    def dims_for(self, recipe: Recipe, labels: tuple[str, ...]) -> Dims:
+        """Its dims with the parts that the objective needs; TrainingError for missing ones."""
+        objective, dims = recipe.objective, self.dims
+        for needs, stack, name in (
+            (objective in ENCODES, dims.encoder, "encoder"),
+            (objective in DECODES, dims.decoder, "decoder"),
+        ):
+            if needs and stack is None:
+                raise TrainingError(f"{self.path}: has no {name}, which {objective} needs")
+        if dims.mels:
+            raise TrainingError(f"{self.path}: reads speech, training reads text")
+        if objective == "classify":
+            if dims.head == "classifier":
+                return dataclasses.replace(dims, labels=len(labels))
+            return dataclasses.replace(
+                dims,
+                decoder=None,
+                head="classifier",
+                labels=len(labels),
+                classifier_activation="tanh",
+                pooling="mean",
+                tied=True,
+                logits_bias=False,
+                vocab=dims.source_vocab or dims.vocab,
+                source_vocab=0,
+            )
+        if dims.head != "lm":
+            raise TrainingError(f"{self.path}: has no language head, which {objective} needs")
+        return dims
+
+
+def read_start(recipe: Recipe, folder: Path) -> Start:
+    """Load the checkpoint's facts and write its tokenizer into `folder`."""
+    path = Path(recipe.start)
+    loaded = load_checkpoint(path)
+    converted = convert_tokenizer(
+        path,
+        config=loaded.source.config,
+        vocab=loaded.dims.vocab,
+        source_vocab=loaded.dims.source_vocab,
+        files=loaded.source.tokenizer_files,
+    )
+    if converted is None:
+        raise TrainingError(f"{path}: has no tokenizer, training reads text")
+    for name, data in converted.files.items():
+        (folder / name).write_bytes(data)
+    text = Text(folder, converted.record)
+    settings = _generation(loaded)
+    end = settings.get("eos_token_id")
+    end = end[0] if isinstance(end, list) else end
+    if end is None:
+        end = text.token_id(converted.record.special.eos or "")
+    first = settings.get("forced_bos_token_id")
+    return Start(
+        path=path,
+        dims=loaded.dims,
+        tokenizer=converted.record,
+        generation=settings,
+        start=settings.get("decoder_start_token_id", 0),
+        end=end,
+        special=_special(recipe, text, path),
+        first=(first,) if first is not None else (),
+        labels=loaded.labels,
+    )
+
+
+def start_model(dims: Dims, path: Path, seed: int) -> tuple[Transformer, tuple[str, ...]]:
+    """A model of `dims` with the checkpoint's weights, and the names of parts that are new.
+
+    Raises TrainingError where a weight of the same name has another shape, other than the labels'.
+    """
+    loaded = load_checkpoint(path)
+    if loaded.dims == dims:
+        model = loaded.model.requires_grad_(requires_grad=True)
+        freeze_positions(model)
+        return model, ()
+    model = new_model(dims, seed)
+    theirs, new = dict(loaded.model.named_parameters()), []
+    table = "source_embedding.weight" if loaded.dims.source_vocab else "embedding.weight"
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            given = theirs.get(table if name == "embedding.weight" else name)
+            if given is None or name.startswith("classifier_out"):
+                new.append(name)
+            elif given.shape != parameter.shape:
+                raise TrainingError(
+                    f"{path}: {name} has shape {list(given.shape)}, "
+                    f"the recipe's model has {list(parameter.shape)}"
+                )
+            else:
+                parameter.copy_(given)
+    return model, tuple(new)
+
+
+def _generation(loaded: Checkpoint) -> dict[str, Any]:
+    fields = frozenset(field.name for field in dataclasses.fields(DecodeOptions))
+    return read_generation(loaded.source.generation, loaded.source.config, fields).options
+
+
+def _special(recipe: Recipe, text: Text, path: Path) -> tuple[int, ...]:
+    ids = tuple(text.token_id(token) for token in extra_tokens(recipe.objective))
+    if -1 in ids:
+        raise TrainingError(f"{path}: its tokenizer has no tokens for {recipe.objective}")
+    return ids
