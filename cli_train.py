@@ -29,6 +29,7 @@ from seq2edge.cli_options import FOLDER
     help="How processes share the work.",
 )
 @click.option("--workers", type=click.IntRange(0), default=0, help="Processes that read data.")
+@click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard too.")
 @click.option(
     "--stored",
     type=click.Choice(["float32", "float16"]),

@@ -19,6 +19,7 @@ else:
 
 Objective: TypeAlias = Literal["seq2seq", "causal", "denoise", "infill", "classify"]
 TokenizerKind: TypeAlias = Literal["bpe", "unigram", "bytes", "characters", "words"]
+TargetKind: TypeAlias = Literal["", "bpe", "unigram", "bytes", "characters", "words"]
 Precision: TypeAlias = Literal["auto", "float32", "bf16-mixed", "fp16-mixed"]
 Strategy: TypeAlias = Literal["auto", "ddp", "fsdp"]
 TWO_SIDED = ("seq2seq", "classify")  # objectives whose rows have an input and an answer
@@ -67,7 +68,7 @@ class TokenizerRecipe:
 
     kind: TokenizerKind = "bpe"
     size: int = 8000
-    target: TokenizerKind | Literal[""] = ""
+    target: TargetKind = ""
     target_size: int = 8000
     lowercase: bool = False
 

@@ -72,7 +72,8 @@ def read_rows(
 
 def _open(path: Path) -> IO[bytes]:
     if path.suffix in COMPRESSED:
-        return COMPRESSED[path.suffix](path, "rb")
+        opened: IO[bytes] = COMPRESSED[path.suffix](path, "rb")
+        return opened
     return path.open("rb")
 
 

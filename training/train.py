@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
 
 from seq2edge.errors import TrainingError
@@ -36,13 +36,18 @@ RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where to train: Lightning's accelerator, processes a machine, machines and strategy."""
+    """Where and how to train, which changes nothing about what is learnt.
+
+    `device` is Lightning's accelerator, `workers` are processes that read data, `tensorboard`
+    writes its logs beside the CSV files.
+    """
 
     device: str = "auto"
     processes: int = 1
     machines: int = 1
     strategy: Strategy = "auto"
     workers: int = 0
+    tensorboard: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,7 +155,7 @@ def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, quiet: bool) -> 
         check_val_every_n_epoch=None,
         limit_val_batches=None if checked else 0,
         num_sanity_val_steps=0,
-        logger=CSVLogger(folder, name="", version="log"),
+        logger=_loggers(folder, machine),
         log_every_n_steps=min(50, every),
         callbacks=_callbacks(recipe, folder, checked=checked, quiet=quiet),
         plugins=[SafeCheckpointIO()],
@@ -159,6 +164,17 @@ def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, quiet: bool) -> 
         use_distributed_sampler=False,
         default_root_dir=folder,
     )
+
+
+def _loggers(folder: Path, machine: Machine) -> list[Logger]:
+    """`log/version_0/metrics.csv`; a resumed run goes on in `version_1`."""
+    loggers: list[Logger] = [CSVLogger(folder, name="log")]
+    if machine.tensorboard:
+        try:
+            loggers.append(TensorBoardLogger(folder, name="tensorboard"))
+        except ImportError as error:
+            raise TrainingError(f"tensorboard: {error}; install tensorboard") from error
+    return loggers
 
 
 def _callbacks(recipe: Recipe, folder: Path, *, checked: bool, quiet: bool) -> list[Callback]:
