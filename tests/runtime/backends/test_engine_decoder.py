@@ -209,7 +209,8 @@ def test_a_wrong_head_is_refused(machine, engines, name):
 def test_a_head_of_another_size_is_refused(machine, engines, tmp_path):
     """The plan gives 16 a row and would write behind the 8 that the sidecar says."""
     shutil.copytree(engines("llama", sizes=CHOOSING).path, tmp_path / "bundle")
-    path = tmp_path / "bundle" / "engines" / "decoder.json"
+    bundle = Bundle.open(tmp_path / "bundle")
+    path = bundle.path / "engines" / "decoder.json"
     values = json.loads(path.read_text())
     values["sizes"]["top_k"] = 8
     for tensor in values["outputs"]:
@@ -217,4 +218,4 @@ def test_a_head_of_another_size_is_refused(machine, engines, tmp_path):
             tensor["shape"][1] = 8
     path.write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(EngineError, match=r"sidecar is of another engine \(top_values, top_ids\)"):
-        machine.open(Bundle.open(tmp_path / "bundle"))
+        machine.open(bundle)
