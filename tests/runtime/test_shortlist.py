@@ -30,7 +30,7 @@ OPTIONS = {
     "min_new_tokens": st.sampled_from([0, 3]),
     "min_length": st.sampled_from([0, 4]),
     "forced_bos_token_id": st.sampled_from([None, None, 5]),
-    "forced_eos_token_id": st.sampled_from([(), (2,)]),
+    "forced_eos_token_id": st.sampled_from([(), (2,), (2, 9, 30)]),
     "suppress_tokens": TOKENS,
     "begin_suppress_tokens": TOKENS,
     "bad_words_ids": st.lists(st.lists(TOKEN, min_size=1, max_size=2), max_size=3).map(
@@ -98,6 +98,17 @@ def test_all_logits_are_fetched_where_candidates_do_not_decide(beams, values, fe
     options, answer = DecodeOptions(num_beams=beams, **values), random_answer(401, 3)
     wanted, _ = found(answer, [[5]], options)
     assert found(answer, [[5]], options, top_k=16) == (wanted, fetched)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_of_several_forced_tokens_one_may_be_no_candidate(beams):
+    """The first of them is the last token, though the second alone is among the largest."""
+    options = DecodeOptions(num_beams=beams, eos_token_id=7, forced_eos_token_id=(7, 9))
+    logits = np.linspace(-9, -1, 40)[np.random.default_rng(0).permutation(40)]
+    logits[[7, 9]] = -20.0, 0.0
+    results, _ = found(lambda *_: logits, [[5]], options, top_k=8)
+    assert results == found(lambda *_: logits, [[5]], options)[0]
+    assert results[0][0].ids[-1] == 7
 
 
 @pytest.mark.parametrize(
