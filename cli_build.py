@@ -39,6 +39,12 @@ def targets(*, as_json: bool) -> None:
 @click.option("--prompt", default="1:32:128", help="Tokens that a decoder begins with.")
 @click.option("--capacity", type=int, default=256, help="Tokens that a cache holds for a row.")
 @click.option(
+    "--top-k",
+    type=int,
+    help="Largest logits of a row that an engine gives to choose from: by default four a beam and "
+    "16 at least; 0 for all logits alone.",
+)
+@click.option(
     "--plan", "only_plan", is_flag=True, help="Tell what it takes in memory, and build nothing."
 )
 @click.option("--json", "as_json", is_flag=True, help="What was built, as one JSON object.")
@@ -50,6 +56,7 @@ def build(
     source: str,
     prompt: str,
     capacity: int,
+    top_k: int | None,
     *,
     only_plan: bool,
     as_json: bool,
@@ -73,6 +80,7 @@ def build(
         source=parse_range(source),
         prompt=parse_range(prompt),
         capacity=capacity,
+        top_k=top_k,
     )
     opened = Bundle.open(bundle, hashes=not only_plan)
     if only_plan:
@@ -109,6 +117,8 @@ def _describe(report: Any) -> list[str]:
         products = ", ".join(f"{count} {kind}" for kind, count in info.products.items())
         lines.append(f"{info.role} for {info.target}, {info.precision}, {info.form}: {state}")
         lines.append(f"  {info.layers} layers; products: {products}")
+        if info.role == "decoder":
+            lines.append(f"  {_answer(info.sizes.top_k)}")
         for index, profile in enumerate(info.profiles):
             lines.append(
                 f"  {profile}: {info.fused_attentions[index]} fused attentions, "
@@ -116,3 +126,7 @@ def _describe(report: Any) -> list[str]:
                 f"{info.cache_copies[index]} copied"
             )
     return [*lines, f"{report.bundle.path} ({report.bundle.size / 1e6:.1f} MB)"]
+
+
+def _answer(top_k: int) -> str:
+    return f"gives the {top_k} largest logits to choose from" if top_k else "gives all logits"

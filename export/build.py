@@ -29,6 +29,7 @@ from seq2edge.engine_info import (
     Form,
     Library,
     read_engine_info,
+    top_outputs,
     write_engine_info,
 )
 from seq2edge.errors import BundleError, OptionError
@@ -37,6 +38,7 @@ from seq2edge.export.parser_operators import parser_of
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
 from seq2edge.export.passes.split_heads import SplitHeads
+from seq2edge.export.passes.top_logits import TopLogits
 from seq2edge.export.targets import Target, check, check_build, find_target, form_of
 from seq2edge.export.tensorrt import Engine, Profile, build_engine, decoder_profiles
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
@@ -165,13 +167,15 @@ def _static(request: Request, role: Role) -> dict[str, int]:
 
 def _prepare(request: Request, record: GraphRecord, folder: Path) -> Path:
     """The graph that the target's parser reads; in the bundle already, or written to `folder`."""
-    bundle = request.bundle
-    if record.target == "tensorrt" and request.form == "masked":
+    bundle, top_k = request.bundle, _top_k(request, record.role)
+    if record.target == "tensorrt" and request.form == "masked" and not top_k:
         return bundle.file(record.file)
     model = ir.load(bundle.file(record.file))
     if record.target == "canonical":
         LengthToMask()(model)
         SplitHeads()(model)
+    if top_k:
+        TopLogits(top_k)(model)
     if request.form == "lowered":
         LowerToOpset18(parser_of(request.release))(model)
     place = folder / record.role
@@ -179,6 +183,10 @@ def _prepare(request: Request, record: GraphRecord, folder: Path) -> Path:
     WeightsWriter(place / WEIGHTS).write([model])
     ir.save(model, place / f"{record.role}.onnx")
     return place / f"{record.role}.onnx"
+
+
+def _top_k(request: Request, role: Role) -> int:
+    return request.sizes.top_k or 0 if role == "decoder" else 0
 
 
 def _digest(bundle: Bundle, record: GraphRecord) -> str:
@@ -210,6 +218,7 @@ def _describe(
     report = engine.report
     profiles = profiles_of(request, record.role)
     parts = [report.profile(index) for index in range(len(profiles))]
+    outputs = (*record.outputs, *top_outputs(_top_k(request, record.role)))
     return EngineInfo(
         library=request.library,
         release=request.release,
@@ -220,7 +229,7 @@ def _describe(
         sizes=_sizes(request),
         profiles=tuple(profile.name for profile in profiles),
         inputs=tuple(_tensor(b.name, b.dtype, record.inputs) for b in report.inputs),
-        outputs=tuple(_tensor(b.name, b.dtype, record.outputs) for b in report.outputs),
+        outputs=tuple(_tensor(b.name, b.dtype, outputs) for b in report.outputs),
         graph_sha256=digest,
         plan_sha256=hashlib.sha256(engine.plan).hexdigest(),
         layers=len(report.layers),

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from seq2edge.errors import BackendError, InputError, OptionError
 from seq2edge.quantize.examples import Example
-from seq2edge.runtime.decoding import log_sum_exp
+from seq2edge.runtime.backend import all_logits
+from seq2edge.runtime.likelihood import log_sum_exp
 from seq2edge.runtime.model import Model
 
 BATCH = 8
@@ -218,7 +219,7 @@ def _measure_surprise(
         surprise = np.zeros(len(texts))
         one = np.ones(len(texts), dtype=np.int64)
         for i in range(longest - 1):
-            logits = model.backend.step(tokens[:, i : i + 1], one, cache)
+            logits = all_logits(model.backend.step(tokens[:, i : i + 1], one, cache))
             likely = np.take_along_axis(logits, tokens[:, i + 1 : i + 2], axis=1)[:, 0]
             surprise += np.where(i + 1 < lengths, log_sum_exp(logits) - likely, 0.0)
         yield from np.stack([surprise, lengths - 1.0], axis=1).tolist()

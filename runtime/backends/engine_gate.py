@@ -23,7 +23,7 @@ from seq2edge.runtime.backend import Backend
 from seq2edge.runtime.backends.device import Device
 from seq2edge.runtime.backends.engine import Engine
 
-VERSION = 1  # of the check itself
+VERSION = 2  # of the check itself
 
 
 def check(bundle: Bundle, engines: Sequence[Engine], backend: Backend, device: Device) -> None:

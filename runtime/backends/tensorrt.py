@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
 from seq2edge.errors import BackendError, EngineError
-from seq2edge.runtime.backend import Features, Lengths, Logits, Tokens
+from seq2edge.runtime.backend import Answer, Features, Lengths, Tokens
 from seq2edge.runtime.backends import engine_gate
 from seq2edge.runtime.backends.device import ALIGNMENT, Device, import_cuda
 from seq2edge.runtime.backends.engine import Engine, check_release, find_engines, open_engine
@@ -89,8 +89,8 @@ class TensorRTBackend:
         assert self._decoder is not None
         return EngineCache(self._decoder, memory, rows, capacity)
 
-    def step(self, tokens: Tokens, new_length: Lengths, cache: EngineCache) -> Logits:
-        """See Backend. The result is valid until the cache's next step, or until it is dropped."""
+    def step(self, tokens: Tokens, new_length: Lengths, cache: EngineCache) -> Answer:
+        """See Backend. Logits are valid until the cache is dropped, too."""
         return cache.step(tokens, new_length)
 
     def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:
