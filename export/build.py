@@ -36,6 +36,7 @@ from seq2edge.export.build_sizes import BuildSizes
 from seq2edge.export.parser_operators import parser_of
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
+from seq2edge.export.passes.scale_queries import ScaleQueries
 from seq2edge.export.passes.split_heads import SplitHeads
 from seq2edge.export.targets import Target, check, check_build, find_target, form_of
 from seq2edge.export.tensorrt import Engine, Profile, build_engine, decoder_profiles
@@ -171,6 +172,7 @@ def _prepare(request: Request, record: GraphRecord, folder: Path) -> Path:
     model = ir.load(bundle.file(record.file))
     if record.target == "canonical":
         LengthToMask()(model)
+        ScaleQueries()(model)
         SplitHeads()(model)
     if request.form == "lowered":
         LowerToOpset18(parser_of(request.release))(model)
