@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from seq2edge.cli_options import BUNDLE, progress_bar
+from seq2edge.cli_options import BUNDLE, FOLDER, progress_bar
+from seq2edge.errors import OptionError
 
 
 @click.command()
@@ -39,6 +40,12 @@ def targets(*, as_json: bool) -> None:
 @click.option("--prompt", default="1:32:128", help="Tokens that a decoder begins with.")
 @click.option("--capacity", type=int, default=256, help="Tokens that a cache holds for a row.")
 @click.option(
+    "--timing-cache",
+    type=FOLDER,
+    metavar="FILE",
+    help="Where TensorRT keeps how long kernels took; by default in the user's cache.",
+)
+@click.option(
     "--plan", "only_plan", is_flag=True, help="Tell what it takes in memory, and build nothing."
 )
 @click.option("--json", "as_json", is_flag=True, help="What was built, as one JSON object.")
@@ -50,6 +57,7 @@ def build(
     source: str,
     prompt: str,
     capacity: int,
+    timing_cache: Path | None,
     *,
     only_plan: bool,
     as_json: bool,
@@ -76,12 +84,16 @@ def build(
     )
     opened = Bundle.open(bundle, hashes=not only_plan)
     if only_plan:
+        if timing_cache is not None:
+            raise OptionError("timing-cache: --plan builds nothing; leave one of them out")
         for line in _plan(opened, target, sizes, as_json=as_json):
             click.echo(line)
         return
-    request = building.plan_request(opened, target, sizes)
+    request = building.plan_request(opened, target, sizes, timing_cache=timing_cache)
     with progress_bar("build") as show:
         report = building.build_bundle(request, show)
+    for remark in report.remarks:
+        click.echo(remark, err=True)
     if as_json:
         engines = [dataclasses.asdict(info) for info in report.engines]
         click.echo(json.dumps({"bundle": str(report.bundle.path), "engines": engines}))

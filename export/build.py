@@ -40,6 +40,7 @@ from seq2edge.export.passes.scale_queries import ScaleQueries
 from seq2edge.export.passes.split_heads import SplitHeads
 from seq2edge.export.targets import Target, check, check_build, find_target, form_of
 from seq2edge.export.tensorrt import Engine, Profile, build_engine, decoder_profiles
+from seq2edge.export.timing_cache import TimingCache, default_file
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
 from seq2edge.manifest import EngineRecord, GraphRecord, Role, TensorRecord, utc_now
 from seq2edge.tensorrt_library import import_tensorrt
@@ -53,11 +54,12 @@ _DTYPES = {"Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Int64
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildReport:
-    """A bundle with engines, and which were there already."""
+    """A bundle with engines, which were there already, and what else there is to be said."""
 
     bundle: Bundle
     engines: tuple[EngineInfo, ...]
     reused: tuple[Role, ...]
+    remarks: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,7 @@ class Request:
     library: Library
     release: str
     form: Form
+    timing_cache: Path | None
 
     @property
     def records(self) -> tuple[GraphRecord, ...]:
@@ -78,11 +81,14 @@ class Request:
         return tuple(g for g in self.bundle.manifest.graphs if g.target == wanted)
 
 
-def plan_request(bundle: Bundle, target: str | None, sizes: BuildSizes) -> Request:
+def plan_request(
+    bundle: Bundle, target: str | None, sizes: BuildSizes, *, timing_cache: Path | None = None
+) -> Request:
     """Check that it can be built here. `target` is `portable` or `here` where none is named.
 
-    Raises OptionError for a target or precision that cannot be, BundleError for a bundle without
-    graphs for TensorRT, BackendError where no library is installed.
+    TensorRT's timings of kernels are kept in `timing_cache`, by default in the user's cache. Raises
+    OptionError for a target or precision that cannot be, BundleError for a bundle without graphs
+    for TensorRT, BackendError where no library is installed.
     """
     trt = import_tensorrt()
     library: Library = "tensorrt_rtx" if trt.__name__ == "tensorrt_rtx" else "tensorrt"
@@ -98,6 +104,10 @@ def plan_request(bundle: Bundle, target: str | None, sizes: BuildSizes) -> Reque
         )
     check(found, precision)
     check_build(found, library=library, release=release, machine=platform.machine())
+    if timing_cache is not None and library == "tensorrt_rtx":
+        raise OptionError("timing-cache: TensorRT-RTX times no kernels and has none; leave it out")
+    if library == "tensorrt":
+        timing_cache = timing_cache or default_file(library, release)
     return Request(
         bundle=bundle,
         target=found,
@@ -105,6 +115,7 @@ def plan_request(bundle: Bundle, target: str | None, sizes: BuildSizes) -> Reque
         library=library,
         release=release,
         form=form_of(library, release),
+        timing_cache=timing_cache,
     )
 
 
@@ -115,6 +126,7 @@ def build_bundle(request: Request, progress: Progress = lambda *_: None) -> Buil
     builder. The bundle is then as it was.
     """
     bundle, records = request.bundle, request.records
+    timings = TimingCache(request.timing_cache) if request.timing_cache else None
     made: dict[Role, tuple[EngineInfo, bytes]] = {}
     kept: dict[Role, EngineInfo] = {}
     # On the bundle's disk: graphs of its size may be written there.
@@ -122,28 +134,43 @@ def build_bundle(request: Request, progress: Progress = lambda *_: None) -> Buil
         for number, record in enumerate(records):
             show = functools.partial(_show, progress, record.role, number, len(records))
             show(0.0)
-            digest = _digest(bundle, record)
-            there = _find(request, record.role, digest)
+            there = _find(request, record)
             if there is not None:
                 kept[record.role] = there
-                continue
-            graph = _prepare(request, record, Path(folder))
-            begin = time.monotonic()
-            engine = build_engine(
-                graph,
-                profiles_of(request, record.role),
-                static=_static(request, record.role),
-                capabilities=request.target.capabilities,
-                progress=show,
-            )
-            info = _describe(request, record, engine, digest, time.monotonic() - begin)
-            made[record.role] = (info, engine.plan)
+            else:
+                made[record.role] = _build(request, record, Path(folder), timings, show)
         progress("write", 0.9)
         finished = _add(bundle, request, made) if made else bundle
     progress("write", 1.0)
     roles = [record.role for record in records]
     infos = [made[role][0] if role in made else kept[role] for role in roles]
-    return BuildReport(bundle=finished, engines=tuple(infos), reused=tuple(kept))
+    return BuildReport(
+        bundle=finished,
+        engines=tuple(infos),
+        reused=tuple(kept),
+        remarks=tuple(timings.remarks) if timings else (),
+    )
+
+
+def _build(
+    request: Request,
+    record: GraphRecord,
+    folder: Path,
+    timings: TimingCache | None,
+    progress: Callable[[float], None],
+) -> tuple[EngineInfo, bytes]:
+    """One engine, and what its sidecar says; `folder` is for what is needed meanwhile."""
+    graph = _prepare(request, record, folder)
+    begin = time.monotonic()
+    engine = build_engine(
+        graph,
+        profiles_of(request, record.role),
+        static=_static(request, record.role),
+        capabilities=request.target.capabilities,
+        timings=timings,
+        progress=progress,
+    )
+    return _describe(request, record, engine, time.monotonic() - begin), engine.plan
 
 
 def _show(progress: Progress, role: Role, number: int, count: int, part: float) -> None:
@@ -190,10 +217,11 @@ def _digest(bundle: Bundle, record: GraphRecord) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _find(request: Request, role: Role, digest: str) -> EngineInfo | None:
-    """An engine of these inputs, sizes and versions that the bundle has."""
+def _find(request: Request, graph: GraphRecord) -> EngineInfo | None:
+    """An engine of this graph, these sizes and versions that the bundle has."""
+    digest = _digest(request.bundle, graph)
     for record in request.bundle.manifest.engines:
-        if record.target != request.target.name or record.role != role:
+        if record.target != request.target.name or record.role != graph.role:
             continue
         info = read_engine_info(request.bundle.file(record.sidecar))
         asked = (digest, _sizes(request), request.library, request.release, request.form)
@@ -206,9 +234,7 @@ def _sizes(request: Request) -> EngineSizes:
     return EngineSizes(**dataclasses.asdict(request.sizes))
 
 
-def _describe(
-    request: Request, record: GraphRecord, engine: Engine, digest: str, seconds: float
-) -> EngineInfo:
+def _describe(request: Request, record: GraphRecord, engine: Engine, seconds: float) -> EngineInfo:
     report = engine.report
     profiles = profiles_of(request, record.role)
     parts = [report.profile(index) for index in range(len(profiles))]
@@ -223,7 +249,7 @@ def _describe(
         profiles=tuple(profile.name for profile in profiles),
         inputs=tuple(_tensor(b.name, b.dtype, record.inputs) for b in report.inputs),
         outputs=tuple(_tensor(b.name, b.dtype, record.outputs) for b in report.outputs),
-        graph_sha256=digest,
+        graph_sha256=_digest(request.bundle, record),
         plan_sha256=hashlib.sha256(engine.plan).hexdigest(),
         layers=len(report.layers),
         fused_attentions=tuple(part.fused_attentions for part in parts),

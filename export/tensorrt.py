@@ -21,6 +21,7 @@ from seq2edge.errors import EngineError, OptionError
 from seq2edge.export.building import Progress, run_builder
 from seq2edge.export.engine_graph import Axes, read_graph, shapes
 from seq2edge.export.engine_report import EngineReport, read_report
+from seq2edge.export.timing_cache import TimingCache
 from seq2edge.tensorrt_library import import_tensorrt, process_logger
 
 SYMBOLS = ("batch", "rows", "source", "new", "capacity")  # the graph contract's
@@ -77,15 +78,16 @@ def build_engine(
     *,
     static: Mapping[str, int] | None = None,
     capabilities: Sequence[str] = (),
+    timings: TimingCache | None = None,
     progress: Progress = lambda _: None,
 ) -> Engine:
     """Build an engine of a graph whose lengths are masks (`export/passes/length_to_mask.py`).
 
     `static` gives symbols one size for good; a cache that is updated in place needs its `capacity`.
-    `capabilities` ("SM86") are what RTX builds for, all that it knows by default. An interruption
-    stops the builder, and KeyboardInterrupt is raised. Raises
-    BackendError where no library is installed, OptionError for profiles that do not fit the graph,
-    EngineError for a graph that the library does not take whole.
+    `capabilities` ("SM86") are what RTX builds for, all that it knows by default; `timings` are of
+    kernels, for TensorRT alone. An interruption stops the builder, and KeyboardInterrupt is raised.
+    Raises BackendError where no library is installed, OptionError for profiles that do not fit the
+    graph, EngineError for a graph that the library does not take whole.
     """
     trt = import_tensorrt()
     model = read_graph(graph, static or {})
@@ -99,11 +101,15 @@ def build_engine(
         parser = _parse(trt, log, graph, model, network)
         _let_attention_decompose(trt, network)
         config = _configure(trt, builder, profiles, inputs, capabilities)
+        if timings is not None:
+            timings.attach(config)
         plan = run_builder(trt, builder, network, config, progress)
         _refuse_dropped(graph, log)
         if plan is None:
             raise EngineError(f"{graph}: {trt.__name__} made no engine: {log.errors()}")
         del parser  # it owns the weights until here
+        if timings is not None:
+            timings.save(config)
         report = read_report([text for _, text in log.lines])
     library = f"{trt.__name__} {trt.__version__}"
     return Engine(plan=bytes(plan), report=report, library=library)

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from seq2edge.runtime import parity
 from seq2edge.runtime.backend import Backend
 from seq2edge.runtime.backends.device import Device
 from seq2edge.runtime.backends.engine import Engine
+from seq2edge.user_cache import cache_folder, write_cached
 
 VERSION = 1  # of the check itself
 
@@ -55,14 +55,6 @@ def _refusal(engines: Sequence[Engine], device: Device, found: parity.Parity) ->
     )
 
 
-def cache_folder() -> Path | None:
-    """Our part of the user's cache (`XDG_CACHE_HOME`, else `~/.cache`); None without a home."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "seq2edge"
-    except RuntimeError:  # a container's user may have none
-        return None
-
-
 def _marker(bundle: Bundle, engines: Sequence[Engine], device: Device) -> Path | None:
     info = engines[0].info
     parts = [
@@ -90,7 +82,4 @@ def _note(
         "parity": [dataclasses.asdict(part) for part in found],
     }
     with contextlib.suppress(OSError):
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        partial = marker.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        partial.replace(marker)
+        write_cached(marker, f"{json.dumps(values, indent=2)}\n".encode())
