@@ -19,6 +19,7 @@ import onnx
 
 from seq2edge.errors import EngineError, OptionError
 from seq2edge.export.building import Progress, run_builder
+from seq2edge.export.engine_errors import OURS, not_built, not_read
 from seq2edge.export.engine_graph import Axes, read_graph, shapes
 from seq2edge.export.engine_report import EngineReport, read_report
 from seq2edge.export.timing_cache import TimingCache
@@ -106,7 +107,8 @@ def build_engine(
         plan = run_builder(trt, builder, network, config, progress)
         _refuse_dropped(graph, log)
         if plan is None:
-            raise EngineError(f"{graph}: {trt.__name__} made no engine: {log.errors()}")
+            names = [profile.name for profile in profiles]
+            raise not_built(graph, model, trt, log.error_lines(), names)
         del parser  # it owns the weights until here
         if timings is not None:
             timings.save(config)
@@ -151,11 +153,8 @@ def _parse(trt: Any, log: Any, graph: Path, model: onnx.ModelProto, network: Any
     """Fill the network; weights are read from the graph's folder."""
     parser = trt.OnnxParser(network, log)
     if not parser.parse(model.SerializeToString(), str(graph)):
-        errors = (parser.get_error(i) for i in range(parser.num_errors))
-        raise EngineError(
-            f"{graph}: {trt.__name__} does not read it: "
-            + "; ".join(f"{e.node_name() or e.node_operator()}: {e.desc()}" for e in errors)
-        )
+        errors = [parser.get_error(i) for i in range(parser.num_errors)]
+        raise not_read(graph, model, trt, errors)
     _refuse_dropped(graph, log)
     return parser
 
@@ -164,7 +163,8 @@ def _refuse_dropped(graph: Path, log: Any) -> None:
     dropped = [text for severity, text in log.lines if severity == "WARNING"]
     dropped = [text for text in dropped if _DROPPED.search(text)]
     if dropped:
-        raise EngineError(f"{graph}: TensorRT would drop a part of it: {'; '.join(dropped)}")
+        told = "; ".join(dropped)
+        raise EngineError(f"{graph}: TensorRT would drop a part of it: {told}; {OURS}")
 
 
 def _let_attention_decompose(trt: Any, network: Any) -> None:
@@ -195,10 +195,22 @@ def _configure(
         made = builder.create_optimization_profile()
         for name, axes in inputs.items():
             if any(isinstance(axis, str) for axis in axes):
-                made.set_shape(name, *(_at(axes, profile, i) for i in range(3)))
+                _set_shape(trt, made, profile, name, axes)
         if config.add_optimization_profile(made) < 0:
             raise OptionError(f"profile {profile.name}: {trt.__name__} does not take it")
     return config
+
+
+def _set_shape(trt: Any, made: Any, profile: Profile, name: str, axes: Axes) -> None:
+    shapes = [_at(axes, profile, which) for which in range(3)]
+    try:
+        made.set_shape(name, *shapes)
+    except (RuntimeError, ValueError) as error:
+        least, _, most = shapes
+        raise OptionError(
+            f"profile {profile.name}: {trt.__name__} does not take {name} of {least} to {most} "
+            f"({error}); ask for less"
+        ) from error
 
 
 def _at(axes: Axes, profile: Profile, which: int) -> tuple[int, ...]:
