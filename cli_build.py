@@ -65,13 +65,11 @@ def build(
     """Build TensorRT engines of a BUNDLE and add them to it.
 
     The precision is the bundle's: quantize for tensorrt first, or get float32. TensorRT-RTX builds
-    for RTX GPUs on any machine; for a Jetson, build on the board. Whatever stops a build leaves the
-    bundle as it was; what is built already, of the same graphs for the same sizes, is kept.
+    for RTX GPUs on any machine; for a Jetson, build on the board. Where their device is, engines
+    are checked before they are added. Whatever stops a build leaves the bundle as it was; what is
+    built already, of the same graphs for the same sizes, is kept.
     """
-    try:
-        from seq2edge.export import build as building
-    except ImportError as error:
-        raise click.ClickException(f"build: {error}; install seq2edge[build]") from error
+    _require_extra()
     from seq2edge.bundle import Bundle
     from seq2edge.export.build_sizes import BuildSizes, parse_range
 
@@ -83,23 +81,47 @@ def build(
         capacity=capacity,
     )
     opened = Bundle.open(bundle, hashes=not only_plan)
-    if only_plan:
-        if timing_cache is not None:
-            raise OptionError("timing-cache: --plan builds nothing; leave one of them out")
-        for line in _plan(opened, target, sizes, as_json=as_json):
-            click.echo(line)
-        return
-    request = building.plan_request(opened, target, sizes, timing_cache=timing_cache)
+    if not only_plan:
+        lines = _build(opened, target, sizes, timing_cache, as_json=as_json)
+    elif timing_cache is None:
+        lines = _plan(opened, target, sizes, as_json=as_json)
+    else:
+        raise OptionError("timing-cache: --plan builds nothing; leave one of them out")
+    for line in lines:
+        click.echo(line)
+
+
+def _require_extra() -> None:
+    try:
+        import seq2edge.export.build  # noqa: F401 - planning needs as much
+    except ImportError as error:
+        raise click.ClickException(f"build: {error}; install seq2edge[build]") from error
+
+
+def _build(
+    bundle: Any, target: str | None, sizes: Any, timing_cache: Path | None, *, as_json: bool
+) -> list[str]:
+    """What was built, in lines; remarks go to stderr."""
+    from seq2edge.export.build import build_bundle, plan_request
+
+    request = plan_request(bundle, target, sizes, timing_cache=timing_cache)
     with progress_bar("build") as show:
-        report = building.build_bundle(request, show)
+        report = build_bundle(request, show)
     for remark in report.remarks:
         click.echo(remark, err=True)
-    if as_json:
-        engines = [dataclasses.asdict(info) for info in report.engines]
-        click.echo(json.dumps({"bundle": str(report.bundle.path), "engines": engines}))
-        return
-    for line in _describe(report):
-        click.echo(line)
+    return [_values(report)] if as_json else _describe(report)
+
+
+def _values(report: Any) -> str:
+    """The report as a JSON object."""
+    return json.dumps(
+        {
+            "bundle": str(report.bundle.path),
+            "engines": [dataclasses.asdict(info) for info in report.engines],
+            "verdict": report.verdict and dataclasses.asdict(report.verdict),
+            "unchecked": report.unchecked,
+        }
+    )
 
 
 def _plan(bundle: Any, target: str | None, sizes: Any, *, as_json: bool) -> list[str]:
@@ -127,4 +149,8 @@ def _describe(report: Any) -> list[str]:
                 f"{info.cache_updates[index] - info.cache_copies[index]} caches updated in place, "
                 f"{info.cache_copies[index]} copied"
             )
+    if report.verdict is not None:
+        lines.append(f"checked: {report.verdict.summary}")
+    elif report.unchecked:
+        lines.append(f"not checked here ({report.unchecked}): will be when first opened")
     return [*lines, f"{report.bundle.path} ({report.bundle.size / 1e6:.1f} MB)"]

@@ -32,6 +32,7 @@ from seq2edge.engine_info import (
     write_engine_info,
 )
 from seq2edge.errors import BundleError, OptionError
+from seq2edge.export.build_check import check_new_engines
 from seq2edge.export.build_sizes import BuildSizes
 from seq2edge.export.parser_operators import parser_of
 from seq2edge.export.passes.length_to_mask import LengthToMask
@@ -43,6 +44,7 @@ from seq2edge.export.tensorrt import Engine, Profile, build_engine, decoder_prof
 from seq2edge.export.timing_cache import TimingCache, default_file
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
 from seq2edge.manifest import EngineRecord, GraphRecord, Role, TensorRecord, utc_now
+from seq2edge.runtime.backends.engine_gate import Verdict
 from seq2edge.tensorrt_library import import_tensorrt
 
 ENGINES = "engines"  # a folder of the bundle
@@ -54,11 +56,17 @@ _DTYPES = {"Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Int64
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildReport:
-    """A bundle with engines, which were there already, and what else there is to be said."""
+    """A bundle with engines, which were there already, and what else there is to be said.
+
+    `verdict` is that of this machine's device on new engines; where there is none although some
+    are new, `unchecked` says why.
+    """
 
     bundle: Bundle
     engines: tuple[EngineInfo, ...]
     reused: tuple[Role, ...]
+    verdict: Verdict | None
+    unchecked: str
     remarks: tuple[str, ...]
 
 
@@ -122,8 +130,9 @@ def plan_request(
 def build_bundle(request: Request, progress: Progress = lambda *_: None) -> BuildReport:
     """Build every engine that is not there yet, and add it to the bundle.
 
-    Raises EngineError for a graph that the library does not take whole; KeyboardInterrupt stops the
-    builder. The bundle is then as it was.
+    New engines are checked where a device is that they can run on. Raises EngineError for a graph
+    that the library does not take whole, or where a device answers otherwise than the model;
+    KeyboardInterrupt stops the builder. The bundle is then as it was.
     """
     bundle, records = request.bundle, request.records
     timings = TimingCache(request.timing_cache) if request.timing_cache else None
@@ -139,15 +148,17 @@ def build_bundle(request: Request, progress: Progress = lambda *_: None) -> Buil
                 kept[record.role] = there
             else:
                 made[record.role] = _build(request, record, Path(folder), timings, show)
-        progress("write", 0.9)
-        finished = _add(bundle, request, made) if made else bundle
+        progress("write and check", 0.9)
+        added = _add(request, made) if made else _Added(bundle=bundle)
     progress("write", 1.0)
     roles = [record.role for record in records]
     infos = [made[role][0] if role in made else kept[role] for role in roles]
     return BuildReport(
-        bundle=finished,
+        bundle=added.bundle,
         engines=tuple(infos),
         reused=tuple(kept),
+        verdict=added.verdict,
+        unchecked=added.unchecked,
         remarks=tuple(timings.remarks) if timings else (),
     )
 
@@ -274,9 +285,18 @@ def _peak_bytes() -> int:
     return used if sys.platform == "darwin" else used * 1024
 
 
-def _add(bundle: Bundle, request: Request, made: dict[Role, tuple[EngineInfo, bytes]]) -> Bundle:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Added:
+    """A bundle that new engines were added to, and what the check of them gave."""
+
+    bundle: Bundle
+    verdict: Verdict | None = None
+    unchecked: str = ""
+
+
+def _add(request: Request, made: dict[Role, tuple[EngineInfo, bytes]]) -> _Added:
     """The bundle with these engines, in the place of those for the same target."""
-    name = request.target.name
+    bundle, name = request.bundle, request.target.name
     old = [r for r in bundle.manifest.engines if r.target == name and r.role in made]
     dropped = {file for record in old for file in (record.file, record.sidecar)}
     records = [r for r in bundle.manifest.engines if r not in old]
@@ -290,7 +310,10 @@ def _add(bundle: Bundle, request: Request, made: dict[Role, tuple[EngineInfo, by
             writer.path(file).write_bytes(plan)
             write_engine_info(writer.path(sidecar), info)
             records.append(EngineRecord(file=file, target=name, role=role, sidecar=sidecar))
-        return writer.finish(dataclasses.replace(bundle.manifest, engines=tuple(records)))
+        manifest = dataclasses.replace(bundle.manifest, engines=tuple(records))
+        verdict, unchecked = check_new_engines(request.target, bundle, writer.preview(manifest))
+        finished = writer.finish(manifest)
+    return _Added(bundle=finished, verdict=verdict, unchecked=unchecked)
 
 
 def _link(source: Path, destination: Path) -> None:

@@ -101,9 +101,7 @@ def build_engine(
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = _parse(trt, log, graph, model, network)
         _let_attention_decompose(trt, network)
-        config = _configure(trt, builder, profiles, inputs, capabilities)
-        if timings is not None:
-            timings.attach(config)
+        config = _configure(trt, builder, profiles, inputs, capabilities, timings)
         plan = run_builder(trt, builder, network, config, progress)
         _refuse_dropped(graph, log)
         if plan is None:
@@ -186,9 +184,12 @@ def _configure(
     profiles: Sequence[Profile],
     inputs: Mapping[str, Axes],
     capabilities: Sequence[str],
+    timings: TimingCache | None,
 ) -> Any:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if timings is not None:
+        timings.attach(config)
     if capabilities:
         _choose_capabilities(trt, config, capabilities)
     for profile in profiles:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from seq2edge.bundle import Bundle
 from seq2edge.engine_info import EngineInfo, read_engine_info
-from seq2edge.errors import BackendError, BundleError, EngineError
+from seq2edge.errors import BackendError, BundleError, EngineError, ForeignEngineError
 from seq2edge.manifest import TensorRecord
 from seq2edge.runtime.backends.device import Device
 from seq2edge.runtime.backends.engine_buffers import largest
@@ -99,7 +99,8 @@ class OpenEngine:
         _check_validity(engine, trt, self._runtime, plan, device)
         self.engine = self._runtime.deserialize_cuda_engine(plan)
         if self.engine is None:
-            raise EngineError(
+            told_before = hasattr(self._runtime, "get_engine_validity")
+            raise (EngineError if told_before else ForeignEngineError)(
                 f"{self.subject}: {trt.__name__} {trt.__version__} does not open it on "
                 f"{device.name} ({self._log.errors()}); build it again here"
             )
@@ -221,7 +222,7 @@ def _check_validity(engine: Engine, trt: Any, runtime: Any, plan: bytes, device:
         return
     flags = trt.EngineInvalidityDiagnostics.__members__.items()
     found = [name for name, flag in flags if int(reasons) & int(flag)]
-    raise EngineError(
+    raise ForeignEngineError(
         f"{engine.subject}: not for this {device.name} of compute capability {device.capability} "
         f"({', '.join(found).lower().replace('_', ' ') or 'no reason'}); built for "
         f"{engine.info.target}, build it for this device"

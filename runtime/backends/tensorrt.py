@@ -65,7 +65,22 @@ class TensorRTBackend:
             raise refusals[0][1]
         raise BackendError("; ".join(f"engine for {name}: {error}" for name, error in refusals))
 
+    @classmethod
+    def unchecked(cls, engines: list[Engine]) -> TensorRTBackend:
+        """Engines of one target that nothing was compared with yet, for whoever does that.
+
+        Raises BackendError or EngineError where they do not open here.
+        """
+        backend = cls.__new__(cls)
+        backend.use(engines)
+        return backend
+
     def _open(self, bundle: Bundle, engines: list[Engine]) -> None:
+        self.use(engines)
+        engine_gate.check(bundle, engines, self, self.device)
+
+    def use(self, engines: list[Engine]) -> None:
+        """Open these, one for each role, and make their buffers; their answers are not checked."""
         trt = import_tensorrt(engines[0].info.library)
         for engine in engines:
             check_release(engine, trt)
@@ -77,7 +92,6 @@ class TensorRTBackend:
         self._encoder = EngineEncoder(encoder, self.device, scratch) if encoder else None
         self._decoder = EngineDecoder(decoder, self.device, scratch) if decoder else None
         self.capacity = decoder.info.sizes.capacity if decoder else None
-        engine_gate.check(bundle, engines, self, self.device)
 
     def encode(self, source: Tokens | Features, source_length: Lengths) -> EngineMemory:
         """See Backend. Raises BackendError for more than the engine was built for."""
@@ -97,3 +111,20 @@ class TensorRTBackend:
         """See Backend."""
         assert self._encoder is not None
         return self._encoder.pool(source, source_length)
+
+
+def check_engines(bundle: Bundle, target: str) -> engine_gate.Verdict:
+    """Compare the answers of a target's engines with the model's, whether or not it was done.
+
+    Raises BackendError where none can be opened here, since a library, its release, a driver or a
+    device is missing; ForeignEngineError where they are for another device; EngineError where they
+    are damaged, or do not run to the end.
+    """
+    engines = find_engines(bundle)[target]
+    backend = TensorRTBackend.unchecked(engines)
+    try:
+        return engine_gate.judge(bundle, engines, backend, backend.device)
+    except BackendError as error:
+        raise EngineError(
+            f"{bundle.path}: its engines for {target} do not run on {backend.device.name}, {error}"
+        ) from error

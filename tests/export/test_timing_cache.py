@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import shutil
 
 import fake_builder
-import fake_cuda
 import pytest
 
-from seq2edge.bundle import Bundle
 from seq2edge.errors import BackendError, OptionError
-from seq2edge.export import build as building
-from seq2edge.export import tensorrt as tensorrt_module
 from seq2edge.export import timing_cache as timing_module
-from seq2edge.export.build import build_bundle, plan_request
+from seq2edge.export.build import plan_request
 from seq2edge.export.build_sizes import BuildSizes
 from seq2edge.export.timing_cache import TimingCache, default_file
 
@@ -22,93 +17,60 @@ SIZES = BuildSizes(batch=(1, 1, 4), beams=2, source=(1, 8, 16), prompt=(1, 4, 8)
 RELEASE = "10.16.2"
 
 
-@pytest.fixture
-def library(monkeypatch, tmp_path):
-    """`library(release=..., device=...)` makes the double be what is installed; it is returned."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    cuda = fake_cuda.FakeCuda()
-    monkeypatch.setattr(timing_module, "import_cuda", lambda: cuda)
-
-    def install(**options):
-        trt = fake_builder.BuildingTensorRT(cuda, **options)
-        for module in (building, tensorrt_module):
-            monkeypatch.setattr(module, "import_tensorrt", lambda: trt)
-        return trt
-
-    return install
-
-
-@pytest.fixture
-def bundle(exported, tmp_path):
-    """A float bundle with an encoder and a decoder, which can be built in."""
-    folder = tmp_path / "bundle"
-    shutil.copytree(exported("bart")[1] / "bundle", folder)
-    return Bundle.open(folder)
-
-
-def build(bundle, *, capacity=32, file=None):
-    """What a build of these sizes reports, in the place of the engines before."""
-    sizes = BuildSizes(
-        batch=(1, 1, 4), beams=2, source=(1, 8, 16), prompt=(1, 4, 8), capacity=capacity
-    )
-    request = plan_request(Bundle.open(bundle.path), "here", sizes, timing_cache=file)
-    return build_bundle(request)
-
-
-def test_a_second_build_times_nothing_again(library, bundle, tmp_path):
+def test_a_second_build_times_nothing_again(library, bundle, build_here, tmp_path):
     """The file is the library's and the device's; nothing half-written is left beside it."""
     trt = library()
-    report = build(bundle)
+    report = build_here(bundle)
     assert report.remarks == ()
     assert "MatMul" in trt.timed
     assert len(trt.timed) == len(set(trt.timed)), "the decoder uses what the encoder's build timed"
     (file,) = (tmp_path / "cache" / "seq2edge" / "timings").iterdir()
     assert file.name == "tensorrt-10.16.2-Fake-GPU-8.6.timings"
     trt.timed.clear()
-    assert build(bundle, capacity=40).remarks == ()
+    assert build_here(bundle, capacity=40).remarks == ()
     assert trt.timed == []
 
 
-def test_timings_of_another_device_are_refused_with_a_remark(library, bundle, tmp_path):
+def test_timings_of_another_device_are_refused_with_a_remark(library, bundle, build_here, tmp_path):
     """Kernels are timed again and take the place of the others; the engines are made."""
     file = tmp_path / "own.timings"
     library(device="Another GPU")
-    build(bundle, file=file)
+    build_here(bundle, file=file)
     trt = library()
-    report = build(bundle, capacity=40, file=file)
+    report = build_here(bundle, capacity=40, file=file)
     assert len(report.engines) == 2
     (remark,) = report.remarks
     fact = "refused by TensorRT, as of another release or device, or damaged"
     assert remark == f"timing cache {file}: {fact}; kernels are timed again"
     assert "MatMul" in trt.timed
     trt.timed.clear()
-    assert build(bundle, capacity=48, file=file).remarks == ()
+    assert build_here(bundle, capacity=48, file=file).remarks == ()
     assert trt.timed == []
 
 
 @pytest.mark.parametrize("contents", [b"no timings at all", b"fake timings"])
-def test_a_damaged_file_is_refused_with_a_remark(library, bundle, tmp_path, contents):
+def test_a_damaged_file_is_refused_with_a_remark(library, bundle, build_here, tmp_path, contents):
     """And replaced."""
     file = tmp_path / "own.timings"
     file.write_bytes(contents)
     library()
-    (remark,) = build(bundle, file=file).remarks
+    (remark,) = build_here(bundle, file=file).remarks
     assert "or damaged; kernels are timed again" in remark
     assert file.read_bytes().startswith(fake_builder.MAGIC)
 
 
-def test_a_file_that_cannot_be_used_costs_only_time(library, bundle, tmp_path):
+def test_a_file_that_cannot_be_used_costs_only_time(library, bundle, build_here, tmp_path):
     """A folder in its place, or a place that takes none: remarks, and engines."""
     library()
-    report = build(bundle, file=tmp_path)
+    report = build_here(bundle, file=tmp_path)
     assert len(report.engines) == 2
     assert "cannot be read (Is a directory)" in report.remarks[0]
     assert "cannot be written" in report.remarks[1]
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
-    assert build(bundle, capacity=40, file=tmp_path / "a" / "new" / "folder").remarks == ()
+    assert build_here(bundle, capacity=40, file=tmp_path / "a" / "new" / "folder").remarks == ()
     nowhere = tmp_path / "file"
     nowhere.write_bytes(b"")
-    (read, written) = build(bundle, capacity=48, file=nowhere / "x").remarks
+    (read, written) = build_here(bundle, capacity=48, file=nowhere / "x").remarks
     assert "cannot be read (Not a directory)" in read
     assert "cannot be written" in written
 
