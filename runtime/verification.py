@@ -73,7 +73,7 @@ def _verify_graphs(
     for target in targets:
         if target not in TARGETS:
             built = f"an engine has to be built for {target} on the device first"
-            yield target, _passed_over("engines do" if bundle.manifest.engines else built)
+            yield target, _passed_over("its engines are" if bundle.manifest.engines else built)
             continue
         if not runs(bundle, target, installed):
             needed = graph_release(bundle, target)

@@ -40,8 +40,7 @@ class BuildingTensorRT(fake_tensorrt.FakeTensorRT):
 
     def __init__(self, cuda, *, release="10.16.2", device="Fake GPU", **options):
         super().__init__(cuda, release=release, **options)
-        self.device = device
-        self.timed = []
+        self.device, self.timed = device, []
         self.Builder = lambda log: Builder(self, log)
         self.OnnxParser = OnnxParser
 

@@ -20,6 +20,7 @@ from seq2edge.errors import BackendError, BundleError, EngineError, ForeignEngin
 from seq2edge.manifest import TensorRecord
 from seq2edge.runtime.backends.device import Device
 from seq2edge.runtime.backends.engine_buffers import largest
+from seq2edge.runtime.backends.engine_kernels import EngineKernels
 from seq2edge.storage import file_errors
 from seq2edge.tensorrt_library import process_logger
 
@@ -106,7 +107,8 @@ class OpenEngine:
             )
         self._check_tensors()
         self.in_place = self._find_in_place()
-        self._jit_cache: Any = None
+        self._kernels = EngineKernels(engine.info, device)
+        self._kernels.save_after(self)
 
     @property
     def builtin_graphs(self) -> bool:
@@ -129,12 +131,14 @@ class OpenEngine:
             return self.engine.create_execution_context(strategy)
         config = self.engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
-        if self._jit_cache is None:
-            self._jit_cache = config.create_runtime_cache()
-        config.set_runtime_cache(self._jit_cache)  # a kernel is compiled once for all contexts
+        self._kernels.share(config)
         if replayed:
             config.cuda_graph_strategy = self.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         return self.engine.create_execution_context(config)
+
+    def save_kernels(self) -> None:
+        """Keep what the device compiled for the next process; nothing where it compiles none."""
+        self._kernels.save()
 
     def failure(self, what: str) -> EngineError:
         """The error that a call of the library failed, with what it logged."""

@@ -21,7 +21,13 @@ from seq2edge.errors import BackendError, EngineError
 from seq2edge.runtime.backend import Features, Lengths, Logits, Tokens
 from seq2edge.runtime.backends import engine_gate
 from seq2edge.runtime.backends.device import ALIGNMENT, Device, import_cuda
-from seq2edge.runtime.backends.engine import Engine, check_release, find_engines, open_engine
+from seq2edge.runtime.backends.engine import (
+    Engine,
+    OpenEngine,
+    check_release,
+    find_engines,
+    open_engine,
+)
 from seq2edge.runtime.backends.engine_decoder import EngineCache, EngineDecoder
 from seq2edge.runtime.backends.engine_encoder import EngineEncoder, EngineMemory
 from seq2edge.tensorrt_library import import_tensorrt
@@ -76,10 +82,12 @@ class TensorRTBackend:
         return backend
 
     def _open(self, bundle: Bundle, engines: list[Engine]) -> None:
-        self.use(engines)
+        opened = self.use(engines)
         engine_gate.check(bundle, engines, self, self.device)
+        for engine in opened:
+            engine.save_kernels()
 
-    def use(self, engines: list[Engine]) -> None:
+    def use(self, engines: list[Engine]) -> tuple[OpenEngine, ...]:
         """Open these, one for each role, and make their buffers; their answers are not checked."""
         trt = import_tensorrt(engines[0].info.library)
         for engine in engines:
@@ -92,6 +100,7 @@ class TensorRTBackend:
         self._encoder = EngineEncoder(encoder, self.device, scratch) if encoder else None
         self._decoder = EngineDecoder(decoder, self.device, scratch) if decoder else None
         self.capacity = decoder.info.sizes.capacity if decoder else None
+        return tuple(opened.values())
 
     def encode(self, source: Tokens | Features, source_length: Lengths) -> EngineMemory:
         """See Backend. Raises BackendError for more than the engine was built for."""
