@@ -254,8 +254,8 @@ def embed(
 def verify(bundle: Path, *, no_run: bool, device: str, threads: int | None) -> None:
     """Check BUNDLE: every file, and every graph.
 
-    Files are compared with their recorded sizes and hashes; every graph that runs here replays the
-    tokens recorded at export.
+    Files are compared with their recorded sizes and hashes; every graph and engine that runs here
+    replays the tokens recorded at export, and what does not run says why.
     """
     from seq2edge.bundle import Bundle
 

@@ -8,7 +8,7 @@ program on another backend, feeding it the recorded tokens, and compares.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,15 @@ class Parity:
     tokens_compared: int
     tokens_equal: int
 
+    @property
+    def figures(self) -> str:
+        """The errors and, where there are any, the equal tokens, in words."""
+        tokens = f", {self.tokens_equal} of {self.tokens_compared} tokens equal"
+        return (
+            f"largest error {self.max_absolute:.1e} ({self.max_relative:.1e} of the largest value)"
+            f"{tokens if self.tokens_compared else ''}"
+        )
+
     def within(self, precision: str) -> bool:
         """Whether errors are within the tolerance table and every token is the same."""
         allowed = TOLERANCES[precision]
@@ -102,6 +111,16 @@ class Parity:
             tokens = min(tokens, before - SLACK_TOKENS)
         equal = self.tokens_equal >= tokens * self.tokens_compared
         return equal and self.max_relative <= relative
+
+
+def worst(parts: Sequence[Parity]) -> Parity:
+    """What several replays measured, as one."""
+    return Parity(
+        max_absolute=max(part.max_absolute for part in parts),
+        max_relative=max(part.max_relative for part in parts),
+        tokens_compared=sum(part.tokens_compared for part in parts),
+        tokens_equal=sum(part.tokens_equal for part in parts),
+    )
 
 
 def make_inputs(dims: Dims, start: tuple[int, ...], seed: int = 0) -> Arrays:

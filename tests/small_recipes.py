@@ -56,7 +56,10 @@ def sentences(folder: Path, objective: str, **changes: Any) -> Recipe:
         (folder / f"{name}.txt").write_text("".join(f"{t}\n" for t in part), encoding="utf-8")
     values: dict[str, Any] = {
         "objective": objective,
-        "data": {"train": [str(folder / "train.txt")], "validation": [str(folder / "validation.txt")]},
+        "data": {
+            "train": [str(folder / "train.txt")],
+            "validation": [str(folder / "validation.txt")],
+        },
         "tokenizer": {"kind": "words", "size": 200},
         "model": dict(SIZES),
         "optimizer": {"steps": 30, "batch_tokens": 400, "warmup": 5, "learning_rate": 3e-3},

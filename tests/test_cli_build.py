@@ -93,6 +93,7 @@ def test_build_refuses_sizes_and_targets_in_a_line(exported):
         (["--batch", "x"], "range: 'x' is none, give 8, 1:8 or least:best:most"),
         (["--top-k", "-1"], "top_k: -1, give 0, or 2 to 3840"),
         (["--capacity", "16"], "prompt: 128 tokens do not fit a capacity of 16"),
+        (["--plan", "--timing-cache", "x"], "timing-cache: --plan builds nothing"),
         (["--target", "jetson"], "target: 'jetson' is unknown, known: xavier-jetpack5.1"),
     ):
         result = CliRunner().invoke(main, ["build", bundle, *extra])

@@ -21,6 +21,7 @@ def restored(source, target):
 
 @given(st.integers(2, 300), st.integers(0, 2**31), st.floats(0.05, 0.8), st.floats(1.0, 9.0))
 def test_spans_and_their_answer_hold_the_whole_text(count, seed, density, span):
+    """Spans and their answer hold the whole text."""
     ids = np.arange(count)
     rng = np.random.default_rng(seed)
     source, target = corrupt_spans(ids, rng, density=density, span=span, sentinels=SENTINELS)
@@ -31,6 +32,7 @@ def test_spans_and_their_answer_hold_the_whole_text(count, seed, density, span):
 
 @given(st.integers(2, 300), st.integers(0, 2**31))
 def test_hidden_spans_never_touch(count, seed):
+    """Hidden spans never touch."""
     rng = np.random.default_rng(seed)
     source, _ = corrupt_spans(np.arange(count), rng, density=0.5, span=2.0, sentinels=SENTINELS)
     places = np.flatnonzero(source >= 900)
@@ -38,17 +40,17 @@ def test_hidden_spans_never_touch(count, seed):
 
 
 def test_spans_are_as_long_as_asked_on_average():
+    """Spans are as long as asked on average."""
     rng, lengths = np.random.default_rng(0), []
     for _ in range(200):
-        _, target = corrupt_spans(
-            np.arange(200), rng, density=0.15, span=3.0, sentinels=SENTINELS
-        )
+        _, target = corrupt_spans(np.arange(200), rng, density=0.15, span=3.0, sentinels=SENTINELS)
         lengths += np.diff([*np.flatnonzero(target >= 900), len(target)]).tolist()
     assert np.mean(lengths) - 1 == pytest.approx(3.0, abs=0.1)
 
 
 @given(st.integers(2, 300), st.integers(0, 2**31), st.floats(0.05, 0.6))
 def test_infilling_hides_the_asked_part_and_keeps_the_order(count, seed, density):
+    """Infilling hides the asked part and keeps the order."""
     rng = np.random.default_rng(seed)
     source = infill(np.arange(count), rng, density=density, span=3.0, mask=999)
     kept = source[source != 999]

@@ -33,18 +33,22 @@ def losses(folder):
 
 
 def run(recipe, folder, **options):
+    """Train on the CPU without a bar."""
     return train(recipe, folder, machine=CPU, quiet=True, **options)
 
 
 def weights(folder):
+    """Tensors of a trained checkpoint."""
     return load_file(folder / "model" / "model.safetensors")
 
 
 def same(one, other):
+    """Whether all tensors are bit-equal."""
     return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
 
 
 def test_from_a_recipe_to_tokens_of_the_runtime(tmp_path):
+    """From a recipe to tokens of the runtime."""
     recipe = small_recipes.spelling(
         tmp_path, optimizer__steps=400, model__dropout=0.0, check__every=100
     )
@@ -58,6 +62,7 @@ def test_from_a_recipe_to_tokens_of_the_runtime(tmp_path):
 
 
 def test_the_card_says_how_the_checkpoint_was_made(tmp_path):
+    """The card says how the checkpoint was made."""
     said = []
     recipe = small_recipes.spelling(tmp_path)
     with (tmp_path / "train.tsv").open("a", encoding="utf-8") as file:
@@ -72,6 +77,7 @@ def test_the_card_says_how_the_checkpoint_was_made(tmp_path):
 
 @pytest.mark.parametrize("objective", ["causal", "denoise", "infill"])
 def test_raw_text_is_learnt_and_exports(tmp_path, objective):
+    """Raw text is learnt and exports."""
     recipe = small_recipes.sentences(tmp_path, objective, optimizer__steps=60)
     trained = run(recipe, tmp_path / "run")
     assert trained.validation_loss < 2.5  # ln 7 = 1.9 of six words and an end; ln 110 at first
@@ -81,6 +87,7 @@ def test_raw_text_is_learnt_and_exports(tmp_path, objective):
 
 
 def test_a_classifier_learns_its_labels(tmp_path):
+    """A classifier learns its labels."""
     trained = run(small_recipes.topics(tmp_path, optimizer__steps=60), tmp_path / "run")
     export_checkpoint(trained.checkpoint, tmp_path / "bundle")
     model = seq2edge.load(tmp_path / "bundle", device="cpu")
@@ -89,6 +96,7 @@ def test_a_classifier_learns_its_labels(tmp_path):
 
 
 def test_accumulated_parts_teach_what_one_batch_teaches(tmp_path):
+    """Accumulated parts teach what one batch teaches."""
     recipe = small_recipes.spelling(tmp_path, model__dropout=0.0, optimizer__steps=12)
     parts = small_recipes.spelling(
         tmp_path, model__dropout=0.0, optimizer__steps=12, optimizer__accumulate=3
@@ -135,6 +143,7 @@ def _step(path):
 
 
 def test_a_finished_run_is_not_overwritten_and_another_recipe_is_refused(tmp_path):
+    """A finished run is not overwritten and another recipe is refused."""
     recipe = small_recipes.spelling(tmp_path, optimizer__steps=10)
     run(recipe, tmp_path / "run")
     with pytest.raises(TrainingError, match="holds a run already, resume it or choose"):
@@ -145,6 +154,7 @@ def test_a_finished_run_is_not_overwritten_and_another_recipe_is_refused(tmp_pat
 
 
 def test_a_full_disk_while_saving_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    """A full disk while saving leaves the last good checkpoint."""
     recipe = small_recipes.spelling(tmp_path)
     save, calls = torch.save, []
 
@@ -167,6 +177,7 @@ def test_a_full_disk_while_saving_leaves_the_last_good_checkpoint(tmp_path, monk
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
+    """A damaged checkpoint is named."""
     recipe = small_recipes.spelling(tmp_path, optimizer__steps=10)
     run(recipe, tmp_path / "run")
     last = tmp_path / "run" / "last.ckpt"
@@ -176,6 +187,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 
 
 def test_training_without_validation_keeps_the_last_step(tmp_path):
+    """Training without validation keeps the last step."""
     recipe = small_recipes.spelling(tmp_path, data__validation=[], optimizer__steps=10)
     trained = run(recipe, tmp_path / "run")
     assert trained.validation_loss is None
@@ -183,6 +195,7 @@ def test_training_without_validation_keeps_the_last_step(tmp_path):
 
 
 def test_patience_ends_a_training_that_gains_nothing(tmp_path):
+    """Patience ends a training that gains nothing."""
     recipe = small_recipes.spelling(
         tmp_path, optimizer__steps=500, optimizer__learning_rate=1e-9, check__patience=2
     )
@@ -190,6 +203,7 @@ def test_patience_ends_a_training_that_gains_nothing(tmp_path):
 
 
 def test_the_saved_model_is_the_best_check(tmp_path, monkeypatch):
+    """The saved model is the best check."""
     scores = iter([3.0, 1.0, 2.0])
     learner = training.Learner
 
@@ -206,6 +220,7 @@ def test_the_saved_model_is_the_best_check(tmp_path, monkeypatch):
 
 
 def test_half_precision_halves_the_file_and_loads(tmp_path):
+    """Half precision halves the file and loads."""
     recipe = small_recipes.spelling(tmp_path, optimizer__steps=10)
     trained = run(recipe, tmp_path / "run", stored="float16")
     assert all(t.dtype == torch.float16 for t in weights(tmp_path / "run").values())
