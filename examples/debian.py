@@ -12,11 +12,13 @@ import hashlib
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from weights import CACHE, FetchError
 
+INDEX = CACHE.parent / "debian-index"
 LANGUAGES = ("en", "de", "fr", "it")
 _CONFIG = """
 Dir::State "{folder}/state";
@@ -58,6 +60,29 @@ def packages() -> list[Package]:
     return [found[name] for name in sorted(found)]
 
 
+def unpacked(name: str) -> Path:
+    """The content of a Debian package, fetched once; apt checks its signature."""
+    _fetch()
+    target = CACHE.parent / "debian-packages" / name
+    if not target.is_dir():
+        if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+            raise FetchError(f"{name}: a Debian package, needs apt-get and dpkg-deb")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+            folder = Path(temporary)
+            command = ["apt-get", "download", "--quiet", name]
+            done = subprocess.run(
+                command, cwd=folder, env=_environment(), capture_output=True, text=True, check=False
+            )
+            files = sorted(folder.glob("*.deb"))
+            if done.returncode or len(files) != 1:
+                raise FetchError(f"{name}: cannot be fetched: {done.stderr.strip()[-300:]}")
+            content = folder / "content"
+            subprocess.run(["dpkg-deb", "-x", str(files[0]), str(content)], check=True)
+            content.rename(target)
+    return target
+
+
 def part_of(source: str) -> str:
     """Where the packages of a source belong: train (90 %), validation or test (5 % each).
 
@@ -69,7 +94,7 @@ def part_of(source: str) -> str:
 
 
 def _fetch() -> Path:
-    folder = CACHE.parent / "debian-index"
+    folder = INDEX
     lists = folder / "state" / "lists"
     if not any(lists.glob("*_Packages")):
         if not shutil.which("apt-get"):
@@ -81,11 +106,16 @@ def _fetch() -> Path:
         config = folder / "apt.conf"
         config.write_text(_CONFIG.format(folder=folder, languages=codes), encoding="utf-8")
         command = ["apt-get", "update", "--quiet"]
-        environment = {"APT_CONFIG": str(config), "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env=_environment(), capture_output=True, text=True, check=False
+        )
         if not any(lists.glob("*_Packages")):
             raise FetchError(f"the Debian index: cannot be fetched: {done.stderr.strip()[-300:]}")
     return lists
+
+
+def _environment() -> dict[str, str]:
+    return {"APT_CONFIG": str(INDEX / "apt.conf"), "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
 
 
 def _descriptions(lists: Path, language: str) -> dict[str, tuple[str, tuple[str, ...]]]:

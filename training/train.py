@@ -126,7 +126,7 @@ def build_model(material: Material, say: Say) -> Transformer:
     else:
         model = new_model(dims, recipe.seed)
     set_dropout(model, recipe.model.dropout)
-    return model
+    return model.train()
 
 
 def _learner(material: Material, say: Say) -> Learner:
