@@ -153,6 +153,23 @@ def test_a_finished_run_is_not_overwritten_and_another_recipe_is_refused(tmp_pat
         run(other, tmp_path / "run", resume=True)
 
 
+def test_a_mended_recipe_and_changed_files_are_read_anew_until_something_is_learnt(tmp_path):
+    """A folder with a mistake in it need not be thrown away; one with a model is kept as it is."""
+    wrong = small_recipes.spelling(tmp_path, data__validation=[str(tmp_path / "none.tsv")])
+    with pytest.raises(TrainingError, match=r"none.tsv"):
+        run(wrong, tmp_path / "run")
+    recipe = small_recipes.spelling(tmp_path, optimizer__steps=10)
+    with (tmp_path / "train.tsv").open("a", encoding="utf-8") as file:
+        file.write("abc\tA B C\n")
+    said = []
+    run(recipe, tmp_path / "run", say=said.append)
+    assert any("train: 301 rows" in line for line in said)
+    with (tmp_path / "train.tsv").open("a", encoding="utf-8") as file:
+        file.write("abc\tA B C\n")
+    with pytest.raises(TrainingError, match="holds a run of files that have changed since"):
+        run(recipe, tmp_path / "run", resume=True)
+
+
 def test_a_full_disk_while_saving_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
     """A full disk while saving leaves the last good checkpoint."""
     recipe = small_recipes.spelling(tmp_path)
