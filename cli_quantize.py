@@ -13,7 +13,7 @@ import click
 from seq2edge.cli_options import BUNDLE, FOLDER, THREADS, progress_bar
 
 if TYPE_CHECKING:
-    from seq2edge.quantize.examples import Example
+    from seq2edge.evaluation.examples import Example
     from seq2edge.quantize.pipeline import QuantizationReport
     from seq2edge.quantize.verdict import Verdict
 
@@ -82,7 +82,7 @@ def quantize(bundle: Path, output: Path, *, as_json: bool, **given: Any) -> None
     except ImportError as error:
         raise click.ClickException(f"quantize: {error}; install seq2edge[quantize,cpu]") from error
     from seq2edge.bundle import Bundle
-    from seq2edge.quantize.examples import read_examples
+    from seq2edge.evaluation.examples import read_examples
 
     _check(given)
     task = Bundle.open(bundle).manifest.task
@@ -106,7 +106,7 @@ def quantize(bundle: Path, output: Path, *, as_json: bool, **given: Any) -> None
 
 def _check(given: dict[str, Any]) -> None:
     """Refuse options that would not be heeded."""
-    from seq2edge.quantize.metrics import find_metric
+    from seq2edge.evaluation.metrics import find_metric
 
     auto = given["recipe"] == "auto"
     if given["metric"] is not None:
@@ -167,9 +167,9 @@ def _search(
     evaluation: list[Example],
     given: dict[str, Any],
 ) -> tuple[QuantizationReport, Verdict, dict[str, Any]]:
+    from seq2edge.evaluation.metrics import METRICS
     from seq2edge.quantize.automatic import quantize_automatically
     from seq2edge.quantize.budget import Budget
-    from seq2edge.quantize.metrics import METRICS
     from seq2edge.quantize.pipeline import Quantizer
     from seq2edge.quantize.report import write_report
 

@@ -6,7 +6,7 @@ import dataclasses
 import re
 
 from seq2edge.errors import OptionError
-from seq2edge.quantize.metrics import AGREEMENT, Estimate, find_metric
+from seq2edge.evaluation.metrics import AGREEMENT, Estimate, find_metric
 
 _FORM = re.compile(r"\s*([a-z]+)\s*([+-])\s*([0-9]+(?:\.[0-9]+)?)\s*(%?)\s*")
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from seq2edge.errors import BackendError
-from seq2edge.quantize.examples import Example
-from seq2edge.quantize.metrics import AGREEMENT, Metric
+from seq2edge.evaluation.examples import Example
+from seq2edge.evaluation.metrics import AGREEMENT, Metric
 from seq2edge.runtime.model import Model
 
 Input = Any  # ids of a text, or the features of a clip (mels, frames)

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import seq2edge
 from seq2edge.bundle import Bundle
-from seq2edge.quantize.examples import Example
-from seq2edge.quantize.metrics import Estimate, choose_metric, score
+from seq2edge.evaluation.examples import Example
+from seq2edge.evaluation.metrics import Estimate, choose_metric, score
 from seq2edge.quantize.race import (
     BATCHES,
     Rates,

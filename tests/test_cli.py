@@ -15,7 +15,7 @@ from speaking import sentences, speaking_bundle
 import seq2edge
 from seq2edge import cli
 from seq2edge.bundle import Bundle
-from seq2edge.quantize.metrics import METRICS
+from seq2edge.evaluation.metrics import METRICS
 from seq2edge.quantize.recipes import RANGE_METHODS, RECIPES
 from seq2edge.runtime import diagnosis
 

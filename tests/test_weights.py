@@ -9,7 +9,7 @@ import zipfile
 import pytest
 import weights
 
-from seq2edge.quantize.examples import read_examples
+from seq2edge.evaluation.examples import read_examples
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from seq2edge.errors import OptionError
+from seq2edge.evaluation.metrics import Estimate
 from seq2edge.quantize.budget import Budget
-from seq2edge.quantize.metrics import Estimate
 
 
 def estimate(value):

@@ -9,7 +9,7 @@ import pytest
 from speaking import speaking_bundle
 
 from seq2edge.bundle import Bundle
-from seq2edge.quantize.examples import Example
+from seq2edge.evaluation.examples import Example
 from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.quantize.race import BATCHES
 from seq2edge.quantize.verdict import Side, Verdict, _sentence, judge

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.errors import BackendError, InputError, OptionError
-from seq2edge.quantize.examples import Example
+from seq2edge.evaluation.examples import Example
 from seq2edge.runtime.decoding import log_sum_exp
 from seq2edge.runtime.model import Model
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from seq2edge.errors import InputError
-from seq2edge.quantize.examples import Example, read_examples
+from seq2edge.evaluation.examples import Example, read_examples
 
 
 def test_texts_with_and_without_references(tmp_path):

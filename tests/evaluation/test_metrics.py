@@ -11,9 +11,9 @@ from speaking import speaking_bundle
 
 import seq2edge
 from seq2edge.errors import InputError, OptionError
-from seq2edge.quantize import metrics
-from seq2edge.quantize.examples import Example
-from seq2edge.quantize.metrics import METRICS, Scores, choose_metric, score
+from seq2edge.evaluation import metrics
+from seq2edge.evaluation.examples import Example
+from seq2edge.evaluation.metrics import METRICS, Scores, choose_metric, score
 
 
 @pytest.fixture(scope="module")
