@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 
 import pytest
@@ -19,7 +20,7 @@ def test_texts_with_and_without_references(tmp_path):
     ]
     (tmp_path / "pairs.tsv").write_text("a\tA\nb\tB")
     found = read_examples(tmp_path / "pairs.tsv", "classify")
-    assert found == [Example(input="a", reference="A"), Example(input="b", reference="B")]
+    assert found == [Example(input="a", references=("A",)), Example(input="b", references=("B",))]
 
 
 def test_clips_with_and_without_transcripts(tmp_path):
@@ -30,7 +31,66 @@ def test_clips_with_and_without_transcripts(tmp_path):
     assert read_examples(tmp_path, "transcribe") == [Example(input=clip) for clip in clips]
     (tmp_path / "transcripts.tsv").write_text("b.wav\tsecond\na\tfirst\n")
     found = read_examples(tmp_path, "transcribe")
-    assert [(e.input.name, e.reference) for e in found] == [("a.wav", "first"), ("b.wav", "second")]
+    assert [(e.input.name, *e.references) for e in found] == [
+        ("a.wav", "first"),
+        ("b.wav", "second"),
+    ]
+
+
+LINES = """{"input": "a", "reference": "A"}
+
+{"input": "b", "references": ["B", "C"], "domain": "news"}
+{"input": "c"}
+"""
+
+
+def test_json_lines_have_several_references_and_domains(tmp_path):
+    """Compressed or not."""
+    wanted = [
+        Example(input="a", references=("A",)),
+        Example(input="b", references=("B", "C"), domain="news"),
+        Example(input="c"),
+    ]
+    (tmp_path / "x.jsonl").write_text(LINES)
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(LINES.encode()))
+    for name in ("x.jsonl", "x.jsonl.gz"):
+        assert read_examples(tmp_path / name, "generate") == wanted
+    (tmp_path / "x.tsv.gz").write_bytes(gzip.compress(b"a\tA"))
+    assert read_examples(tmp_path / "x.tsv.gz", "generate") == wanted[:1]
+
+
+def test_json_lines_name_clips_beside_them(tmp_path):
+    """Relative to the file, for a model that reads sound."""
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.wav").touch()
+    (tmp_path / "x.jsonl").write_text('{"input": "clips/a.wav", "reference": "hello"}')
+    found = read_examples(tmp_path / "x.jsonl", "transcribe")
+    assert found == [Example(input=tmp_path / "clips" / "a.wav", references=("hello",))]
+    (tmp_path / "clips" / "a.wav").unlink()
+    with pytest.raises(InputError, match=r"x.jsonl: no clip .*a.wav"):
+        read_examples(tmp_path / "x.jsonl", "transcribe")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "holds no example"),
+        ("\n{", "line 2: not JSON"),
+        ("[1]", "line 1: not an object"),
+        ('{"input": "a", "answer": "b"}', "key 'answer' is unknown, known: input, reference"),
+        ('{"input": "a", "reference": "b", "references": []}', "both reference and references"),
+        ('{"input": " "}', "needs a text as input"),
+        ('{"reference": "a"}', "needs a text as input"),
+        ('{"input": "a", "reference": 3}', "needs a text as input, and texts as references"),
+        ('{"input": "a", "references": "b"}', "needs a text as input, and texts as references"),
+        ('{"input": "a", "domain": 7}', "the domain 7 is no text"),
+    ],
+)
+def test_what_is_wrong_with_json_lines_is_said(tmp_path, line, message):
+    """The line and the fact."""
+    (tmp_path / "x.jsonl").write_text(line)
+    with pytest.raises(InputError, match=message):
+        read_examples(tmp_path / "x.jsonl", "generate")
 
 
 @pytest.mark.parametrize(
