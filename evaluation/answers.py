@@ -18,10 +18,14 @@ LONGEST = 384  # tokens of a text that perplexity reads
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """How a model is asked; None leaves it to the bundle. `language` is the spoken one."""
+    """How a model is asked; None leaves it to the bundle.
+
+    `language` is the spoken one, and `task` whether it is kept or translated to English.
+    """
 
     options: DecodeOptions | None = None
     language: str | None = None
+    task: str = "transcribe"
     source_language: str | None = None
     target_language: str | None = None
     batch: int = 8
@@ -32,7 +36,9 @@ def texts(model: Model, examples: Sequence[Example], request: Request) -> Iterat
     for batch in _batches(examples, request):
         inputs = [str(example.input) for example in batch]
         if model.dims.mels:
-            found = model.transcribe(inputs, request.options, language=request.language)
+            found = model.transcribe(
+                inputs, request.options, language=request.language, task=request.task
+            )
         else:
             found = model.generate(
                 inputs,

@@ -139,12 +139,9 @@ METRICS = {
     metric.name: metric
     for metric in (
         *(
-            Metric(
+            _of_texts(
                 name=name,
-                tasks=("generate",),
                 rises=True,
-                references=True,
-                ask=texts,
                 measure=text_metrics.measure_translation(name),
                 of=text_metrics.of_translation(name),
             )
