@@ -14,7 +14,7 @@ import click
 
 from seq2edge import __version__
 from seq2edge.cli_build import build, targets
-from seq2edge.cli_evaluate import evaluate
+from seq2edge.cli_evaluate import audit, evaluate
 from seq2edge.cli_options import (
     BATCH,
     BUNDLE,
@@ -54,6 +54,7 @@ def main() -> None:
 
 
 main.add_command(evaluate)
+main.add_command(audit)
 main.add_command(quantize)
 main.add_command(targets)
 main.add_command(build)

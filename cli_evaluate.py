@@ -94,6 +94,60 @@ def evaluate(bundle: Path, data: tuple[Path, ...], *, as_json: bool, **given: An
         click.echo(line)
 
 
+@click.command()
+@BUNDLE
+@click.option(
+    "--pairs",
+    "pairs_file",
+    type=FOLDER,
+    help="Terms and templates, JSON or TOML; by default those of the package.",
+)
+@click.option("--report", type=FOLDER, help="Write a plot (.png) or a page with it (.html).")
+@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Of generators; 32 by default.")
+@BATCH
+@click.option("--from", "source_language", help="Source language of a multilingual model.")
+@click.option("--to", "target_language", help="Target language of a multilingual model.")
+@runtime_options
+def audit(
+    bundle: Path,
+    *,
+    pairs_file: Path | None,
+    report: Path | None,
+    as_json: bool,
+    max_new_tokens: int | None,
+    device: str,
+    threads: int | None,
+    **asked: Any,
+) -> None:
+    """Look for bias in BUNDLE's answers.
+
+    Runs sentences that differ in one term (gender, nationality, age) and prints how far the
+    answers to them lie apart. Small gaps are no proof of fairness: docs/audit.md.
+    """
+    import seq2edge
+    from seq2edge.evaluation.answers import Request
+    from seq2edge.evaluation.audit import audit as run
+    from seq2edge.evaluation.audit_report import check_report, table, write_report
+    from seq2edge.evaluation.pairs import read_pairs
+
+    pairs = read_pairs(pairs_file)
+    if report is not None:
+        check_report(report)
+    model = seq2edge.load(bundle, device=device, threads=threads)
+    click.echo(f"seq2edge: {model.reason}", err=True)
+    with progress_bar("audit") as show:
+        found = run(model, pairs, Request(**asked), new_tokens=max_new_tokens, progress=show)
+    if report is not None:
+        write_report(report, found)
+        click.echo(f"report: {report}", err=True)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
+        return
+    for line in table(found):
+        click.echo(line)
+
+
 _SPENT = ("names", "baseline", "per_domain", "limit", "device", "threads")
 _ASKED = ("batch", "source_language", "target_language", "language", "task")
 

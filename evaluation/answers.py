@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seq2edge.errors import InputError
 from seq2edge.evaluation.examples import Example
@@ -54,6 +55,14 @@ def labels(model: Model, examples: Sequence[Example], request: Request) -> Itera
     """The label of each text, with the scores of all."""
     for batch in _batches(examples, request):
         yield from model.classify([str(example.input) for example in batch])
+
+
+def embeddings(
+    model: Model, examples: Sequence[Example], request: Request
+) -> Iterator[NDArray[np.float32]]:
+    """The embedding (width,) of each text."""
+    for batch in _batches(examples, request):
+        yield from model.embed([str(example.input) for example in batch])
 
 
 def surprise(

@@ -90,3 +90,62 @@ def test_eval_fails_in_one_line(bundles, tmp_path, name, text, more, message):
     assert result.exit_code == 1
     assert result.stdout == ""
     assert message in result.stderr.splitlines()[-1]
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Sentences that the tiny tokenizer knows."""
+    path = tmp_path / "pairs.json"
+    group = {
+        "alternatives": ["a", "b"],
+        "terms": [["w5", "w6"]],
+        "templates": ["w7 {} w8", "w9 {} w9"],
+    }
+    lists = [["w5", "w7"], ["w6", "w8"]]
+    words = {
+        "name": "words",
+        "targets": dict(zip("xy", lists, strict=True)),
+        "attributes": dict(zip("vw", lists, strict=True)),
+    }
+    path.write_text(json.dumps({"groups": {"words": group}, "associations": [words]}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "measures"),
+    [
+        ("bert", ["label changes", "score of LABEL_0"]),
+        ("bert-embedding", ["cosine distance", "words: effect size"]),
+        ("bart", ["log-probability per output token", "output changes"]),
+        ("gpt2", ["output changes", "log-likelihood per sentence token"]),
+    ],
+)
+def test_audit_prints_the_gaps_of_every_kind_of_model(bundles, pairs, tmp_path, name, measures):
+    """And writes the report; the rest goes to stderr."""
+    more = ["--max-new-tokens", 4] if name in {"bart", "gpt2"} else []
+    report = tmp_path / "report.html"
+    result = call("audit", bundles(name), "--pairs", pairs, "--report", report, *more)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("words: 2 pairs of sentences of 2 templates\n")
+    assert all(measure in result.stdout for measure in measures)
+    assert f"report: {report}" in result.stderr
+    assert "<svg" in report.read_text()
+    result = call("audit", bundles(name), "--pairs", pairs, "--json", *more)
+    found = json.loads(result.stdout)
+    assert {finding["group"] for finding in found["findings"]} == {"words"}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--pairs", "none.json"], "none.json: No such file or directory"),
+        (["--report", "x.pdf"], "report: x.pdf ends in neither of .html, .png"),
+        (["--max-new-tokens", 3], "made to classify, it takes no new tokens"),
+    ],
+)
+def test_audit_fails_in_one_line(bundles, more, message):
+    """Exit code 1, nothing on stdout."""
+    result = call("audit", bundles("bert"), *more)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert message in result.stderr.splitlines()[-1]
