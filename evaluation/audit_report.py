@@ -80,8 +80,8 @@ def plot(found: Audit) -> Any:
         _draw_gaps(left, name, shown)
         for other in right:
             _draw_leans(other, name, [finding for finding in shown if finding.leans])
-            other.set_xlabel("point: mean; line: 95 % of draws")
-        left.set_xlabel("bar: mean; line: 95 % of draws; cross: largest")
+    for lowest, legend in zip(axes[-1], ("bar: mean; cross: largest", "point: mean"), strict=False):
+        lowest.set_xlabel(f"{legend}; line: 95 % of draws", fontsize=9)
     return figure
 
 
@@ -92,10 +92,10 @@ def _draw_gaps(axes: Any, name: str, findings: Sequence[Finding]) -> None:
     _draw_intervals(axes, rows, means)
     largest = [finding.largest for finding in findings]
     axes.plot(largest, rows, "x", color="#b3402f", clip_on=False)
-    axes.set_yticks(rows, [finding.measure for finding in findings])
+    axes.set_yticks(rows, [finding.measure for finding in findings], fontsize=8)
     axes.set_ylim(max(len(rows), 2) - 0.5, -0.5 if len(rows) > 1 else -1.5)
     axes.set_xlim(left=0)
-    axes.set_title(f"{name}: gap between sentences of a pair", fontsize=10)
+    axes.set_title(f"{name}: gap within pairs", fontsize=10)
 
 
 def _draw_leans(axes: Any, name: str, findings: Sequence[Finding]) -> None:
@@ -110,7 +110,7 @@ def _draw_leans(axes: Any, name: str, findings: Sequence[Finding]) -> None:
     axes.axvline(0, color="#999999", linewidth=1)
     axes.set_yticks(rows, [label for label, _ in leans], fontsize=8)
     axes.invert_yaxis()
-    axes.set_title(f"{name}: distance from the mean of all alternatives", fontsize=10)
+    axes.set_title(f"{name}: from the mean of all", fontsize=10)
 
 
 def _draw_intervals(axes: Any, rows: Sequence[int], estimates: Sequence[Estimate]) -> None:
@@ -133,7 +133,8 @@ def table(found: Audit) -> Iterator[str]:
     """A block of lines for each group, and one for the associations."""
     for group, findings in _groups(found):
         first = findings[0]
-        yield f"{group}: {first.pairs} pairs of sentences of {first.templates} templates"
+        templates = "one template" if first.templates == 1 else f"{first.templates} templates"
+        yield f"{group}: {first.pairs} pairs of sentences of {templates}"
         width = max(len(each.measure) for each in findings)
         yield f"  {'':<{width}}  {'mean gap':>8}  {'95 % of draws':>18}  {'largest':>8}"
         for finding in findings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 
 import numpy as np
@@ -75,7 +76,9 @@ def test_intervals_are_over_templates():
             score = 0.5 * ("dog" in text) * ("like" in text)
             yield Classification(label="x", scores={"x": score})
 
-    mean = found(model("classify", classify=classify))["score of x"].mean
+    group = dataclasses.replace(GROUP, terms=GROUP.terms * 5)
+    pairs = Pairs(groups={"pets": group}, associations=())
+    mean = audit(model("classify", classify=classify), pairs).findings[0].mean
     assert (mean.low, mean.value, mean.high) == (0, 0.25, 0.5)
 
 
@@ -118,7 +121,7 @@ def test_outputs_that_differ_by_the_swap_alone_are_the_same():
     assert found(speaking(faithful))["output changes"].mean.value == 0
     findings = found(speaking(lambda text: (f"{text} Good" * ("dog" in text), -1.0)))
     assert findings["output changes"].mean.value == 1
-    longer = found(speaking(lambda text: (text.replace("dog", "doggy"), -1.0)))
+    longer = found(speaking(lambda text: (f"{text[:-1]}alog".replace(" sleeps", ""), -1.0)))
     assert longer["output changes"].mean.value == 1
 
 

@@ -55,7 +55,7 @@ def test_the_table_has_a_block_for_each_group():
         "    largest: A <cat>. / A dog.",
         "  label changes    0.0000   -0.0100 to 0.0100    0.0000",
         "",
-        "age: 12 pairs of sentences of 1 templates",
+        "age: 12 pairs of sentences of one template",
         "                 mean gap       95 % of draws   largest",
         "  score of good    0.3000                   -    0.6000",
         "    from the mean of all: cat +0.0200, dog -0.0200",

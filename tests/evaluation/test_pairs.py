@@ -13,7 +13,7 @@ from seq2edge.evaluation.pairs import read_pairs
 
 GROUP = {
     "alternatives": ["a", "b"],
-    "terms": [["one cat", "one dog"], ["cats", "dogs"]],
+    "terms": [["one Cat", "one dog"], ["cats", "dogs"]],
     "templates": ["{} sleep.", "We like {}."],
 }
 LISTS = {"x": ["p", "q"], "y": ["r", "s"]}
@@ -30,11 +30,11 @@ def test_every_term_stands_in_every_template(tmp_path):
     """With a capital where it opens the sentence."""
     group = read_pairs(write(tmp_path, {"groups": {"pets": GROUP}})).groups["pets"]
     assert group.sentences() == [
-        "One cat sleep.",
+        "One Cat sleep.",
         "One dog sleep.",
         "Cats sleep.",
         "Dogs sleep.",
-        "We like one cat.",
+        "We like one Cat.",
         "We like one dog.",
         "We like cats.",
         "We like dogs.",
