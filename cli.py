@@ -14,6 +14,7 @@ import click
 
 from seq2edge import __version__
 from seq2edge.cli_build import build, targets
+from seq2edge.cli_evaluate import audit, evaluate
 from seq2edge.cli_options import (
     BATCH,
     BUNDLE,
@@ -52,6 +53,8 @@ def main() -> None:
     """From a Transformer checkpoint to cached decoding on an edge device."""
 
 
+main.add_command(evaluate)
+main.add_command(audit)
 main.add_command(quantize)
 main.add_command(targets)
 main.add_command(build)

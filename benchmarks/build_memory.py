@@ -192,7 +192,7 @@ def _quantized(case: Case, place: Path) -> Bundle:
     if not (place / case.precision).exists():
         from weights import prepare
 
-        from seq2edge.quantize.examples import read_examples
+        from seq2edge.evaluation.examples import read_examples
         from seq2edge.quantize.pipeline import quantize_bundle
 
         name, task, count = EXAMPLES[case.model]

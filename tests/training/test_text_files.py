@@ -64,7 +64,7 @@ def test_only_the_first_bad_lines_are_named(tmp_path):
     [
         ("a.tsv", "a\tb\nc\n", r"a.tsv:2: 1 columns, expected 2"),
         ("a.tsv", "a\tb\tc\n", r"a.tsv:1: 3 columns, expected 2"),
-        ("a.jsonl", '{"input": "a"}\n', r"a.jsonl:1: 'answer' is None, needs a text"),
+        ("a.jsonl", '{"input": "a"}\n', r"a.jsonl:1: 'reference' is None, needs a text"),
         ("a.jsonl", "[1]\n", r"a.jsonl:1: not a JSON object"),
         ("a.jsonl", "{\n", r"a.jsonl:1: not JSON"),
         ("a.csv", "a,b\n", r"ends in none of .tsv"),
