@@ -67,7 +67,7 @@ class TokenizerRecipe:
 
     kind: TokenizerKind = "bpe"
     size: int = 8000
-    target: TokenizerKind | Literal[""] = ""
+    target: Literal["", "bpe", "unigram", "bytes", "characters", "words"] = ""
     target_size: int = 8000
     lowercase: bool = False
 
@@ -107,10 +107,15 @@ class DenoiseRecipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VectorsRecipe:
-    """Word vectors that the embedding starts from: a word2vec or GloVe file."""
+    """Word vectors that a new model's embedding starts from: a word2vec or GloVe file.
+
+    `tables` says which one gets them where source and target have vocabularies of their own.
+    `frozen` tables keep them, and their other rows, as they are.
+    """
 
     file: str = ""
     frozen: bool = False
+    tables: Literal["both", "source", "target"] = "both"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -267,6 +272,24 @@ def _check(recipe: Recipe) -> None:
         raise TrainingError("adapter.rank: adapters change a trained model, set start")
     if recipe.privacy.epsilon and recipe.adapter.rank:
         raise TrainingError("privacy.epsilon: not together with adapters")
+    _check_vectors(recipe)
+
+
+def _check_vectors(recipe: Recipe) -> None:
+    vectors, kinds = recipe.vectors, {recipe.tokenizer.kind, recipe.tokenizer.target} - {""}
+    if vectors == VectorsRecipe():
+        return
+    if not vectors.file:
+        raise TrainingError("vectors.file: missing, the other settings are about it")
+    if recipe.start:
+        raise TrainingError("vectors.file: is for new models, the one at start has its embedding")
+    if vectors.tables != "both" and not recipe.tokenizer.target:
+        raise TrainingError(f"vectors.tables: {vectors.tables!r}, but there is one vocabulary")
+    if not kinds & {"words", "bpe", "unigram"}:
+        raise TrainingError(
+            f"vectors.file: tokens of the kind {recipe.tokenizer.kind!r} are no words, "
+            "set tokenizer.kind to words, bpe or unigram"
+        )
 
 
 def _check_data(data: DataRecipe) -> None:

@@ -27,6 +27,7 @@ from seq2edge.training.material import Loaders, Material, open_material, prepare
 from seq2edge.training.recipe import Recipe
 from seq2edge.training.saving import Stored, save_checkpoint
 from seq2edge.training.start import start_model
+from seq2edge.training.vectors import fill_vectors, prepare_vectors, report_of
 
 Say: TypeAlias = Callable[[str], None]
 Strategy: TypeAlias = Literal["auto", "ddp", "fsdp"]
@@ -78,11 +79,12 @@ def train(
     began = time.monotonic()
     if first_process():
         prepare(recipe, folder, say)
+        prepare_vectors(open_material(folder), folder, say)
     with _silenced():
         trainer = _trainer(recipe, folder, machine, quiet=quiet)
         trainer.strategy.barrier("prepared") if trainer.world_size > 1 else None
         material = open_material(folder)
-        learner = _learner(material, say)
+        learner = _learner(material, folder, say)
         trainer.fit(
             learner,
             datamodule=Loaders(material, workers=machine.workers),
@@ -95,6 +97,8 @@ def train(
     seconds = time.monotonic() - began
     count = sum(tensor.numel() for tensor in weights.values())
     card = _card(material, trainer, loss, seconds, count)
+    if recipe.vectors.file:
+        card |= report_of(folder)
     if trainer.is_global_zero:
         save_checkpoint(folder / MODEL, weights, material.facts, folder, card, stored=stored)
     return Trained(
@@ -124,9 +128,11 @@ def build_model(material: Material, say: Say) -> Transformer:
     return model
 
 
-def _learner(material: Material, say: Say) -> Learner:
+def _learner(material: Material, folder: Path, say: Say) -> Learner:
     recipe = material.recipe
     model = build_model(material, say)
+    if recipe.vectors.file:
+        fill_vectors(model, folder, frozen=recipe.vectors.frozen)
     count = sum(parameter.numel() for parameter in model.parameters())
     say(f"{material.facts.dims.kind} of {count / 1e6:.2f} million parameters")
     return Learner(model, recipe.optimizer, seed=recipe.seed)
