@@ -120,7 +120,10 @@ class VectorsRecipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdapterRecipe:
-    """LoRA (Hu et al. 2022) of every linear layer; rank 0 trains all weights."""
+    """LoRA (Hu et al. 2022) of every linear layer; rank 0 trains all weights.
+
+    The change of a layer is weighed by alpha / rank.
+    """
 
     rank: int = 0
     alpha: float = 16.0
@@ -266,13 +269,25 @@ def _check(recipe: Recipe) -> None:
     _check_numbers(recipe)
     if recipe.objective not in TWO_SIDED and len(recipe.data.fields) > 1:
         raise TrainingError(f"data.fields: {recipe.objective} reads one text a row")
+    if recipe.objective not in TWO_SIDED and recipe.data.tags:
+        raise TrainingError(f"data.tags: stand before inputs, {recipe.objective} has none")
     if recipe.tokenizer.target and recipe.objective != "seq2seq":
         raise TrainingError(f"tokenizer.target: {recipe.objective} has one vocabulary")
-    if recipe.adapter.rank and not recipe.start:
-        raise TrainingError("adapter.rank: adapters change a trained model, set start")
+    _check_adapter(recipe.adapter, recipe.start)
     if recipe.privacy.epsilon and recipe.adapter.rank:
         raise TrainingError("privacy.epsilon: not together with adapters")
     _check_vectors(recipe)
+
+
+def _check_adapter(adapter: AdapterRecipe, start: str) -> None:
+    if adapter == AdapterRecipe():
+        return
+    if not adapter.rank:
+        raise TrainingError("adapter.rank: 0, the other settings are about adapters")
+    if adapter.alpha <= 0:
+        raise TrainingError("adapter.alpha: must be above 0")
+    if not start:
+        raise TrainingError("adapter.rank: adapters change a trained model, set start")
 
 
 def _check_vectors(recipe: Recipe) -> None:
@@ -317,6 +332,7 @@ def _check_numbers(recipe: Recipe) -> None:
         ("model.dropout", recipe.model.dropout),
         ("optimizer.label_smoothing", optimizer.label_smoothing),
         ("denoise.density", recipe.denoise.density),
+        ("adapter.dropout", recipe.adapter.dropout),
     ):
         if not 0 <= part < 1:
             raise TrainingError(f"{name}: {part} is not from 0 to below 1")

@@ -20,6 +20,7 @@ from torch import Tensor
 from seq2edge.errors import TrainingError
 from seq2edge.manifest import utc_now
 from seq2edge.model.transformer import Transformer
+from seq2edge.training.adapters import add_adapters, merged
 from seq2edge.training.checkpoints import SafeCheckpointIO
 from seq2edge.training.initialise import new_model
 from seq2edge.training.learner import Learner, set_dropout
@@ -94,9 +95,12 @@ def train(
     if trainer.interrupted:
         raise KeyboardInterrupt
     weights, loss = _best(trainer, learner, folder)
+    if recipe.adapter.rank:
+        weights = merged(weights, recipe.adapter)
     seconds = time.monotonic() - began
     count = sum(tensor.numel() for tensor in weights.values())
     card = _card(material, trainer, loss, seconds, count)
+    card["learnt_parameters"] = learnt_parameters(learner.model)
     if recipe.vectors.file:
         card |= report_of(folder)
     if trainer.is_global_zero:
@@ -122,10 +126,18 @@ def build_model(material: Material, say: Say) -> Transformer:
         model, new = start_model(dims, Path(recipe.start), recipe.seed)
         if new:
             say(f"new, not in {Path(recipe.start).name}: {', '.join(new)}")
+        if recipe.adapter.rank:
+            layers = add_adapters(model, recipe.adapter, new, seed=recipe.seed)
+            say(f"adapters of rank {recipe.adapter.rank} beside {len(layers)} linear layers")
     else:
         model = new_model(dims, recipe.seed)
     set_dropout(model, recipe.model.dropout)
     return model
+
+
+def learnt_parameters(model: Transformer) -> int:
+    """How many numbers the training changes."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def _learner(material: Material, folder: Path, say: Say) -> Learner:
@@ -133,8 +145,10 @@ def _learner(material: Material, folder: Path, say: Say) -> Learner:
     model = build_model(material, say)
     if recipe.vectors.file:
         fill_vectors(model, folder, frozen=recipe.vectors.frozen)
+    learnt = learnt_parameters(model)
     count = sum(parameter.numel() for parameter in model.parameters())
-    say(f"{material.facts.dims.kind} of {count / 1e6:.2f} million parameters")
+    part = "" if learnt == count else f", {learnt:,} of them learn"
+    say(f"{material.facts.dims.kind} of {count / 1e6:.2f} million parameters{part}")
     return Learner(model, recipe.optimizer, seed=recipe.seed)
 
 
