@@ -132,9 +132,10 @@ class AdapterRecipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrivacyRecipe:
-    """Differential privacy (Abadi et al. 2016): epsilon 0 trains without it.
+    """Differential privacy (Abadi et al. 2016) of each row; epsilon 0 trains without it.
 
-    `clip` bounds the gradient of one example; `batch` is the expected number of examples a step.
+    `clip` bounds the gradient of one row, in place of the optimizer's; `batch` is the expected
+    number of rows a step, in place of `batch_tokens`.
     """
 
     epsilon: float = 0.0
@@ -274,8 +275,7 @@ def _check(recipe: Recipe) -> None:
     if recipe.tokenizer.target and recipe.objective != "seq2seq":
         raise TrainingError(f"tokenizer.target: {recipe.objective} has one vocabulary")
     _check_adapter(recipe.adapter, recipe.start)
-    if recipe.privacy.epsilon and recipe.adapter.rank:
-        raise TrainingError("privacy.epsilon: not together with adapters")
+    _check_privacy(recipe)
     _check_vectors(recipe)
 
 
@@ -288,6 +288,30 @@ def _check_adapter(adapter: AdapterRecipe, start: str) -> None:
         raise TrainingError("adapter.alpha: must be above 0")
     if not start:
         raise TrainingError("adapter.rank: adapters change a trained model, set start")
+
+
+def _check_privacy(recipe: Recipe) -> None:
+    privacy = recipe.privacy
+    if privacy == PrivacyRecipe():
+        return
+    for name, fits, range_ in (
+        ("epsilon", privacy.epsilon > 0, "above 0, the other settings are about it"),
+        ("delta", 0 < privacy.delta < 1, "between 0 and 1"),
+        ("clip", privacy.clip > 0, "above 0"),
+        ("batch", privacy.batch > 0, "1 or more"),
+    ):
+        if not fits:
+            raise TrainingError(f"privacy.{name}: {getattr(privacy, name)}, must be {range_}")
+    if recipe.data.weights:
+        raise TrainingError("data.weights: a private training reads all rows equally often")
+    if recipe.optimizer.precision not in ("auto", "float32"):
+        raise TrainingError("optimizer.precision: a private training computes in float32")
+    learnt = {recipe.tokenizer.kind, recipe.tokenizer.target} - {"", "bytes"}
+    if learnt and not recipe.start:
+        raise TrainingError(
+            f"tokenizer.kind: {learnt.pop()!r} is learnt from the private texts and would show "
+            "their words; use bytes, or start from a checkpoint of public texts"
+        )
 
 
 def _check_vectors(recipe: Recipe) -> None:

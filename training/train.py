@@ -25,6 +25,14 @@ from seq2edge.training.checkpoints import SafeCheckpointIO
 from seq2edge.training.initialise import new_model
 from seq2edge.training.learner import Learner, set_dropout
 from seq2edge.training.material import Loaders, Material, open_material, prepare
+from seq2edge.training.privacy import (
+    PrivateLearner,
+    PrivateLoaders,
+    open_mechanism,
+    plain_optimizer,
+    prepare_privacy,
+    private_card,
+)
 from seq2edge.training.recipe import Recipe
 from seq2edge.training.saving import Stored, save_checkpoint
 from seq2edge.training.start import start_model
@@ -77,18 +85,21 @@ def train(
     last = folder / LAST
     if last.is_file() and not resume:
         raise TrainingError(f"{folder}: holds a run already, resume it or choose a new folder")
+    if recipe.privacy.epsilon and machine.processes * machine.machines > 1:
+        raise TrainingError("privacy.epsilon: a private training runs in one process")
     began = time.monotonic()
     if first_process():
         prepare(recipe, folder, say)
         prepare_vectors(open_material(folder), folder, say)
+        prepare_privacy(open_material(folder), folder)
     with _silenced():
-        trainer = _trainer(recipe, folder, machine, quiet=quiet)
+        trainer = _trainer(plain_optimizer(recipe), folder, machine, quiet=quiet)
         trainer.strategy.barrier("prepared") if trainer.world_size > 1 else None
         material = open_material(folder)
         learner = _learner(material, folder, say)
         trainer.fit(
             learner,
-            datamodule=Loaders(material, workers=machine.workers),
+            datamodule=_loaders(material, folder, machine),
             ckpt_path=last if last.is_file() else None,
             weights_only=True,
         )
@@ -103,6 +114,8 @@ def train(
     card["learnt_parameters"] = learnt_parameters(learner.model)
     if recipe.vectors.file:
         card |= report_of(folder)
+    if isinstance(learner, PrivateLearner):
+        card = private_card(card, learner)
     if trainer.is_global_zero:
         save_checkpoint(folder / MODEL, weights, material.facts, folder, card, stored=stored)
     return Trained(
@@ -149,7 +162,20 @@ def _learner(material: Material, folder: Path, say: Say) -> Learner:
     count = sum(parameter.numel() for parameter in model.parameters())
     part = "" if learnt == count else f", {learnt:,} of them learn"
     say(f"{material.facts.dims.kind} of {count / 1e6:.2f} million parameters{part}")
+    if recipe.privacy.epsilon:
+        mechanism = open_mechanism(folder)
+        say(
+            f"private: epsilon {recipe.privacy.epsilon:g}, about {recipe.privacy.batch} of "
+            f"{len(material.train):,} rows a step, noise {mechanism.noise:.3g} times the clip"
+        )
+        return PrivateLearner(model, recipe, mechanism)
     return Learner(model, recipe.optimizer, seed=recipe.seed)
+
+
+def _loaders(material: Material, folder: Path, machine: Machine) -> Loaders:
+    if material.recipe.privacy.epsilon:
+        return PrivateLoaders(material, open_mechanism(folder), workers=machine.workers)
+    return Loaders(material, workers=machine.workers)
 
 
 def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, quiet: bool) -> L.Trainer:
