@@ -14,6 +14,7 @@ import click
 
 from seq2edge import __version__
 from seq2edge.cli_build import build, targets
+from seq2edge.cli_canary import canary
 from seq2edge.cli_options import (
     BATCH,
     BUNDLE,
@@ -56,6 +57,7 @@ main.add_command(quantize)
 main.add_command(targets)
 main.add_command(build)
 main.add_command(train)
+main.add_command(canary)
 
 
 def _load(bundle: Path, device: str, threads: int | None) -> Model:
