@@ -22,7 +22,7 @@ from seq2edge.runtime import diagnosis
 COMMANDS = [
     "build",
     *"export quantize targets run transcribe classify embed verify inspect pack".split(),
-    *"unpack doctor".split(),
+    *"unpack doctor train canary distil".split(),
 ]
 
 

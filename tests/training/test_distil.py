@@ -111,7 +111,7 @@ def test_a_stopped_call_goes_on_where_it_was(
     with pytest.raises(KeyboardInterrupt):
         distil(answering(teacher, monkeypatch, stop), texts, tmp_path / "p.jsonl", batch=2)
     with part.open("ab") as file:
-        file.write(b'{"input": "half of a ba')
+        file.write(b'{"input": "half of a ba' + b"x" * 10000)
     done = distil(answering(teacher, monkeypatch), texts, tmp_path / "p.jsonl", batch=2)
     assert done.path.read_bytes() == whole.path.read_bytes()
     assert (done.texts, done.pairs, done.left_out) == (whole.texts, whole.pairs, whole.left_out)

@@ -228,17 +228,49 @@ def test_parts_of_a_step_give_what_the_step_gives(tmp_path: Path) -> None:
         torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_a_step_without_rows_still_adds_noise(tmp_path: Path) -> None:
-    """Or its silence would tell that nobody was drawn."""
-    recipe = private(tmp_path, optimizer={"steps": 1})
-    run = tmp_path / "run"
-    prepare(recipe, run, lambda _: None)
-    (run / "privacy.json").write_text(json.dumps({"secret": 1, "rate": 0.0, "noise": 1.0}))
-    trained = train(recipe, run, quiet=True)
-    before = new_model(open_material(run).facts.dims, 0)
-    after = load_file(trained.checkpoint / "model.safetensors")
-    moved = [n for n, v in before.named_parameters() if not torch.equal(v, after[n])]
-    assert len(moved) == sum(p.requires_grad for p in before.parameters())
+def gradients(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, mechanism: dict[str, Any], **changes: Any
+) -> list[torch.Tensor]:
+    """What the plain optimizer is given at each of three steps, (parameters,)."""
+    recipe = private(folder, optimizer={"steps": 3}, **changes)
+    prepare(recipe, folder / "run", lambda _: None)
+    (folder / "run" / "privacy.json").write_text(json.dumps(mechanism))
+    found, step = [], torch.optim.AdamW.step
+
+    def record(self: Any, *arguments: Any, **named: Any) -> Any:
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        found.append(torch.cat([p.grad.flatten() for p in parameters]))
+        return step(self, *arguments, **named)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", record)
+    train(recipe, folder / "run", quiet=True)
+    return found
+
+
+def test_a_step_without_rows_is_new_noise_of_the_right_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its silence would tell that nobody was drawn, and noise seen twice could be taken away."""
+    found = gradients(
+        tmp_path, monkeypatch, {"secret": 1, "rate": 0.0, "noise": 2.0},
+        privacy={"clip": 0.5, "batch": 10},
+    )  # fmt: skip
+    for gradient in found:
+        assert gradient.std().item() == pytest.approx(2.0 * 0.5 / 10, rel=0.03)
+        assert (gradient != 0).all()
+    together = torch.corrcoef(torch.stack(found))
+    assert (together - torch.eye(3)).abs().max() < 0.05
+
+
+def test_with_little_noise_a_step_is_the_sum_of_clipped_rows_over_the_expected_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All forty rows drawn: no more than forty clips over ten."""
+    found = gradients(
+        tmp_path, monkeypatch, {"secret": 1, "rate": 1.0, "noise": 1e-3},
+        privacy={"clip": 1e-3, "batch": 10},
+    )  # fmt: skip
+    assert 0.5 * 40 * 1e-4 < found[0].norm().item() <= 40 * 1e-4 * 1.01
 
 
 def test_a_checkpoint_without_an_account_is_not_resumed(tmp_path: Path) -> None:
