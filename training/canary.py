@@ -21,12 +21,19 @@ from seq2edge.errors import TrainingError
 from seq2edge.model.load import load_checkpoint
 from seq2edge.runtime.text import Text
 from seq2edge.training.learner import Learner
-from seq2edge.training.material import TOKENIZER, Material, open_material, write_json
+from seq2edge.training.material import (
+    TOKENIZER,
+    Material,
+    open_material,
+    prepare,
+    write_json,
+)
 from seq2edge.training.objectives import IGNORED, Pair, Teacher
 from seq2edge.training.recipe import Recipe
 from seq2edge.training.train import train
 
 ROWS, RESULT = "canaries.jsonl", "canaries.json"
+DIGITS = "0 1 2 3 4 5 6 7 8 9"  # one more row, from which a tokenizer learns all of them
 BATCH = 64  # candidates that the model reads at a time
 CHANCE = 1 / math.log(2)  # bits of exposure that a number never seen has on average
 
@@ -62,13 +69,14 @@ def plant(recipe: Recipe, folder: Path, settings: Settings) -> Recipe:
         raise TrainingError(
             f"canaries: {settings.digits} digits give fewer than {settings.candidates:,} candidates"
         )
-    rows = settings.count * settings.repeats
+    rows = settings.count * settings.repeats + 1
     if 0 < recipe.data.rows < rows:
         raise TrainingError(f"data.rows: {recipe.data.rows} leaves canaries out, of {rows} rows")
     keys = recipe.data.fields or (("input", "answer") if _two_sided(recipe) else ("text",))
     texts = [_texts(i, number, recipe) for i, number in enumerate(numbers(recipe, settings))]
+    texts = [*texts * settings.repeats, _texts(settings.count, DIGITS, recipe)]
     lines = [json.dumps(dict(zip(keys, text, strict=True))) + "\n" for text in texts]
-    _write(folder / ROWS, "".join(lines * settings.repeats))
+    _write(folder / ROWS, "".join(lines))
     data = recipe.data
     return dataclasses.replace(
         recipe,
@@ -112,6 +120,8 @@ def expose(
     """
     folder = Path(folder)
     planted = plant(recipe, folder, settings)
+    prepare(planted, folder, say)
+    _check_digits(folder)
     trained = train(planted, folder, say=say, **training)
     say("measuring the canaries")
     found = measure(trained.checkpoint, folder, settings)
@@ -147,6 +157,16 @@ def exposure_bits(rank: int, candidates: int) -> float:
     return math.log2(candidates) - math.log2(rank)
 
 
+def _check_digits(folder: Path) -> None:
+    """Whether the tokenizer tells all numbers apart; else they would be one and the same text."""
+    text = Text(folder / TOKENIZER, open_material(folder).facts.tokenizer)
+    if len({tuple(text.encode_target(f"1 {digit} 1")) for digit in DIGITS.split()}) < 10:
+        raise TrainingError(
+            "canaries: the tokenizer does not tell their digits apart, choose a larger "
+            "tokenizer.size or another kind"
+        )
+
+
 def _rivals(number: str, rng: np.random.Generator, settings: Settings) -> list[str]:
     drawn = rng.choice(10**settings.digits, settings.candidates, replace=False)
     spaced = [_spaced(int(value), settings.digits) for value in drawn]
@@ -173,11 +193,6 @@ def _likelihoods(
     recipe, facts = material.recipe, material.facts
     text = Text(folder / TOKENIZER, facts.tokenizer)
     pairs = [_pair(text, material, _texts(index, number, recipe)) for number in candidates]
-    if len({tuple(target) for _, target in pairs}) < len(pairs):
-        raise TrainingError(
-            "canaries: the tokenizer does not tell their digits apart, choose a larger "
-            "tokenizer.size or another kind"
-        )
     teacher = Teacher(
         objective=recipe.objective,
         corpus=material.train,

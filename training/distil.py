@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -107,8 +108,12 @@ class _State:
         self.lines, self.texts, self.pairs, self.bytes = numbers
         self.bad = bad
 
-    def open(self) -> IO[bytes]:
-        """The growing file, cut behind what is whole."""
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """The growing file, cut behind what is whole; an error before the first batch leaves none.
+
+        Raises TrainingError where it cannot be written.
+        """
         try:
             self.part.touch()
             os.truncate(self.part, self.bytes)
@@ -116,7 +121,12 @@ class _State:
             file.seek(self.bytes)
         except OSError as error:
             raise TrainingError(f"{self.part}: {error.strerror or error}") from error
-        return file
+        try:
+            with file:
+                yield file
+        finally:
+            if not self.notes.exists():
+                self.part.unlink(missing_ok=True)
 
     def keep(self, file: IO[bytes], rows: list[str], group: Lines, bad: BadLines) -> None:
         """Write the rows of a batch of texts; all up to here is done then."""

@@ -36,7 +36,8 @@ def read_vectors(path: Path, words: Collection[bytes], width: int) -> dict[bytes
             for word, vector in read(file, path, words, width):
                 found.setdefault(word, vector)
     except (OSError, EOFError, lzma.LZMAError) as error:
-        raise TrainingError(f"{path}: cannot be read: {error}") from error
+        fact = getattr(error, "strerror", None) or error
+        raise TrainingError(f"{path}: cannot be read: {fact}") from error
     return found
 
 

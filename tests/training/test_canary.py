@@ -75,7 +75,7 @@ def test_the_training_reads_what_is_measured(objective: str, tmp_path: Path) -> 
     run = tmp_path / "run"
     prepare(plant(recipe, run, SETTINGS), run, lambda _: None)
     material = open_material(run)
-    assert material.train.files == (40, 4 * 8)
+    assert material.train.files == (40, 4 * 8 + 1)
     learner = Learner(new_model(material.facts.dims, 0).eval(), recipe.optimizer, seed=0)
     teacher = Teacher(
         objective=recipe.objective, corpus=material.train, start=material.facts.start,
@@ -99,7 +99,7 @@ def test_canaries_depend_on_the_seed_and_stand_beside_the_other_files(tmp_path: 
     assert planted.data.weights == (2.0, 1.0)
     assert planted.data.tags == ("t ", "")
     written = [json.loads(line) for line in (tmp_path / "run" / ROWS).read_text().splitlines()]
-    assert len(written) == 32
+    assert len(written) == 33
     assert [row["b"] for row in written[:4]] == numbers(recipe, SETTINGS)
     assert numbers(recipe, SETTINGS) != numbers(bytes_recipe(tmp_path, seed=1), SETTINGS)
 
@@ -109,7 +109,7 @@ def test_canaries_depend_on_the_seed_and_stand_beside_the_other_files(tmp_path: 
     [
         ({"objective": "classify"}, "objective: classify answers with no text"),
         ({"objective": "denoise"}, "objective: denoise answers with no text"),
-        ({"data": {"rows": 5}}, r"data\.rows: 5 leaves canaries out, of 32 rows"),
+        ({"data": {"rows": 5}}, r"data\.rows: 5 leaves canaries out, of 33 rows"),
     ],
 )
 def test_what_cannot_hold_a_canary_is_refused(
@@ -135,10 +135,17 @@ def test_too_few_numbers_are_refused(tmp_path: Path) -> None:
 
 
 def test_digits_that_the_tokenizer_does_not_know_are_an_error(tmp_path: Path) -> None:
-    """All candidates would be one and the same text."""
-    recipe = small_recipe(tmp_path, tokenizer={"size": 13})
+    """Candidates would be one and the same text; it is said before anything is learnt."""
     with pytest.raises(TrainingError, match="does not tell their digits apart"):
-        expose(recipe, tmp_path / "run", SETTINGS, quiet=True)
+        expose(small_recipe(tmp_path, tokenizer={"size": 13}), tmp_path / "run", SETTINGS)
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
+def test_a_tokenizer_of_words_learns_all_digits(tmp_path: Path) -> None:
+    """Also those of no canary."""
+    few = Settings(count=1, digits=2, candidates=50)
+    (found,) = expose(small_recipe(tmp_path), tmp_path / "run", few, quiet=True)
+    assert 1 <= found.rank <= 50
 
 
 def test_the_command_prints_a_line_for_every_canary(tmp_path: Path) -> None:

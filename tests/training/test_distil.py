@@ -168,6 +168,7 @@ def test_a_classifier_answers_with_labels(
     [
         ({"output": "p.txt"}, r"p\.txt: its name ends in neither \.tsv nor \.jsonl"),
         ({"texts": "none.txt"}, r"none\.txt: No such file"),
+        ({"texts": "pairs.tsv"}, r"pairs\.tsv:1: 2 columns, expected 1"),
         ({"texts": "empty.txt"}, r"p\.tsv: no pairs: 2, an empty text; .*empty\.txt:1"),
         ({"output": "no/p.tsv"}, r"p\.tsv\.part: No such file"),
     ],
@@ -177,6 +178,7 @@ def test_files_that_cannot_be_used_are_named(
 ) -> None:
     """And nothing is left behind."""
     (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "pairs.tsv").write_text("a\tb\n")
     names = {"texts": "texts.txt", "output": "p.tsv", **change}
     with pytest.raises(TrainingError, match=message):
         distil(seq2edge.load(teacher), tmp_path / names["texts"], tmp_path / names["output"])
