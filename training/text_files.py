@@ -71,9 +71,9 @@ def read_rows(
 
 
 def _open(path: Path) -> IO[bytes]:
-    if path.suffix in COMPRESSED:
-        return COMPRESSED[path.suffix](path, "rb")
-    return path.open("rb")
+    file: IO[bytes]
+    file = COMPRESSED[path.suffix](path, "rb") if path.suffix in COMPRESSED else path.open("rb")
+    return file
 
 
 def _parser(
