@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from seq2edge.cli_options import FOLDER
-from seq2edge.cli_train import setting
+from seq2edge.cli_train import changes_of
 
 
 @click.command()
@@ -63,11 +63,8 @@ def canary(
         from seq2edge.training.train import Machine
     except ImportError as error:
         raise click.ClickException(f"canary: {error}; install seq2edge[train,cpu]") from error
-    changes = dict(map(setting, settings))
-    if start is not None:
-        changes["start"] = str(start.resolve())
     found = expose(
-        read_recipe(recipe, changes),
+        read_recipe(recipe, changes_of(settings, start)),
         output,
         Settings(**sizes),
         resume=resume,

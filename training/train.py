@@ -85,13 +85,12 @@ def train(
     last = folder / LAST
     if last.is_file() and not resume:
         raise TrainingError(f"{folder}: holds a run already, resume it or choose a new folder")
-    if recipe.privacy.epsilon and machine.processes * machine.machines > 1:
-        raise TrainingError("privacy.epsilon: a private training runs in one process")
     began = time.monotonic()
     if first_process():
         prepare(recipe, folder, say)
-        prepare_vectors(open_material(folder), folder, say)
-        prepare_privacy(open_material(folder), folder)
+        material = open_material(folder)
+        prepare_vectors(material, folder, say)
+        prepare_privacy(material, folder)
     with _silenced():
         trainer = _trainer(plain_optimizer(recipe), folder, machine, quiet=quiet)
         trainer.strategy.barrier("prepared") if trainer.world_size > 1 else None
@@ -105,14 +104,27 @@ def train(
         )
     if trainer.interrupted:
         raise KeyboardInterrupt
+    return _finish(trainer, learner, material, folder, began=began, stored=stored)
+
+
+def _finish(
+    trainer: L.Trainer,
+    learner: Learner,
+    material: Material,
+    folder: Path,
+    *,
+    began: float,
+    stored: Stored,
+) -> Trained:
+    """Save the best weights, as those of a plain model, and say what was done."""
     weights, loss = _best(trainer, learner, folder)
-    if recipe.adapter.rank:
-        weights = merged(weights, recipe.adapter)
+    if material.recipe.adapter.rank:
+        weights = merged(weights, material.recipe.adapter)
     seconds = time.monotonic() - began
     count = sum(tensor.numel() for tensor in weights.values())
     card = _card(material, trainer, loss, seconds, count)
     card["learnt_parameters"] = learnt_parameters(learner.model)
-    if recipe.vectors.file:
+    if material.recipe.vectors.file:
         card |= report_of(folder)
     if isinstance(learner, PrivateLearner):
         card = private_card(card, learner)
@@ -179,6 +191,8 @@ def _loaders(material: Material, folder: Path, machine: Machine) -> Loaders:
 
 
 def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, quiet: bool) -> L.Trainer:
+    if recipe.privacy.epsilon and machine.processes * machine.machines > 1:
+        raise TrainingError("privacy.epsilon: a private training runs in one process")
     optimizer = recipe.optimizer
     checked = bool(recipe.data.validation)
     every = recipe.check.every
