@@ -14,6 +14,8 @@ import click
 
 from seq2edge import __version__
 from seq2edge.cli_build import build, targets
+from seq2edge.cli_canary import canary
+from seq2edge.cli_distil import distil
 from seq2edge.cli_evaluate import audit, evaluate
 from seq2edge.cli_options import (
     BATCH,
@@ -59,6 +61,8 @@ main.add_command(quantize)
 main.add_command(targets)
 main.add_command(build)
 main.add_command(train)
+main.add_command(canary)
+main.add_command(distil)
 
 
 def _load(bundle: Path, device: str, threads: int | None) -> Model:

@@ -58,11 +58,8 @@ def train(
         from seq2edge.training.train import train as run
     except ImportError as error:
         raise click.ClickException(f"train: {error}; install seq2edge[train,cpu]") from error
-    changes = dict(map(_setting, settings))
-    if start is not None:
-        changes["start"] = str(start.resolve())
     trained = run(
-        read_recipe(recipe, changes),
+        read_recipe(recipe, changes_of(settings, start)),
         output,
         resume=resume,
         machine=Machine(**machine),
@@ -73,6 +70,12 @@ def train(
     shown = f", validation loss {loss:.4f}" if loss is not None else ""
     click.echo(f"{trained.steps:,} steps in {trained.seconds / 60:.1f} minutes{shown}", err=True)
     click.echo(trained.checkpoint)
+
+
+def changes_of(settings: tuple[str, ...], start: Path | None) -> dict[str, Any]:
+    """What the command line changes in a recipe."""
+    changes = dict(map(_setting, settings))
+    return changes if start is None else {**changes, "start": str(start.resolve())}
 
 
 def _setting(text: str) -> tuple[str, Any]:

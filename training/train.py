@@ -20,13 +20,23 @@ from torch import Tensor
 from seq2edge.errors import TrainingError
 from seq2edge.manifest import utc_now
 from seq2edge.model.transformer import Transformer
+from seq2edge.training.adapters import add_adapters, merged
 from seq2edge.training.checkpoints import SafeCheckpointIO
 from seq2edge.training.initialise import new_model
 from seq2edge.training.learner import Learner, set_dropout
 from seq2edge.training.material import Loaders, Material, open_material, prepare
+from seq2edge.training.privacy import (
+    PrivateLearner,
+    PrivateLoaders,
+    open_mechanism,
+    plain_optimizer,
+    prepare_privacy,
+    private_card,
+)
 from seq2edge.training.recipe import Recipe
 from seq2edge.training.saving import Stored, save_checkpoint
 from seq2edge.training.start import start_model
+from seq2edge.training.vectors import fill_vectors, prepare_vectors, report_of
 
 Say: TypeAlias = Callable[[str], None]
 Strategy: TypeAlias = Literal["auto", "ddp", "fsdp"]
@@ -83,23 +93,46 @@ def train(
     began = time.monotonic()
     if first_process():
         prepare(recipe, folder, say)
+        material = open_material(folder)
+        prepare_vectors(material, folder, say)
+        prepare_privacy(material, folder)
     with _silenced():
-        trainer = _trainer(recipe, folder, machine, quiet=quiet)
+        trainer = _trainer(plain_optimizer(recipe), folder, machine, quiet=quiet)
         trainer.strategy.barrier("prepared") if trainer.world_size > 1 else None
         material = open_material(folder)
-        learner = _learner(material, say)
+        learner = _learner(material, folder, say)
         trainer.fit(
             learner,
-            datamodule=Loaders(material, workers=machine.workers),
+            datamodule=_loaders(material, folder, machine),
             ckpt_path=last if last.is_file() else None,
             weights_only=True,
         )
     if trainer.interrupted:
         raise KeyboardInterrupt
+    return _finish(trainer, learner, material, folder, began=began, stored=stored)
+
+
+def _finish(
+    trainer: L.Trainer,
+    learner: Learner,
+    material: Material,
+    folder: Path,
+    *,
+    began: float,
+    stored: Stored,
+) -> Trained:
+    """Save the best weights, as those of a plain model, and say what was done."""
     weights, loss = _best(trainer, learner, folder)
+    if material.recipe.adapter.rank:
+        weights = merged(weights, material.recipe.adapter)
     seconds = time.monotonic() - began
     count = sum(tensor.numel() for tensor in weights.values())
     card = _card(material, trainer, loss, seconds, count)
+    card["learnt_parameters"] = learnt_parameters(learner.model)
+    if material.recipe.vectors.file:
+        card |= report_of(folder)
+    if isinstance(learner, PrivateLearner):
+        card = private_card(card, learner)
     if trainer.is_global_zero:
         save_checkpoint(folder / MODEL, weights, material.facts, folder, card, stored=stored)
     return Trained(
@@ -123,21 +156,48 @@ def build_model(material: Material, say: Say) -> Transformer:
         model, new = start_model(dims, Path(recipe.start), recipe.seed)
         if new:
             say(f"new, not in {Path(recipe.start).name}: {', '.join(new)}")
+        if recipe.adapter.rank:
+            layers = add_adapters(model, recipe.adapter, new, seed=recipe.seed)
+            say(f"adapters of rank {recipe.adapter.rank} beside {len(layers)} linear layers")
     else:
         model = new_model(dims, recipe.seed)
     set_dropout(model, recipe.model.dropout)
     return model.train()
 
 
-def _learner(material: Material, say: Say) -> Learner:
+def learnt_parameters(model: Transformer) -> int:
+    """How many numbers the training changes."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _learner(material: Material, folder: Path, say: Say) -> Learner:
     recipe = material.recipe
     model = build_model(material, say)
+    if recipe.vectors.file:
+        fill_vectors(model, folder, frozen=recipe.vectors.frozen)
+    learnt = learnt_parameters(model)
     count = sum(parameter.numel() for parameter in model.parameters())
-    say(f"{material.facts.dims.kind} of {count / 1e6:.2f} million parameters")
+    part = "" if learnt == count else f", {learnt:,} of them learn"
+    say(f"{material.facts.dims.kind} of {count / 1e6:.2f} million parameters{part}")
+    if recipe.privacy.epsilon:
+        mechanism = open_mechanism(folder)
+        say(
+            f"private: epsilon {recipe.privacy.epsilon:g}, about {recipe.privacy.batch} of "
+            f"{len(material.train):,} rows a step, noise {mechanism.noise:.3g} times the clip"
+        )
+        return PrivateLearner(model, recipe, mechanism)
     return Learner(model, recipe.optimizer, seed=recipe.seed)
 
 
+def _loaders(material: Material, folder: Path, machine: Machine) -> Loaders:
+    if material.recipe.privacy.epsilon:
+        return PrivateLoaders(material, open_mechanism(folder), workers=machine.workers)
+    return Loaders(material, workers=machine.workers)
+
+
 def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, quiet: bool) -> L.Trainer:
+    if recipe.privacy.epsilon and machine.processes * machine.machines > 1:
+        raise TrainingError("privacy.epsilon: a private training runs in one process")
     optimizer = recipe.optimizer
     checked = bool(recipe.data.validation)
     every = recipe.check.every
