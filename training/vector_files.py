@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import lzma
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import IO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from seq2edge.compressed import READ_ERRORS, kind_of, open_bytes
 from seq2edge.errors import TrainingError
-from seq2edge.training.text_files import COMPRESSED
 
 Vector: TypeAlias = NDArray[np.float32]  # (width,)
 LONGEST_WORD = 4096  # bytes; more means that this is no file of vectors
@@ -27,15 +26,13 @@ def read_vectors(path: Path, words: Collection[bytes], width: int) -> dict[bytes
     """
     if path.suffix == ".zip":
         raise TrainingError(f"{path}: an archive, unpack it and name one of its files")
-    compressed = path.suffix in COMPRESSED
-    kind = Path(path.stem).suffix if compressed else path.suffix
     found: dict[bytes, Vector] = {}
-    read = _binary if kind == ".bin" else _text
+    read = _binary if kind_of(path) == ".bin" else _text
     try:
-        with COMPRESSED[path.suffix](path, "rb") if compressed else path.open("rb") as file:
+        with open_bytes(path) as file:
             for word, vector in read(file, path, words, width):
                 found.setdefault(word, vector)
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except READ_ERRORS as error:
         fact = getattr(error, "strerror", None) or error
         raise TrainingError(f"{path}: cannot be read: {fact}") from error
     return found
