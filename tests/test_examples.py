@@ -32,7 +32,7 @@ def run():
     ],
 )
 def test_an_example_runs_as_it_stands(run, tmp_path, name, files, metrics):
-    """Prepare, train, export, evaluate; a model of 20 steps knows nothing, so no figure is asked."""
+    """Prepare, train, export, evaluate; a model of 20 steps knows nothing: no figure is asked."""
     from weights import FetchError
 
     done = CliRunner().invoke(run.main, [name, "--quick", "-o", str(tmp_path / "run")])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -252,16 +252,24 @@ def _below(path: str, key: str) -> str:
 
 
 def _absolute(recipe: Recipe, folder: Path) -> Recipe:
-    def place(names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(str((folder / name).resolve()) for name in names)
+    return _placed(recipe, lambda name: str((folder / name).resolve()))
 
+
+def without_folders(recipe: Recipe) -> Recipe:
+    """The recipe with the names of its files alone, to be published with a model."""
+    return _placed(recipe, lambda name: Path(name).name)
+
+
+def _placed(recipe: Recipe, place: Callable[[str], str]) -> Recipe:
     data = dataclasses.replace(
-        recipe.data, train=place(recipe.data.train), validation=place(recipe.data.validation)
+        recipe.data,
+        train=tuple(map(place, recipe.data.train)),
+        validation=tuple(map(place, recipe.data.validation)),
     )
     vectors = recipe.vectors
     if vectors.file:
-        vectors = dataclasses.replace(vectors, file=place((vectors.file,))[0])
-    start = place((recipe.start,))[0] if recipe.start else ""
+        vectors = dataclasses.replace(vectors, file=place(vectors.file))
+    start = place(recipe.start) if recipe.start else ""
     return dataclasses.replace(recipe, data=data, vectors=vectors, start=start)
 
 

@@ -33,7 +33,7 @@ from seq2edge.training.privacy import (
     prepare_privacy,
     private_card,
 )
-from seq2edge.training.recipe import Recipe
+from seq2edge.training.recipe import Recipe, without_folders
 from seq2edge.training.saving import Stored, save_checkpoint
 from seq2edge.training.start import start_model
 from seq2edge.training.vectors import fill_vectors, prepare_vectors, report_of
@@ -299,7 +299,7 @@ def _card(
 ) -> dict[str, Any]:
     """What `training.json` of the checkpoint says."""
     return {
-        "recipe": material.recipe.to_dict(),
+        "recipe": without_folders(material.recipe).to_dict(),
         "parameters": count,
         "steps": trainer.global_step,
         "rows": len(material.train),
