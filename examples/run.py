@@ -46,7 +46,11 @@ class Example:
 
 
 EXAMPLES = {
-    "g2p": Example(metrics=("per", "exact"), tests=("test.jsonl",), float16=True),
+    "g2p": Example(
+        metrics=("per", "exact", "per-nostress", "exact-nostress"),
+        tests=("test.jsonl",),
+        float16=True,
+    ),
     "pretraining": Example(),
     "classification": Example(metrics=("accuracy", "f1"), tests=("test.tsv",)),
     "summarization": Example(metrics=("chrf", "rougeL"), tests=("test.tsv",)),

@@ -18,6 +18,7 @@ from seq2edge.errors import TrainingError
 from seq2edge.storage import DISK_FULL, hidden_sibling
 from seq2edge.training.material import TOKENIZER, Facts
 
+WEIGHTS = "model.safetensors"
 Stored: TypeAlias = Literal["float32", "float16"]
 
 
@@ -40,7 +41,8 @@ def save_checkpoint(
         partial.mkdir(parents=True)
         dtype = getattr(torch, stored)
         tensors = {name: value.to(dtype).contiguous() for name, value in weights.items()}
-        save_file(tensors, partial / "model.safetensors")
+        save_file(tensors, partial / WEIGHTS)
+        (partial / WEIGHTS).chmod(0o644)  # the library writes for its owner alone
         for name in (facts.tokenizer.source, facts.tokenizer.target):
             if name is not None:
                 shutil.copyfile(run / TOKENIZER / name, partial / name)
