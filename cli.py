@@ -20,6 +20,7 @@ from seq2edge.cli_evaluate import audit, evaluate
 from seq2edge.cli_options import (
     BATCH,
     BUNDLE,
+    CUT,
     FILE,
     FOLDER,
     JSON,
@@ -30,6 +31,7 @@ from seq2edge.cli_options import (
     progress_bar,
     read_inputs,
     runtime_options,
+    say_cut,
 )
 from seq2edge.cli_quantize import quantize
 from seq2edge.cli_train import train
@@ -65,10 +67,10 @@ main.add_command(canary)
 main.add_command(distil)
 
 
-def _load(bundle: Path, device: str, threads: int | None) -> Model:
+def _load(bundle: Path, device: str, threads: int | None, *, cut: bool = False) -> Model:
     import seq2edge
 
-    model = seq2edge.load(bundle, device=device, threads=threads)
+    model = seq2edge.load(bundle, device=device, threads=threads, cut=cut)
     click.echo(f"seq2edge: {model.reason}", err=True)
     return model
 
@@ -121,6 +123,7 @@ def export(checkpoint: Path, output: Path, *, overwrite: bool) -> None:
 @FILE
 @JSON
 @BATCH
+@CUT
 @click.option("--from", "source_language", help="Source language of a multilingual model.")
 @click.option("--to", "target_language", help="Target language of a multilingual model.")
 @click.option("--chat", is_flag=True, help="Take each text as a user's message.")
@@ -136,6 +139,7 @@ def run(
     source_language: str | None,
     target_language: str | None,
     chat: bool,
+    cut: bool,
     device: str,
     threads: int | None,
     **decoding: Any,
@@ -148,7 +152,7 @@ def run(
     if chat and (source_language or target_language):
         raise click.UsageError("--chat takes neither --from nor --to")
     inputs = read_inputs(texts, file)
-    model = _load(bundle, device, threads)
+    model = _load(bundle, device, threads, cut=cut)
     options = merge(model.options, decoding)
 
     def generate(group: list[str]) -> list[list[GeneratedText]]:
@@ -166,6 +170,8 @@ def run(
             _print_texts(source, found, as_json=as_json)
             if not found and not as_json:
                 click.echo("\n" * (options.num_return_sequences - 1))
+    if cut:
+        say_cut(model)
 
 
 @main.command()
@@ -207,6 +213,7 @@ def transcribe(
 @FILE
 @JSON
 @BATCH
+@CUT
 @runtime_options
 def classify(
     bundle: Path,
@@ -215,12 +222,13 @@ def classify(
     *,
     as_json: bool,
     batch: int,
+    cut: bool,
     device: str,
     threads: int | None,
 ) -> None:
     """Print the label of each TEXT."""
     inputs = read_inputs(texts, file)
-    model = _load(bundle, device, threads)
+    model = _load(bundle, device, threads, cut=cut)
     for group in batches(inputs, batch):
         for text, found in zip(group, model.classify(group), strict=True):
             if as_json:
@@ -228,6 +236,8 @@ def classify(
                 click.echo(json.dumps(values, ensure_ascii=False))
             else:
                 click.echo(f"{found.label}\t{found.scores[found.label]:.4f}")
+    if cut:
+        say_cut(model)
 
 
 @main.command()
@@ -235,6 +245,7 @@ def classify(
 @TEXTS
 @FILE
 @BATCH
+@CUT
 @runtime_options
 def embed(
     bundle: Path,
@@ -242,16 +253,19 @@ def embed(
     file: TextIO | None,
     *,
     batch: int,
+    cut: bool,
     device: str,
     threads: int | None,
 ) -> None:
     """Print the embedding of each TEXT as JSON."""
     inputs = read_inputs(texts, file)
-    model = _load(bundle, device, threads)
+    model = _load(bundle, device, threads, cut=cut)
     for group in batches(inputs, batch):
         for text, vector in zip(group, model.embed(group), strict=True):
             values = {"input": text, "embedding": [float(x) for x in vector]}
             click.echo(json.dumps(values, ensure_ascii=False))
+    if cut:
+        say_cut(model)
 
 
 @main.command()

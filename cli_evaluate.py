@@ -12,12 +12,14 @@ import click
 from seq2edge.cli_options import (
     BATCH,
     BUNDLE,
+    CUT,
     FOLDER,
     METRICS,
     decode_options,
     merge,
     progress_bar,
     runtime_options,
+    say_cut,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
     help="Of speech: keep the language or translate to English.",
 )
 @decode_options
+@CUT
 @runtime_options
 def evaluate(bundle: Path, data: tuple[Path, ...], *, as_json: bool, **given: Any) -> None:
     """Measure BUNDLE on DATA.
@@ -85,6 +88,8 @@ def evaluate(bundle: Path, data: tuple[Path, ...], *, as_json: bool, **given: An
             baseline=baseline,
             progress=show,
         )
+    if given["cut"]:
+        say_cut(model)
     if as_json:
         values = {"bundle": str(bundle), "backend": model.reason}
         values |= {"baseline": str(given["baseline"])} if baseline else {}
@@ -148,7 +153,7 @@ def audit(
         click.echo(line)
 
 
-_SPENT = ("names", "baseline", "per_domain", "limit", "device", "threads")
+_SPENT = ("names", "baseline", "per_domain", "limit", "device", "threads", "cut")
 _ASKED = ("batch", "source_language", "target_language", "language", "task")
 
 
@@ -157,7 +162,9 @@ def _open(bundle: Path, given: dict[str, Any]) -> tuple[Model, Request]:
     import seq2edge
     from seq2edge.evaluation.answers import Request
 
-    model = seq2edge.load(bundle, device=given["device"], threads=given["threads"])
+    model = seq2edge.load(
+        bundle, device=given["device"], threads=given["threads"], cut=given["cut"]
+    )
     click.echo(f"seq2edge: {model.reason}", err=True)
     decoding = {key: value for key, value in given.items() if key not in (*_SPENT, *_ASKED)}
     changed = any(value is not None for value in decoding.values())

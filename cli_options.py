@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 if TYPE_CHECKING:
+    from seq2edge.runtime.model import Model
     from seq2edge.runtime.options import DecodeOptions
 
 FOLDER = click.Path(path_type=Path)
@@ -23,6 +24,9 @@ BATCH = click.option(
     "--batch", type=click.IntRange(1), default=8, show_default=True, help="Inputs at a time."
 )
 TEXTS = click.argument("texts", nargs=-1, metavar="[TEXT|-]...")
+CUT = click.option(
+    "--cut", is_flag=True, help="Cut long texts to what the encoder takes, and say how many."
+)
 THREADS = click.option(
     "--threads", type=click.IntRange(1), help="CPU threads; all cores by default."
 )
@@ -93,6 +97,12 @@ def _read(texts: tuple[str, ...], file: TextIO | None) -> Iterator[str]:
             yield text
     if file is not None:
         yield from lines_of(file)
+
+
+def say_cut(model: Model) -> None:
+    """How many texts were cut, on stderr."""
+    if count := model.tokenizer.shortened:
+        click.echo(f"cut: {count:,} texts to the longest that the model takes", err=True)
 
 
 @contextmanager

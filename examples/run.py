@@ -38,11 +38,12 @@ QUICK_TEST = 20  # rows
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
-    """What is measured, on which files of the example's `data`."""
+    """What is measured, on which files of the example's `data`; `cut` shortens long texts."""
 
     metrics: tuple[str, ...] = ()
     tests: tuple[str, ...] = ()
     float16: bool = False
+    cut: bool = False
 
 
 EXAMPLES = {
@@ -52,9 +53,11 @@ EXAMPLES = {
         float16=True,
     ),
     "pretraining": Example(),
-    "classification": Example(metrics=("accuracy", "f1"), tests=("test.tsv",)),
-    "summarization": Example(metrics=("chrf", "rougeL"), tests=("test.tsv",)),
-    "translation": Example(metrics=("bleu", "chrf"), tests=("help-test.tsv", "packages-test.tsv")),
+    "classification": Example(metrics=("accuracy", "f1"), tests=("test.tsv",), cut=True),
+    "summarization": Example(metrics=("chrf", "rougeL"), tests=("test.tsv",), cut=True),
+    "translation": Example(
+        metrics=("bleu", "chrf"), tests=("help-test.tsv", "packages-test.tsv"), cut=True
+    ),
 }
 
 
@@ -117,7 +120,7 @@ def evaluate(name: str, bundle: Path, limit: int | None) -> Table:
     from seq2edge.evaluation.examples import read_examples
     from seq2edge.evaluation.metrics import find_metric, score
 
-    model = seq2edge.load(bundle)
+    model = seq2edge.load(bundle, cut=EXAMPLES[name].cut)
     table = Table("file", "rows", "metric", "value [95 % interval]", title=name)
     for file in EXAMPLES[name].tests:
         examples = read_examples(HERE / name / "data" / file, model.bundle.manifest.task)[:limit]

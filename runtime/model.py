@@ -53,23 +53,33 @@ def load(
     threads: int | None = None,
     graphs: str | None = None,
     hashes: bool = False,
+    cut: bool = False,
 ) -> Model:
     """Open a bundle on the best backend that works here; `model.reason` says which and why.
 
     device: auto, cpu, cuda or tensorrt; threads: for the CPU, all cores by default; graphs:
-    canonical or onnxruntime, by default the fastest; hashes: also read and check every file.
+    canonical or onnxruntime, by default the fastest; hashes: also read and check every file;
+    cut: read long texts up to the encoder's positions instead of refusing them
+    (`model.tokenizer.shortened` counts those).
     Raises BundleError for a damaged bundle, BackendError where nothing here can run it, and
     EngineError where tensorrt was asked for and its engine does not work.
     """
     bundle = Bundle.open(path, hashes=hashes)
     backend, reason = open_backend(bundle, device=device, threads=threads, graphs=graphs)
-    return Model(bundle, backend, reason=reason)
+    return Model(bundle, backend, reason=reason, cut=cut)
 
 
 class Model:
     """A bundle on a backend."""
 
-    def __init__(self, bundle: Bundle, backend: Backend, *, reason: str = "") -> None:
+    def __init__(
+        self, bundle: Bundle, backend: Backend, *, reason: str = "", cut: bool = False
+    ) -> None:
+        """Raises OptionError where `cut` is asked of a model that reads no text of its own."""
+        encoder = bundle.manifest.dims.encoder
+        if cut and (encoder is None or bundle.manifest.dims.mels):
+            raise OptionError("cut: this model has no encoder of texts, nothing can be cut")
+        self._longest = encoder.max_positions or None if cut and encoder is not None else None
         self.bundle = bundle
         self.backend = backend
         self.reason = reason
@@ -124,7 +134,12 @@ class Model:
         text = self.tokenizer
         options = options or self.options
         ids = [
-            text.encode(prompt, source_language=source_language, target_language=target_language)
+            text.encode(
+                prompt,
+                source_language=source_language,
+                target_language=target_language,
+                longest=self._longest,
+            )
             for prompt in prompts
         ]
         target = text.target_token(target_language)
@@ -181,7 +196,7 @@ class Model:
         if not texts:
             return []
         manifest = self.bundle.manifest
-        scores = self.classify_ids([self.tokenizer.encode(text) for text in texts])
+        scores = self.classify_ids(self._encoded(texts))
         return [
             Classification(
                 label=manifest.labels[int(row.argmax())],
@@ -210,7 +225,7 @@ class Model:
         """Sentence embeddings, (batch, width)."""
         _refuse_one_string(texts)
         self._require("embed")
-        return self.embed_ids([self.tokenizer.encode(text) for text in texts])
+        return self.embed_ids(self._encoded(texts))
 
     def embed_ids(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
         """Sentence embeddings of token ids, (batch, width)."""
@@ -252,6 +267,9 @@ class Model:
         if speech is not None and speech.no_timestamps is not None:
             ids.append(speech.no_timestamps)
         return tuple(ids)
+
+    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.tokenizer.encode(text, longest=self._longest) for text in texts]
 
     def _pool(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
         self._check_ids(sources, self.dims.vocab)
@@ -321,7 +339,8 @@ class Model:
         limit = self.dims.encoder.max_positions
         if limit and lengths.max() > limit:
             raise InputError(
-                f"source {int(lengths.argmax())}: {lengths.max()} tokens, the model takes {limit}"
+                f"source {int(lengths.argmax())}: {lengths.max()} tokens, the model takes {limit}; "
+                "shorten it, or load the model with cut (--cut)"
             )
 
 

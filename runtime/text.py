@@ -31,6 +31,7 @@ class Text:
     def __init__(self, folder: Path, record: TokenizerRecord) -> None:
         """Read the files that `record` names. Raises BundleError naming a damaged one."""
         self.record = record
+        self.shortened = 0  # texts that were cut
         self._source = _read_tokenizer(folder / record.source)
         self._target = _read_tokenizer(folder / record.target) if record.target else self._source
         self._template = folder / record.chat_template if record.chat_template else None
@@ -42,17 +43,22 @@ class Text:
         special_tokens: bool = True,
         source_language: str | None = None,
         target_language: str | None = None,
+        longest: int | None = None,
     ) -> list[int]:
         """Token ids of a text, with the special tokens that the model's inputs have.
 
         `source_language` and `target_language` are codes of `record.languages`; the target's
-        matters here only where it stands before the source text. Nothing is ever cut off.
+        matters here only where it stands before the source text. Nothing is cut off unless
+        `longest` bounds the ids, special ones included; `shortened` counts the texts cut so.
         Raises InputError for text that is not Unicode and for unknown or useless languages.
         """
         source = self._language(source_language, self.record.source_language, "source")
         target = self._language(target_language, self.record.target_language, "target")
         layout = self.record.language_layout if special_tokens else ""
-        ids = self._ids(text, special_tokens=special_tokens and not layout)
+        if longest is not None:
+            beside = 2 * bool(source is not None and layout)  # the language and the end
+            longest -= beside + (target is not None and self.record.target_layout == "source")
+        ids = self._ids(text, special_tokens=special_tokens and not layout, longest=longest)
         if target is not None and self.record.target_layout == "source":
             ids = [target, *ids]
         if source is None or not layout:
@@ -141,11 +147,13 @@ class Text:
         except (OSError, UnicodeDecodeError, RecursionError, jinja2.TemplateError) as error:
             raise BundleError(f"{self._template}: not a chat template: {error}") from error
 
-    def _ids(self, text: str, *, special_tokens: bool) -> list[int]:
+    def _ids(self, text: str, *, special_tokens: bool, longest: int | None) -> list[int]:
         try:
             encoding = self._source.encode(text, add_special_tokens=special_tokens)
         except (TypeError, UnicodeEncodeError) as error:
             raise InputError(f"text: {text!r:.60} is not Unicode text: {error}") from None
+        if longest is not None and len(encoding.ids) > longest:
+            encoding = self._shortened(text, special_tokens=special_tokens, longest=longest)
         ids: list[int] = encoding.ids
         end = self.record.unknown_from
         if end is None:
@@ -157,6 +165,14 @@ class Text:
             elif i == unknown:
                 ids[place] = self._spelled(text, encoding, place)
         return ids
+
+    def _shortened(self, text: str, *, special_tokens: bool, longest: int) -> Encoding:
+        """The text's first tokens, with the special ones that stand around every text."""
+        self.shortened += 1
+        added = self._source.num_special_tokens_to_add(is_pair=False) if special_tokens else 0
+        plain = self._source.encode(text, add_special_tokens=False)
+        plain.truncate(max(0, longest - added))
+        return self._source.post_process(plain, add_special_tokens=special_tokens)
 
     def _spelled(self, text: str, encoding: Encoding, place: int) -> int:
         """An unknown run of characters may be a token that only the other language has."""

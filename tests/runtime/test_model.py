@@ -206,3 +206,24 @@ def test_the_model_says_what_runs_it_and_why(loaded):
     model = loaded("bart")
     assert model.reason == "cpu: asked for"
     assert model.backend.target == "onnxruntime"
+
+
+def test_a_long_text_is_cut_where_that_was_asked(speaking):
+    """Its first tokens and the end token; the count tells, and short texts stay as they are."""
+    model = speaking("bart")
+    long = " ".join(["w5", "w17", "w40"] * 40)
+    with pytest.raises(InputError, match=r"121 tokens, the model takes 64; .*cut"):
+        model.generate([long])
+    cutting = seq2edge.load(model.bundle.path, device="cpu", threads=1, cut=True)
+    options = model.options.replace(max_new_tokens=4, max_length=None)
+    found = cutting.generate([long, "w8 w9"], options)
+    wanted = model.generate_ids([[*([5, 17, 40] * 21), 2], [8, 9, 2]], options)
+    assert [r[0].ids for r in found] == [r[0].ids for r in wanted]
+    assert cutting.tokenizer.shortened == 1
+
+
+@pytest.mark.parametrize("name", ["llama", "whisper"])
+def test_nothing_is_cut_where_there_is_no_encoder_of_texts(loaded, name):
+    """A prompt's last tokens matter most, and sound is no text."""
+    with pytest.raises(OptionError, match="cut: this model has no encoder of texts"):
+        seq2edge.load(loaded(name).bundle.path, device="cpu", cut=True)
