@@ -67,7 +67,7 @@ class TokenizerRecipe:
 
     kind: TokenizerKind = "bpe"
     size: int = 8000
-    target: TokenizerKind | Literal[""] = ""
+    target: Literal["", "bpe", "unigram", "bytes", "characters", "words"] = ""
     target_size: int = 8000
     lowercase: bool = False
 

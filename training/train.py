@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,6 +23,15 @@ from seq2edge.training.checkpoints import SafeCheckpointIO
 from seq2edge.training.initialise import new_model
 from seq2edge.training.learner import Learner, set_dropout
 from seq2edge.training.material import Loaders, Material, open_material, prepare
+from seq2edge.training.processes import (
+    environment,
+    first_process,
+    lost_processes,
+    meet,
+    placed,
+    spread,
+    started_by_launcher,
+)
 from seq2edge.training.recipe import Recipe
 from seq2edge.training.saving import Stored, save_checkpoint
 from seq2edge.training.start import start_model
@@ -31,7 +39,6 @@ from seq2edge.training.start import start_model
 Say: TypeAlias = Callable[[str], None]
 Strategy: TypeAlias = Literal["auto", "ddp", "fsdp"]
 LAST, BEST, MODEL = "last.ckpt", "best.ckpt", "model"
-RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,29 +78,54 @@ def train(
     `resume` goes on from the last check of the same recipe. Raises TrainingError for data,
     checkpoints and folders that cannot be used; the last good checkpoint stays then.
     """
-    folder = Path(folder)
+    processes, machines = placed(machine.processes, machine.machines)
+    arguments: dict[str, Any] = {
+        "recipe": recipe,
+        "folder": Path(folder),
+        "resume": resume,
+        "machine": dataclasses.replace(machine, processes=processes, machines=machines),
+        "stored": stored,
+        "quiet": quiet,
+    }
+    if processes > 1 and not started_by_launcher():
+        trained: Trained = spread(_train, arguments, processes=processes, say=say)
+        return trained
+    return _train(**arguments, say=say if first_process() else lambda _: None)
+
+
+def _train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool,
+    machine: Machine,
+    stored: Stored,
+    say: Say,
+    quiet: bool,
+) -> Trained:
+    """One process of a training."""
     last = folder / LAST
     if last.is_file() and not resume:
         raise TrainingError(f"{folder}: holds a run already, resume it or choose a new folder")
-    began = time.monotonic()
+    began, everyone = time.monotonic(), machine.processes * machine.machines
     if first_process():
         prepare(recipe, folder, say)
-    with _silenced():
+    meet(folder, everyone)
+    material = open_material(folder)
+    with _silenced(), lost_processes(everyone):
         trainer = _trainer(recipe, folder, machine, quiet=quiet)
-        trainer.strategy.barrier("prepared") if trainer.world_size > 1 else None
-        material = open_material(folder)
-        learner = _learner(material, say)
+        learner = _learner(material, machine, say)
         trainer.fit(
             learner,
             datamodule=Loaders(material, workers=machine.workers),
             ckpt_path=last if last.is_file() else None,
             weights_only=True,
         )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    weights, loss = _best(trainer, learner, folder)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        weights, loss = _best(trainer, learner, folder)
     seconds = time.monotonic() - began
-    count = sum(tensor.numel() for tensor in weights.values())
+    count = sum(parameter.numel() for parameter in learner.model.parameters())
     card = _card(material, trainer, loss, seconds, count)
     if trainer.is_global_zero:
         save_checkpoint(folder / MODEL, weights, material.facts, folder, card, stored=stored)
@@ -104,11 +136,6 @@ def train(
         seconds=seconds,
         validation_loss=loss,
     )
-
-
-def first_process() -> bool:
-    """Whether this is the process that prepares, among those that a launcher started."""
-    return all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES)
 
 
 def build_model(material: Material, say: Say) -> Transformer:
@@ -124,12 +151,17 @@ def build_model(material: Material, say: Say) -> Transformer:
     return model
 
 
-def _learner(material: Material, say: Say) -> Learner:
+def _learner(material: Material, machine: Machine, say: Say) -> Learner:
     recipe = material.recipe
     model = build_model(material, say)
     count = sum(parameter.numel() for parameter in model.parameters())
     say(f"{material.facts.dims.kind} of {count / 1e6:.2f} million parameters")
-    return Learner(model, recipe.optimizer, seed=recipe.seed)
+    kind = Learner
+    if machine.strategy == "fsdp":
+        from seq2edge.training.sharding import ShardedLearner
+
+        kind = ShardedLearner
+    return kind(model, recipe.optimizer, seed=recipe.seed)
 
 
 def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, quiet: bool) -> L.Trainer:
@@ -153,7 +185,7 @@ def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, quiet: bool) -> 
         logger=CSVLogger(folder, name="", version="log"),
         log_every_n_steps=min(50, every),
         callbacks=_callbacks(recipe, folder, checked=checked, quiet=quiet),
-        plugins=[SafeCheckpointIO()],
+        plugins=[SafeCheckpointIO(), environment()],
         enable_model_summary=False,
         enable_progress_bar=not quiet,
         use_distributed_sampler=False,
@@ -185,17 +217,18 @@ def _callbacks(recipe: Recipe, folder: Path, *, checked: bool, quiet: bool) -> l
 
 
 def _strategy(machine: Machine) -> Any:
+    everyone = machine.processes * machine.machines
     if machine.strategy == "fsdp":
-        from seq2edge.training.sharding import sharded
+        from seq2edge.training.sharding import Sharded
 
-        return sharded()
-    if machine.strategy == "auto" and machine.processes * machine.machines > 1:
-        return "ddp"
-    return machine.strategy
+        return Sharded(everyone)
+    return "ddp" if machine.strategy == "auto" and everyone > 1 else machine.strategy
 
 
 def _precision(recipe: Recipe, machine: Machine) -> Any:
     wanted = recipe.optimizer.precision
+    if wanted == "fp16-mixed" and machine.strategy == "fsdp":
+        raise TrainingError("optimizer.precision: fsdp takes float32 or bf16-mixed, not fp16-mixed")
     if wanted != "auto":
         return "32-true" if wanted == "float32" else wanted
     on_gpu = machine.device in ("auto", "gpu", "cuda") and torch.cuda.is_available()
@@ -205,15 +238,20 @@ def _precision(recipe: Recipe, machine: Machine) -> Any:
 def _best(
     trainer: L.Trainer, learner: Learner, folder: Path
 ) -> tuple[dict[str, Tensor], float | None]:
-    """Weights of the best check, of the last step where nothing was checked; and the loss."""
+    """Weights of the best check, of the last step where nothing was checked; and the loss.
+
+    Only the first process has the weights.
+    """
     kept = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
     best = next((callback for callback in kept if callback.monitor), None)
-    if best is not None and (folder / BEST).is_file():
-        saved = torch.load(folder / BEST, map_location="cpu", weights_only=True)
-        loss = float(best.best_model_score) if best.best_model_score is not None else None
-        state = saved["state_dict"]
-    else:
-        state, loss = trainer.strategy.lightning_module_state_dict(), None
+    score = best.best_model_score if best is not None else None
+    loss = float(score) if score is not None else None
+    checked = best is not None and (folder / BEST).is_file()
+    state = {} if checked else trainer.strategy.lightning_module_state_dict()  # asks all processes
+    if not trainer.is_global_zero:
+        return {}, loss
+    if checked:
+        state = torch.load(folder / BEST, map_location="cpu", weights_only=True)["state_dict"]
     names = dict(learner.model.named_parameters())
     return {name: state[f"model.{name}"].cpu() for name in names}, loss
 
@@ -250,6 +288,8 @@ def _silenced() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\..*")
+            # Keys and values that a layer returns are views; nothing writes into them.
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* view tensor")
             yield
     finally:
         for logger, level in zip(loggers, before, strict=True):
