@@ -29,6 +29,7 @@ from seq2edge.cli_options import (
     runtime_options,
 )
 from seq2edge.cli_quantize import quantize
+from seq2edge.cli_sweep import sweep
 from seq2edge.cli_train import train
 from seq2edge.errors import Seq2EdgeError
 
@@ -56,6 +57,7 @@ main.add_command(quantize)
 main.add_command(targets)
 main.add_command(build)
 main.add_command(train)
+main.add_command(sweep)
 
 
 def _load(bundle: Path, device: str, threads: int | None) -> Model:

@@ -58,7 +58,7 @@ def train(
         from seq2edge.training.train import train as run
     except ImportError as error:
         raise click.ClickException(f"train: {error}; install seq2edge[train,cpu]") from error
-    changes = dict(map(_setting, settings))
+    changes = dict(map(setting, settings))
     if start is not None:
         changes["start"] = str(start.resolve())
     trained = run(
@@ -77,7 +77,7 @@ def train(
     click.echo(trained.checkpoint)
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def setting(text: str) -> tuple[str, Any]:
     """`key=value`, the value as TOML where it is that, else as text."""
     from seq2edge.training.recipe import parse_value
 
