@@ -1,4 +1,8 @@
-"""From a recipe's sizes to `Dims`. The presets are about 1, 14, 61 and 176 million parameters."""
+"""From a recipe's sizes to `Dims`.
+
+With an encoder, a decoder and one vocabulary of 8,000 tokens the presets have 2.0, 9.6, 48.5 and
+185 million parameters; a decoder alone has 1.5, 5.3, 23.1 and 84.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 RANK_VARIABLES = ("RANK", "LOCAL_RANK")
 GRACE = 5.0  # seconds in which the others may end on their own when one has ended
 READY = ".prepared"
-RESUME = "the last check is kept, resume from it"
+DEVICES = ("auto", "cpu", "cuda", "mps")
+RESUME = "what was learnt up to the last check is kept, resume from it"
 
 
 class LostError(TrainingError):
@@ -79,6 +80,22 @@ def placed(processes: int, machines: int) -> tuple[int, int]:
         if wanted not in (1, given):
             raise TrainingError(f"{name}: {wanted} asked for, torchrun started {given}")
     return found
+
+
+def check_device(device: str, processes: int) -> None:
+    """Raise TrainingError for a device that is not here, or not as often as there are processes."""
+    import torch
+
+    if device not in DEVICES:
+        raise TrainingError(f"device: {device!r} is unknown, known: {', '.join(DEVICES)}")
+    found = torch.cuda.device_count()
+    if (device == "cuda" or (device == "auto" and found)) and found < processes:
+        raise TrainingError(
+            f"device: {found} GPUs are here for {processes} processes, one each; ask for fewer or "
+            "for the device cpu"
+        )
+    if device == "mps" and (processes > 1 or not torch.backends.mps.is_available()):
+        raise TrainingError("device: mps is for one process on a Mac with Metal, choose cpu")
 
 
 def meet(folder: Path, processes: int) -> None:

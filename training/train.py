@@ -24,6 +24,7 @@ from seq2edge.training.initialise import new_model
 from seq2edge.training.learner import Learner, set_dropout
 from seq2edge.training.material import Loaders, Material, open_material, prepare
 from seq2edge.training.processes import (
+    check_device,
     environment,
     first_process,
     lost_processes,
@@ -79,6 +80,7 @@ def train(
     checkpoints and folders that cannot be used; the last good checkpoint stays then.
     """
     processes, machines = placed(machine.processes, machine.machines)
+    check_device(machine.device, processes)
     arguments: dict[str, Any] = {
         "recipe": recipe,
         "folder": Path(folder),

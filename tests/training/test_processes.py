@@ -11,7 +11,13 @@ import pytest
 
 from seq2edge.errors import TrainingError
 from seq2edge.training import processes
-from seq2edge.training.processes import LostError, lost_processes, placed, spread
+from seq2edge.training.processes import (
+    LostError,
+    check_device,
+    lost_processes,
+    placed,
+    spread,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +108,26 @@ def test_machines() -> None:
     """Several machines need torchrun."""
     with pytest.raises(TrainingError, match="machines: 2 of them need a launcher, start with"):
         placed(8, 2)
+
+
+def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that is not here is refused before anything is prepared."""
+    check_device("cpu", 9)
+    with pytest.raises(TrainingError, match="device: 'tpu' is unknown, known: auto, cpu, cuda"):
+        check_device("tpu", 1)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    check_device("cuda", 2)
+    for device in ("cuda", "auto"):
+        with pytest.raises(TrainingError, match="device: 2 GPUs are here for 3 processes, one"):
+            check_device(device, 3)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    check_device("auto", 3)
+    with pytest.raises(TrainingError, match="device: 0 GPUs are here for 1 processes"):
+        check_device("cuda", 1)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    check_device("mps", 1)
+    with pytest.raises(TrainingError, match="device: mps is for one process on a Mac"):
+        check_device("mps", 2)
 
 
 def test_lost() -> None:

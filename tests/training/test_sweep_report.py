@@ -50,9 +50,9 @@ def test_sentences(found: Sweep) -> None:
     formula, intervals, doubling = sentences(found)
     assert formula.startswith("L = 0.999 + ")
     assert "beta not determined" in intervals
-    assert "alpha 0.4" in intervals
+    assert "alpha 0.399" in intervals
     assert "from 128x1 with 10,000 rows" in doubling
-    assert "twice the parameters would give 1.1" in doubling
+    assert "twice the parameters would give 1.08" in doubling
     assert "do not determine what twice the tokens would give" in doubling
     assert "add amounts of data farther apart" in doubling
 
