@@ -12,6 +12,7 @@ from seq2edge.training.sweep import Run, Sweep
 
 COLUMNS = ("size", "rows", "parameters", "and tables", "tokens", "seen", "steps", "seconds", "loss")
 
+MARKERS = "osD^v<>p"  # hollow and different, since runs of one size often lie on each other
 TITLE = r"points: runs; lines: $E + A / N^\alpha + B / D^\beta$, dashed beyond the runs"
 
 
@@ -79,7 +80,8 @@ def draw(found: Sweep, path: Path) -> None:
         colour = colormaps["viridis"](0.85 * (1 - number / max(1, len(amounts) - 1)))
         losses = [run.loss for run in runs]
         label = f"{rows:,} rows, {runs[-1].tokens:,} tokens"
-        axes.plot([run.parameters for run in runs], losses, "o", color=colour, label=label)
+        points, marker = [run.parameters for run in runs], MARKERS[number % len(MARKERS)]
+        axes.plot(points, losses, marker, color=colour, mfc="none", mew=1.6, ms=7, label=label)
         if found.fit is not None:
             _draw_law(axes, found.fit, runs, colour)
     if found.fit is not None:
