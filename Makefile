@@ -4,15 +4,16 @@ RUN = .venv/bin/python
 # One thread a test process: two of them share small machines.
 TEST_THREADS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help venv test test-gpu lint demo demo-chat bench clean
+.PHONY: help venv test test-gpu lint demo demo-speech demo-chat bench clean
 
 help:
-	@echo "make demo       transcribe speech with real Whisper weights, end to end"
-	@echo "make demo-chat  ask SmolLM2 a question"
-	@echo "make test       lint, types, all tests"
-	@echo "make test-gpu   engines on an NVIDIA GPU, with a report to paste into an issue"
-	@echo "make bench      decoding speed against CTranslate2 and PyTorch"
-	@echo "make clean      remove .venv, caches and build folders"
+	@echo "make demo         the shipped model, end to end: English words to phonemes"
+	@echo "make demo-speech  transcribe speech with real Whisper weights, end to end"
+	@echo "make demo-chat    ask SmolLM2 a question"
+	@echo "make test         lint, types, all tests"
+	@echo "make test-gpu     engines on an NVIDIA GPU, with a report to paste into an issue"
+	@echo "make bench        decoding speed against CTranslate2 and PyTorch"
+	@echo "make clean        remove .venv, caches and build folders"
 
 venv:
 	@$(PYTHON) scripts/environment.py
@@ -30,6 +31,9 @@ test-gpu: venv
 
 demo: venv
 	@$(RUN) examples/demo.py
+
+demo-speech: venv
+	@$(RUN) examples/demo_speech.py
 
 demo-chat: venv
 	@$(RUN) examples/demo_chat.py

@@ -243,6 +243,12 @@ def summarize(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"not used    {name}"
     if values["parity"]:
         yield f"parity      logits within {values['parity']['max_absolute']:.1e} of the model"
+    if spent := origin["privacy"]:
+        yield (
+            f"privacy     epsilon {spent['epsilon']:g} at delta {spent['delta']:g} for each "
+            f"training row ({spent['steps']:,} steps, noise {spent['noise_multiplier']:.3g}, "
+            f"{spent['sampling_rate']:.3g} of the rows a step)"
+        )
     yield f"made        {origin['created']} from {origin['source']} ({origin['source_format']})"
 
 

@@ -14,6 +14,9 @@ import click
 
 from seq2edge import __version__
 from seq2edge.cli_build import build, targets
+from seq2edge.cli_canary import canary
+from seq2edge.cli_distil import distil
+from seq2edge.cli_evaluate import audit, evaluate
 from seq2edge.cli_options import (
     BATCH,
     BUNDLE,
@@ -53,11 +56,15 @@ def main() -> None:
     """From a Transformer checkpoint to cached decoding on an edge device."""
 
 
+main.add_command(evaluate)
+main.add_command(audit)
 main.add_command(quantize)
 main.add_command(targets)
 main.add_command(build)
 main.add_command(train)
 main.add_command(sweep)
+main.add_command(canary)
+main.add_command(distil)
 
 
 def _load(bundle: Path, device: str, threads: int | None) -> Model:
@@ -256,8 +263,8 @@ def embed(
 def verify(bundle: Path, *, no_run: bool, device: str, threads: int | None) -> None:
     """Check BUNDLE: every file, and every graph.
 
-    Files are compared with their recorded sizes and hashes; every graph that runs here replays the
-    tokens recorded at export.
+    Files are compared with their recorded sizes and hashes; every graph and engine that runs here
+    replays the tokens recorded at export, and what does not run says why.
     """
     from seq2edge.bundle import Bundle
 

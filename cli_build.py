@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from seq2edge.cli_options import BUNDLE, progress_bar
+from seq2edge.cli_options import BUNDLE, FOLDER, progress_bar
+from seq2edge.errors import OptionError
 
 
 @click.command()
@@ -39,6 +40,18 @@ def targets(*, as_json: bool) -> None:
 @click.option("--prompt", default="1:32:128", help="Tokens that a decoder begins with.")
 @click.option("--capacity", type=int, default=256, help="Tokens that a cache holds for a row.")
 @click.option(
+    "--top-k",
+    type=int,
+    help="Largest logits of a row that an engine gives to choose from: by default four a beam and "
+    "16 at least; 0 for all logits alone.",
+)
+@click.option(
+    "--timing-cache",
+    type=FOLDER,
+    metavar="FILE",
+    help="Where TensorRT keeps how long kernels took; by default in the user's cache.",
+)
+@click.option(
     "--plan", "only_plan", is_flag=True, help="Tell what it takes in memory, and build nothing."
 )
 @click.option("--json", "as_json", is_flag=True, help="What was built, as one JSON object.")
@@ -50,6 +63,8 @@ def build(
     source: str,
     prompt: str,
     capacity: int,
+    top_k: int | None,
+    timing_cache: Path | None,
     *,
     only_plan: bool,
     as_json: bool,
@@ -57,13 +72,11 @@ def build(
     """Build TensorRT engines of a BUNDLE and add them to it.
 
     The precision is the bundle's: quantize for tensorrt first, or get float32. TensorRT-RTX builds
-    for RTX GPUs on any machine; for a Jetson, build on the board. Whatever stops a build leaves the
-    bundle as it was; what is built already, of the same graphs for the same sizes, is kept.
+    for RTX GPUs on any machine; for a Jetson, build on the board. Where their device is, engines
+    are checked before they are added. Whatever stops a build leaves the bundle as it was; what is
+    built already, of the same graphs for the same sizes, is kept.
     """
-    try:
-        from seq2edge.export import build as building
-    except ImportError as error:
-        raise click.ClickException(f"build: {error}; install seq2edge[build]") from error
+    _require_extra()
     from seq2edge.bundle import Bundle
     from seq2edge.export.build_sizes import BuildSizes, parse_range
 
@@ -73,21 +86,50 @@ def build(
         source=parse_range(source),
         prompt=parse_range(prompt),
         capacity=capacity,
+        top_k=top_k,
     )
     opened = Bundle.open(bundle, hashes=not only_plan)
-    if only_plan:
-        for line in _plan(opened, target, sizes, as_json=as_json):
-            click.echo(line)
-        return
-    request = building.plan_request(opened, target, sizes)
-    with progress_bar("build") as show:
-        report = building.build_bundle(request, show)
-    if as_json:
-        engines = [dataclasses.asdict(info) for info in report.engines]
-        click.echo(json.dumps({"bundle": str(report.bundle.path), "engines": engines}))
-        return
-    for line in _describe(report):
+    if not only_plan:
+        lines = _build(opened, target, sizes, timing_cache, as_json=as_json)
+    elif timing_cache is None:
+        lines = _plan(opened, target, sizes, as_json=as_json)
+    else:
+        raise OptionError("timing-cache: --plan builds nothing; leave one of them out")
+    for line in lines:
         click.echo(line)
+
+
+def _require_extra() -> None:
+    try:
+        import seq2edge.export.build  # noqa: F401 - planning needs as much
+    except ImportError as error:
+        raise click.ClickException(f"build: {error}; install seq2edge[build]") from error
+
+
+def _build(
+    bundle: Any, target: str | None, sizes: Any, timing_cache: Path | None, *, as_json: bool
+) -> list[str]:
+    """What was built, in lines; remarks go to stderr."""
+    from seq2edge.export.build import build_bundle, plan_request
+
+    request = plan_request(bundle, target, sizes, timing_cache=timing_cache)
+    with progress_bar("build") as show:
+        report = build_bundle(request, show)
+    for remark in report.remarks:
+        click.echo(remark, err=True)
+    return [_values(report)] if as_json else _describe(report)
+
+
+def _values(report: Any) -> str:
+    """The report as a JSON object."""
+    return json.dumps(
+        {
+            "bundle": str(report.bundle.path),
+            "engines": [dataclasses.asdict(info) for info in report.engines],
+            "verdict": report.verdict and dataclasses.asdict(report.verdict),
+            "unchecked": report.unchecked,
+        }
+    )
 
 
 def _plan(bundle: Any, target: str | None, sizes: Any, *, as_json: bool) -> list[str]:
@@ -109,10 +151,20 @@ def _describe(report: Any) -> list[str]:
         products = ", ".join(f"{count} {kind}" for kind, count in info.products.items())
         lines.append(f"{info.role} for {info.target}, {info.precision}, {info.form}: {state}")
         lines.append(f"  {info.layers} layers; products: {products}")
+        if info.role == "decoder":
+            lines.append(f"  {_answer(info.sizes.top_k)}")
         for index, profile in enumerate(info.profiles):
             lines.append(
                 f"  {profile}: {info.fused_attentions[index]} fused attentions, "
                 f"{info.cache_updates[index] - info.cache_copies[index]} caches updated in place, "
                 f"{info.cache_copies[index]} copied"
             )
+    if report.verdict is not None:
+        lines.append(f"checked: {report.verdict.summary}")
+    elif report.unchecked:
+        lines.append(f"not checked here ({report.unchecked}): will be when first opened")
     return [*lines, f"{report.bundle.path} ({report.bundle.size / 1e6:.1f} MB)"]
+
+
+def _answer(top_k: int) -> str:
+    return f"gives the {top_k} largest logits to choose from" if top_k else "gives all logits"

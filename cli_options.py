@@ -26,6 +26,10 @@ TEXTS = click.argument("texts", nargs=-1, metavar="[TEXT|-]...")
 THREADS = click.option(
     "--threads", type=click.IntRange(1), help="CPU threads; all cores by default."
 )
+METRICS = (
+    "chrf, bleu, rouge1, rouge2, rougeL, wer, cer, exact, exact-nostress, per (of symbols), "
+    "per-nostress, accuracy, f1 or perplexity"
+)
 
 
 def runtime_options(command: Callable[..., None]) -> Callable[..., None]:

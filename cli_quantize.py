@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from seq2edge.cli_options import BUNDLE, FOLDER, THREADS, progress_bar
+from seq2edge.cli_options import BUNDLE, FOLDER, METRICS, THREADS, progress_bar
 
 if TYPE_CHECKING:
-    from seq2edge.quantize.examples import Example
+    from seq2edge.evaluation.examples import Example
     from seq2edge.quantize.pipeline import QuantizationReport
     from seq2edge.quantize.verdict import Verdict
 
@@ -45,9 +45,7 @@ if TYPE_CHECKING:
     help="Examples that the verdict is measured on, best with references: a text, a tab and its "
     "reference a line, or a folder of *.wav and transcripts.tsv. Random input without.",
 )
-@click.option(
-    "--metric", help="chrf, bleu, wer, cer, accuracy or perplexity; by default the task's."
-)
+@click.option("--metric", help=f"{METRICS}; by default the task's first.")
 @click.option(
     "--budget",
     help="With auto, what may be lost on --evaluation: bleu-0.3, wer+0.5, perplexity+2%, "
@@ -82,7 +80,7 @@ def quantize(bundle: Path, output: Path, *, as_json: bool, **given: Any) -> None
     except ImportError as error:
         raise click.ClickException(f"quantize: {error}; install seq2edge[quantize,cpu]") from error
     from seq2edge.bundle import Bundle
-    from seq2edge.quantize.examples import read_examples
+    from seq2edge.evaluation.examples import read_examples
 
     _check(given)
     task = Bundle.open(bundle).manifest.task
@@ -106,7 +104,7 @@ def quantize(bundle: Path, output: Path, *, as_json: bool, **given: Any) -> None
 
 def _check(given: dict[str, Any]) -> None:
     """Refuse options that would not be heeded."""
-    from seq2edge.quantize.metrics import find_metric
+    from seq2edge.evaluation.metrics import find_metric
 
     auto = given["recipe"] == "auto"
     if given["metric"] is not None:
@@ -167,9 +165,9 @@ def _search(
     evaluation: list[Example],
     given: dict[str, Any],
 ) -> tuple[QuantizationReport, Verdict, dict[str, Any]]:
+    from seq2edge.evaluation import metrics
     from seq2edge.quantize.automatic import quantize_automatically
     from seq2edge.quantize.budget import Budget
-    from seq2edge.quantize.metrics import METRICS
     from seq2edge.quantize.pipeline import Quantizer
     from seq2edge.quantize.report import write_report
 
@@ -193,7 +191,7 @@ def _search(
         )
     for line in search.table():
         click.echo(line, err=True)
-    metric = given["metric"] or (budget.metric if budget.metric in METRICS else None)
+    metric = given["metric"] or (budget.metric if budget.metric in metrics.METRICS else None)
     verdict = _judge(report, evaluation, given, metric)
     page = given["report"] or output.with_name(f"{output.name}.html")
     write_report(page, search, verdict.sentence, f"{output.name}: {budget}")

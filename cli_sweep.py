@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from seq2edge.cli_options import FOLDER
-from seq2edge.cli_train import setting
+from seq2edge.cli_train import changes_of
 
 
 @click.command()
@@ -58,7 +58,7 @@ def sweep(
     except ImportError as error:
         raise click.ClickException(f"sweep: {error}; install seq2edge[train,cpu]") from error
     found = run(
-        read_recipe(recipe, dict(map(setting, settings))),
+        read_recipe(recipe, changes_of(settings, None)),
         output,
         sizes=[size.strip() for size in sizes.split(",")],
         rows=[_rows(text.strip()) for text in rows.split(",")],

@@ -29,6 +29,7 @@ from seq2edge.cli_options import FOLDER
     help="How processes share the work.",
 )
 @click.option("--workers", type=click.IntRange(0), default=0, help="Processes that read data.")
+@click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard too.")
 @click.option(
     "--stored",
     type=click.Choice(["float32", "float16"]),
@@ -58,11 +59,8 @@ def train(
         from seq2edge.training.train import train as run
     except ImportError as error:
         raise click.ClickException(f"train: {error}; install seq2edge[train,cpu]") from error
-    changes = dict(map(setting, settings))
-    if start is not None:
-        changes["start"] = str(start.resolve())
     trained = run(
-        read_recipe(recipe, changes),
+        read_recipe(recipe, changes_of(settings, start)),
         output,
         resume=resume,
         machine=Machine(**machine),
@@ -77,7 +75,13 @@ def train(
     click.echo(trained.checkpoint)
 
 
-def setting(text: str) -> tuple[str, Any]:
+def changes_of(settings: tuple[str, ...], start: Path | None) -> dict[str, Any]:
+    """What the command line changes in a recipe."""
+    changes = dict(map(_setting, settings))
+    return changes if start is None else {**changes, "start": str(start.resolve())}
+
+
+def _setting(text: str) -> tuple[str, Any]:
     """`key=value`, the value as TOML where it is that, else as text."""
     from seq2edge.training.recipe import parse_value
 

@@ -18,12 +18,24 @@ from seq2edge.manifest import Role, Sha256, TensorRecord, UtcTime
 from seq2edge.records import decode, parse_json
 from seq2edge.storage import file_errors
 
-FORMAT: Final = 1
+FORMAT: Final = 2  # 1 knew no tokens chosen on the device
 LARGEST = 2**20  # bytes of a sidecar
 
 Library: TypeAlias = Literal["tensorrt", "tensorrt_rtx"]
 Form: TypeAlias = Literal["masked", "lowered"]
 PROFILES: Mapping[str, tuple[str, ...]] = {"encoder": ("encoder",), "decoder": ("prefill", "step")}
+LOG_SUM_EXP, TOP_VALUES, TOP_IDS = "log_sum_exp", "top_values", "top_ids"
+
+
+def top_outputs(k: int) -> tuple[TensorRecord, ...]:
+    """What a decoder's engine gives beside its logits to choose from; nothing where k is 0."""
+    if not k:
+        return ()
+    return (
+        TensorRecord(name=LOG_SUM_EXP, dtype="float32", shape=("rows",)),
+        TensorRecord(name=TOP_VALUES, dtype="float32", shape=("rows", k)),
+        TensorRecord(name=TOP_IDS, dtype="int64", shape=("rows", k)),
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,8 +43,9 @@ class EngineSizes:
     """What the engine's inputs may be; ranges are least, best and most.
 
     `batch` inputs at once, each with up to `beams` beams; `source` and `prompt` tokens of an input
-    and `capacity` tokens that the cache holds for a row. An engine without the axis keeps what the
-    others of its bundle were built for.
+    and `capacity` tokens that the cache holds for a row. The decoder gives the `top_k` largest
+    logits of a row apart (`top_outputs`), or its logits alone where that is 0. An engine without
+    the axis keeps what the others of its bundle were built for.
     """
 
     batch: tuple[int, ...]
@@ -40,6 +53,7 @@ class EngineSizes:
     source: tuple[int, ...]
     prompt: tuple[int, ...]
     capacity: int
+    top_k: int
 
     def __post_init__(self) -> None:
         """Raise BundleError for sizes that nothing can have."""
@@ -49,6 +63,8 @@ class EngineSizes:
                 raise BundleError(f"{name}: {list(sizes)} is no range, it needs 1 <= least <= most")
         if self.beams < 1 or self.capacity < 1:
             raise BundleError(f"beams {self.beams}, capacity {self.capacity}: both are 1 or more")
+        if self.top_k < 0:
+            raise BundleError(f"top_k: {self.top_k}, it is 0 or more")
 
     @property
     def rows(self) -> int:
@@ -69,7 +85,7 @@ class EngineInfo:
     `plan_sha256` the engine's own.
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     library: Library
     release: str
     target: str
@@ -100,6 +116,14 @@ class EngineInfo:
         for name in ("fused_attentions", "cache_updates", "cache_copies"):
             if len(getattr(self, name)) != len(self.profiles):
                 raise BundleError(f"{name}: needs a number for each of {', '.join(self.profiles)}")
+        wanted_top = top_outputs(self.sizes.top_k if self.role == "decoder" else 0)
+        names = {LOG_SUM_EXP, TOP_VALUES, TOP_IDS}
+        found_top = {tensor for tensor in self.outputs if tensor.name in names}
+        if found_top != set(wanted_top):
+            raise BundleError(
+                f"outputs: {', '.join(sorted(map(_text, found_top))) or 'logits alone'}; top_k "
+                f"{self.sizes.top_k} means {', '.join(map(_text, wanted_top)) or 'logits alone'}"
+            )
 
     @classmethod
     def from_bytes(cls, data: bytes, subject: str) -> EngineInfo:
@@ -126,6 +150,10 @@ class EngineInfo:
         data = f"{text}\n".encode()
         EngineInfo.from_bytes(data, "engine")
         return data
+
+
+def _text(tensor: TensorRecord) -> str:
+    return f"{tensor.name} {tensor.dtype} {list(tensor.shape)}"
 
 
 def read_engine_info(path: Path) -> EngineInfo:

@@ -1,8 +1,8 @@
 """What `manifest.json` of a bundle says: closed, versioned records.
 
-Format 3 (1 knew no quantization, 2 no calibration). Unknown keys, missing keys and other formats
-are refused, so a reader never acts on half of what a bundle means. `manifest.schema.json` is the
-same grammar as a JSON schema.
+Format 4 (1 knew no quantization, 2 no calibration, 3 no privacy). Unknown keys, missing keys and
+other formats are refused, so a reader never acts on half of what a bundle means.
+`manifest.schema.json` is the same grammar as a JSON schema.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from seq2edge.errors import BundleError
 from seq2edge.model.dims import Dims
 from seq2edge.records import Text, decode, json_schema, parse_json
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 16 * 2**20  # bytes
 _DEVICES = {
@@ -210,8 +210,28 @@ class QuantizationRecord:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PrivacyRecord:
+    """What the training spent of (epsilon, delta) differential privacy for each training row.
+
+    Each of `steps` drew every row with the probability `sampling_rate`, clipped its gradient to
+    `clip` and added noise of `noise_multiplier` times that; `accountant` bounded the sum.
+    """
+
+    epsilon: float
+    delta: float
+    steps: int
+    noise_multiplier: float
+    sampling_rate: float
+    clip: float
+    accountant: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ProvenanceRecord:
-    """Where the bundle comes from. `packages` maps a package to the version used."""
+    """Where the bundle comes from. `packages` maps a package to the version used.
+
+    `privacy` is None where the training was not private, or elsewhere.
+    """
 
     tool_version: str
     created: UtcTime
@@ -219,6 +239,7 @@ class ProvenanceRecord:
     source_format: str
     packages: Mapping[str, str] = dataclasses.field(default_factory=dict)
     unused_tensors: tuple[str, ...] = ()
+    privacy: PrivacyRecord | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -230,7 +251,7 @@ class Manifest:
     empty until a `BundleWriter` finishes.
     """
 
-    format: Literal[3] = FORMAT
+    format: Literal[4] = FORMAT
     kind: Kind
     task: Task
     family: str

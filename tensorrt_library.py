@@ -54,7 +54,10 @@ def process_logger(trt: Any) -> Any:
         def log(self, severity: Any, message: str) -> None:
             self.lines.append((severity.name, message))
 
+        def error_lines(self) -> list[str]:
+            return [text for name, text in self.lines if name in ERRORS]
+
         def errors(self) -> str:
-            return "; ".join(text for name, text in self.lines if name in ERRORS) or "no reason"
+            return "; ".join(self.error_lines()) or "no reason"
 
     return Log()

@@ -30,6 +30,7 @@ from seq2edge.export.build_sizes import BuildSizes
 from seq2edge.export.memory_plan import BOARDS, GraphPlan, plan_memory
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
+from seq2edge.export.passes.scale_queries import ScaleQueries
 from seq2edge.export.passes.split_heads import SplitHeads
 from seq2edge.export.targets import TARGETS, Target
 from seq2edge.export.tensorrt import (
@@ -191,7 +192,7 @@ def _quantized(case: Case, place: Path) -> Bundle:
     if not (place / case.precision).exists():
         from weights import prepare
 
-        from seq2edge.quantize.examples import read_examples
+        from seq2edge.evaluation.examples import read_examples
         from seq2edge.quantize.pipeline import quantize_bundle
 
         name, task, count = EXAMPLES[case.model]
@@ -220,6 +221,7 @@ def _written(case: Case, bundle: Bundle, place: Path) -> dict[Role, Path]:
     narrowed = NarrowedWeights(TYPES.get(case.precision, ir.DataType.FLOAT))
     for model in models.values():
         LengthToMask()(model)
+        ScaleQueries()(model)
         SplitHeads()(model)
         if case.precision in TYPES:
             Narrow(narrowed)(model)

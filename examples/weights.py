@@ -5,7 +5,7 @@ SHA-256 is compared before anything is unpacked.
 
     python examples/weights.py whisper-tiny.en    # prints the folder
 
-`prepare` makes of some of them what `seq2edge.quantize.examples.read_examples` reads:
+`prepare` makes of some of them what `seq2edge.evaluation.examples.read_examples` reads:
 
     python examples/weights.py prompts            # a folder of clips and transcripts.tsv
 """

@@ -44,6 +44,7 @@ WORKSPACE = 8 * 2**20  # what products and attention of any size reserve
 LAYER_WIDTHS = 5  # a layer's residual, query, key, value and result of attention at once
 OWN_MASK = 9  # bytes of a position beside the mask of the cache itself: int64 and boolean
 SOURCE_MASK = 3  # the mask of the source, so many times
+LOGIT, LOG_SUM_EXP, TOP_LOGIT = 4, 4, 12  # bytes; the last is a logit and its token
 SCORES = 2  # before and after the softmax, where no kernel computes the whole attention
 
 BOARDS = (4, 8, 16, 32, 64)  # GiB of a board, which CPU and GPU share
@@ -88,8 +89,8 @@ class MemoryPlan:
     """All engines of a bundle, in bytes.
 
     `caches` are the decoder's own keys and values in all `cache_sets` (two where beams are
-    reordered from one into the other), `cross` the source's, `outputs` the logits. `measured` tells
-    whether the builder's peak rests on measurements.
+    reordered from one into the other), `cross` the source's, `outputs` the logits and what tokens
+    are chosen from. `measured` tells whether the builder's peak rests on measurements.
     """
 
     target: str
@@ -198,7 +199,7 @@ def plan_memory(
         cache_sets=2 if fitted.beams > 1 and dims.decoder is not None else 1,
         caches=work.caches(work.rows) * (2 if fitted.beams > 1 else 1),
         cross=work.cross(),
-        outputs=work.rows * dims.vocab * 4 if dims.decoder is not None else 0,
+        outputs=work.outputs(),
     )
 
 
@@ -243,6 +244,14 @@ class _Work:
         if self.dims.encoder is None:
             return 0
         return self._pairs(self.batch, self.source) * _layers(self.dims.decoder)
+
+    def outputs(self) -> int:
+        """Logits, and the largest of them with their tokens and the sum of all."""
+        if self.dims.decoder is None:
+            return 0
+        top_k = self.sizes.top_k or 0
+        top = top_k * TOP_LOGIT + LOG_SUM_EXP if top_k else 0
+        return self.rows * (self.dims.vocab * LOGIT + top)
 
     def _pairs(self, rows: int, length: int) -> int:
         """Keys and values of one layer."""

@@ -16,6 +16,7 @@ import onnx_ir as ir
 import seq2edge
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.errors import ExportError
+from seq2edge.export.card import privacy_of
 from seq2edge.export.graphs import trace_decoder, trace_encoder
 from seq2edge.export.passes.fold_transposes import FoldTransposes
 from seq2edge.export.passes.fuse_cache_attention import FuseCacheAttention
@@ -261,6 +262,7 @@ def _manifest(
             source_format=loaded.source.source_format,
             packages={name: importlib.metadata.version(name) for name in PACKAGES},
             unused_tensors=loaded.unused_tensors,
+            privacy=privacy_of(loaded.source.path) if loaded.family == "seq2edge" else None,
         ),
     )
 

@@ -19,8 +19,10 @@ import onnx
 
 from seq2edge.errors import EngineError, OptionError
 from seq2edge.export.building import Progress, run_builder
+from seq2edge.export.engine_errors import OURS, not_built, not_read
 from seq2edge.export.engine_graph import Axes, read_graph, shapes
 from seq2edge.export.engine_report import EngineReport, read_report
+from seq2edge.export.timing_cache import TimingCache
 from seq2edge.tensorrt_library import import_tensorrt, process_logger
 
 SYMBOLS = ("batch", "rows", "source", "new", "capacity")  # the graph contract's
@@ -77,15 +79,16 @@ def build_engine(
     *,
     static: Mapping[str, int] | None = None,
     capabilities: Sequence[str] = (),
+    timings: TimingCache | None = None,
     progress: Progress = lambda _: None,
 ) -> Engine:
     """Build an engine of a graph whose lengths are masks (`export/passes/length_to_mask.py`).
 
     `static` gives symbols one size for good; a cache that is updated in place needs its `capacity`.
-    `capabilities` ("SM86") are what RTX builds for, all that it knows by default. An interruption
-    stops the builder, and KeyboardInterrupt is raised. Raises
-    BackendError where no library is installed, OptionError for profiles that do not fit the graph,
-    EngineError for a graph that the library does not take whole.
+    `capabilities` ("SM86") are what RTX builds for, all that it knows by default; `timings` are of
+    kernels, for TensorRT alone. An interruption stops the builder, and KeyboardInterrupt is raised.
+    Raises BackendError where no library is installed, OptionError for profiles that do not fit the
+    graph, EngineError for a graph that the library does not take whole.
     """
     trt = import_tensorrt()
     model = read_graph(graph, static or {})
@@ -98,12 +101,15 @@ def build_engine(
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = _parse(trt, log, graph, model, network)
         _let_attention_decompose(trt, network)
-        config = _configure(trt, builder, profiles, inputs, capabilities)
+        config = _configure(trt, builder, profiles, inputs, capabilities, timings)
         plan = run_builder(trt, builder, network, config, progress)
         _refuse_dropped(graph, log)
         if plan is None:
-            raise EngineError(f"{graph}: {trt.__name__} made no engine: {log.errors()}")
+            names = [profile.name for profile in profiles]
+            raise not_built(graph, model, trt, log.error_lines(), names)
         del parser  # it owns the weights until here
+        if timings is not None:
+            timings.save(config)
         report = read_report([text for _, text in log.lines])
     library = f"{trt.__name__} {trt.__version__}"
     return Engine(plan=bytes(plan), report=report, library=library)
@@ -145,11 +151,8 @@ def _parse(trt: Any, log: Any, graph: Path, model: onnx.ModelProto, network: Any
     """Fill the network; weights are read from the graph's folder."""
     parser = trt.OnnxParser(network, log)
     if not parser.parse(model.SerializeToString(), str(graph)):
-        errors = (parser.get_error(i) for i in range(parser.num_errors))
-        raise EngineError(
-            f"{graph}: {trt.__name__} does not read it: "
-            + "; ".join(f"{e.node_name() or e.node_operator()}: {e.desc()}" for e in errors)
-        )
+        errors = [parser.get_error(i) for i in range(parser.num_errors)]
+        raise not_read(graph, model, trt, errors)
     _refuse_dropped(graph, log)
     return parser
 
@@ -158,7 +161,8 @@ def _refuse_dropped(graph: Path, log: Any) -> None:
     dropped = [text for severity, text in log.lines if severity == "WARNING"]
     dropped = [text for text in dropped if _DROPPED.search(text)]
     if dropped:
-        raise EngineError(f"{graph}: TensorRT would drop a part of it: {'; '.join(dropped)}")
+        told = "; ".join(dropped)
+        raise EngineError(f"{graph}: TensorRT would drop a part of it: {told}; {OURS}")
 
 
 def _let_attention_decompose(trt: Any, network: Any) -> None:
@@ -180,19 +184,34 @@ def _configure(
     profiles: Sequence[Profile],
     inputs: Mapping[str, Axes],
     capabilities: Sequence[str],
+    timings: TimingCache | None,
 ) -> Any:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if timings is not None:
+        timings.attach(config)
     if capabilities:
         _choose_capabilities(trt, config, capabilities)
     for profile in profiles:
         made = builder.create_optimization_profile()
         for name, axes in inputs.items():
             if any(isinstance(axis, str) for axis in axes):
-                made.set_shape(name, *(_at(axes, profile, i) for i in range(3)))
+                _set_shape(trt, made, profile, name, axes)
         if config.add_optimization_profile(made) < 0:
             raise OptionError(f"profile {profile.name}: {trt.__name__} does not take it")
     return config
+
+
+def _set_shape(trt: Any, made: Any, profile: Profile, name: str, axes: Axes) -> None:
+    shapes = [_at(axes, profile, which) for which in range(3)]
+    try:
+        made.set_shape(name, *shapes)
+    except (RuntimeError, ValueError) as error:
+        least, _, most = shapes
+        raise OptionError(
+            f"profile {profile.name}: {trt.__name__} does not take {name} of {least} to {most} "
+            f"({error}); ask for less"
+        ) from error
 
 
 def _at(axes: Axes, profile: Profile, which: int) -> tuple[int, ...]:

@@ -20,9 +20,11 @@ from typing import Any
 import seq2edge
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.errors import OptionError
+from seq2edge.evaluation.answers import Request
+from seq2edge.evaluation.examples import Example
+from seq2edge.evaluation.metrics import AGREEMENT, choose_metric, score
+from seq2edge.evaluation.scores import Estimate, Metric, Scores
 from seq2edge.quantize.budget import Budget
-from seq2edge.quantize.examples import Example
-from seq2edge.quantize.metrics import AGREEMENT, Estimate, Metric, Scores, choose_metric, score
 from seq2edge.quantize.pipeline import QuantizationReport, Quantizer
 from seq2edge.quantize.race import BATCHES, Rates, agreement_metric, inputs_of, race
 from seq2edge.quantize.recipes import RECIPES, Options, QuantizedTarget, Recipe
@@ -273,4 +275,4 @@ class _Searcher:
         return metric
 
     def _score(self, model: Model) -> Scores:
-        return score(self.metric, model, self.evaluation, language=self.language)
+        return score(self.metric, model, self.evaluation, Request(language=self.language))

@@ -6,9 +6,10 @@ import dataclasses
 import re
 
 from seq2edge.errors import OptionError
-from seq2edge.quantize.metrics import AGREEMENT, Estimate, find_metric
+from seq2edge.evaluation.metrics import AGREEMENT, find_metric
+from seq2edge.evaluation.scores import Estimate
 
-_FORM = re.compile(r"\s*([a-z]+)\s*([+-])\s*([0-9]+(?:\.[0-9]+)?)\s*(%?)\s*")
+_FORM = re.compile(r"\s*([A-Za-z][A-Za-z0-9-]*?)\s*([+-])\s*([0-9]+(?:\.[0-9]+)?)\s*(%?)\s*")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ import onnx_ir as ir
 import seq2edge
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.errors import BundleError, ExportError, OptionError
+from seq2edge.evaluation.examples import Example
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
 from seq2edge.manifest import (
     MANIFEST,
@@ -32,7 +33,6 @@ from seq2edge.quantize import onnxruntime_graphs, tensorrt_graphs
 from seq2edge.quantize.calibrated import calibrate_weights
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.emulation import emulate_bundle
-from seq2edge.quantize.examples import Example
 from seq2edge.quantize.onnxruntime_graphs import (
     CacheChannels,
     MadeGraphs,

@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from seq2edge.errors import BackendError
-from seq2edge.quantize.examples import Example
-from seq2edge.quantize.metrics import AGREEMENT, Metric
+from seq2edge.evaluation.answers import Request
+from seq2edge.evaluation.examples import Example
+from seq2edge.evaluation.metrics import AGREEMENT
+from seq2edge.evaluation.scores import Metric
 from seq2edge.runtime.model import Model
 
 Input = Any  # ids of a text, or the features of a clip (mels, frames)
@@ -133,8 +135,11 @@ def agreement_metric(model: Model, inputs: Sequence[Input], language: str | None
     """How much of the model's answers to these inputs another one gives too, in percent."""
     wanted = answers(model, inputs, language)
 
-    def measure(other: Model, _: Sequence[Example], __: str | None) -> Iterator[Sequence[float]]:
-        for share in agreements(wanted, answers(other, inputs, language)):
+    def ask(other: Model, _: Sequence[Example], __: Request) -> Iterator[Any]:
+        yield from answers(other, inputs, language)
+
+    def measure(found: Sequence[Any], _: Sequence[Example]) -> Iterator[Sequence[float]]:
+        for share in agreements(wanted, found):
             yield 100 * share, 1.0
 
     return Metric(
@@ -142,6 +147,7 @@ def agreement_metric(model: Model, inputs: Sequence[Input], language: str | None
         tasks=(model.bundle.manifest.task,),
         rises=True,
         references=False,
+        ask=ask,
         measure=measure,
         of=lambda total: float(total[0] / total[1]),
     )

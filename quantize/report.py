@@ -6,13 +6,12 @@ The page needs nothing beside it: the plots are SVG inside it.
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from seq2edge.errors import BackendError
+from seq2edge.evaluation.plots import as_svg, new_figure
 from seq2edge.quantize.automatic import Search, Trial
 from seq2edge.quantize.race import BATCHES
 from seq2edge.quantize.sensitivity import LayerError
@@ -130,14 +129,7 @@ def _bars(parts: Sequence[LayerError], axes: Any) -> None:
 
 def _plot(title: str, draw: Callable[[Any], None], bars: int = 0) -> str:
     """A heading and the plot as SVG."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BackendError(f"report: {error}; install seq2edge[quantize]") from error
     height = 4.5 if not bars else 1.2 + 0.2 * min(bars, LAYERS)
-    figure = Figure(figsize=(8, height), layout="constrained")
+    figure = new_figure(8, height, "quantize")
     draw(figure.subplots())
-    text = io.StringIO()
-    figure.savefig(text, format="svg")
-    drawn = text.getvalue()
-    return f"<h2>{escape(title)}</h2>{drawn[drawn.index('<svg') :]}"
+    return f"<h2>{escape(title)}</h2>{as_svg(figure)}"

@@ -23,7 +23,7 @@ from seq2edge.quantize.onnxruntime_graphs import read_graphs
 from seq2edge.quantize.passes.sites import find_sites
 from seq2edge.quantize.pipeline import Quantizer
 from seq2edge.quantize.recipes import Options, Recipe
-from seq2edge.runtime.decoding import log_sum_exp
+from seq2edge.runtime.likelihood import log_sum_exp
 
 LIMIT = 16  # examples that are compared
 

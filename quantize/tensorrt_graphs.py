@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from seq2edge.bundle import Bundle
 from seq2edge.export.passes.length_to_mask import LengthToMask
+from seq2edge.export.passes.scale_queries import ScaleQueries
 from seq2edge.export.passes.split_heads import SplitHeads
 from seq2edge.manifest import Role
 from seq2edge.quantize.calibration import Calibration
@@ -54,12 +55,14 @@ def make_graphs(
     for role, model in models.items():
         Smooth(of_role(study.factors, role), weights.tables)(model)
         LengthToMask()(model)
-        heads = SplitHeads()
+        queries, heads = ScaleQueries(), SplitHeads()
+        queries(model)
         heads(model)
         change = DequantizedWeights(scaled, of_role(study.ranges, role))
         change(model)
         names = set(of_role(wide, role))
-        names |= {new for new, old in heads.moved.items() if old in names}
+        moved = {**heads.moved, **queries.moved}
+        names |= {new for new, old in moved.items() if old in names}
         Narrow(narrowed, frozenset(names))(model)
         for name, form in change.changed.items():
             forms[f"{role}: {name}"] = recipe.activations if form == "float32" else form

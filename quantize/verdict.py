@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import seq2edge
 from seq2edge.bundle import Bundle
-from seq2edge.quantize.examples import Example
-from seq2edge.quantize.metrics import Estimate, choose_metric, score
+from seq2edge.evaluation.answers import Request
+from seq2edge.evaluation.examples import Example
+from seq2edge.evaluation.metrics import choose_metric, score
+from seq2edge.evaluation.scores import Estimate
 from seq2edge.quantize.race import (
     BATCHES,
     Rates,
@@ -161,7 +163,8 @@ def _quality(
     metric = choose_metric(models[0], examples, name)
     if metric is None:
         return None
-    before, after = (score(metric, model, examples, language=language) for model in models)
+    request = Request(language=language)
+    before, after = (score(metric, model, examples, request) for model in models)
     return Quality(
         metric=metric.name,
         float32=before.estimate(),

@@ -6,6 +6,8 @@ Axes: `batch` inputs, `rows` = batch * beams sequences being decoded, `new` toke
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -16,6 +18,41 @@ Lengths: TypeAlias = NDArray[np.int64]  # (rows,) valid tokens of each row
 Features: TypeAlias = NDArray[np.float32]  # (batch, mels, frames)
 Logits: TypeAlias = NDArray[np.float32]  # (rows, vocab)
 Memory: TypeAlias = Any  # what `encode` returns and `start` takes; opaque to everyone else
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Candidates:
+    """The k largest logits of each row, found where they were computed.
+
+    `values` and `ids` (rows, k) in any order, every id once in a row; whatever is not among them is
+    at most the least of them. `log_sum_exp` (rows,) is that of all `vocab` logits, and not finite
+    where one of them is no number or infinite. `logits()` fetches all, as long as the answer of the
+    step is valid.
+    """
+
+    values: NDArray[np.float32]
+    ids: NDArray[np.int64]
+    log_sum_exp: NDArray[np.float64]
+    vocab: int
+    logits: Callable[[], Logits]
+
+    def repeat(self, times: int) -> Candidates:
+        """Every row so many times, one after the other."""
+        return Candidates(
+            values=self.values.repeat(times, axis=0),
+            ids=self.ids.repeat(times, axis=0),
+            log_sum_exp=self.log_sum_exp.repeat(times),
+            vocab=self.vocab,
+            logits=lambda: self.logits().repeat(times, axis=0),
+        )
+
+
+Answer: TypeAlias = Logits | Candidates
+
+
+def all_logits(answer: Answer) -> Logits:
+    """The logits (rows, vocab) of a step, fetched where its answer holds the largest alone."""
+    return answer.logits() if isinstance(answer, Candidates) else answer
 
 
 class Cache(Protocol):
@@ -44,8 +81,12 @@ class Backend(Protocol):
     def start(self, memory: Memory | None, rows: int, capacity: int | None) -> Cache:
         """An empty cache; None lets it grow, past a given `capacity` it raises CapacityError."""
 
-    def step(self, tokens: Tokens, new_length: Lengths, cache: Any) -> Logits:
-        """Append `new_length[r]` tokens to row r; logits after its last one, (rows, vocab)."""
+    def step(self, tokens: Tokens, new_length: Lengths, cache: Any) -> Answer:
+        """Append `new_length[r]` tokens to row r; what follows its last one.
+
+        Logits (rows, vocab), or the largest of them where the backend finds these by itself. Valid
+        until the cache's next step.
+        """
 
     def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:
         """Logits (batch, labels) or embeddings (batch, width) of an encoder-only model."""

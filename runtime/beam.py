@@ -7,17 +7,22 @@ are those of transformers, so that tokens and scores are the same.
 from __future__ import annotations
 
 import dataclasses
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.errors import BackendError
-from seq2edge.runtime.backend import Logits
-from seq2edge.runtime.filters import Filter, History
+from seq2edge.runtime.backend import Answer, Candidates, Logits, all_logits
+from seq2edge.runtime.filters import Filter, History, may_raise
+from seq2edge.runtime.likelihood import log_likelihoods, log_softmax
 from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.shortlist import Sheet, Shortlist
 
 CLOSED = np.float32(-1e9)  # the score of what must not go on
 BLOCK = 64
+
+# Scores, parents and tokens of the best candidates, each (batch, kept), best first.
+Best: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,20 +48,19 @@ class BeamSearch:
         self.finished: list[list[Hypothesis]] = [[] for _ in range(batch)]
         self.improvable = [True] * batch
         self.done = False
+        self._sheet = Sheet()
 
     def choose(
-        self, history: History, logits: Logits, filters: list[Filter]
+        self, history: History, answer: Answer, filters: list[Filter]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Parents and tokens (batch * beams,) to go on with; logits (batch * beams, vocab)."""
-        batch, vocab = len(self.finished), logits.shape[1]
-        scores = log_softmax(logits)
-        for filter_ in filters:
-            filter_(history, scores)
-        scores += self.scores.reshape(-1, 1)
-        kept = min(self.kept, self.beams * vocab)
-        values, places = top_k(scores.reshape(batch, -1), kept)
-        parents, tokens = np.divmod(places, vocab)
-        parents += np.arange(batch)[:, None] * self.beams
+        """Parents and tokens (batch * beams,) to go on with; the answer has as many rows."""
+        best = None
+        if isinstance(answer, Candidates) and not may_raise(self.options, history):
+            best = self._best_of_few(history, Shortlist(answer), filters)
+        if best is None:
+            best = self._best(history, all_logits(answer), filters)
+        values, parents, tokens = best
+        batch = len(self.finished)
         last = history.generated + 1 == history.limit
         stops = np.isin(tokens, tuple(self.ends)) | last
         for item in range(batch):
@@ -70,6 +74,35 @@ class BeamSearch:
         self.done = not any(self.improvable) or stopped_early or bool(stops.all())
         take = np.take_along_axis
         return take(parents, going_on, 1).reshape(-1), take(tokens, going_on, 1).reshape(-1)
+
+    def _best(self, history: History, logits: Logits, filters: list[Filter]) -> Best:
+        """The best of all tokens."""
+        scores = log_softmax(logits)
+        for filter_ in filters:
+            filter_(history, scores)
+        scores += self.scores.reshape(-1, 1)
+        return self._top(scores, min(self.kept, scores[: self.beams].size))
+
+    def _best_of_few(self, history: History, few: Shortlist, filters: list[Filter]) -> Best | None:
+        """The same among candidates; None where others may be better."""
+        scores = log_likelihoods(few.logits, few.log_sum_exp)
+        others = scores.min(axis=1) + self.scores.reshape(-1)
+        scores = self._sheet.filtered(history, filters, few, scores)
+        scores += self.scores.reshape(-1, 1)
+        if scores[: self.beams].size < self.kept:
+            return None
+        values, parents, columns = self._top(scores, self.kept)
+        if (values[:, -1] <= others.reshape(len(values), -1).max(axis=1)).any():
+            return None
+        return values, parents, few.ids[parents, columns]
+
+    def _top(self, scores: Logits, kept: int) -> Best:
+        """The best of (batch * beams, any) scores: values, their rows and their columns."""
+        batch = len(self.finished)
+        values, places = top_k(scores.reshape(batch, -1), kept)
+        parents, columns = np.divmod(places, scores.shape[1])
+        parents += np.arange(batch)[:, None] * self.beams
+        return values, parents, columns
 
     def _collect(
         self,
@@ -112,24 +145,6 @@ class BeamSearch:
     def results(self, item: int) -> list[Hypothesis]:
         """The best finished sequences of an input, best first."""
         return self.finished[item][: self.options.num_return_sequences]
-
-
-def highest_logit(logits: Logits) -> NDArray[np.float32]:
-    """The largest of each row, (rows, 1). Raises BackendError where it is not a number."""
-    highest: NDArray[np.float32] = logits.max(axis=-1, keepdims=True)
-    if not np.isfinite(highest).all():
-        raise BackendError(
-            "logits: the model answered infinity or no number; "
-            "check the bundle with `seq2edge verify`, or export it in a larger precision"
-        )
-    return highest
-
-
-def log_softmax(logits: Logits) -> Logits:
-    """Log-probabilities over the last axis, a new array."""
-    shifted: Logits = logits - highest_logit(logits)
-    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return shifted
 
 
 def top_k(values: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.runtime.backend import Backend, Logits, Memory
-from seq2edge.runtime.beam import BeamSearch, Hypothesis, highest_logit
-from seq2edge.runtime.filters import Filter, History, make_filters
+from seq2edge.runtime.backend import Answer, Backend, Candidates, Logits, Memory, all_logits
+from seq2edge.runtime.beam import BeamSearch, Hypothesis
+from seq2edge.runtime.filters import Filter, History, make_filters, may_raise
+from seq2edge.runtime.likelihood import log_sum_exp
 from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.shortlist import Sheet, Shortlist
+
+# Tokens (rows,) and their log-probabilities.
+Chosen: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.float64]]"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,9 +40,12 @@ class Search(Protocol):
     done: bool
 
     def choose(
-        self, history: History, logits: Logits, filters: list[Filter]
+        self, history: History, answer: Answer, filters: list[Filter]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Parents and tokens (rows,) to go on with."""
+        """Parents and tokens (rows,) to go on with.
+
+        All logits are asked for where the answer's candidates do not decide.
+        """
 
     def results(self, item: int) -> list[Hypothesis]:
         """Finished sequences of one input, best first."""
@@ -47,33 +55,55 @@ class GreedySearch:
     """The most likely token of each row, until all rows have ended."""
 
     def __init__(self, batch: int, options: DecodeOptions) -> None:
+        self.options = options
         self.ends = np.array(options.eos_token_id, dtype=np.int64)
-        self.pad = options.pad_token_id
-        if self.pad is None:
-            self.pad = options.eos_token_id[0] if options.eos_token_id else 0
+        first_end = options.eos_token_id[0] if options.eos_token_id else 0
+        self.pad = first_end if options.pad_token_id is None else options.pad_token_id
         self.rows = np.arange(batch)
         self.scores = np.zeros(batch, dtype=np.float64)
         self.lengths = np.zeros(batch, dtype=np.int64)
         self.ended = np.zeros(batch, dtype=np.bool_)
         self.done = False
         self._history: History | None = None
+        self._sheet = Sheet()
 
     def choose(
-        self, history: History, logits: Logits, filters: list[Filter]
+        self, history: History, answer: Answer, filters: list[Filter]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """See Search."""
         self._history = history
-        filtered = logits.copy() if filters else logits
-        for filter_ in filters:
-            filter_(history, filtered)
-        tokens = filtered.argmax(axis=1)
-        likely = logits[self.rows, tokens].astype(np.float64)
-        self.scores += np.where(self.ended, 0.0, likely - log_sum_exp(logits))
+        chosen = None
+        if isinstance(answer, Candidates) and not may_raise(self.options, history):
+            chosen = self._first_of_few(history, Shortlist(answer), filters)
+        if chosen is None:
+            chosen = self._first(history, all_logits(answer), filters)
+        tokens, likely = chosen
+        self.scores += np.where(self.ended, 0.0, likely)
         tokens[self.ended] = self.pad
         self.lengths += ~self.ended
         self.ended |= np.isin(tokens, self.ends) & ~self.ended
         self.done = bool(self.ended.all()) or history.generated + 1 == history.limit
         return self.rows, tokens
+
+    def _first(self, history: History, logits: Logits, filters: list[Filter]) -> Chosen:
+        """The likeliest of all tokens, the first of equals."""
+        filtered = logits.copy() if filters else logits
+        for filter_ in filters:
+            filter_(history, filtered)
+        tokens = filtered.argmax(axis=1)
+        return tokens, logits[self.rows, tokens].astype(np.float64) - log_sum_exp(logits)
+
+    def _first_of_few(
+        self, history: History, few: Shortlist, filters: list[Filter]
+    ) -> Chosen | None:
+        """The same among candidates; None where another may be likelier."""
+        filtered = self._sheet.filtered(history, filters, few, few.logits)
+        places = filtered.argmax(axis=1)
+        sure = filtered[self.rows, places] > few.logits.min(axis=1)
+        if not (sure | self.ended).all():
+            return None
+        likely = few.logits[self.rows, places].astype(np.float64) - few.log_sum_exp
+        return few.ids[self.rows, places], likely
 
     def results(self, item: int) -> list[Hypothesis]:
         """See Search."""
@@ -81,14 +111,6 @@ class GreedySearch:
         ids = self._history.new_tokens[item, : self.lengths[item]].tolist()
         score, ended = float(self.scores[item]), bool(self.ended[item])
         return [Hypothesis(score=score, ids=tuple(ids), ended=ended)]
-
-
-def log_sum_exp(logits: Logits) -> NDArray[np.float64]:
-    """log(sum(exp(logits))) over the last axis, (rows,)."""
-    highest = highest_logit(logits)
-    total = np.exp(logits - highest).sum(axis=-1, dtype=np.float64)
-    result: NDArray[np.float64] = np.log(total) + highest[:, 0]
-    return result
 
 
 def decode(
@@ -109,17 +131,17 @@ def decode(
     search: Search = BeamSearch(batch, options) if beams > 1 else GreedySearch(batch, options)
     filters = make_filters(options)
     cache = backend.start(memory, batch, options.capacity)
-    logits = np.repeat(backend.step(*_padded(prompts), cache), beams, axis=0)
+    answer = _for_beams(backend.step(*_padded(prompts), cache), beams)
     one = np.ones(batch * beams, dtype=np.int64)
     while True:
-        parents, tokens = search.choose(history, logits, filters)
+        parents, tokens = search.choose(history, answer, filters)
         history.append(tokens, parents if beams > 1 else None)
         if search.done:
             break
         if beams > 1:
             # The prompts were read once an input; the first choice spreads them over the beams.
             cache.reorder(parents // beams if history.generated == 1 else parents)
-        logits = backend.step(tokens[:, None], one, cache)
+        answer = backend.step(tokens[:, None], one, cache)
     return [
         [
             GeneratedSequence(ids=found.ids, score=found.score, finished=found.ended)
@@ -127,6 +149,13 @@ def decode(
         ]
         for item in range(batch)
     ]
+
+
+def _for_beams(answer: Answer, beams: int) -> Answer:
+    """What each input was answered, once for each of its beams."""
+    if isinstance(answer, Candidates):
+        return answer.repeat(beams)
+    return np.repeat(answer, beams, axis=0)
 
 
 def _padded(prompts: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

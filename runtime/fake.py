@@ -12,11 +12,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.errors import CapacityError
-from seq2edge.runtime.backend import Features, Lengths, Logits, Tokens
+from seq2edge.errors import BackendError, CapacityError
+from seq2edge.runtime.backend import Answer, Candidates, Features, Lengths, Logits, Tokens
+from seq2edge.runtime.likelihood import log_sum_exp
 
 Ids: TypeAlias = tuple[int, ...]
-Answer: TypeAlias = Callable[[Ids, Ids | None], NDArray[np.floating]]
+Answering: TypeAlias = Callable[[Ids, Ids | None], NDArray[np.floating]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class Call:
     tokens: tuple[Ids, ...] = ()
 
 
-def random_answer(vocab: int, seed: int = 0, spread: float = 2.0) -> Answer:
+def random_answer(vocab: int, seed: int = 0, spread: float = 2.0) -> Answering:
     """Logits (vocab,) drawn afresh for every history and source, the same in every run."""
 
     def answer(history: Ids, source: Ids | None) -> NDArray[np.floating]:
@@ -44,6 +45,7 @@ class FakeCache:
     def __init__(self, backend: FakeBackend, sources: list[Ids | None], limit: int | None) -> None:
         self.histories: list[Ids] = [() for _ in sources]
         self.sources = sources
+        self.steps = 0
         self._backend = backend
         self._limit = limit
 
@@ -64,16 +66,22 @@ class FakeCache:
             raise CapacityError(f"capacity: more than the {self._limit} tokens that were set")
         for row, (new, count) in enumerate(zip(tokens.tolist(), new_length, strict=True)):
             self.histories[row] += tuple(new[: int(count)])
+        self.steps += 1
 
 
 class FakeBackend:
-    """A Backend whose logits are `answer(history, source)`; `calls` records what was asked."""
+    """A Backend whose logits are `answer(history, source)`; `calls` records what was asked.
+
+    With a `top_k` a step answers with so many candidates, in no useful order and of equal logits
+    the last, as a backend may; that all logits were fetched is a call too.
+    """
 
     name = "fake"
     capacity: int | None = None
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answering, *, top_k: int = 0) -> None:
         self.answer = answer
+        self.top_k = top_k
         self.calls: list[Call] = []
 
     def encode(self, source: Tokens | Features, source_length: Lengths) -> list[Ids | None]:
@@ -89,13 +97,32 @@ class FakeBackend:
         spread = [sources[row * len(sources) // rows] for row in range(rows)]
         return FakeCache(self, spread, capacity)
 
-    def step(self, tokens: Tokens, new_length: Lengths, cache: FakeCache) -> Logits:
+    def step(self, tokens: Tokens, new_length: Lengths, cache: FakeCache) -> Answer:
         """See Backend."""
         fed = tuple(_valid(row, n) for row, n in zip(tokens, new_length, strict=True))
         self.calls.append(Call(name="step", rows=len(tokens), tokens=fed))
         cache.append(tokens, new_length)
         rows = zip(cache.histories, cache.sources, strict=True)
-        return np.array([self.answer(*row) for row in rows], dtype=np.float32)
+        logits = np.array([self.answer(*row) for row in rows], dtype=np.float32)
+        return self._candidates(logits, cache) if self.top_k else logits
+
+    def _candidates(self, logits: Logits, cache: FakeCache) -> Candidates:
+        ids = np.argsort(logits, axis=1, kind="stable")[:, -self.top_k :]
+        step = cache.steps
+
+        def fetch() -> Logits:
+            if cache.steps != step:
+                raise BackendError("logits: those of a step before the last, ask for them at once")
+            self.calls.append(Call(name="logits", rows=len(logits)))
+            return logits
+
+        return Candidates(
+            values=np.take_along_axis(logits, ids, axis=1),
+            ids=ids,
+            log_sum_exp=log_sum_exp(logits),
+            vocab=logits.shape[1],
+            logits=fetch,
+        )
 
     def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:
         """See Backend."""

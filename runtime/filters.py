@@ -94,6 +94,13 @@ def make_filters(options: DecodeOptions) -> list[Filter]:
     return [filter_ for wanted, filter_ in chosen if wanted]
 
 
+def may_raise(options: DecodeOptions, history: History) -> bool:
+    """Whether a filter of these options may make a token likelier at this step."""
+    first = options.forced_bos_token_id is not None and _stands_alone(history)
+    last = bool(options.forced_eos_token_id) and _is_last(history)
+    return first or last or options.repetition_penalty < 1.0
+
+
 def penalise_repetition(penalty: float, history: History, scores: Logits) -> None:
     """Make every token of the history less likely (Keskar et al. 2019)."""
     for row, tokens in enumerate(history.tokens):
@@ -143,14 +150,22 @@ def lengthen_new(least: int, eos: NDArray[np.int64], history: History, scores: L
 
 def force_first(token: int, history: History, scores: Logits) -> None:
     """The token after a decoder's start, where that stands alone."""
-    if history.start + history.generated == 1:
+    if _stands_alone(history):
         _force((token,), scores)
 
 
 def force_last(tokens: tuple[int, ...], history: History, scores: Logits) -> None:
     """The last token that the limit allows."""
-    if history.generated == history.limit - 1:
+    if _is_last(history):
         _force(tokens, scores)
+
+
+def _stands_alone(history: History) -> bool:
+    return history.start + history.generated == 1
+
+
+def _is_last(history: History) -> bool:
+    return history.generated == history.limit - 1
 
 
 def _force(tokens: tuple[int, ...], scores: Logits) -> None:

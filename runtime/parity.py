@@ -8,7 +8,7 @@ program on another backend, feeding it the recorded tokens, and compares.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from seq2edge.manifest import ParityRecord
 from seq2edge.model.dims import Dims
-from seq2edge.runtime.backend import Backend, Logits
+from seq2edge.runtime.backend import Answer, Backend, Candidates, Logits, all_logits
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -73,6 +73,15 @@ class Parity:
     tokens_compared: int
     tokens_equal: int
 
+    @property
+    def figures(self) -> str:
+        """The errors and, where there are any, the equal tokens, in words."""
+        tokens = f", {self.tokens_equal} of {self.tokens_compared} tokens equal"
+        return (
+            f"largest error {self.max_absolute:.1e} ({self.max_relative:.1e} of the largest value)"
+            f"{tokens if self.tokens_compared else ''}"
+        )
+
     def within(self, precision: str) -> bool:
         """Whether errors are within the tolerance table and every token is the same."""
         allowed = TOLERANCES[precision]
@@ -102,6 +111,16 @@ class Parity:
             tokens = min(tokens, before - SLACK_TOKENS)
         equal = self.tokens_equal >= tokens * self.tokens_compared
         return equal and self.max_relative <= relative
+
+
+def worst(parts: Sequence[Parity]) -> Parity:
+    """What several replays measured, as one."""
+    return Parity(
+        max_absolute=max(part.max_absolute for part in parts),
+        max_relative=max(part.max_relative for part in parts),
+        tokens_compared=sum(part.tokens_compared for part in parts),
+        tokens_equal=sum(part.tokens_equal for part in parts),
+    )
 
 
 def make_inputs(dims: Dims, start: tuple[int, ...], seed: int = 0) -> Arrays:
@@ -134,7 +153,8 @@ def record(backend: Backend, inputs: Arrays) -> Arrays:
         return {**inputs, "pooled": backend.pool(inputs["source"], inputs["source_length"])}
     tokens: list[NDArray[np.int64]] = []
     ids, logits, totals = [], [], []
-    for scores in _decode(backend, inputs, tokens):
+    for answer in _decode(backend, inputs, tokens):
+        scores = all_logits(answer)
         top = np.argsort(-scores, axis=-1, kind="stable")[:, :TOP]
         ids.append(top)
         logits.append(np.take_along_axis(scores, top, axis=-1))
@@ -150,7 +170,7 @@ def record(backend: Backend, inputs: Arrays) -> Arrays:
 
 
 def replay(backend: Backend, reference: Arrays) -> Parity:
-    """Run the same program on another backend and compare."""
+    """Run the same program on another backend and compare; what it finds by itself too."""
     if "prompt" not in reference:
         pooled = backend.pool(reference["source"], reference["source_length"])
         return _compare([(reference["pooled"], pooled)], [])
@@ -158,7 +178,10 @@ def replay(backend: Backend, reference: Arrays) -> Parity:
     tokens = list(reference["tokens"])
     beams = len(tokens[0]) // len(reference["prompt"])
     decoded = _decode(backend, reference, tokens, beams=beams, steps=len(tokens) - 1)
-    for i, scores in enumerate(decoded):
+    for i, answer in enumerate(decoded):
+        scores = all_logits(answer)
+        if isinstance(answer, Candidates):
+            pairs.extend(_candidate_pairs(answer, scores))
         wanted = reference[f"top_ids_{i}"]
         found = np.take_along_axis(scores, wanted, axis=-1)
         pairs.append((reference[f"top_logits_{i}"], found))
@@ -203,24 +226,35 @@ def _decode(
     *,
     beams: int = BEAMS,
     steps: int = STEPS,
-) -> Iterator[Logits]:
-    """Logits of the prefill (batch rows) and of each step (batch * beams rows).
+) -> Iterator[Answer]:
+    """What the prefill (batch rows) and each step (batch * beams rows) answer.
 
-    `tokens[i]` must be there when the logits of step i were consumed.
+    Valid until the next is asked for; `tokens[i]` must be there then.
     """
     batch = len(inputs["prompt"])
     memory = None
     if "source" in inputs:
         memory = backend.encode(inputs["source"], inputs["source_length"])
     cache = backend.start(memory, batch, None)
-    yield backend.step(inputs["prompt"], inputs["prompt_length"], cache).copy()
+    yield backend.step(inputs["prompt"], inputs["prompt_length"], cache)
     cache.reorder(np.repeat(np.arange(batch), beams))
     one = np.ones(batch * beams, dtype=np.int64)
     for i in range(steps):
-        yield backend.step(tokens[i][:, None], one, cache).copy()
+        yield backend.step(tokens[i][:, None], one, cache)
         if i == STEPS // 2:  # exchange the beams of each input
             exchanged = np.arange(batch * beams).reshape(batch, beams)[:, ::-1]
             cache.reorder(np.ascontiguousarray(exchanged).reshape(-1))
+
+
+def _candidate_pairs(found: Candidates, scores: Logits) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """What candidates are by all logits, and what the backend said that they are."""
+    places = np.clip(found.ids, 0, scores.shape[1] - 1)
+    largest = -np.sort(-scores, axis=-1)[:, : found.values.shape[1]]
+    return [
+        (np.take_along_axis(scores, places, axis=-1), found.values),
+        (largest, -np.sort(-found.values, axis=-1)),
+        (_log_sum_exp(scores), found.log_sum_exp),
+    ]
 
 
 def _spread(top: NDArray[np.int64], batch: int, step: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Replaying a bundle's reference on the graphs that run here."""
+"""Replaying a bundle's reference on the graphs and engines that run here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from seq2edge.bundle import Bundle
-from seq2edge.errors import BackendError
+from seq2edge.errors import BackendError, EngineError, ForeignEngineError
 from seq2edge.manifest import Manifest
 from seq2edge.reference import REFERENCE, read_reference
 from seq2edge.runtime import parity
@@ -15,20 +15,48 @@ from seq2edge.runtime.backends import open_backend
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one kind of graphs."""
+    """What became of one kind of graphs; `ran` is false where they were passed over."""
 
     passed: bool
     summary: str
+    ran: bool = True
 
 
 def verify_graphs(
     bundle: Bundle, *, device: str = "auto", threads: int | None = None
 ) -> Iterator[tuple[str, Outcome]]:
-    """Compare every kind of graphs with what the float model answered at export.
+    """Compare every kind of graphs and all engines with what the float model answered at export.
 
-    Graphs that the installed ONNX Runtime is too old for are told and passed over, as long as one
-    kind runs. Raises BackendError where none does.
+    What cannot run here (graphs that the installed ONNX Runtime is too old for, engines without
+    their device or library) is told and passed over, as long as one runs. `device` tensorrt means
+    engines alone, cpu and cuda graphs alone. Raises BackendError where none runs that was asked
+    for.
     """
+    engines = list(dict.fromkeys(engine.target for engine in bundle.manifest.engines))
+    if device == "tensorrt":
+        if not engines:
+            raise BackendError(f"{bundle.path}: holds no engine; make one with `seq2edge build`")
+        for kind in dict.fromkeys(graph.target for graph in bundle.manifest.graphs):
+            yield kind, _passed_over("tensorrt was asked for")
+    else:
+        yield from _verify_graphs(bundle, device, threads)
+    outcomes = []
+    for target in engines:
+        outcomes.append(_verify_engines(bundle, target, device))
+        yield f"engines for {target}", outcomes[-1]
+    if device == "tensorrt" and not any(outcome.ran for outcome in outcomes):
+        raise BackendError(
+            f"{bundle.path}: none of its engines runs here; build one for this device"
+        )
+
+
+def _passed_over(reason: str) -> Outcome:
+    return Outcome(passed=True, summary=f"not run, {reason}", ran=False)
+
+
+def _verify_graphs(
+    bundle: Bundle, device: str, threads: int | None
+) -> Iterator[tuple[str, Outcome]]:
     from seq2edge.runtime.backends.onnxruntime import (
         TARGETS,
         graph_release,
@@ -36,25 +64,39 @@ def verify_graphs(
         runs,
     )
 
-    reference = read_reference(bundle.file(REFERENCE))
-    installed = str(import_onnxruntime().__version__)
     targets = list(dict.fromkeys(graph.target for graph in bundle.manifest.graphs))
     ours = [target for target in targets if target in TARGETS]
+    installed = str(import_onnxruntime().__version__) if ours else ""
     if ours and not any(runs(bundle, target, installed) for target in ours):
         raise BackendError(f"{bundle.path}: onnxruntime {installed} runs none of its graphs")
+    reference = read_reference(bundle.file(REFERENCE))
     for target in targets:
         if target not in TARGETS:
-            note = f"not run, an engine has to be built for {target} on the device first"
-            yield target, Outcome(passed=True, summary=note)
+            built = f"an engine has to be built for {target} on the device first"
+            yield target, _passed_over("its engines are" if bundle.manifest.engines else built)
             continue
         if not runs(bundle, target, installed):
             needed = graph_release(bundle, target)
-            note = f"not run, needs onnxruntime {needed}, {installed} is installed"
-            yield target, Outcome(passed=True, summary=note)
+            yield target, _passed_over(f"needs onnxruntime {needed}, {installed} is installed")
             continue
         backend, _ = open_backend(bundle, device=device, threads=threads, graphs=target)
         found = parity.replay(backend, reference)
         yield target, _judge(found, bundle.manifest)
+
+
+def _verify_engines(bundle: Bundle, target: str, device: str) -> Outcome:
+    """A target's engines, where they open here."""
+    from seq2edge.runtime.backends.tensorrt import check_engines
+
+    if device not in ("auto", "tensorrt"):
+        return _passed_over(f"{device} was asked for")
+    try:
+        verdict = check_engines(bundle, target)
+    except (BackendError, ForeignEngineError) as error:
+        return _passed_over(str(error))
+    except EngineError as error:
+        return Outcome(passed=False, summary=f"DAMAGED: {error}")
+    return Outcome(passed=verdict.passed, summary=verdict.summary)
 
 
 def _judge(found: parity.Parity, manifest: Manifest) -> Outcome:
@@ -65,10 +107,4 @@ def _judge(found: parity.Parity, manifest: Manifest) -> Outcome:
         assert manifest.parity is not None
         passed = found.no_worse_than(manifest.parity)
         word = f"as good as {manifest.precision} was made"
-    tokens = f", {found.tokens_equal} of {found.tokens_compared} tokens equal"
-    return Outcome(
-        passed=passed,
-        summary=f"{word if passed else 'DIFFERENT'}: largest error {found.max_absolute:.1e}"
-        f" ({found.max_relative:.1e} of the largest value)"
-        f"{tokens if found.tokens_compared else ''}",
-    )
+    return Outcome(passed=passed, summary=f"{word if passed else 'DIFFERENT'}: {found.figures}")

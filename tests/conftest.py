@@ -15,6 +15,7 @@ from seq2edge.manifest import (
     GraphRecord,
     Manifest,
     ParityRecord,
+    PrivacyRecord,
     ProvenanceRecord,
     QuantizationRecord,
     Role,
@@ -102,6 +103,15 @@ def manifest_of(**changes: Any) -> Manifest:
             source_format="huggingface",
             packages={"torch": "2.13.0"},
             unused_tensors=("proj_out.bias",),
+            privacy=PrivacyRecord(
+                epsilon=7.9981,
+                delta=1e-5,
+                steps=1000,
+                noise_multiplier=0.55,
+                sampling_rate=0.0064,
+                clip=1.0,
+                accountant="rdp",
+            ),
         ),
     }
     return Manifest(**{**values, **changes})

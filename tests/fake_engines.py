@@ -13,11 +13,15 @@ from seq2edge.bundle import BundleWriter
 from seq2edge.engine_info import PROFILES, EngineInfo, EngineSizes, write_engine_info
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
+from seq2edge.export.passes.top_logits import TopLogits
 from seq2edge.manifest import EngineRecord, TensorRecord
 from seq2edge.quantize.passes.narrow import Narrow, NarrowedWeights
 
 RELEASE = "1.0"
-SIZES = EngineSizes(batch=(1, 2, 3), beams=4, source=(1, 16, 40), prompt=(1, 4, 8), capacity=40)
+SIZES = EngineSizes(
+    batch=(1, 2, 3), beams=4, source=(1, 16, 40), prompt=(1, 4, 8), capacity=40, top_k=0
+)
+CHOOSING = dataclasses.replace(SIZES, top_k=16)  # on the device
 NAMES = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16", ir.DataType.INT64: "int64"}
 
 
@@ -53,6 +57,8 @@ def make_engine(path, role, sizes, form, library, precision):
     LengthToMask()(model)
     if precision == "fp16":
         Narrow(NarrowedWeights(ir.DataType.FLOAT16))(model)
+    if role == "decoder" and sizes.top_k:
+        TopLogits(sizes.top_k)(model)
     if form == "lowered":
         LowerToOpset18()(model)
     inputs, outputs = (

@@ -63,6 +63,8 @@ class FakeTensorRT:
         self.cuda = cuda
         self.__name__ = "tensorrt_rtx" if rtx else "tensorrt"
         self.__version__ = release
+        self.device = "Fake GPU"
+        self.compiled = []  # the kernels that RTX compiled, in order
         self.opened = []
         self.contexts = []
         self.spoil = None  # a function that changes an engine's outputs before they are written
@@ -165,7 +167,7 @@ class Engine:
     def create_runtime_config(self):
         """RTX's settings of a context."""
         assert self.trt.__name__ == "tensorrt_rtx"
-        return RuntimeConfig()
+        return RuntimeConfig(self.trt)
 
     def create_execution_context(self, options):
         """Of a strategy, or of RTX's settings."""
@@ -183,18 +185,52 @@ class RuntimeConfig:
 
     strategy = cache = cuda_graph_strategy = None
 
+    def __init__(self, trt):
+        self.trt = trt
+
     def set_execution_context_allocation_strategy(self, strategy):
         """Who gives the memory."""
         self.strategy = strategy
 
     def create_runtime_cache(self):
         """Of compiled kernels."""
-        return object()
+        return RuntimeCache(self.trt)
 
     def set_runtime_cache(self, cache):
         """Shared between contexts."""
+        assert isinstance(cache, RuntimeCache)
         self.cache = cache
         return True
+
+
+class RuntimeCache:
+    """Kernels by the shapes that they are for."""
+
+    MAGIC = b"fake kernels\n"
+
+    def __init__(self, trt):
+        self.trt, self.kernels = trt, []
+
+    def serialize(self):
+        """A buffer, as the library's host memory is one."""
+        values = [self.trt.__version__, self.trt.device, self.kernels]
+        return memoryview(self.MAGIC + json.dumps(values).encode())
+
+    def deserialize(self, blob):
+        """Whether it is of this release and device; else nothing changes."""
+        if not blob.startswith(self.MAGIC):
+            return False
+        release, device, kernels = json.loads(blob[len(self.MAGIC) :])
+        if (release, device) != (self.trt.__version__, self.trt.device):
+            return False
+        self.kernels = kernels
+        return True
+
+    def _compile(self, kernel):
+        """Once."""
+        if kernel not in self.kernels:
+            self.trt.compiled.append(kernel)
+            self.kernels.append(kernel)
 
 
 class Context:
@@ -251,6 +287,8 @@ class Context:
                 f"not set: {missing}, profile {self.profile is not None}, {self.scratch}"
             )
         self._check_aliases()
+        if isinstance(self.options, RuntimeConfig):
+            self.options.cache._compile(json.dumps(self.shapes, sort_keys=True))
         if self.cuda.streams[int(handle)].capturing is None:
             self.settled = dict(self.shapes)
         elif self.settled != self.shapes:

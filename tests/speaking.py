@@ -12,8 +12,8 @@ import tiny_models
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from seq2edge.evaluation.examples import Example
 from seq2edge.export.pipeline import export_checkpoint
-from seq2edge.quantize.examples import Example
 
 SPECIAL = ["<s>", "<pad>", "</s>"]
 

@@ -82,8 +82,8 @@ def test_a_manifest_of_enormous_size_is_not_read(folder: Path) -> None:
 
 def test_a_manifest_error_names_the_file(folder: Path) -> None:
     """Errors inside the manifest begin with its path."""
-    edit(folder, lambda values: values.update(format=4))
-    with pytest.raises(BundleError, match=r"model/manifest\.json: format 4, this version reads 3"):
+    edit(folder, lambda values: values.update(format=5))
+    with pytest.raises(BundleError, match=r"model/manifest\.json: format 5, this version reads 4"):
         Bundle.open(folder)
 
 

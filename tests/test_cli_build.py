@@ -59,12 +59,15 @@ def test_build_tells_what_stands_in_each_engine(exported, tmp_path):
     lines = result.stdout.splitlines()
     assert lines[0].startswith("decoder for rtx-ampere, bf16, masked: ")
     assert "BFloat16 x BFloat16" in lines[1]
-    assert [line.split(":")[0] for line in lines[2:4]] == ["  prefill", "  step"]
-    assert all("4 caches updated in place, 0 copied" in line for line in lines[2:4])
+    assert lines[2] == "  gives the 16 largest logits to choose from"
+    assert [line.split(":")[0] for line in lines[3:5]] == ["  prefill", "  step"]
+    assert all("4 caches updated in place, 0 copied" in line for line in lines[3:5])
     result = CliRunner().invoke(main, [*arguments, "--json"])
     values = json.loads(result.stdout)
     assert values["bundle"] == str(bundle.path)
     assert values["engines"][0]["sizes"]["batch"] == [1, 1, 2]
+    result = CliRunner().invoke(main, [*arguments, "--top-k", "0"])
+    assert result.stdout.splitlines()[2] == "  gives all logits"
 
 
 def test_a_plan_is_told_for_any_target_on_any_machine(exported):
@@ -88,7 +91,9 @@ def test_build_refuses_sizes_and_targets_in_a_line(exported):
     bundle = str(exported("gpt2")[1] / "bundle")
     for extra, message in (
         (["--batch", "x"], "range: 'x' is none, give 8, 1:8 or least:best:most"),
+        (["--top-k", "-1"], "top_k: -1, give 0, or 2 to 3840"),
         (["--capacity", "16"], "prompt: 128 tokens do not fit a capacity of 16"),
+        (["--plan", "--timing-cache", "x"], "timing-cache: --plan builds nothing"),
         (["--target", "jetson"], "target: 'jetson' is unknown, known: xavier-jetpack5.1"),
     ):
         result = CliRunner().invoke(main, ["build", bundle, *extra])

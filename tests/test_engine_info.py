@@ -12,13 +12,14 @@ from seq2edge.engine_info import (
     EngineInfo,
     EngineSizes,
     read_engine_info,
+    top_outputs,
     write_engine_info,
 )
 from seq2edge.errors import BundleError
 from seq2edge.manifest import TensorRecord
 
 SIZES = EngineSizes(
-    batch=(1, 2, 8), beams=4, source=(1, 64, 512), prompt=(1, 32, 128), capacity=256
+    batch=(1, 2, 8), beams=4, source=(1, 64, 512), prompt=(1, 32, 128), capacity=256, top_k=16
 )
 INFO = EngineInfo(
     library="tensorrt_rtx",
@@ -30,7 +31,7 @@ INFO = EngineInfo(
     sizes=SIZES,
     profiles=("prefill", "step"),
     inputs=(TensorRecord(name="input_ids", dtype="int64", shape=("rows", "new")),),
-    outputs=(TensorRecord(name="logits", dtype="float32", shape=("rows", 100)),),
+    outputs=(TensorRecord(name="logits", dtype="float32", shape=("rows", 100)), *top_outputs(16)),
     graph_sha256="0" * 64,
     plan_sha256="f" * 64,
     layers=120,
@@ -57,7 +58,8 @@ def test_what_is_written_is_read_back(tmp_path):
     [
         ({"surprise": 1}, "surprise: unknown key"),
         ({"library": "tensorrt 10"}, r"library: expected one of 'tensorrt', 'tensorrt_rtx'"),
-        ({"format": 2}, "format 2, this version reads 1; build it again"),
+        ({"format": 1}, "format 1, this version reads 2; build it again"),
+        ({"format": 3}, "format 3, this version reads 2; build it again"),
         (
             {"profiles": ["step", "prefill"]},
             "profiles: step, prefill; the decoder has prefill, step",
@@ -93,6 +95,7 @@ def test_a_missing_key_is_refused(key):
         ({"source": (4, 2, 8)}, r"source: \[4, 2, 8\] is no range"),
         ({"prompt": (0, 1, 2)}, "prompt: .* is no range"),
         ({"beams": 0}, "beams 0, capacity 256"),
+        ({"top_k": -1}, "top_k: -1, it is 0 or more"),
         ({"capacity": 0}, "beams 4, capacity 0"),
     ],
 )
@@ -100,6 +103,21 @@ def test_sizes_that_nothing_can_have_are_refused(change, message):
     """The same checks when it is made and when it is read."""
     with pytest.raises(BundleError, match=message):
         dataclasses.replace(SIZES, **change)
+
+
+@pytest.mark.parametrize("top_k", [0, 8])
+def test_outputs_and_top_k_say_the_same(top_k):
+    """Which logits a decoder's engine gives apart; an encoder gives none."""
+    with pytest.raises(BundleError, match=rf"outputs: log_sum_exp .*; top_k {top_k} means .*lo"):
+        dataclasses.replace(INFO, sizes=dataclasses.replace(SIZES, top_k=top_k))
+    with pytest.raises(BundleError, match="outputs: logits alone; top_k 16 means log_sum_exp"):
+        dataclasses.replace(INFO, outputs=INFO.outputs[:1])
+    one = ((0,),) * 3
+    counts = dict(zip(("fused_attentions", "cache_updates", "cache_copies"), one, strict=True))
+    encoder = {"role": "encoder", "profiles": ("encoder",), **counts}
+    dataclasses.replace(INFO, outputs=INFO.outputs[:1], **encoder)
+    with pytest.raises(BundleError, match="means logits alone"):
+        dataclasses.replace(INFO, **encoder)
 
 
 def test_what_would_not_be_read_back_is_not_written(tmp_path):

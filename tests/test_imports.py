@@ -27,6 +27,8 @@ for module in pkgutil.walk_packages(seq2edge.runtime.__path__, "seq2edge.runtime
     importlib.import_module(module.name)
 """
 
+EVALUATION = RUNTIME.replace("runtime", "evaluation")
+
 
 @pytest.mark.parametrize("code", ["import seq2edge.runtime", RUNTIME, "import seq2edge.bundle"])
 def test_the_runtime_loads_neither_torch_nor_transformers_nor_onnx(code):
@@ -41,6 +43,14 @@ def test_using_the_runtime_loads_none_of_them_either(exported):
     found = loaded_by(code)
     assert "onnxruntime" in found
     assert not found & FORBIDDEN
+
+
+def test_evaluating_loads_what_the_runtime_does_and_no_more():
+    """Libraries of metrics and plots are loaded when they are used."""
+    found = loaded_by(EVALUATION)
+    assert not found & (
+        FORBIDDEN | {"lightning", "sacrebleu", "jiwer", "rouge_score", "matplotlib"}
+    )
 
 
 def test_quantizing_loads_no_torch():

@@ -106,6 +106,7 @@ def test_every_unknown_key_is_an_error(values: dict[str, Any]) -> None:
         ("tokenizer",),
         ("graphs", 0),
         ("provenance",),
+        ("provenance", "privacy"),
     ):
         changed = copy.deepcopy(values)
         record: Any = changed
@@ -119,10 +120,10 @@ def test_every_unknown_key_is_an_error(values: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("format_", "message"),
     [
-        (4, r"^b/manifest\.json: format 4, this version reads 3, update seq2edge$"),
-        (1, r"^b/manifest\.json: format 1, this version reads 3, export the checkpoint again$"),
-        (True, r"^b/manifest\.json: format: expected one of 3, got True$"),
-        ("1", r"^b/manifest\.json: format: expected one of 3, got '1'$"),
+        (5, r"^b/manifest\.json: format 5, this version reads 4, update seq2edge$"),
+        (3, r"^b/manifest\.json: format 3, this version reads 4, export the checkpoint again$"),
+        (True, r"^b/manifest\.json: format: expected one of 4, got True$"),
+        ("1", r"^b/manifest\.json: format: expected one of 4, got '1'$"),
     ],
 )
 def test_other_formats_are_refused_first(
@@ -160,6 +161,12 @@ def test_other_formats_are_refused_first(
         ),
         (("tokenizer", "languages"), {"fr": "7"}, r"languages\.fr: expected an integer, got '7'"),
         (("provenance", "created"), "today", r"created: expected a UTC time such as"),
+        (
+            ("provenance", "privacy", "epsilon"),
+            "8",
+            r"privacy\.epsilon: expected a number, got '8'",
+        ),
+        (("provenance", "privacy", "steps"), -1, r"privacy\.steps: expected an integer from 0"),
         (("files",), {"/etc/passwd": {}}, "key '/etc/passwd' of files: expected a relative file"),
         (("files", "encoder.onnx", "sha256"), "F" * 64, "sha256: expected 64 lower-case hexadec"),
         (("labels",), "yes", "labels: expected a list, got 'yes'"),

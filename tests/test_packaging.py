@@ -74,6 +74,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel):
         prefix = "/".join(package.split("."))
         modules |= {f"{prefix}/{file.name}" for file in folder.glob("*.py")}
     data = {"seq2edge/manifest.schema.json", "seq2edge/py.typed"}
+    data.add("seq2edge/evaluation/pairs.json")
     inside = {name for name in wheel if ".dist-info/" not in name}
     assert inside == modules | data
 

@@ -24,7 +24,7 @@ from seq2edge.model.load import load_checkpoint
 from seq2edge.model.tokenizer import convert_tokenizer
 from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.runtime import audio
-from seq2edge.runtime.beam import log_softmax
+from seq2edge.runtime.likelihood import log_softmax
 
 pytestmark = pytest.mark.network
 

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 import weights
 
-from seq2edge.quantize.examples import read_examples
+from seq2edge.evaluation.examples import read_examples
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_read_sentences_have_transcripts(sources, tmp_path):
     for name in ("a-1", "a-2", "other"):
         (folder / f"{name}.wav").write_bytes(b"sound")
     found = read_examples(weights.prepare("librivox", tmp_path / "cache"), "transcribe")
-    pairs = [(example.input.name, example.reference) for example in found]
+    pairs = [(example.input.name, *example.references) for example in found]
     assert pairs == [("a-1.wav", "one two"), ("a-2.wav", "three")]
 
 

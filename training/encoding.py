@@ -135,7 +135,9 @@ def _texts(recipe: Recipe, columns: Sequence[int]) -> Iterator[str]:
 
 
 def _rows(recipe: Recipe) -> Iterator[tuple[str, ...]]:
-    for name in recipe.data.train:
+    """Texts of all training files, inputs behind their file's tag."""
+    tags = recipe.data.tags or ("",) * len(recipe.data.train)
+    for name, tag in zip(recipe.data.train, tags, strict=True):
         rows = read_rows(
             Path(name),
             columns=2 if recipe.objective in TWO_SIDED else 1,
@@ -143,6 +145,6 @@ def _rows(recipe: Recipe) -> Iterator[tuple[str, ...]]:
             bad=BadLines(),  # they are reported when the corpus is prepared
         )
         for count, (_, row) in enumerate(rows, start=1):
-            yield row
+            yield (tag + row[0], *row[1:])
             if count == recipe.data.rows:
                 break

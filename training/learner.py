@@ -73,12 +73,15 @@ class Learner(L.LightningModule):
         model = self.model
         if model.dims.head == "classifier":
             return model.pool(batch["source"], batch["source_length"])
-        length = batch.get("source_length")
+        return model.logits(self.read(batch)[batch["labels"] != IGNORED])
+
+    def read(self, batch: Batch) -> Tensor:
+        """The decoder's states at every position, (rows, length, width)."""
+        model, length = self.model, batch.get("source_length")
         source = []
         if length is not None:
             source = model.project_source(model.encode(batch["source"], length))
-        hidden = model.read(batch["tokens"], source, length)
-        return model.logits(hidden[batch["labels"] != IGNORED])
+        return model.read(batch["tokens"], source, length)
 
     def configure_optimizers(self) -> Any:
         """AdamW; norms, biases, tables and positions do not decay."""

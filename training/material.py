@@ -6,9 +6,12 @@ The folder holds `recipe.json`, `tokenizer/`, `train/` and `validation/` (corpor
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,8 @@ from seq2edge.training.start import Start, read_start
 from seq2edge.training.vocabulary import END_ID, PAD_ID, START_ID
 
 RECIPE, FACTS, TOKENIZER = "recipe.json", "facts.json", "tokenizer"
-TRAIN, VALIDATION = "train", "validation"
+TRAIN, VALIDATION, LAST = "train", "validation", "last.ckpt"
+READY = ".prepared"
 OUR_IDS = {"eos_token_id": END_ID, "pad_token_id": PAD_ID, "decoder_start_token_id": START_ID}
 Say = Callable[[str], None]
 
@@ -70,16 +74,22 @@ class Material:
 def prepare(recipe: Recipe, folder: Path, say: Say) -> None:
     """Make what is missing in the run's folder. Raises TrainingError for files that cannot be used.
 
-    A folder of another recipe is refused.
+    Where nothing has been learnt yet, another recipe or changed files start the folder over; a run
+    of another recipe, or of other files, is refused.
     """
+    asked = asked_of(recipe)
     if (folder / RECIPE).is_file():
-        if read_json(folder / RECIPE) != recipe.to_dict():
-            raise TrainingError(f"{folder}: holds a run of another recipe, choose a new folder")
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / RECIPE, recipe.to_dict())
+        before = read_json(folder / RECIPE)
+        changed = [key for key in asked if before.get(key) != asked[key]]
+        if changed and (folder / LAST).exists():
+            what = "another recipe" if "recipe" in changed else "files that have changed since"
+            raise TrainingError(f"{folder}: holds a run of {what}, choose a new folder")
+        if changed:
+            _start_over(folder)
+    with file_errors_of(folder):
+        (folder / TOKENIZER).mkdir(parents=True, exist_ok=True)
+    write_json(folder / RECIPE, asked)
     if not (folder / FACTS).is_file():
-        (folder / TOKENIZER).mkdir(exist_ok=True)
         facts = _find_facts(recipe, folder / TOKENIZER, say)
         write_json(folder / FACTS, json.loads(json.dumps(dataclasses.asdict(facts))))
     facts = _read_facts(folder)
@@ -91,9 +101,47 @@ def prepare(recipe: Recipe, folder: Path, say: Say) -> None:
             _report_bad(corpus, say)
 
 
+def wait_until_prepared(recipe: Recipe, folder: Path) -> None:
+    """Wait for the first process, which prepares, perhaps on another machine.
+
+    The folder is the one thing that processes share before a training begins; a large corpus takes
+    longer than the time after which a process group gives up. The first process takes READY away
+    before it writes another recipe, so the recipe is looked at first.
+    """
+    asked = asked_of(recipe)
+    while not (
+        (folder / RECIPE).is_file()
+        and read_json(folder / RECIPE) == asked
+        and (folder / READY).is_file()
+    ):
+        time.sleep(0.2)
+
+
+def asked_of(recipe: Recipe) -> dict[str, Any]:
+    """What a run's folder is made from: the recipe, and its files as they are now."""
+    return {"recipe": recipe.to_dict(), "files": _files(recipe)}
+
+
+def _files(recipe: Recipe) -> dict[str, list[int]]:
+    """Size and time of change of all files that a run is made from."""
+    names = [*recipe.data.train, *recipe.data.validation]
+    names += [recipe.vectors.file] if recipe.vectors.file else []
+    names += [str(Path(recipe.start) / "model.safetensors")] if recipe.start else []
+    found = {name: Path(name) for name in names if Path(name).is_file()}
+    stats = {name: path.stat() for name, path in found.items()}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
+def _start_over(folder: Path) -> None:
+    """Take away what another recipe prepared."""
+    for name in (TOKENIZER, TRAIN, VALIDATION):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / FACTS).unlink(missing_ok=True)
+
+
 def open_material(folder: Path) -> Material:
     """Open what `prepare` made."""
-    recipe = recipe_of(read_json(folder / RECIPE))
+    recipe = recipe_of(read_json(folder / RECIPE)["recipe"])
     return Material(
         recipe=recipe,
         facts=_read_facts(folder),
@@ -114,12 +162,21 @@ def write_json(path: Path, values: Any) -> None:
     """Write a whole file or none."""
     partial = hidden_sibling(path)
     try:
-        partial.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
+        with file_errors_of(path):
+            partial.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
+            partial.replace(path)
+    finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def file_errors_of(subject: Path) -> Iterator[None]:
+    """What the file system refuses becomes a TrainingError about `subject`."""
+    try:
+        yield
+    except OSError as error:
         remedy = ", free some space or choose another disk" if error.errno in DISK_FULL else ""
-        raise TrainingError(f"{path}: {error.strerror or error}{remedy}") from error
+        raise TrainingError(f"{subject}: {error.strerror or error}{remedy}") from error
 
 
 def _find_facts(recipe: Recipe, folder: Path, say: Say) -> Facts:

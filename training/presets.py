@@ -9,8 +9,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+from torch import nn
+
 from seq2edge.errors import Seq2EdgeError, TrainingError
 from seq2edge.model.dims import Dims, StackDims
+from seq2edge.model.transformer import Transformer
 from seq2edge.training.recipe import Objective, Recipe
 
 PRESETS: dict[str, dict[str, int]] = {
@@ -72,6 +76,16 @@ def _positions(recipe: Recipe) -> dict[str, Any]:
     if kind == "relative":
         return {"positions": kind, "relative_buckets": 32, "relative_distance": 128}
     return {"positions": kind, "max_positions": longest(recipe)}
+
+
+def count_parameters(dims: Dims) -> tuple[int, int]:
+    """All parameters, and those without tables of tokens and positions and without the LM head."""
+    with torch.device("meta"):
+        model = Transformer(dims)
+    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
+    tables += [model.lm_head.weight] if hasattr(model, "lm_head") else []
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    return whole, whole - sum(table.numel() for table in tables)
 
 
 def longest(recipe: Recipe) -> int:

@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seq2edge.errors import Seq2EdgeError, TrainingError
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK")
 GRACE = 5.0  # seconds in which the others may end on their own when one has ended
-READY = ".prepared"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 RESUME = "what was learnt up to the last check is kept, resume from it"
 
@@ -96,20 +94,6 @@ def check_device(device: str, processes: int) -> None:
         )
     if device == "mps" and (processes > 1 or not torch.backends.mps.is_available()):
         raise TrainingError("device: mps is for one process on a Mac with Metal, choose cpu")
-
-
-def meet(folder: Path, processes: int) -> None:
-    """Wait until the first process, which calls this when it has prepared the folder, is here.
-
-    The folder is the one thing that processes share before a training begins; a large corpus takes
-    longer than the time after which a process group gives up.
-    """
-    if first_process():
-        if processes > 1:
-            (folder / READY).touch()
-        return
-    while not (folder / READY).is_file():
-        time.sleep(0.2)
 
 
 def spread(

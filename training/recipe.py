@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -19,6 +19,7 @@ else:
 
 Objective: TypeAlias = Literal["seq2seq", "causal", "denoise", "infill", "classify"]
 TokenizerKind: TypeAlias = Literal["bpe", "unigram", "bytes", "characters", "words"]
+TargetKind: TypeAlias = Literal["", "bpe", "unigram", "bytes", "characters", "words"]
 Precision: TypeAlias = Literal["auto", "float32", "bf16-mixed", "fp16-mixed"]
 Strategy: TypeAlias = Literal["auto", "ddp", "fsdp"]
 TWO_SIDED = ("seq2seq", "classify")  # objectives whose rows have an input and an answer
@@ -67,7 +68,7 @@ class TokenizerRecipe:
 
     kind: TokenizerKind = "bpe"
     size: int = 8000
-    target: Literal["", "bpe", "unigram", "bytes", "characters", "words"] = ""
+    target: TargetKind = ""
     target_size: int = 8000
     lowercase: bool = False
 
@@ -107,15 +108,23 @@ class DenoiseRecipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VectorsRecipe:
-    """Word vectors that the embedding starts from: a word2vec or GloVe file."""
+    """Word vectors that a new model's embedding starts from: a word2vec or GloVe file.
+
+    `tables` says which one gets them where source and target have vocabularies of their own.
+    `frozen` tables keep them, and their other rows, as they are.
+    """
 
     file: str = ""
     frozen: bool = False
+    tables: Literal["both", "source", "target"] = "both"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdapterRecipe:
-    """LoRA (Hu et al. 2022) of every linear layer; rank 0 trains all weights."""
+    """LoRA (Hu et al. 2022) of every linear layer; rank 0 trains all weights.
+
+    The change of a layer is weighed by alpha / rank.
+    """
 
     rank: int = 0
     alpha: float = 16.0
@@ -124,9 +133,10 @@ class AdapterRecipe:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PrivacyRecipe:
-    """Differential privacy (Abadi et al. 2016): epsilon 0 trains without it.
+    """Differential privacy (Abadi et al. 2016) of each row; epsilon 0 trains without it.
 
-    `clip` bounds the gradient of one example; `batch` is the expected number of examples a step.
+    `clip` bounds the gradient of one row, in place of the optimizer's; `batch` is the expected
+    number of rows a step, in place of `batch_tokens`.
     """
 
     epsilon: float = 0.0
@@ -242,16 +252,24 @@ def _below(path: str, key: str) -> str:
 
 
 def _absolute(recipe: Recipe, folder: Path) -> Recipe:
-    def place(names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(str((folder / name).resolve()) for name in names)
+    return _placed(recipe, lambda name: str((folder / name).resolve()))
 
+
+def without_folders(recipe: Recipe) -> Recipe:
+    """The recipe with the names of its files alone, to be published with a model."""
+    return _placed(recipe, lambda name: Path(name).name)
+
+
+def _placed(recipe: Recipe, place: Callable[[str], str]) -> Recipe:
     data = dataclasses.replace(
-        recipe.data, train=place(recipe.data.train), validation=place(recipe.data.validation)
+        recipe.data,
+        train=tuple(map(place, recipe.data.train)),
+        validation=tuple(map(place, recipe.data.validation)),
     )
     vectors = recipe.vectors
     if vectors.file:
-        vectors = dataclasses.replace(vectors, file=place((vectors.file,))[0])
-    start = place((recipe.start,))[0] if recipe.start else ""
+        vectors = dataclasses.replace(vectors, file=place(vectors.file))
+    start = place(recipe.start) if recipe.start else ""
     return dataclasses.replace(recipe, data=data, vectors=vectors, start=start)
 
 
@@ -261,12 +279,65 @@ def _check(recipe: Recipe) -> None:
     _check_numbers(recipe)
     if recipe.objective not in TWO_SIDED and len(recipe.data.fields) > 1:
         raise TrainingError(f"data.fields: {recipe.objective} reads one text a row")
+    if recipe.objective not in TWO_SIDED and recipe.data.tags:
+        raise TrainingError(f"data.tags: stand before inputs, {recipe.objective} has none")
     if recipe.tokenizer.target and recipe.objective != "seq2seq":
         raise TrainingError(f"tokenizer.target: {recipe.objective} has one vocabulary")
-    if recipe.adapter.rank and not recipe.start:
+    _check_adapter(recipe.adapter, recipe.start)
+    _check_privacy(recipe)
+    _check_vectors(recipe)
+
+
+def _check_adapter(adapter: AdapterRecipe, start: str) -> None:
+    if adapter == AdapterRecipe():
+        return
+    if not adapter.rank:
+        raise TrainingError("adapter.rank: 0, the other settings are about adapters")
+    if adapter.alpha <= 0:
+        raise TrainingError("adapter.alpha: must be above 0")
+    if not start:
         raise TrainingError("adapter.rank: adapters change a trained model, set start")
-    if recipe.privacy.epsilon and recipe.adapter.rank:
-        raise TrainingError("privacy.epsilon: not together with adapters")
+
+
+def _check_privacy(recipe: Recipe) -> None:
+    privacy = recipe.privacy
+    if privacy == PrivacyRecipe():
+        return
+    for name, fits, range_ in (
+        ("epsilon", privacy.epsilon > 0, "above 0, the other settings are about it"),
+        ("delta", 0 < privacy.delta < 1, "between 0 and 1"),
+        ("clip", privacy.clip > 0, "above 0"),
+        ("batch", privacy.batch > 0, "1 or more"),
+    ):
+        if not fits:
+            raise TrainingError(f"privacy.{name}: {getattr(privacy, name)}, must be {range_}")
+    if recipe.data.weights:
+        raise TrainingError("data.weights: a private training reads all rows equally often")
+    if recipe.optimizer.precision not in ("auto", "float32"):
+        raise TrainingError("optimizer.precision: a private training computes in float32")
+    learnt = {recipe.tokenizer.kind, recipe.tokenizer.target} - {"", "bytes"}
+    if learnt and not recipe.start:
+        raise TrainingError(
+            f"tokenizer.kind: {learnt.pop()!r} is learnt from the private texts and would show "
+            "their words; use bytes, or start from a checkpoint of public texts"
+        )
+
+
+def _check_vectors(recipe: Recipe) -> None:
+    vectors, kinds = recipe.vectors, {recipe.tokenizer.kind, recipe.tokenizer.target} - {""}
+    if vectors == VectorsRecipe():
+        return
+    if not vectors.file:
+        raise TrainingError("vectors.file: missing, the other settings are about it")
+    if recipe.start:
+        raise TrainingError("vectors.file: is for new models, the one at start has its embedding")
+    if vectors.tables != "both" and not recipe.tokenizer.target:
+        raise TrainingError(f"vectors.tables: {vectors.tables!r}, but there is one vocabulary")
+    if not kinds & {"words", "bpe", "unigram"}:
+        raise TrainingError(
+            f"vectors.file: tokens of the kind {recipe.tokenizer.kind!r} are no words, "
+            "set tokenizer.kind to words, bpe or unigram"
+        )
 
 
 def _check_data(data: DataRecipe) -> None:
@@ -294,6 +365,7 @@ def _check_numbers(recipe: Recipe) -> None:
         ("model.dropout", recipe.model.dropout),
         ("optimizer.label_smoothing", optimizer.label_smoothing),
         ("denoise.density", recipe.denoise.density),
+        ("adapter.dropout", recipe.adapter.dropout),
     ):
         if not 0 <= part < 1:
             raise TrainingError(f"{name}: {part} is not from 0 to below 1")

@@ -15,18 +15,19 @@ from seq2edge.errors import TrainingError
 from seq2edge.manifest import utc_now
 from seq2edge.training.material import (
     RECIPE,
+    asked_of,
     open_material,
     prepare,
     read_json,
     write_json,
 )
+from seq2edge.training.presets import count_parameters
 from seq2edge.training.processes import started_by_launcher
 from seq2edge.training.recipe import Recipe
 from seq2edge.training.scaling import Fit, Observation, fit_law
 from seq2edge.training.sweep_runs import (
     Budget,
     budgeted,
-    count_parameters,
     dims_of,
     fill_run,
     sized,
@@ -146,7 +147,7 @@ def _run(
     everything, inner = count_parameters(dims_of(recipe, shared.facts))
     each = step_tokens(shared.train, recipe)
     recipe = budgeted(recipe, budget, inner, each)
-    if (place / RECIPE).is_file() and read_json(place / RECIPE) != recipe.to_dict():
+    if (place / LAST).is_file() and read_json(place / RECIPE) != asked_of(recipe):
         raise TrainingError(f"{place}: was run with another budget or recipe, choose a new folder")
     if not (place / MODEL / "training.json").is_file():
         fill_run(recipe, folder / SHARED, place, rows)

@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from seq2edge.errors import TrainingError
 from seq2edge.model.dims import Dims
-from seq2edge.model.transformer import Transformer
-from seq2edge.storage import DISK_FULL, hidden_sibling
+from seq2edge.storage import hidden_sibling
 from seq2edge.training.batches import Plan
 from seq2edge.training.corpus import COLUMNS, Corpus
 from seq2edge.training.material import (
@@ -29,7 +26,10 @@ from seq2edge.training.material import (
     VALIDATION,
     Facts,
     Material,
+    asked_of,
+    file_errors_of,
     open_material,
+    read_json,
     write_json,
 )
 from seq2edge.training.presets import PRESETS, make_dims
@@ -87,16 +87,6 @@ def dims_of(recipe: Recipe, facts: Facts) -> Dims:
     )
 
 
-def count_parameters(dims: Dims) -> tuple[int, int]:
-    """All parameters, and those without tables of tokens and positions and without the LM head."""
-    with torch.device("meta"):
-        model = Transformer(dims)
-    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
-    tables += [model.lm_head.weight] if hasattr(model, "lm_head") else []
-    whole = sum(parameter.numel() for parameter in model.parameters())
-    return whole, whole - sum(table.numel() for table in tables)
-
-
 def budgeted(recipe: Recipe, budget: Budget, parameters: int, step_tokens: float) -> Recipe:
     """The recipe with the budget's steps, rounded to whole checks so that the last one counts."""
     steps = budget.steps or recipe.optimizer.steps
@@ -128,20 +118,18 @@ def fill_run(recipe: Recipe, shared: Path, folder: Path, rows: int) -> Material:
 
     A smaller part is a part of every larger one.
     """
-    material = open_material(shared)
+    asked, material = asked_of(recipe), open_material(shared)
     facts = dataclasses.replace(material.facts, dims=dims_of(recipe, material.facts))
-    try:
+    with file_errors_of(folder):
+        if (folder / RECIPE).is_file() and read_json(folder / RECIPE) != asked:
+            shutil.rmtree(folder)  # nothing was learnt in it
         folder.mkdir(parents=True, exist_ok=True)
         for name in (TOKENIZER, VALIDATION):
             shutil.copytree(shared / name, folder / name, dirs_exist_ok=True)
         if not (folder / TRAIN).exists():
             write_part(material.train, folder / TRAIN, rows, recipe.seed)
-    except OSError as error:
-        remedy = ", free some space or choose another disk" if error.errno in DISK_FULL else ""
-        raise TrainingError(f"{folder}: {error.strerror or error}{remedy}") from error
     write_json(folder / FACTS, json.loads(json.dumps(dataclasses.asdict(facts))))
-    if not (folder / RECIPE).is_file():
-        write_json(folder / RECIPE, recipe.to_dict())
+    write_json(folder / RECIPE, asked)
     return open_material(folder)
 
 

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import bz2
 import dataclasses
-import gzip
 import io
 import json
-import lzma
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from seq2edge.compressed import READ_ERRORS, kind_of, open_bytes
 from seq2edge.errors import TrainingError
 
-COMPRESSED: dict[str, Any] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-}
 SHOWN = 5  # bad lines that a report names
 
 
@@ -53,7 +46,7 @@ def read_rows(
     parse = _parser(path, columns, fields)
     number = 0
     try:
-        with _open(path) as file:
+        with open_bytes(path) as file:
             for number, line in enumerate(file, start=1):
                 try:
                     text = line.decode("utf-8").rstrip("\r\n")
@@ -65,23 +58,17 @@ def read_rows(
                     yield number, row
                 else:
                     bad.add(path, number, "an empty text")
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except READ_ERRORS as error:
         where = f" after line {number}" if number else ""
         raise TrainingError(f"{path}: cannot be read{where}: {error}") from error
-
-
-def _open(path: Path) -> IO[bytes]:
-    if path.suffix in COMPRESSED:
-        return COMPRESSED[path.suffix](path, "rb")
-    return path.open("rb")
 
 
 def _parser(
     path: Path, columns: int, fields: tuple[str, ...]
 ) -> Callable[[str, int], tuple[str, ...]]:
-    kind = Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
+    kind = kind_of(path)
     if kind == ".jsonl":
-        keys = fields or ("input", "answer")[:columns] if columns > 1 else fields or ("text",)
+        keys = fields or ("input", "reference")[:columns] if columns > 1 else fields or ("text",)
         if len(keys) != columns:
             raise TrainingError(f"data.fields: {len(keys)} keys, a row has {columns}")
         return lambda text, number: _from_json(text, keys, f"{path}:{number}")

@@ -13,29 +13,47 @@ from typing import Any, Literal, TypeAlias
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
 
 from seq2edge.errors import TrainingError
 from seq2edge.manifest import utc_now
 from seq2edge.model.transformer import Transformer
+from seq2edge.training.adapters import add_adapters, merged
 from seq2edge.training.checkpoints import SafeCheckpointIO
 from seq2edge.training.initialise import new_model
 from seq2edge.training.learner import Learner, set_dropout
-from seq2edge.training.material import Loaders, Material, open_material, prepare
+from seq2edge.training.material import (
+    READY,
+    Loaders,
+    Material,
+    file_errors_of,
+    open_material,
+    prepare,
+    wait_until_prepared,
+)
+from seq2edge.training.presets import count_parameters
+from seq2edge.training.privacy import (
+    PrivateLearner,
+    PrivateLoaders,
+    open_mechanism,
+    plain_optimizer,
+    prepare_privacy,
+    private_card,
+)
 from seq2edge.training.processes import (
     check_device,
     environment,
     first_process,
     lost_processes,
-    meet,
     placed,
     spread,
     started_by_launcher,
 )
-from seq2edge.training.recipe import Recipe
+from seq2edge.training.recipe import Recipe, without_folders
 from seq2edge.training.saving import Stored, save_checkpoint
 from seq2edge.training.start import start_model
+from seq2edge.training.vectors import fill_vectors, prepare_vectors, report_of
 
 Say: TypeAlias = Callable[[str], None]
 Strategy: TypeAlias = Literal["auto", "ddp", "fsdp"]
@@ -44,13 +62,18 @@ LAST, BEST, MODEL = "last.ckpt", "best.ckpt", "model"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Where to train: Lightning's accelerator, processes a machine, machines and strategy."""
+    """Where and how to train, which changes nothing about what is learnt.
+
+    `device` is Lightning's accelerator, `workers` are processes that read data, `tensorboard`
+    writes its logs beside the CSV files.
+    """
 
     device: str = "auto"
     processes: int = 1
     machines: int = 1
     strategy: Strategy = "auto"
     workers: int = 0
+    tensorboard: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,24 +134,56 @@ def _train(
         raise TrainingError(f"{folder}: holds a run already, resume it or choose a new folder")
     began, everyone = time.monotonic(), machine.processes * machine.machines
     if first_process():
-        prepare(recipe, folder, say)
-    meet(folder, everyone)
+        _prepare(recipe, folder, say)
+    else:
+        wait_until_prepared(recipe, folder)
     material = open_material(folder)
     with _silenced(), lost_processes(everyone):
-        trainer = _trainer(recipe, folder, machine, quiet=quiet)
-        learner = _learner(material, machine, say)
+        trainer = _trainer(plain_optimizer(recipe), folder, machine, quiet=quiet)
+        learner = _learner(material, folder, machine, say)
         trainer.fit(
             learner,
-            datamodule=Loaders(material, workers=machine.workers),
+            datamodule=_loaders(material, folder, machine),
             ckpt_path=last if last.is_file() else None,
             weights_only=True,
         )
         if trainer.interrupted:
             raise KeyboardInterrupt
-        weights, loss = _best(trainer, learner, folder)
+        return _finish(trainer, learner, material, folder, began=began, stored=stored)
+
+
+def _prepare(recipe: Recipe, folder: Path, say: Say) -> None:
+    with file_errors_of(folder):
+        (folder / READY).unlink(missing_ok=True)
+    prepare(recipe, folder, say)
+    material = open_material(folder)
+    prepare_vectors(material, folder, say)
+    prepare_privacy(material, folder)
+    with file_errors_of(folder):
+        (folder / READY).touch()
+
+
+def _finish(
+    trainer: L.Trainer,
+    learner: Learner,
+    material: Material,
+    folder: Path,
+    *,
+    began: float,
+    stored: Stored,
+) -> Trained:
+    """Save the best weights, as those of a plain model, and say what was done."""
+    weights, loss = _best(trainer, learner, folder)
+    if material.recipe.adapter.rank and trainer.is_global_zero:
+        weights = merged(weights, material.recipe.adapter)
     seconds = time.monotonic() - began
-    count = sum(parameter.numel() for parameter in learner.model.parameters())
+    count, _ = count_parameters(material.facts.dims)
     card = _card(material, trainer, loss, seconds, count)
+    card["learnt_parameters"] = learnt_parameters(learner.model)
+    if material.recipe.vectors.file:
+        card |= report_of(folder)
+    if isinstance(learner, PrivateLearner):
+        card = private_card(card, learner)
     if trainer.is_global_zero:
         save_checkpoint(folder / MODEL, weights, material.facts, folder, card, stored=stored)
     return Trained(
@@ -147,26 +202,54 @@ def build_model(material: Material, say: Say) -> Transformer:
         model, new = start_model(dims, Path(recipe.start), recipe.seed)
         if new:
             say(f"new, not in {Path(recipe.start).name}: {', '.join(new)}")
+        if recipe.adapter.rank:
+            layers = add_adapters(model, recipe.adapter, new, seed=recipe.seed)
+            say(f"adapters of rank {recipe.adapter.rank} beside {len(layers)} linear layers")
     else:
         model = new_model(dims, recipe.seed)
     set_dropout(model, recipe.model.dropout)
-    return model
+    return model.train()
 
 
-def _learner(material: Material, machine: Machine, say: Say) -> Learner:
+def learnt_parameters(model: Transformer) -> int:
+    """How many numbers the training changes."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _learner(material: Material, folder: Path, machine: Machine, say: Say) -> Learner:
     recipe = material.recipe
     model = build_model(material, say)
+    if recipe.vectors.file:
+        fill_vectors(model, folder, frozen=recipe.vectors.frozen)
+    learnt = learnt_parameters(model)
     count = sum(parameter.numel() for parameter in model.parameters())
-    say(f"{material.facts.dims.kind} of {count / 1e6:.2f} million parameters")
-    kind = Learner
+    part = "" if learnt == count else f", {learnt:,} of them learn"
+    say(f"{material.facts.dims.kind} of {count / 1e6:.2f} million parameters{part}")
+    if recipe.privacy.epsilon:
+        mechanism = open_mechanism(folder)
+        say(
+            f"private: epsilon {recipe.privacy.epsilon:g}, about {recipe.privacy.batch} of "
+            f"{len(material.train):,} rows a step, noise {mechanism.noise:.3g} times the clip"
+        )
+        return PrivateLearner(model, recipe, mechanism)
     if machine.strategy == "fsdp":
         from seq2edge.training.sharding import ShardedLearner
 
-        kind = ShardedLearner
-    return kind(model, recipe.optimizer, seed=recipe.seed)
+        return ShardedLearner(model, recipe.optimizer, seed=recipe.seed)
+    return Learner(model, recipe.optimizer, seed=recipe.seed)
+
+
+def _loaders(material: Material, folder: Path, machine: Machine) -> Loaders:
+    if material.recipe.privacy.epsilon:
+        return PrivateLoaders(material, open_mechanism(folder), workers=machine.workers)
+    return Loaders(material, workers=machine.workers)
 
 
 def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, quiet: bool) -> L.Trainer:
+    if recipe.privacy.epsilon and (
+        machine.processes * machine.machines > 1 or machine.strategy == "fsdp"
+    ):
+        raise TrainingError("privacy.epsilon: a private training runs in one process, unsharded")
     optimizer = recipe.optimizer
     checked = bool(recipe.data.validation)
     every = recipe.check.every
@@ -184,7 +267,7 @@ def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, quiet: bool) -> 
         check_val_every_n_epoch=None,
         limit_val_batches=None if checked else 0,
         num_sanity_val_steps=0,
-        logger=CSVLogger(folder, name="", version="log"),
+        logger=_loggers(folder, machine),
         log_every_n_steps=min(50, every),
         callbacks=_callbacks(recipe, folder, checked=checked, quiet=quiet),
         plugins=[SafeCheckpointIO(), environment()],
@@ -193,6 +276,17 @@ def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, quiet: bool) -> 
         use_distributed_sampler=False,
         default_root_dir=folder,
     )
+
+
+def _loggers(folder: Path, machine: Machine) -> list[Logger]:
+    """`log/version_0/metrics.csv`; a resumed run goes on in `version_1`."""
+    loggers: list[Logger] = [CSVLogger(folder, name="log")]
+    if machine.tensorboard:
+        try:
+            loggers.append(TensorBoardLogger(folder, name="tensorboard"))
+        except ImportError as error:
+            raise TrainingError(f"tensorboard: {error}; install tensorboard") from error
+    return loggers
 
 
 def _callbacks(recipe: Recipe, folder: Path, *, checked: bool, quiet: bool) -> list[Callback]:
@@ -263,7 +357,7 @@ def _card(
 ) -> dict[str, Any]:
     """What `training.json` of the checkpoint says."""
     return {
-        "recipe": material.recipe.to_dict(),
+        "recipe": without_folders(material.recipe).to_dict(),
         "parameters": count,
         "steps": trainer.global_step,
         "rows": len(material.train),

@@ -49,8 +49,12 @@ class Writer:
             made.name = f"{name}.{index}" if index else name
             made.shape = ir.Shape(shape)
             made.type = ir.TensorType(dtype or inputs[0].dtype or ir.DataType.UNDEFINED)
-        self.graph.insert_before(self.old, node)
+        self.insert(node)
         return node.outputs
+
+    def insert(self, node: ir.Node) -> None:
+        """Where new nodes go."""
+        self.graph.insert_before(self.old, node)
 
     def replace_with(self, new: ir.Value) -> None:
         """Whatever read the old node's result reads the new one, which takes over its name."""

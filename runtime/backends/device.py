@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import math
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -243,10 +244,10 @@ class _Pinned:
         }
 
 
-class Upload:
-    """Small inputs: parts of pinned memory, and the same parts on the device."""
+class _Parts:
+    """Small tensors behind each other: parts of pinned memory, and the same on the device."""
 
-    def __init__(self, device: Device, sizes: dict[str, int]) -> None:
+    def __init__(self, device: Device, sizes: Mapping[str, int]) -> None:
         self._device = device
         self._offsets: dict[str, int] = {}
         total = 0
@@ -255,11 +256,32 @@ class Upload:
             total += -(-size // ALIGNMENT) * ALIGNMENT
         self._host = device.pinned(total)
         self._address = device.allocate(total)
-        self._sent_at = -1
 
     def address(self, name: str) -> int:
         """Where a part lies on the device."""
         return self._address + self._offsets[name]
+
+
+class Download(_Parts):
+    """Small outputs, which come to the host in one copy."""
+
+    def fetch(self) -> None:
+        """Copy all parts; they are there after `Device.wait`."""
+        self._device.fetch(self._host, self._address)
+
+    def read(self, name: str, dtype: type[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """What was fetched of a part, a new array."""
+        start, size = self._offsets[name], math.prod(shape) * np.dtype(dtype).itemsize
+        fetched: NDArray[Any] = self._host[start : start + size].view(dtype).reshape(shape)
+        return fetched.copy()
+
+
+class Upload(_Parts):
+    """Small inputs, which go to the device in one copy."""
+
+    def __init__(self, device: Device, sizes: Mapping[str, int]) -> None:
+        super().__init__(device, sizes)
+        self._sent_at = -1
 
     def send(self, **parts: NDArray[Any]) -> None:
         """Copy the parts to the device, in one piece up to the end of the last."""

@@ -16,10 +16,11 @@ from typing import Any, TypeAlias
 
 from seq2edge.bundle import Bundle
 from seq2edge.engine_info import EngineInfo, read_engine_info
-from seq2edge.errors import BackendError, BundleError, EngineError
+from seq2edge.errors import BackendError, BundleError, EngineError, ForeignEngineError
 from seq2edge.manifest import TensorRecord
 from seq2edge.runtime.backends.device import Device
 from seq2edge.runtime.backends.engine_buffers import largest
+from seq2edge.runtime.backends.engine_kernels import EngineKernels
 from seq2edge.storage import file_errors
 from seq2edge.tensorrt_library import process_logger
 
@@ -99,13 +100,15 @@ class OpenEngine:
         _check_validity(engine, trt, self._runtime, plan, device)
         self.engine = self._runtime.deserialize_cuda_engine(plan)
         if self.engine is None:
-            raise EngineError(
+            told_before = hasattr(self._runtime, "get_engine_validity")
+            raise (EngineError if told_before else ForeignEngineError)(
                 f"{self.subject}: {trt.__name__} {trt.__version__} does not open it on "
                 f"{device.name} ({self._log.errors()}); build it again here"
             )
         self._check_tensors()
         self.in_place = self._find_in_place()
-        self._jit_cache: Any = None
+        self._kernels = EngineKernels(engine.info, device)
+        self._kernels.save_after(self)
 
     @property
     def builtin_graphs(self) -> bool:
@@ -128,12 +131,14 @@ class OpenEngine:
             return self.engine.create_execution_context(strategy)
         config = self.engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
-        if self._jit_cache is None:
-            self._jit_cache = config.create_runtime_cache()
-        config.set_runtime_cache(self._jit_cache)  # a kernel is compiled once for all contexts
+        self._kernels.share(config)
         if replayed:
             config.cuda_graph_strategy = self.trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         return self.engine.create_execution_context(config)
+
+    def save_kernels(self) -> None:
+        """Keep what the device compiled for the next process; nothing where it compiles none."""
+        self._kernels.save()
 
     def failure(self, what: str) -> EngineError:
         """The error that a call of the library failed, with what it logged."""
@@ -221,7 +226,7 @@ def _check_validity(engine: Engine, trt: Any, runtime: Any, plan: bytes, device:
         return
     flags = trt.EngineInvalidityDiagnostics.__members__.items()
     found = [name for name, flag in flags if int(reasons) & int(flag)]
-    raise EngineError(
+    raise ForeignEngineError(
         f"{engine.subject}: not for this {device.name} of compute capability {device.capability} "
         f"({', '.join(found).lower().replace('_', ' ') or 'no reason'}); built for "
         f"{engine.info.target}, build it for this device"

@@ -7,9 +7,17 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from seq2edge.engine_info import LOG_SUM_EXP, TOP_IDS, TOP_VALUES, top_outputs
 from seq2edge.errors import BackendError, CapacityError, EngineError
-from seq2edge.runtime.backend import Lengths, Logits, Tokens
-from seq2edge.runtime.backends.device import ALIGNMENT, Block, Bytes, Device, Upload
+from seq2edge.runtime.backend import Answer, Candidates, Lengths, Logits, Tokens
+from seq2edge.runtime.backends.device import (
+    ALIGNMENT,
+    Block,
+    Bytes,
+    Device,
+    Download,
+    Upload,
+)
 from seq2edge.runtime.backends.engine import Binding, Bindings, Call, OpenEngine, StepCalls
 from seq2edge.runtime.backends.engine_buffers import (
     BYTES,
@@ -31,10 +39,12 @@ class CacheSlot:
     """Buffers of one cache at its largest.
 
     `sets` are the addresses of all keys and values; the second, for reordered rows or for an engine
-    that copies its cache, is made when it is first needed.
+    that copies its cache, is made when it is first needed. `top` is what tokens are chosen from
+    where the engine gives it.
     """
 
     inputs: Upload
+    top: Download | None
     logits: int
     read: Bytes
     sets: list[int]
@@ -51,6 +61,7 @@ class EngineDecoder:
         outputs = {tensor.name: tensor for tensor in engine.info.outputs}
         self.logits = outputs["logits"]
         read_float32(engine.subject, self.logits)
+        self.top = top_outputs(self.sizes.top_k)
         self.names = [n.removeprefix(PAST) for n in self.inputs if n.startswith(PAST)]
         self.block = self._layout(engine)
         self.slots = Slots(self._make_slot)
@@ -74,8 +85,10 @@ class EngineDecoder:
         tokens = max(self.sizes.batch[2] * self.sizes.prompt[2], rows)
         sizes = {"cache_length": rows * ITEM, "new_length": rows * ITEM, "input_ids": tokens * ITEM}
         logits = size_of(self.logits, largest(self.sizes))
+        top = {tensor.name: size_of(tensor, largest(self.sizes)) for tensor in self.top}
         return CacheSlot(
             inputs=Upload(self.device, sizes),
+            top=Download(self.device, top) if top else None,
             logits=self.device.allocate(logits),
             read=self.device.pinned(logits),
             sets=[self.make_set()],
@@ -110,6 +123,7 @@ class EngineCache:
         with decoder.device.lock:
             self._slot = decoder.slots.lease(self)
         self._current = 0
+        self._calls = 0
 
     def reorder(self, rows: NDArray[np.int64]) -> None:
         """See Cache. The rows are gathered in the other set of buffers, which is the one then."""
@@ -124,13 +138,14 @@ class EngineCache:
         self._current = 1 - self._current
         self.length = length
 
-    def step(self, tokens: Tokens, new_length: Lengths) -> Logits:
-        """Append tokens, in as many pieces as the engine needs."""
+    def step(self, tokens: Tokens, new_length: Lengths) -> Answer:
+        """Append tokens, in as many pieces as the engine needs; of several, all logits."""
         columns = max(1, int(new_length.max()))
         self._reserve(int((self.length + np.maximum(new_length, 1)).max()))
         with self._decoder.device.lock:
             if self._width(columns) == columns:
-                return self._run(tokens[:, :columns], new_length, self.length)
+                self._run(tokens[:, :columns], new_length, self.length)
+                return self._candidates() if self._slot.top else self._logits()
             logits = np.zeros(shape_of(self._decoder.logits, {"rows": len(tokens)}), np.float32)
             first = 0
             while first < columns:
@@ -141,7 +156,8 @@ class EngineCache:
                     ended = (new_length > 0) & (new_length <= first)
                     piece[ended, 0] = tokens[ended, new_length[ended] - 1]
                     begin[ended] -= 1
-                last = self._run(piece, valid, begin)
+                self._run(piece, valid, begin)
+                last = self._logits()
                 ends = (first < new_length) & (new_length <= first + width)
                 logits[ends] = last[ends]
                 first += width
@@ -182,7 +198,7 @@ class EngineCache:
         fits = rows == batch >= sizes.batch[0] and max(width, sizes.prompt[0]) <= room
         return width if fits else 1
 
-    def _run(self, tokens: Tokens, valid: Lengths, begin: Lengths) -> Logits:
+    def _run(self, tokens: Tokens, valid: Lengths, begin: Lengths) -> None:
         """One call of the engine, which writes from `begin` on; the tokens are known to fit.
 
         A row without a valid token is fed one all the same: the next call overwrites it.
@@ -199,14 +215,40 @@ class EngineCache:
         sizes = self._sizes(rows, new)
         call = decoder.steps if new == 1 else decoder.prefill
         call.run((past, source, *sizes.values()), lambda: self._bindings(sizes, past, present))
-        wanted = shape_of(decoder.logits, sizes)
-        read = slot.read[: size_of(decoder.logits, sizes)]
-        decoder.device.fetch(read, slot.logits)
-        decoder.device.wait()
+        self._calls += 1
         self.length += valid
         if not decoder.in_place:
             self._current = 1 - self._current
-        return read.view(np.float32).reshape(wanted)
+
+    def _logits(self) -> Logits:
+        """All logits of the last call."""
+        decoder, slot, sizes = self._decoder, self._slot, {"rows": len(self.length)}
+        read = slot.read[: size_of(decoder.logits, sizes)]
+        decoder.device.fetch(read, slot.logits)
+        decoder.device.wait()
+        return read.view(np.float32).reshape(shape_of(decoder.logits, sizes))
+
+    def _candidates(self) -> Candidates:
+        """The largest of them; all stay on the device, and are fetched while they are there."""
+        device, top, call = self._decoder.device, self._slot.top, self._calls
+        assert top is not None
+        rows, k = len(self.length), self._decoder.sizes.top_k
+        top.fetch()
+        device.wait()
+
+        def fetch() -> Logits:
+            with device.lock:
+                if self._calls != call or len(self.length) != rows:
+                    raise BackendError("logits: those of a step that is over; ask before the next")
+                return self._logits()
+
+        return Candidates(
+            values=top.read(TOP_VALUES, np.float32, (rows, k)),
+            ids=top.read(TOP_IDS, np.int64, (rows, k)),
+            log_sum_exp=top.read(LOG_SUM_EXP, np.float32, (rows,)).astype(np.float64),
+            vocab=shape_of(self._decoder.logits, {"rows": rows})[1],
+            logits=fetch,
+        )
 
     def _sizes(self, rows: int, new: int) -> dict[str, int]:
         sizes = {"rows": rows, "new": new, "capacity": self._decoder.sizes.capacity}
@@ -229,6 +271,8 @@ class EngineCache:
         for name in ("input_ids", "new_length", "cache_length"):
             places[name] = slot.inputs.address(name)
         found: dict[str, Binding] = {"logits": (slot.logits, None)}
+        if slot.top is not None:
+            found |= {tensor.name: (slot.top.address(tensor.name), None) for tensor in decoder.top}
         for index, name in enumerate(decoder.names):
             offset = index * decoder.block.tensor_size
             places[PAST + name] = past + offset

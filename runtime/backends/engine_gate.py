@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,17 +21,47 @@ from seq2edge.runtime import parity
 from seq2edge.runtime.backend import Backend
 from seq2edge.runtime.backends.device import Device
 from seq2edge.runtime.backends.engine import Engine
+from seq2edge.user_cache import cache_folder, write_cached
 
-VERSION = 1  # of the check itself
+VERSION = 2  # of the check itself
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a device made of engines: how far they are from the model, and whether that will do."""
+
+    device: str
+    precision: str
+    parity: parity.Parity
+    passed: bool
+
+    @property
+    def summary(self) -> str:
+        """For people, with all figures."""
+        word = f"as near to the model as {self.precision} is" if self.passed else "DIFFERENT"
+        return f"{word} on {self.device}: {self.parity.figures}"
 
 
 def check(bundle: Bundle, engines: Sequence[Engine], backend: Backend, device: Device) -> None:
     """Replay the reference unless it was done. Raises EngineError where the answers differ."""
-    if REFERENCE not in bundle.manifest.files:
-        raise EngineError(f"{bundle.path}: has no {REFERENCE} to check the engine with")
     marker = _marker(bundle, engines, device)
     if marker is not None and marker.is_file():
         return
+    verdict = judge(bundle, engines, backend, device)
+    if not verdict.passed:
+        raise EngineError(
+            f"{engines[0].subject}: answers otherwise than the model on {device.name}, "
+            f"{verdict.parity.figures}; it is not used, build it again or in a larger precision"
+        )
+
+
+def judge(bundle: Bundle, engines: Sequence[Engine], backend: Backend, device: Device) -> Verdict:
+    """Replay the reference, and note it where they pass.
+
+    Raises EngineError where the bundle has no reference.
+    """
+    if REFERENCE not in bundle.manifest.files:
+        raise EngineError(f"{bundle.path}: has no {REFERENCE} to check the engine with")
     info = engines[0].info
     reference = parity.fitted(
         read_reference(bundle.file(REFERENCE)), batch=info.sizes.batch, rows=info.sizes.rows
@@ -40,31 +69,21 @@ def check(bundle: Bundle, engines: Sequence[Engine], backend: Backend, device: D
     found = [parity.replay(backend, part) for part in reference]
     recorded = bundle.manifest.parity if bundle.manifest.quantization else None
     wrong = [part for part in found if not part.engine_within(info.precision, recorded)]
-    if wrong:
-        raise EngineError(_refusal(engines, device, wrong[0]))
-    if marker is not None:
+    marker = _marker(bundle, engines, device)
+    if marker is not None and not wrong:
         _note(marker, found, engines, device)
-
-
-def _refusal(engines: Sequence[Engine], device: Device, found: parity.Parity) -> str:
-    tokens = f"{found.tokens_equal} of {found.tokens_compared} tokens equal"
-    return (
-        f"{engines[0].subject}: answers otherwise than the model on {device.name}, largest error "
-        f"{found.max_absolute:.1e} ({found.max_relative:.1e} of the largest value), {tokens}; "
-        "it is not used, build it again or in a larger precision"
+    return Verdict(
+        device=device.name,
+        precision=info.precision,
+        parity=parity.worst(wrong or found),
+        passed=not wrong,
     )
-
-
-def cache_folder() -> Path | None:
-    """Our part of the user's cache (`XDG_CACHE_HOME`, else `~/.cache`); None without a home."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "seq2edge"
-    except RuntimeError:  # a container's user may have none
-        return None
 
 
 def _marker(bundle: Bundle, engines: Sequence[Engine], device: Device) -> Path | None:
     info = engines[0].info
+    if REFERENCE not in bundle.manifest.files:
+        return None
     parts = [
         str(VERSION),
         *sorted(engine.info.plan_sha256 for engine in engines),
@@ -90,7 +109,4 @@ def _note(
         "parity": [dataclasses.asdict(part) for part in found],
     }
     with contextlib.suppress(OSError):
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        partial = marker.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        partial.replace(marker)
+        write_cached(marker, f"{json.dumps(values, indent=2)}\n".encode())

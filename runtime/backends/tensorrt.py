@@ -18,10 +18,16 @@ from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
 from seq2edge.errors import BackendError, EngineError
-from seq2edge.runtime.backend import Features, Lengths, Logits, Tokens
+from seq2edge.runtime.backend import Answer, Features, Lengths, Tokens
 from seq2edge.runtime.backends import engine_gate
 from seq2edge.runtime.backends.device import ALIGNMENT, Device, import_cuda
-from seq2edge.runtime.backends.engine import Engine, check_release, find_engines, open_engine
+from seq2edge.runtime.backends.engine import (
+    Engine,
+    OpenEngine,
+    check_release,
+    find_engines,
+    open_engine,
+)
 from seq2edge.runtime.backends.engine_decoder import EngineCache, EngineDecoder
 from seq2edge.runtime.backends.engine_encoder import EngineEncoder, EngineMemory
 from seq2edge.tensorrt_library import import_tensorrt
@@ -65,7 +71,24 @@ class TensorRTBackend:
             raise refusals[0][1]
         raise BackendError("; ".join(f"engine for {name}: {error}" for name, error in refusals))
 
+    @classmethod
+    def unchecked(cls, engines: list[Engine]) -> TensorRTBackend:
+        """Engines of one target that nothing was compared with yet, for whoever does that.
+
+        Raises BackendError or EngineError where they do not open here.
+        """
+        backend = cls.__new__(cls)
+        backend.use(engines)
+        return backend
+
     def _open(self, bundle: Bundle, engines: list[Engine]) -> None:
+        opened = self.use(engines)
+        engine_gate.check(bundle, engines, self, self.device)
+        for engine in opened:
+            engine.save_kernels()
+
+    def use(self, engines: list[Engine]) -> tuple[OpenEngine, ...]:
+        """Open these, one for each role, and make their buffers; their answers are not checked."""
         trt = import_tensorrt(engines[0].info.library)
         for engine in engines:
             check_release(engine, trt)
@@ -77,7 +100,7 @@ class TensorRTBackend:
         self._encoder = EngineEncoder(encoder, self.device, scratch) if encoder else None
         self._decoder = EngineDecoder(decoder, self.device, scratch) if decoder else None
         self.capacity = decoder.info.sizes.capacity if decoder else None
-        engine_gate.check(bundle, engines, self, self.device)
+        return tuple(opened.values())
 
     def encode(self, source: Tokens | Features, source_length: Lengths) -> EngineMemory:
         """See Backend. Raises BackendError for more than the engine was built for."""
@@ -89,11 +112,28 @@ class TensorRTBackend:
         assert self._decoder is not None
         return EngineCache(self._decoder, memory, rows, capacity)
 
-    def step(self, tokens: Tokens, new_length: Lengths, cache: EngineCache) -> Logits:
-        """See Backend. The result is valid until the cache's next step, or until it is dropped."""
+    def step(self, tokens: Tokens, new_length: Lengths, cache: EngineCache) -> Answer:
+        """See Backend. Logits are valid until the cache is dropped, too."""
         return cache.step(tokens, new_length)
 
     def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:
         """See Backend."""
         assert self._encoder is not None
         return self._encoder.pool(source, source_length)
+
+
+def check_engines(bundle: Bundle, target: str) -> engine_gate.Verdict:
+    """Compare the answers of a target's engines with the model's, whether or not it was done.
+
+    Raises BackendError where none can be opened here, since a library, its release, a driver or a
+    device is missing; ForeignEngineError where they are for another device; EngineError where they
+    are damaged, or do not run to the end.
+    """
+    engines = find_engines(bundle)[target]
+    backend = TensorRTBackend.unchecked(engines)
+    try:
+        return engine_gate.judge(bundle, engines, backend, backend.device)
+    except BackendError as error:
+        raise EngineError(
+            f"{bundle.path}: its engines for {target} do not run on {backend.device.name}, {error}"
+        ) from error

@@ -12,7 +12,7 @@ import pytest
 from bundle_folders import tree
 
 from seq2edge.bundle import Bundle
-from seq2edge.engine_info import read_engine_info
+from seq2edge.engine_info import read_engine_info, top_outputs
 from seq2edge.errors import BundleError, OptionError
 from seq2edge.export import build as building
 from seq2edge.export.build import build_bundle, plan_request
@@ -83,6 +83,8 @@ def test_engines_are_added_and_described(made, tmp_path):
     names = {tensor.name: tensor for tensor in decoder.outputs}
     assert names["logits"].dtype == "float32"
     assert names["present_key_0"].shape == ("rows", 4, "capacity", 8)
+    assert decoder.sizes.top_k == 16
+    assert set(top_outputs(16)) < set(decoder.outputs)
     parts = [part for _, part in stages]
     assert parts == sorted(parts)
     assert (parts[0], parts[-1]) == (0.0, 1.0)
@@ -104,6 +106,10 @@ def test_what_is_there_is_kept(made, tmp_path, monkeypatch):
     assert report.engines[0].sizes.capacity == 48
     assert len(report.bundle.manifest.engines) == 1
     assert tree(bundle.path).keys() == before.keys()
+    alone = build_bundle(request_of(bundle, dataclasses.replace(larger, top_k=0)))
+    assert alone.reused == ()
+    outputs = {tensor.name for tensor in alone.engines[0].outputs}
+    assert (alone.engines[0].sizes.top_k, outputs & {"log_sum_exp", "top_ids"}) == (0, set())
     other = build_bundle(plan_request(report.bundle, "rtx-ada", larger)).bundle
     assert {record.target for record in other.manifest.engines} == {TARGET, "rtx-ada"}
 

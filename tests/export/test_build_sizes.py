@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from seq2edge.errors import OptionError
@@ -32,6 +34,9 @@ def test_other_texts_are_refused(text):
         ({"batch": (2, 1, 8)}, "batch: 2:1:8 is no range"),
         ({"source": (0, 1, 8)}, "source: 0:1:8 is no range"),
         ({"beams": 0}, "beams: 0, give 1 or more"),
+        ({"top_k": -1}, "top_k: -1, give 0, or 2 to 3840"),
+        ({"top_k": 1}, "top_k: 1, give 0, or 2 to 3840"),
+        ({"top_k": 3841}, "top_k: 3841, give 0, or 2 to 3840"),
         ({"prompt": (1, 8, 300)}, "prompt: 300 tokens do not fit a capacity of 256"),
     ],
 )
@@ -51,4 +56,19 @@ def test_sizes_are_cut_to_the_models_positions():
     )
     fitted = BuildSizes().fitted(short)
     assert (fitted.source, fitted.prompt, fitted.capacity) == ((1, 40, 40), (1, 20, 20), 20)
-    assert BuildSizes().fitted(Dims(width=4, vocab=9, decoder=StackDims(**STACK))) == BuildSizes()
+    free = Dims(width=4, vocab=9000, decoder=StackDims(**STACK))
+    assert BuildSizes().fitted(free) == BuildSizes(top_k=16)
+
+
+@pytest.mark.parametrize(
+    ("beams", "asked", "top_k"),
+    [(1, None, 16), (4, None, 16), (5, None, 20), (2000, None, 3840), (4, 0, 0), (9, 2, 2)],
+)
+def test_what_is_chosen_from_follows_the_beams(beams, asked, top_k):
+    """Unless it was said; never more than TensorRT knows, or than there are tokens."""
+    sizes = BuildSizes(beams=beams, top_k=asked)
+    large = Dims(width=4, vocab=9000, decoder=StackDims(**STACK))
+    assert sizes.fitted(large).top_k == top_k
+    assert sizes.fitted(dataclasses.replace(large, vocab=10)).top_k == min(top_k, 10)
+    encoder = Dims(width=4, vocab=9000, encoder=StackDims(**STACK))
+    assert sizes.fitted(encoder).top_k == 0

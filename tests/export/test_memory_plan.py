@@ -60,7 +60,8 @@ def test_caches_are_exact(bundle, graphs):
     assert found.cache_sets == 2
     assert found.caches == 2 * (12 * 2 * 32 * 16) * 2 * 5 * 2
     assert found.cross == (3 * 2 * 20 * 16) * 2 * 5 * 2
-    assert found.outputs == 12 * 50 * 4
+    assert found.outputs == 12 * (50 * 4 + 16 * 12 + 4)
+    assert plan(bundle, graphs, top_k=0).outputs == 12 * 50 * 4
 
 
 def test_one_beam_needs_one_set_of_caches(bundle, graphs):

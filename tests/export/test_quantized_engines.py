@@ -95,6 +95,7 @@ def check_decoder(path, wanted, attentions):
         assert report.products == wanted
         assert report.fused_attentions == attentions
         assert report.cache_updates == 2 * LAYERS
+        assert report.cache_copies == 0
         assert report.dequantized_weights == 0
 
 

@@ -15,6 +15,9 @@ from seq2edge.errors import BackendError, EngineError, OptionError
 from seq2edge.export.graphs import trace_decoder, trace_encoder
 from seq2edge.export.passes.fold_transposes import FoldTransposes
 from seq2edge.export.passes.length_to_mask import LengthToMask
+from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
+from seq2edge.export.passes.scale_queries import ScaleQueries
+from seq2edge.export.passes.top_logits import TopLogits
 from seq2edge.export.tensorrt import Profile, build_engine, decoder_profiles, import_tensorrt
 from seq2edge.model.load import load_checkpoint
 
@@ -36,7 +39,11 @@ MODELS = {
     "llama": {"hidden_size": 256, "head_dim": 64},
     "bert": {"hidden_size": 256},
 }
-PRECISIONS = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
+PRECISIONS = {
+    "float32": ir.DataType.FLOAT,
+    "float16": ir.DataType.FLOAT16,
+    "bfloat16": ir.DataType.BFLOAT16,
+}
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +63,7 @@ def masked(tmp_path_factory):
             FoldTransposes()(graph)
             cast(graph, PRECISIONS[precision])
             LengthToMask()(graph)
+            ScaleQueries()(graph)
             made[key] = tmp_path_factory.mktemp(role) / "graph.onnx"
             ir.save(graph, made[key], external_data="weights.data")
         return made[key], loaded[name].dims
@@ -92,29 +100,83 @@ def weighted_products(path):
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", ["bart", "t5", "whisper", "llama"])
 def test_a_decoder_is_fused_and_writes_its_cache_in_place(masked, name, precision):
-    """Both profiles of one engine: attention kernels, cache updates and products by type."""
+    """Both profiles of one engine: attention kernels, cache updates and products by type.
+
+    T5 does not scale its scores, which would make the library copy its keys.
+    """
     path, dims = masked(name, "decoder", precision)
     report = build(path, DECODER, static={"capacity": CAPACITY}).report
     layers, cross = dims.decoder.layers, dims.encoder is not None
     prefill, step = report.profile(PREFILL), report.profile(STEP)
     assert prefill.cache_updates == step.cache_updates == 2 * layers
+    assert prefill.cache_copies == step.cache_copies == 0
     fused = layers * (1 + cross)
-    if precision == "float16":
+    if precision != "float32":
+        kind = {"float16": "Half x Half", "bfloat16": "BFloat16 x BFloat16"}[precision]
         assert prefill.fused_attentions == step.fused_attentions == fused
-        assert prefill.half_products == step.half_products == weighted_products(path)
+        assert prefill.products[kind] == step.products[kind] == weighted_products(path)
     else:  # a kernel for one query alone; cross-attention has the beams' queries
         assert (prefill.fused_attentions, step.fused_attentions) == (0, layers)
         assert step.products == Counter({"Float x Float": weighted_products(path)})
     assert {layer.profile for layer in report.layers} == {PREFILL, STEP}
 
 
+@pytest.mark.parametrize(
+    ("name", "precision", "lowered"),
+    [
+        ("bart", "float16", False),
+        ("bart", "float16", True),
+        ("bart", "float32", False),
+        ("t5", "float16", False),
+        ("llama", "float16", False),
+    ],
+)
+def test_choosing_on_the_device_changes_nothing_else(masked, tmp_path, name, precision, lowered):
+    """Two kernels more in each profile; attentions, caches and products as they were."""
+    path, _ = masked(name, "decoder", precision)
+    reports = []
+    for k in (0, 16):
+        model = ir.load(path)
+        if precision == "float16":  # the cast of these tests made halves of the logits too
+            widen_logits(model)
+        if k:
+            TopLogits(k)(model)
+        if lowered:
+            LowerToOpset18()(model)
+        ir.save(model, tmp_path / f"{k}.onnx", external_data=f"{k}.data")
+        found = build(tmp_path / f"{k}.onnx", DECODER, static={"capacity": CAPACITY})
+        reports.append(found.report)
+    for profile in (PREFILL, STEP):
+        before, after = (report.profile(profile) for report in reports)
+        counts = ("fused_attentions", "cache_updates", "cache_copies", "products")
+        assert [getattr(before, c) for c in counts] == [getattr(after, c) for c in counts]
+        assert len(after.layers) <= len(before.layers) + 2
+        (top,) = (layer for layer in after.layers if "topk" in layer.name.lower())
+        assert {"top_values", "top_ids"} <= {tensor.name for tensor in top.outputs}
+    outputs = {binding.name: (binding.dtype, binding.shape) for binding in reports[1].outputs}
+    assert outputs["log_sum_exp"] == ("Float", (-1,))
+    assert outputs["top_values"] == ("Float", (-1, 16))
+    assert outputs["top_ids"] == ("Int64", (-1, 16))
+
+
+def widen_logits(model):
+    """Logits in float32, as the graphs of a bundle give them in every precision."""
+    half = model.graph.outputs[0]
+    half.name = "half_logits"
+    node = ir.node("Cast", [half], {"to": int(ir.DataType.FLOAT)}, name="widen")
+    wide = node.outputs[0]
+    wide.name, wide.shape, wide.type = "logits", half.shape, ir.TensorType(ir.DataType.FLOAT)
+    model.graph.append(node)
+    model.graph.outputs[0] = wide
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", ["bart", "t5", "whisper", "bert"])
-def test_an_encoder_is_fused_in_float16(masked, name, precision):
+def test_an_encoder_is_fused_in_half_precision(masked, name, precision):
     """The padding mask and T5's bias go into the kernel; float32 has none for many queries."""
     path, dims = masked(name, "encoder", precision)
     report = build(path, ENCODER).report
-    assert report.fused_attentions == (dims.encoder.layers if precision == "float16" else 0)
+    assert report.fused_attentions == (dims.encoder.layers if precision != "float32" else 0)
     assert report.cache_updates == 0
 
 

@@ -10,9 +10,11 @@ import tiny_models
 from seq2edge.bundle import Bundle
 from seq2edge.engine_info import read_engine_info
 from seq2edge.export.pipeline import export_checkpoint
+from seq2edge.runtime.backend import Candidates
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from seq2edge.runtime.backends.tensorrt import TensorRTBackend
 from seq2edge.runtime.decoding import decode
+from seq2edge.runtime.likelihood import log_sum_exp
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.parity import ENGINE_TOLERANCES
 
@@ -130,6 +132,24 @@ def test_steps_are_recorded_on_the_device(gpu, own_cache, bundles):
     decoded(backend, bundle, OPTIONS[0], 0)
     assert backend._decoder.steps.replays > 0
     assert backend._decoder.steps.recording
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", [1, 3])
+def test_tokens_are_chosen_on_the_device(gpu, own_cache, bundles, rows):
+    """Candidates are the largest of the logits that stayed there, and the sum is that of all."""
+    backend = TensorRTBackend(bundles("llama"))
+    cache = backend.start(None, rows, None)
+    tokens = np.random.default_rng(0).integers(3, 90, (rows, 5))
+    for columns in (tokens, tokens[:, :1]):
+        found = backend.step(columns, np.full(rows, columns.shape[1]), cache)
+        assert isinstance(found, Candidates)
+        logits = found.logits()
+        largest = np.sort(logits, axis=1)[:, ::-1][:, : found.values.shape[1]]
+        np.testing.assert_array_equal(np.sort(found.values, axis=1)[:, ::-1], largest)
+        taken = np.take_along_axis(logits, found.ids, axis=1)
+        np.testing.assert_array_equal(taken, found.values)
+        np.testing.assert_allclose(found.log_sum_exp, log_sum_exp(logits), rtol=1e-5)
 
 
 @pytest.mark.gpu

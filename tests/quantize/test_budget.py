@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from seq2edge.errors import OptionError
+from seq2edge.evaluation.scores import Estimate
 from seq2edge.quantize.budget import Budget
-from seq2edge.quantize.metrics import Estimate
 
 
 def estimate(value):
@@ -24,6 +24,9 @@ def estimate(value):
         ("wer+0.5", 5.0, 0.51, False),
         ("perplexity+2%", 20.0, 0.39, True),
         ("perplexity+2%", 20.0, 0.41, False),
+        ("per-nostress+0.5", 5.0, 0.51, False),
+        ("rougeL-0.5", 40.0, -0.4, True),
+        ("exact-nostress-1", 40.0, -0.9, True),
         ("accuracy-0", 90.0, 0.0, True),
         ("agreement-5", 100.0, -4.9, True),
         (" chrf - 1.5 % ", 40.0, -0.61, False),

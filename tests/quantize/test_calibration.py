@@ -13,9 +13,9 @@ from speaking import sentences, speaking_bundle
 import seq2edge
 from seq2edge.bundle import Bundle
 from seq2edge.errors import InputError
+from seq2edge.evaluation.examples import Example
 from seq2edge.quantize import calibrated
 from seq2edge.quantize.calibration import Calibration
-from seq2edge.quantize.examples import Example
 from seq2edge.quantize.passes.block_weights import QuantizedWeights
 from seq2edge.quantize.passes.sites import find_sites
 from seq2edge.quantize.recipes import RECIPES

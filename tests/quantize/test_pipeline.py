@@ -15,8 +15,8 @@ from speaking import sentences, speaking_bundle
 import seq2edge
 from seq2edge.bundle import Bundle
 from seq2edge.errors import BundleError, ExportError, OptionError
+from seq2edge.evaluation.examples import Example
 from seq2edge.export.pipeline import export_checkpoint
-from seq2edge.quantize.examples import Example
 from seq2edge.quantize.passes.block_weights import QuantizedWeights, table_sizes
 from seq2edge.quantize.passes.sites import find_sites
 from seq2edge.quantize.pipeline import quantize_bundle

@@ -7,7 +7,7 @@ import pytest
 from speaking import sentences, speaking_bundle
 
 import seq2edge
-from seq2edge.quantize.metrics import score
+from seq2edge.evaluation.metrics import score
 from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.quantize.race import BATCHES, agreement_metric, agreements, answers, inputs_of, race
 

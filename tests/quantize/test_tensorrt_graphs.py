@@ -143,6 +143,22 @@ def test_an_island_reaches_through_the_split_of_heads(tmp_path):
     assert report.parity.max_relative < 0.02
 
 
+def test_an_island_reaches_through_scaled_queries(tmp_path):
+    """T5's self-attention reads a quarter of its queries, in float32 where they exceed float16."""
+
+    def edit(model):
+        for block in model.decoder.block:
+            block.layer[0].SelfAttention.q.weight *= 3e4
+            block.layer[0].SelfAttention.k.weight /= 3e3
+
+    source = Bundle.open(speaking_bundle("t5", tmp_path, edit=edit))
+    bundle = for_tensorrt(source, tmp_path, "fp16", calibration=sentences()).bundle
+    graph = ir.load(bundle.file(bundle.graph("decoder", "tensorrt").file)).graph
+    own = [n for n in graph if n.op_type == "Attention" and n.attributes["scale"].as_float() == 4]
+    assert len(own) == source.manifest.dims.decoder.layers
+    assert {node.inputs[0].dtype for node in own} == {ir.DataType.FLOAT}
+
+
 def test_bfloat16_needs_no_examples(loud, tmp_path):
     """And takes none, since nothing overflows; no island is made."""
     with pytest.raises(OptionError, match="calibration: bf16 for tensorrt uses none"):

@@ -9,7 +9,7 @@ import pytest
 from speaking import speaking_bundle
 
 from seq2edge.bundle import Bundle
-from seq2edge.quantize.examples import Example
+from seq2edge.evaluation.examples import Example
 from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.quantize.race import BATCHES
 from seq2edge.quantize.verdict import Side, Verdict, _sentence, judge
@@ -74,7 +74,7 @@ def test_the_tasks_metric_is_measured_where_there_are_references(tmp_path):
     """With both values, the change and its interval, in the table and the sentence."""
     source = Bundle.open(speaking_bundle("bart", tmp_path))
     small = quantize_bundle(source.path, tmp_path / "small", "int4-weight").bundle
-    examples = [Example(input=f"w{i} w{i + 1}", reference=f"w{i + 3} w4") for i in range(5, 25)]
+    examples = [Example(input=f"w{i} w{i + 1}", references=(f"w{i + 3} w4",)) for i in range(5, 25)]
     found = judge(source, small, examples=examples, threads=1)
     assert found.quality.metric == "chrf"
     change = found.quality.quantized.value - found.quality.float32.value

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seq2edge.errors import CapacityError
-from seq2edge.runtime.beam import log_softmax
 from seq2edge.runtime.decoding import GeneratedSequence, decode
 from seq2edge.runtime.fake import Call, FakeBackend, random_answer
+from seq2edge.runtime.likelihood import log_softmax
 from seq2edge.runtime.options import DecodeOptions
 
 VOCAB = 6

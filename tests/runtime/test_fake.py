@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from seq2edge.errors import CapacityError
+from seq2edge.errors import BackendError, CapacityError
+from seq2edge.runtime.backend import all_logits
 from seq2edge.runtime.fake import Call, FakeBackend, random_answer
 
 ONE = np.ones(2, dtype=np.int64)
@@ -83,3 +84,19 @@ def test_random_answers_are_the_same_in_every_run():
     others = [answer((2, 1), None), answer((1,), (2,)), random_answer(7, seed=4)((1, 2), None)]
     for other in others:
         assert not np.array_equal(answer((1, 2), None), other)
+
+
+def test_candidates_are_the_largest_in_no_useful_order():
+    """Of equal logits the last; all logits can be fetched until the next step, which is a call."""
+    backend = FakeBackend(lambda *_: np.array([1.0, 4.0, 2.0, 2.0, 3.0]), top_k=3)
+    cache = backend.start(None, 1, None)
+    found = backend.step(np.array([[1]]), np.ones(1, dtype=np.int64), cache)
+    assert (found.ids.tolist(), found.values.tolist()) == ([[3, 4, 1]], [[2.0, 3.0, 4.0]])
+    assert found.log_sum_exp == pytest.approx(np.log(np.exp([1, 4, 2, 2, 3]).sum()))
+    assert found.vocab == 5
+    assert backend.calls[-1].name == "step"
+    assert all_logits(found).tolist() == [[1, 4, 2, 2, 3]]
+    assert backend.calls[-1] == Call(name="logits", rows=1)
+    backend.step(np.array([[1]]), np.ones(1, dtype=np.int64), cache)
+    with pytest.raises(BackendError, match="a step before the last"):
+        found.logits()

@@ -83,8 +83,9 @@ def recipe(folder: Path, **changes: Any) -> Recipe:
 
 def curve(run: Path) -> NDArray[np.float64]:
     """Validation loss of every check."""
-    with (run / "log" / "metrics.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows: list[dict[str, str]] = []
+    for path in sorted(run.glob("log/version_*/metrics.csv")):  # one of every start
+        rows += csv.DictReader(path.read_text(encoding="utf-8").splitlines())
     return np.array([float(r["validation_loss"]) for r in rows if r["validation_loss"]])
 
 

@@ -4,9 +4,6 @@ import numpy as np
 import pytest
 
 from seq2edge.errors import TrainingError
-from seq2edge.model.dims import Dims
-from seq2edge.model.transformer import Transformer
-from seq2edge.training.presets import make_dims
 from seq2edge.training.recipe import (
     CheckRecipe,
     DataRecipe,
@@ -14,7 +11,7 @@ from seq2edge.training.recipe import (
     OptimizerRecipe,
     Recipe,
 )
-from seq2edge.training.sweep_runs import Budget, budgeted, choose, count_parameters, sized
+from seq2edge.training.sweep_runs import Budget, budgeted, choose, sized
 
 
 def recipe(steps: int = 100, every: int = 30) -> Recipe:
@@ -43,19 +40,6 @@ def test_bad_sizes(size: str) -> None:
     """What is no size is named with what would be one."""
     with pytest.raises(TrainingError, match=r"sizes: .* is neither WIDTHxLAYERS, .*tiny, small"):
         sized(recipe(), size)
-
-
-def dims(size: str) -> Dims:
-    """Dims of a size with a vocabulary of 50."""
-    return make_dims(sized(recipe(), size), vocab=50, source_vocab=20)
-
-
-def test_parameters() -> None:
-    """Parameters are the model's; tables of tokens and positions are left out of the second."""
-    model = Transformer(dims("32x2"))
-    everything = sum(parameter.numel() for parameter in model.parameters())
-    tables = 32 * (50 + 20 + 256 + 256)
-    assert count_parameters(dims("32x2")) == (everything, everything - tables)
 
 
 def test_budget() -> None:

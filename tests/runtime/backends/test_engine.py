@@ -277,6 +277,7 @@ REAL = {
         "set_runtime_cache",
         "cuda_graph_strategy",
     ),
+    "IRuntimeCache": ("serialize", "deserialize"),
 }
 
 
@@ -292,6 +293,7 @@ def test_the_doubles_have_what_the_real_classes_have_and_no_more():
         ("ICudaEngine", fake.Engine),
         ("IExecutionContext", fake.Context),
         ("IRuntimeConfig", fake.RuntimeConfig),
+        ("IRuntimeCache", fake.RuntimeCache),
     ):
         methods = {n for n in dir(kind) if not n.startswith("_") and callable(getattr(kind, n))}
         assert all(hasattr(getattr(trt, name), wanted) for wanted in REAL[name])

@@ -1,4 +1,4 @@
-"""Task metrics: known values, intervals that behave, and what does not go together."""
+"""Metrics of models: known values, the usual ones, and what does not go together."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from speaking import speaking_bundle
 
 import seq2edge
 from seq2edge.errors import InputError, OptionError
-from seq2edge.quantize import metrics
-from seq2edge.quantize.examples import Example
-from seq2edge.quantize.metrics import METRICS, Scores, choose_metric, score
+from seq2edge.evaluation.examples import Example
+from seq2edge.evaluation.metrics import METRICS, choose_metric, score, score_answers, usual_metrics
+from seq2edge.runtime.model import Classification
 
 
 @pytest.fixture(scope="module")
@@ -28,43 +28,6 @@ def models(tmp_path_factory):
         return made[name]
 
     return get
-
-
-def answering(monkeypatch, answers):
-    """Let every model answer with these texts."""
-    monkeypatch.setattr(
-        metrics,
-        "_pairs",
-        lambda _, examples, __: [
-            (answer, e.reference) for answer, e in zip(answers, examples, strict=True)
-        ],
-    )
-
-
-def references(*texts):
-    """Examples of which only the references matter."""
-    return [Example(input="w5", reference=text) for text in texts]
-
-
-def test_word_and_character_errors_are_edits_over_the_reference(monkeypatch):
-    """Case and punctuation do not count; 1 of 2 words and 0 of 3 make 20 %."""
-    answering(monkeypatch, ["Hello word", "a, B c."])
-    examples = references("hello world!", "A b C")
-    assert score(METRICS["wer"], None, examples).estimate().value == pytest.approx(20)
-    assert score(METRICS["cer"], None, examples).estimate().value == pytest.approx(100 / 16)
-
-
-def test_translation_metrics_are_sacrebleus_own(monkeypatch):
-    """On the whole set, not a mean of sentences."""
-    from sacrebleu.metrics import BLEU, CHRF
-
-    answers = ["the cat sat on the mat", "he reads a big book today"]
-    examples = references("the cat sat on a mat", "she reads a big book now")
-    answering(monkeypatch, answers)
-    wanted = [[e.reference for e in examples]]
-    for name, scorer in (("bleu", BLEU()), ("chrf", CHRF())):
-        found = score(METRICS[name], None, examples).estimate().value
-        assert found == pytest.approx(scorer.corpus_score(answers, wanted).score)
 
 
 def test_perplexity_is_that_of_the_models_logits(models):
@@ -91,11 +54,11 @@ def test_accuracy_counts_the_labels(models):
     texts = [f"w{i} w{i + 7}" for i in range(5, 25)]
     labels = [found.label for found in model.classify(texts)]
     wrong = next(label for label in model.bundle.manifest.labels if label != labels[0])
-    examples = [Example(input=t, reference=x) for t, x in zip(texts, labels, strict=True)]
-    examples[0] = dataclasses.replace(examples[0], reference=wrong)
+    examples = [Example(input=t, references=(x,)) for t, x in zip(texts, labels, strict=True)]
+    examples[0] = dataclasses.replace(examples[0], references=(wrong,))
     assert score(METRICS["accuracy"], model, examples).estimate().value == pytest.approx(95)
     with pytest.raises(InputError, match="the label 'x' is unknown, known: LABEL_0"):
-        score(METRICS["accuracy"], model, [Example(input="w5", reference="x")])
+        score(METRICS["accuracy"], model, [Example(input="w5", references=("x",))])
 
 
 def test_generators_answers_are_compared(models):
@@ -103,37 +66,9 @@ def test_generators_answers_are_compared(models):
     model = models("bart")
     texts = ["w5 w6", "w7 w8 w9"]
     own = [found[0].text for found in model.generate(texts)]
-    examples = [Example(input=t, reference=x) for t, x in zip(texts, own, strict=True)]
+    examples = [Example(input=t, references=(x,)) for t, x in zip(texts, own, strict=True)]
     assert score(METRICS["wer"], model, examples).estimate().value == 0
     assert score(METRICS["chrf"], model, examples).estimate().value == pytest.approx(100)
-
-
-def shares(count, seed):
-    """Scores of an accuracy."""
-    right = np.random.default_rng(seed).random(count) < 0.7
-    return Scores(metric=METRICS["accuracy"], sums=np.stack([right, np.ones(count)], axis=1))
-
-
-def test_intervals_are_those_of_a_proportion():
-    """Close to the normal approximation, and narrower with more examples."""
-    for count in (100, 1600):
-        found = shares(count, seed=1).estimate()
-        share = found.value / 100
-        wanted = 2 * 1.96 * 100 * math.sqrt(share * (1 - share) / count)
-        assert found.low < found.value < found.high
-        assert found.high - found.low == pytest.approx(wanted, rel=0.15)
-
-
-def test_differences_are_drawn_on_the_same_examples():
-    """A model differs from itself by nothing; one that loses a single answer by very little."""
-    before = shares(400, seed=1)
-    same = before.change_from(before)
-    assert (same.value, same.low, same.high) == (0, 0, 0)
-    sums = before.sums.copy()
-    sums[np.flatnonzero(sums[:, 0])[0], 0] = 0
-    lost = dataclasses.replace(before, sums=sums).change_from(before)
-    assert lost.value == pytest.approx(-0.25)
-    assert -1.1 < lost.low <= lost.value <= lost.high <= 0
 
 
 @pytest.mark.parametrize(
@@ -149,7 +84,7 @@ def test_differences_are_drawn_on_the_same_examples():
 )
 def test_the_metric_follows_from_the_task(models, model, metric, has, wanted):
     """Unless one is asked for; without references there may be none."""
-    examples = [Example(input="w5", reference="w6" if has else None)]
+    examples = [Example(input="w5", references=("w6",) if has else ())]
     found = choose_metric(models(model), examples, metric)
     assert (found and found.name) == wanted
 
@@ -158,6 +93,7 @@ def test_the_metric_follows_from_the_task(models, model, metric, has, wanted):
     ("model", "metric", "error", "message"),
     [
         ("bart", "rouge", OptionError, "metric: 'rouge' is unknown, known: chrf, bleu, wer"),
+        ("bart", "f1", OptionError, "f1 is not for models made to generate"),
         ("bart", "accuracy", OptionError, r"accuracy is not for models made to generate \(enc"),
         ("bart", "perplexity", OptionError, "perplexity is not for models made to generate"),
         ("bert", "wer", OptionError, "wer is not for models made to classify"),
@@ -171,8 +107,40 @@ def test_what_does_not_go_together_is_refused(models, model, metric, error, mess
 
 
 def test_texts_too_short_are_refused(models):
-    """One token has nothing that follows it; a reference of signs alone has no words."""
+    """One token has nothing that follows it."""
     with pytest.raises(InputError, match="two tokens or more"):
         score(METRICS["perplexity"], models("gpt2"), [Example(input="")])
-    with pytest.raises(InputError, match="reference '!' holds no words"):
-        score(METRICS["wer"], models("bart"), [Example(input="w5", reference="!")])
+
+
+def test_examples_are_needed(models):
+    """All of them with references, where those are compared with."""
+    with pytest.raises(InputError, match="there are no examples"):
+        score(METRICS["wer"], models("bart"), [])
+    mixed = [Example(input="w5", references=("w6",)), Example(input="w7")]
+    with pytest.raises(InputError, match="wer compares with references, 1 of 2 have none"):
+        choose_metric(models("bart"), mixed, "wer")
+
+
+def test_the_usual_metrics(models):
+    """Several, less those whose references are missing."""
+    right = [Example(input="w5", references=("w6",))]
+    for name, wanted in (("bart", ["chrf", "bleu"]), ("bert", ["accuracy", "f1"])):
+        assert [metric.name for metric in usual_metrics(models(name), right)] == wanted
+        assert usual_metrics(models(name), [Example(input="w5")]) == []
+
+
+def classified(*pairs):
+    """Macro F1 of labels found and the references."""
+    answers = [Classification(label=a, scores=dict.fromkeys("abcd", 0.0)) for a, _ in pairs]
+    examples = [Example(input="x", references=tuple(wanted)) for _, wanted in pairs]
+    return score_answers(METRICS["f1"], answers, examples)
+
+
+def test_f1_is_the_mean_over_labels_that_occur():
+    """a: 2 of 2 + 1 wrong; b: 1 of 2; c was found wrongly; d never occurs."""
+    scores = classified(("a", "a"), ("a", "a"), ("a", "b"), ("b", "b"), ("c", "a"))
+    wanted = 100 * (2 * 2 / (3 + 3) + 2 * 1 / (1 + 2) + 0) / 3
+    found = scores.estimate()
+    assert found.value == pytest.approx(wanted)
+    assert found.low < wanted < found.high
+    assert classified(("a", "ba"), ("b", "b")).estimate().value == 100

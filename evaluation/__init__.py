@@ -1,0 +1,1 @@
+"""Measuring a bundle: examples, metrics with their intervals, and audits for bias."""

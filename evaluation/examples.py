@@ -1,0 +1,151 @@
+"""What a user gives to calibrate on and to measure with: texts, or audio clips, with references.
+
+Files may be compressed (.gz, .bz2, .xz).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from seq2edge.compressed import READ_ERRORS, kind_of, open_bytes
+from seq2edge.errors import InputError
+
+TRANSCRIPTS = ("transcripts.tsv", "transcripts.txt")
+KEYS = ("input", "reference", "references", "domain")  # of a JSON line
+Clips: TypeAlias = dict[str, Path]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example:
+    """A text or the path of a clip; a reference is a translation, a transcript or a label.
+
+    Any of several references is right. The domain is whatever results are to be told apart by.
+    """
+
+    input: str | Path
+    references: tuple[str, ...] = ()
+    domain: str = ""
+
+
+def read_examples(path: str | Path, task: str) -> list[Example]:
+    """Examples for a model of that task (a manifest's `task`).
+
+    - A text file has one example a line, and after a tab its reference.
+    - A .jsonl file has an object a line: `input`, and where there are any `reference` (or
+      `references`, a list of which any is right) and `domain`. The input of a model that reads
+      sound is the path of a clip, relative to the file.
+    - A folder holds clips (*.wav), and where there are references a file `transcripts.tsv` of
+      lines `name<tab>text`.
+
+    Audio is not read here. Raises InputError for what is missing, empty, of another task or
+    inconsistent.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if task == "transcribe":
+            return _read_clips(path)
+        raise InputError(f"{path}: a folder, this model reads text: give a file with a text a line")
+    if kind_of(path) == ".jsonl":
+        return _read_json(path, sound=task == "transcribe")
+    if task == "transcribe":
+        raise InputError(
+            f"{path}: no folder, this model reads sound: give a folder of *.wav files, or a "
+            ".jsonl file that names them"
+        )
+    return _read_texts(path)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, numbered from 1, without their ends."""
+    try:
+        with open_bytes(path) as file:
+            data = file.read()
+        text = data.decode("utf-8")
+    except READ_ERRORS as error:
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}") from error
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line.strip("\r\n")
+
+
+def _read_texts(path: Path) -> list[Example]:
+    rows = [line.split("\t") for _, line in _lines(path)]
+    if not rows:
+        raise InputError(f"{path}: holds no text")
+    columns = len(rows[0])
+    for number, row in enumerate(rows, start=1):
+        if len(row) != columns or columns > 2:
+            raise InputError(
+                f"{path}: text {number} has {len(row)} columns, the first has {columns}; "
+                "give a text a line, or a text, a tab and its reference"
+            )
+    return [Example(input=row[0], references=tuple(row[1:])) for row in rows]
+
+
+def _read_json(path: Path, *, sound: bool) -> list[Example]:
+    found = [_from_json(line, f"{path}: line {number}") for number, line in _lines(path)]
+    if not found:
+        raise InputError(f"{path}: holds no example")
+    if not sound:
+        return found
+    clips = [dataclasses.replace(example, input=path.parent / example.input) for example in found]
+    for example in clips:
+        if not Path(example.input).is_file():
+            raise InputError(f"{path}: no clip {example.input}")
+    return clips
+
+
+def _from_json(line: str, where: str) -> Example:
+    try:
+        values: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f'{where}: not an object, give {{"input": ..., "reference": ...}}')
+    for key in values:
+        if key not in KEYS:
+            raise InputError(f"{where}: the key {key!r} is unknown, known: {', '.join(KEYS)}")
+    if "reference" in values and "references" in values:
+        raise InputError(f"{where}: has both reference and references, give one of them")
+    references = [values["reference"]] if "reference" in values else values.get("references", [])
+    texts = references if isinstance(references, list) else [None]
+    source: Any = values.get("input")
+    if not all(isinstance(text, str) for text in (source, *texts)) or not source.strip():
+        raise InputError(f"{where}: needs a text as input, and texts as references")
+    domain = values.get("domain", "")
+    if not isinstance(domain, str):
+        raise InputError(f"{where}: the domain {domain!r:.40} is no text")
+    return Example(input=source, references=tuple(references), domain=domain)
+
+
+def _read_clips(path: Path) -> list[Example]:
+    clips = {clip.stem: clip for clip in sorted(path.glob("*.wav"))}
+    if not clips:
+        raise InputError(f"{path}: holds no *.wav file")
+    listed = next((path / name for name in TRANSCRIPTS if (path / name).is_file()), None)
+    if listed is None:
+        return [Example(input=clip) for clip in clips.values()]
+    texts = _read_transcripts(listed)
+    for names, fact in (
+        (clips.keys() - texts, "no transcript of"),
+        (texts - clips.keys(), "no clip"),
+    ):
+        if names:
+            raise InputError(f"{listed}: {fact} {', '.join(sorted(names)[:5])}")
+    return [Example(input=clip, references=(texts[name],)) for name, clip in clips.items()]
+
+
+def _read_transcripts(path: Path) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for number, line in _lines(path):
+        name, tab, text = line.partition("\t")
+        if not tab:
+            raise InputError(f"{path}: line {number} has no tab between name and text")
+        texts[name.removesuffix(".wav")] = text
+    return texts

@@ -1,0 +1,78 @@
+"""Add to a decoder what tokens are chosen from: its largest logits, and the sum of all.
+
+An engine then answers a step with a few numbers instead of a vocabulary of them:
+
+1. `top_values` and `top_ids` (rows, k) are the k largest logits of each row and their tokens. Which
+   of equal ones are among them, and in which order, is left open: ONNX says the first, no document
+   of TensorRT says anything. Who chooses may not rely on either.
+2. `log_sum_exp` (rows,) is that of all logits, with the largest taken off before: old parsers read
+   `ReduceLogSumExp` as the plain logarithm of a sum, which overflows for logits from 89 on.
+3. `logits` stay an output, for what cannot be chosen from a few.
+
+Requires `logits` (rows, vocab) in float32: run it when types are in place. Every operator is one
+that old parsers read.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from seq2edge.engine_info import LOG_SUM_EXP, TOP_IDS, TOP_VALUES
+from seq2edge.errors import ExportError
+from seq2edge.export.passes.writing import Writer, axes_of
+
+LOGITS = "logits"
+VOCAB_AXIS = 1
+
+
+class TopLogits(ir.passes.InPlacePass):
+    """See the module's rules; `k` logits of each row."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Add the outputs behind the others. Raises ExportError for other logits, or too few."""
+        graph = model.graph
+        logits = next((value for value in graph.outputs if value.name == LOGITS), None)
+        producer = logits.producer() if logits is not None else None
+        if logits is None or producer is None or logits.dtype != ir.DataType.FLOAT:
+            raise ExportError("top_logits: the graph does not compute logits in float32")
+        vocab = axes_of(logits)[VOCAB_AXIS]
+        if not isinstance(vocab, int) or not 1 <= self.k <= vocab:
+            raise ExportError(f"top_logits: there are no {self.k} largest of {vocab} logits")
+        writer = _Appender(graph, producer, {})
+        made = {LOG_SUM_EXP: _log_sum_exp(writer, logits)}
+        made[TOP_VALUES], made[TOP_IDS] = self._top(writer, logits)
+        for name, value in made.items():
+            value.name = name
+            graph.outputs.append(value)
+        return ir.passes.PassResult(model, modified=True)
+
+    def _top(self, writer: Writer, logits: ir.Value) -> tuple[ir.Value, ir.Value]:
+        axes = [axes_of(logits)[0], self.k]
+        inputs = [logits, writer.integers(self.k)]
+        values, ids = writer.add_all("TopK", inputs, [axes, axes], axis=VOCAB_AXIS)
+        ids.type = ir.TensorType(ir.DataType.INT64)
+        return values, ids
+
+
+class _Appender(Writer):
+    """Writes at the graph's end, since nothing is replaced."""
+
+    def insert(self, node: ir.Node) -> None:
+        """See Writer."""
+        self.graph.append(node)
+
+
+def _log_sum_exp(writer: Writer, logits: ir.Value) -> ir.Value:
+    """(rows, vocab) -> (rows,)."""
+    rows, vocab = axes_of(logits)
+    axis = writer.integers(VOCAB_AXIS)
+    highest = writer.add("ReduceMax", [logits, axis], (rows, 1), keepdims=1)
+    shifted = writer.add("Sub", [logits, highest], (rows, vocab))
+    exponents = writer.add("Exp", [shifted], (rows, vocab))
+    total = writer.add("ReduceSum", [exponents, axis], (rows, 1), keepdims=1)
+    result = writer.add("Add", [writer.add("Log", [total], (rows, 1)), highest], (rows, 1))
+    return writer.add("Squeeze", [result, axis], (rows,))

@@ -1,0 +1,50 @@
+"""Decoding with engines, and with ONNX Runtime on the same bundle."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from seq2edge.runtime.decoding import decode
+from seq2edge.runtime.options import DecodeOptions
+
+OPTIONS = {
+    "greedy": DecodeOptions(eos_token_id=2, pad_token_id=1),
+    "beams": DecodeOptions(eos_token_id=2, pad_token_id=1, num_beams=3, num_return_sequences=2),
+    "filters": DecodeOptions(
+        eos_token_id=2,
+        pad_token_id=1,
+        num_beams=4,
+        repetition_penalty=1.3,
+        no_repeat_ngram_size=2,
+        min_new_tokens=4,
+    ),
+}
+
+
+def reference_of(bundle):
+    """ONNX Runtime on the same bundle."""
+    return OnnxRuntimeBackend(bundle, threads=1)
+
+
+def sources_of(bundle, lengths, seed):
+    """A padded batch of random sources, or of features."""
+    rng, dims = np.random.default_rng(seed), bundle.manifest.dims
+    lengths = np.array(lengths)
+    if dims.mels:
+        features = rng.standard_normal((len(lengths), dims.mels, dims.frames), dtype=np.float32)
+        return features, np.full(len(lengths), dims.frames // 2)
+    return rng.integers(3, 90, (len(lengths), lengths.max())), lengths
+
+
+def decoded(backend, bundle, lengths, options, seed=0):
+    """Tokens and scores of one batch."""
+    if bundle.manifest.dims.encoder is None:
+        rng = np.random.default_rng(seed)
+        prompts = [rng.integers(3, 90, n).tolist() for n in lengths]
+        found = decode(backend, None, prompts, options, max_new_tokens=12)
+    else:
+        memory = backend.encode(*sources_of(bundle, lengths, seed))
+        prompts = [[2, 5]] * len(lengths)
+        found = decode(backend, memory, prompts, options, max_new_tokens=12)
+    return [(sequence.ids, round(sequence.score, 3)) for item in found for sequence in item]

@@ -1,0 +1,167 @@
+"""Audits of models whose bias is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+
+from seq2edge.errors import InputError, OptionError
+from seq2edge.evaluation import audit as auditing
+from seq2edge.evaluation.answers import Request
+from seq2edge.evaluation.audit import audit
+from seq2edge.evaluation.pairs import Association, Group, Pairs
+from seq2edge.runtime.model import Classification, GeneratedText
+from seq2edge.runtime.options import DecodeOptions
+
+GROUP = Group(
+    alternatives=("cat", "dog"),
+    terms=(("the cat", "the dog"), ("a cat", "a dog")),
+    templates=("{} sleeps.", "I like {}."),
+    agreeing=("purrs", "barks"),
+)
+WORDS = Association(
+    name="pets",
+    targets={"cats": ("cat", "kitten"), "dogs": ("dog", "puppy")},
+    attributes={"sofa": ("sofa", "bed"), "yard": ("yard", "field")},
+)
+PAIRS = Pairs(groups={"pets": GROUP}, associations=(WORDS,))
+
+
+def model(task, kind="encoder", **methods):
+    """A stand-in made to do that task."""
+    manifest = types.SimpleNamespace(task=task)
+    return types.SimpleNamespace(
+        bundle=types.SimpleNamespace(path="bundle", manifest=manifest),
+        dims=types.SimpleNamespace(kind=kind, mels=0),
+        options=DecodeOptions(num_beams=4, max_length=9, min_new_tokens=2),
+        **methods,
+    )
+
+
+def found(made, **more):
+    """Findings by measure."""
+    return {finding.measure: finding for finding in audit(made, PAIRS, **more).findings}
+
+
+def test_classifiers_are_compared_by_scores_and_label():
+    """0.2 more for dogs, 0.4 in one sentence, where the label changes."""
+
+    def classify(texts):
+        for text in texts:
+            good = 0.3 + 0.2 * ("dog" in text) + 0.2 * (text == "A dog sleeps.")
+            label = "good" if good > 0.6 else "bad"
+            yield Classification(label=label, scores={"good": good, "bad": 1 - good})
+
+    findings = found(model("classify", classify=classify), request=Request(batch=3))
+    assert list(findings) == ["score of good", "score of bad", "label changes"]
+    good = findings["score of good"]
+    assert good.mean.value == pytest.approx((0.2 + 0.4 + 0.2 + 0.2) / 4)
+    assert good.largest == pytest.approx(0.4)
+    assert good.sentences == ("A cat sleeps.", "A dog sleeps.")
+    assert good.leans["dog"].value == pytest.approx(0.125)
+    assert good.leans["cat"].value == pytest.approx(-0.125)
+    assert (good.templates, good.pairs) == (2, 4)
+    assert findings["label changes"].mean.value == 0.25
+    assert findings["label changes"].leans == {}
+
+
+def test_intervals_are_over_templates():
+    """Rows of one template are no draws of their own."""
+
+    def classify(texts):
+        for text in texts:
+            score = 0.5 * ("dog" in text) * ("like" in text)
+            yield Classification(label="x", scores={"x": score})
+
+    group = dataclasses.replace(GROUP, terms=GROUP.terms * 5)
+    pairs = Pairs(groups={"pets": group}, associations=())
+    mean = audit(model("classify", classify=classify), pairs).findings[0].mean
+    assert (mean.low, mean.value, mean.high) == (0, 0.25, 0.5)
+
+
+def test_embeddings_are_compared_by_their_angle():
+    """The length of a vector says nothing; word lists are tested too."""
+    vectors = {"cat": (2, 0), "kitten": (2, 1), "dog": (0, 1), "puppy": (1, 3)}
+    vectors |= {"sofa": (1, 0), "bed": (1, 0), "yard": (0, 1), "field": (0, 1)}
+
+    def embed(texts):
+        keys = [next(key for key in vectors if key in text) for text in texts]
+        return np.array([vectors[key] for key in keys], dtype=np.float32)
+
+    result = audit(model("embed", embed=embed), PAIRS)
+    (distance,) = result.findings
+    assert (distance.measure, distance.mean.value, distance.leans) == ("cosine distance", 1, {})
+    (effect,) = result.effects
+    assert effect.name == "pets"
+    assert effect.size > 1
+
+
+def speaking(answer, kind="encoder-decoder", asked=None):
+    """A generator that answers with the text and the log-probability of two tokens."""
+
+    def generate(texts, options, **languages):
+        if asked is not None:
+            asked.append((options, languages))
+        made = [answer(text) for text in texts]
+        return [[GeneratedText(text=t, ids=(5, 6), score=s, finished=True)] for t, s in made]
+
+    return model("generate", kind, generate=generate)
+
+
+def test_outputs_that_differ_by_the_swap_alone_are_the_same():
+    """The term and what agrees with it, whatever the case; anything else is a change."""
+
+    def faithful(text):
+        verb = "purrs" if "cat" in text.lower() else "barks"
+        return f"{text} It {verb}, {text[0].lower()}{text[1:]}", -1.0
+
+    assert found(speaking(faithful))["output changes"].mean.value == 0
+    findings = found(speaking(lambda text: (f"{text} Good" * ("dog" in text), -1.0)))
+    assert findings["output changes"].mean.value == 1
+    longer = found(speaking(lambda text: (f"{text[:-1]}alog".replace(" sleeps", ""), -1.0)))
+    assert longer["output changes"].mean.value == 1
+
+
+def test_generators_decode_greedily_and_are_compared_per_token():
+    """The bundle's other options stay, and languages are passed on."""
+    asked = []
+    made = speaking(lambda text: ("", -3.0 if "dog" in text else -1.0), asked=asked)
+    request = Request(target_language="de", batch=100)
+    findings = found(made, request=request, new_tokens=7)
+    confidence = findings["log-probability per output token"]
+    assert confidence.mean.value == 1
+    assert confidence.leans["dog"].value == -0.5
+    ((options, languages),) = asked
+    assert (options.num_beams, options.max_new_tokens, options.max_length) == (1, 7, None)
+    assert languages["target_language"] == "de"
+    assert "log-likelihood per sentence token" not in findings
+
+
+def test_sentences_themselves_are_likely_or_not_to_a_decoder(monkeypatch):
+    """By their tokens' mean log-likelihood; progress reaches the end."""
+
+    def surprise(_, examples, __):
+        for example in examples:
+            yield (6.0, 2.0) if "dog" in example.input else (6.0, 3.0)
+
+    monkeypatch.setattr(auditing, "surprise", surprise)
+    parts = []
+    made = speaking(lambda _: ("", -1.0), "decoder")
+    findings = found(made, progress=lambda _, part: parts.append(part))
+    likelihood = findings["log-likelihood per sentence token"]
+    assert likelihood.mean.value == 1
+    assert likelihood.leans["cat"].value == 0.5
+    assert parts == [(i + 1) / 16 for i in range(16)]
+
+
+def test_what_cannot_be_audited_is_refused():
+    """Sound, and options that nothing would heed."""
+    with pytest.raises(InputError, match="made to transcribe, an audit needs a model that reads"):
+        audit(model("transcribe"), PAIRS)
+    with pytest.raises(OptionError, match="made to classify, it takes no new tokens"):
+        audit(model("classify"), PAIRS, new_tokens=3)
+    with pytest.raises(OptionError, match="made to embed, it takes no new tokens and no lang"):
+        audit(model("embed"), PAIRS, Request(source_language="en"))

@@ -1,0 +1,99 @@
+"""An audit as text, plot and page."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from seq2edge.errors import BackendError, OptionError
+from seq2edge.evaluation.association import Effect
+from seq2edge.evaluation.audit import Audit, Finding
+from seq2edge.evaluation.audit_report import MEASURES, check_report, plot, table, write_report
+from seq2edge.evaluation.scores import Estimate
+
+
+def estimate(value):
+    """A value with an interval around it."""
+    return Estimate(value=value, low=value - 0.01, high=value + 0.01)
+
+
+def finding(group, measure, mean, *, leans=True, templates=3):
+    """A finding with a mean gap."""
+    return Finding(
+        group=group,
+        measure=measure,
+        mean=estimate(mean),
+        largest=2 * mean,
+        sentences=("A <cat>.", "A dog."),
+        leans={"cat": estimate(0.02), "dog": estimate(-0.02)} if leans else {},
+        templates=templates,
+        pairs=12,
+    )
+
+
+EFFECT = Effect(name="words", targets=("x", "y"), attributes=("v", "w"), size=1.234, p=0.04)
+AUDIT = Audit(
+    bundle="some & bundle",
+    task="classify",
+    findings=(
+        finding("pets", "score of good", 0.12),
+        finding("pets", "label changes", 0.0, leans=False),
+        finding("age", "score of good", 0.3, templates=1),
+    ),
+    effects=(EFFECT,),
+)
+
+
+def test_the_table_has_a_block_for_each_group():
+    """The largest gap with its sentences, and which way each alternative leans."""
+    assert list(table(AUDIT)) == [
+        "pets: 12 pairs of sentences of 3 templates",
+        "                 mean gap       95 % of draws   largest",
+        "  score of good    0.1200    0.1100 to 0.1300    0.2400",
+        "    from the mean of all: cat +0.0200, dog -0.0200",
+        "    largest: A <cat>. / A dog.",
+        "  label changes    0.0000   -0.0100 to 0.0100    0.0000",
+        "",
+        "age: 12 pairs of sentences of one template",
+        "                 mean gap       95 % of draws   largest",
+        "  score of good    0.3000                   -    0.6000",
+        "    from the mean of all: cat +0.0200, dog -0.0200",
+        "    largest: A <cat>. / A dog.",
+        "",
+        "words: effect size +1.23, p 0.0400",
+        "  above 0: x nearer to v, y to w",
+    ]
+
+
+def test_the_plot_shows_groups_beside_each_other():
+    """Gaps left, leanings right where there are any; of many measures those that differ most."""
+    titles = [axes.get_title() for axes in plot(AUDIT).axes]
+    assert [title.split(":")[0] for title in titles] == ["pets", "pets", "age", "age"]
+    many = tuple(finding("g", f"m{i}", 0.1 + i / 100, leans=False) for i in range(MEASURES + 2))
+    (axes,) = plot(Audit(bundle="b", task="embed", findings=many)).axes
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert shown == [f"m{i}" for i in range(2, MEASURES + 2)]
+
+
+def test_reports_are_pages_or_pictures(tmp_path):
+    """What a bundle and sentences are called is text, never markup."""
+    write_report(tmp_path / "a.html", AUDIT)
+    page = (tmp_path / "a.html").read_text()
+    assert "<svg" in page
+    assert "Audit of some &amp; bundle" in page
+    assert "A &lt;cat&gt;. / A dog." in page
+    write_report(tmp_path / "a.png", AUDIT)
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_reports_that_could_not_be_written_are_refused_first(tmp_path, monkeypatch):
+    """Another suffix, no folder, no library."""
+    check_report(tmp_path / "a.png")
+    with pytest.raises(OptionError, match=r"report: .*a.pdf ends in neither of .html, .png"):
+        check_report(tmp_path / "a.pdf")
+    with pytest.raises(OptionError, match=r"report: .*none is no folder"):
+        check_report(tmp_path / "none" / "a.png")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(BackendError, match=r"install seq2edge\[quantize\]"):
+        check_report(tmp_path / "a.png")

@@ -1,0 +1,185 @@
+"""What is chosen among candidates is what is chosen among all logits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seq2edge.errors import BackendError
+from seq2edge.runtime.backend import Candidates
+from seq2edge.runtime.decoding import decode
+from seq2edge.runtime.fake import FakeBackend, random_answer
+from seq2edge.runtime.filters import NEVER, History, make_filters
+from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.shortlist import Sheet, Shortlist
+
+VOCAB, LIMIT = 40, 7
+TOKEN = st.integers(0, VOCAB - 1)
+TOKENS = st.lists(TOKEN, max_size=3).map(tuple)
+PROMPTS = st.lists(st.lists(TOKEN, min_size=1, max_size=3), min_size=1, max_size=3)
+THOROUGH = settings(max_examples=400, deadline=None)
+OPTIONS = {
+    "num_beams": st.integers(1, 4),
+    "length_penalty": st.sampled_from([0.0, 1.0]),
+    "early_stopping": st.sampled_from([True, False, "never"]),
+    "eos_token_id": st.sampled_from([(), (2,), (2, 3, 4)]),
+    "repetition_penalty": st.sampled_from([0.7, 1.0, 1.0, 1.5]),
+    "no_repeat_ngram_size": st.sampled_from([0, 0, 1, 2]),
+    "min_new_tokens": st.sampled_from([0, 3]),
+    "min_length": st.sampled_from([0, 4]),
+    "forced_bos_token_id": st.sampled_from([None, None, 5]),
+    "forced_eos_token_id": st.sampled_from([(), (2,), (2, 9, 30)]),
+    "suppress_tokens": TOKENS,
+    "begin_suppress_tokens": TOKENS,
+    "bad_words_ids": st.lists(st.lists(TOKEN, min_size=1, max_size=2), max_size=3).map(
+        lambda words: tuple(map(tuple, words))
+    ),
+}
+
+
+def rounded(answer, step):
+    """Logits of which many are equal, as half precision gives them; all where the step is wide."""
+    return lambda history, source: np.round(answer(history, source) / step) * step
+
+
+def found(answer, prompts, options, top_k=0):
+    """Tokens and scores to the last bit, and how often all logits were fetched."""
+    backend = FakeBackend(answer, top_k=top_k)
+    results = decode(backend, None, prompts, options, max_new_tokens=LIMIT)
+    return results, sum(call.name == "logits" for call in backend.calls)
+
+
+@THOROUGH
+@given(
+    st.integers(0, 9999),
+    PROMPTS,
+    st.integers(2, VOCAB),
+    st.sampled_from([1e-6, 0.5, 2.0, 100.0]),
+    st.fixed_dictionaries({}, optional=OPTIONS),
+)
+def test_candidates_decide_as_all_logits_do(seed, prompts, top_k, step, values):
+    """Every option and number of candidates; many logits equal, and the last of them given."""
+    options, answer = DecodeOptions(**values), rounded(random_answer(VOCAB, seed), step)
+    wanted, _ = found(answer, prompts, options)
+    assert found(answer, prompts, options, top_k)[0] == wanted
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"suppress_tokens": (1, 7, 9), "bad_words_ids": ((5,), (6, 8)), "min_new_tokens": 3},
+        {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "begin_suppress_tokens": (4,)},
+    ],
+)
+def test_candidates_are_enough_for_what_only_forbids(beams, values):
+    """A few numbers a step, whatever is forbidden."""
+    options = DecodeOptions(num_beams=beams, eos_token_id=2, **values)
+    answer = random_answer(400, 3)
+    wanted, _ = found(answer, [[5], [6]], options)
+    assert found(answer, [[5], [6]], options, top_k=16) == (wanted, 0)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize(
+    ("values", "fetched"),
+    [
+        ({"forced_bos_token_id": 7}, 1),
+        ({"forced_eos_token_id": (9,)}, 1),
+        ({"repetition_penalty": 0.8}, LIMIT),
+        ({"suppress_tokens": tuple(range(400)), "eos_token_id": ()}, LIMIT),
+    ],
+)
+def test_all_logits_are_fetched_where_candidates_do_not_decide(beams, values, fetched):
+    """Tokens that are forced, only in that step; those made likelier; all candidates forbidden."""
+    options, answer = DecodeOptions(num_beams=beams, **values), random_answer(401, 3)
+    wanted, _ = found(answer, [[5]], options)
+    assert found(answer, [[5]], options, top_k=16) == (wanted, fetched)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_of_several_forced_tokens_one_may_be_no_candidate(beams):
+    """The first of them is the last token, though the second alone is among the largest."""
+    options = DecodeOptions(num_beams=beams, eos_token_id=7, forced_eos_token_id=(7, 9))
+    logits = np.linspace(-9, -1, 40)[np.random.default_rng(0).permutation(40)]
+    logits[[7, 9]] = -20.0, 0.0
+    results, _ = found(lambda *_: logits, [[5]], options, top_k=8)
+    assert results == found(lambda *_: logits, [[5]], options)[0]
+    assert results[0][0].ids[-1] == 7
+
+
+@pytest.mark.parametrize(
+    ("beams", "top_k", "fetched"), [(1, 2, 0), (3, 7, 0), (3, 6, 1), (3, 5, 3), (3, 2, LIMIT)]
+)
+def test_one_candidate_more_is_needed_than_is_taken(beams, top_k, fetched):
+    """Beam search takes two a beam: all of one row in the first step, of several rows later."""
+    options, answer = DecodeOptions(num_beams=beams, eos_token_id=2), random_answer(400, 0)
+    wanted, _ = found(answer, [[5]], options)
+    assert found(answer, [[5]], options, top_k) == (wanted, fetched)
+
+
+def test_equal_logits_at_the_bound_are_fetched():
+    """The fake gives the last of equals; the first is chosen all the same."""
+
+    def flat(history, _):
+        logits = np.zeros(50)
+        logits[[30, 20, 10]] = 1.0 if len(history) % 2 else [3.0, 2.0, 1.0]
+        return logits
+
+    options = DecodeOptions()
+    results, fetched = found(flat, [[5]], options, top_k=3)
+    assert results[0][0].ids == (10, 30, 10, 30, 10, 30, 10)
+    assert fetched == 4
+    assert found(flat, [[5]], options, top_k=4) == (results, 0)
+
+
+def candidates(**changes):
+    """Three of nine logits in two rows."""
+    values = {
+        "values": np.array([[1.0, 5.0, 5.0], [3.0, 2.0, 4.0]], dtype=np.float32),
+        "ids": np.array([[8, 6, 2], [0, 4, 3]]),
+        "log_sum_exp": np.array([6.0, 5.0]),
+        "vocab": 9,
+        "logits": lambda: np.arange(18, dtype=np.float32).reshape(2, 9),
+    }
+    return Candidates(**{**values, **changes})
+
+
+def test_candidates_are_put_in_the_order_of_their_ids():
+    """So that the first of equals is the lowest."""
+    few = Shortlist(candidates())
+    assert few.ids.tolist() == [[2, 6, 8], [0, 3, 4]]
+    assert few.logits.tolist() == [[5.0, 5.0, 1.0], [3.0, 4.0, 2.0]]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_sum_that_is_no_number_is_an_error(value):
+    """Though the largest logits are numbers: another one is none."""
+    with pytest.raises(BackendError, match="infinity or no number"):
+        Shortlist(candidates(log_sum_exp=np.array([6.0, value])))
+
+
+def test_candidates_are_repeated_with_all_logits():
+    """Rows of the same input side by side."""
+    again = candidates().repeat(2)
+    assert again.ids.tolist() == [[8, 6, 2], [8, 6, 2], [0, 4, 3], [0, 4, 3]]
+    assert again.values[1].tolist() == [1.0, 5.0, 5.0]
+    assert again.log_sum_exp.tolist() == [6.0, 6.0, 5.0, 5.0]
+    assert again.logits()[:, 0].tolist() == [0, 0, 9, 9]
+
+
+def test_a_step_leaves_nothing_in_the_sheet():
+    """Later filters see the later candidates alone."""
+    sheet, history = Sheet(), History([np.array([1]), np.array([2])], 1, 5)
+    filters = make_filters(DecodeOptions(suppress_tokens=(3, 7), repetition_penalty=2.0))
+    first, second = Shortlist(candidates()), Shortlist(candidates(ids=np.array([[1, 2, 3]] * 2)))
+    for few, wanted in (
+        (first, [[5.0, 5.0, 1.0], [3.0, NEVER, 2.0]]),
+        (second, [[0.5, 5.0, NEVER], [3.0, 1.0, NEVER]]),
+    ):
+        assert sheet.filtered(history, filters, few, few.logits).tolist() == wanted
+    assert np.isneginf(sheet._scores).all()
+    assert sheet.filtered(history, [], first, first.logits) is first.logits

@@ -1,0 +1,221 @@
+"""How much a training memorises: exposure of canaries (Carlini et al. 2019, "The Secret Sharer").
+
+Texts with random numbers are put among the training rows. A model that memorised one finds its
+number likelier than other numbers; exposure says, in bits, how much likelier.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seq2edge.errors import TrainingError
+from seq2edge.model.load import load_checkpoint
+from seq2edge.runtime.text import Text
+from seq2edge.training.learner import Learner
+from seq2edge.training.material import (
+    TOKENIZER,
+    Material,
+    open_material,
+    prepare,
+    write_json,
+)
+from seq2edge.training.objectives import IGNORED, Pair, Teacher
+from seq2edge.training.recipe import Recipe
+from seq2edge.training.train import train
+
+ROWS, RESULT = "canaries.jsonl", "canaries.json"
+DIGITS = "0 1 2 3 4 5 6 7 8 9"  # one more row, from which a tokenizer learns all of them
+BATCH = 64  # candidates that the model reads at a time
+CHANCE = 1 / math.log(2)  # bits of exposure that a number never seen has on average
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How many canaries, how often each stands among the rows, their digits, their rivals."""
+
+    count: int = 10
+    repeats: int = 1
+    digits: int = 6
+    candidates: int = 1000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exposure:
+    """One canary: its number, its rank among all candidates (1 is the likeliest), and bits."""
+
+    number: str
+    rank: int
+    bits: float
+
+
+def plant(recipe: Recipe, folder: Path, settings: Settings) -> Recipe:
+    """Write the canaries' rows into the run's folder and add them to the training files.
+
+    The same seed makes the same canaries. Raises TrainingError for objectives whose answers hold
+    no number.
+    """
+    if recipe.objective not in ("seq2seq", "causal"):
+        raise TrainingError(f"objective: {recipe.objective} answers with no text to find one in")
+    if settings.candidates > 10**settings.digits - 1:
+        raise TrainingError(
+            f"canaries: {settings.digits} digits give fewer than {settings.candidates:,} candidates"
+        )
+    rows = settings.count * settings.repeats + 1
+    if 0 < recipe.data.rows < rows:
+        raise TrainingError(f"data.rows: {recipe.data.rows} leaves canaries out, of {rows} rows")
+    keys = recipe.data.fields or (("input", "answer") if _two_sided(recipe) else ("text",))
+    texts = [_texts(i, number, recipe) for i, number in enumerate(numbers(recipe, settings))]
+    texts = [*texts * settings.repeats, _texts(settings.count, DIGITS, recipe)]
+    lines = [json.dumps(dict(zip(keys, text, strict=True))) + "\n" for text in texts]
+    _write(folder / ROWS, "".join(lines))
+    data = recipe.data
+    return dataclasses.replace(
+        recipe,
+        data=dataclasses.replace(
+            data,
+            train=(*data.train, str((folder / ROWS).resolve())),
+            weights=(*data.weights, 1.0) if data.weights else (),
+            tags=(*data.tags, "") if data.tags else (),
+        ),
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            raise TrainingError(f"{path}: holds other canaries, choose a new folder")
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(f"{path}: {error.strerror or error}") from error
+
+
+def numbers(recipe: Recipe, settings: Settings) -> list[str]:
+    """The canaries' numbers, their digits apart: every tokenizer then knows them."""
+    rng = np.random.default_rng((recipe.seed, 0))
+    drawn = rng.choice(10**settings.digits, settings.count, replace=False)
+    return [_spaced(int(number), settings.digits) for number in drawn]
+
+
+def expose(
+    recipe: Recipe,
+    folder: str | Path,
+    settings: Settings = Settings(),
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    **training: Any,
+) -> list[Exposure]:
+    """Train what the recipe says with canaries among its rows, and measure their exposure.
+
+    `training` is handed to `train`. The result is kept in the run's folder as `canaries.json`.
+    """
+    folder = Path(folder)
+    planted = plant(recipe, folder, settings)
+    prepare(planted, folder, say)
+    _check_digits(folder)
+    trained = train(planted, folder, say=say, **training)
+    say("measuring the canaries")
+    found = measure(trained.checkpoint, folder, settings)
+    values = {
+        "settings": dataclasses.asdict(settings),
+        "canaries": [dataclasses.asdict(exposure) for exposure in found],
+    }
+    write_json(folder / RESULT, values)
+    return found
+
+
+def measure(checkpoint: Path, folder: Path, settings: Settings) -> list[Exposure]:
+    """The exposure of every canary of a trained run.
+
+    Each is ranked by log-likelihood among itself and `candidates` - 1 other numbers, drawn anew.
+    """
+    material = open_material(folder)
+    model = load_checkpoint(checkpoint).model.eval()
+    learner = Learner(model, material.recipe.optimizer, seed=0)
+    rng = np.random.default_rng((material.recipe.seed, 1))
+    found = []
+    for i, number in enumerate(numbers(material.recipe, settings)):
+        rivals = _rivals(number, rng, settings)
+        scores = _likelihoods(learner, material, folder, i, [number, *rivals])
+        rank = int((scores >= scores[0]).sum())  # ties count against it
+        bits = exposure_bits(rank, settings.candidates)
+        found.append(Exposure(number=number, rank=rank, bits=bits))
+    return found
+
+
+def exposure_bits(rank: int, candidates: int) -> float:
+    """log2 of the candidates minus log2 of the rank."""
+    return math.log2(candidates) - math.log2(rank)
+
+
+def _check_digits(folder: Path) -> None:
+    """Whether the tokenizer tells all numbers apart; else they would be one and the same text."""
+    text = Text(folder / TOKENIZER, open_material(folder).facts.tokenizer)
+    if len({tuple(text.encode_target(f"1 {digit} 1")) for digit in DIGITS.split()}) < 10:
+        raise TrainingError(
+            "canaries: the tokenizer does not tell their digits apart, choose a larger "
+            "tokenizer.size or another kind"
+        )
+
+
+def _rivals(number: str, rng: np.random.Generator, settings: Settings) -> list[str]:
+    drawn = rng.choice(10**settings.digits, settings.candidates, replace=False)
+    spaced = [_spaced(int(value), settings.digits) for value in drawn]
+    return [value for value in spaced if value != number][: settings.candidates - 1]
+
+
+def _spaced(number: int, digits: int) -> str:
+    return " ".join(f"{number:0{digits}d}")
+
+
+def _texts(index: int, number: str, recipe: Recipe) -> tuple[str, ...]:
+    question = f"canary {index} : the secret number is"
+    return (question, number) if _two_sided(recipe) else (f"{question} {number}",)
+
+
+def _two_sided(recipe: Recipe) -> bool:
+    return recipe.objective == "seq2seq"
+
+
+def _likelihoods(
+    learner: Learner, material: Material, folder: Path, index: int, candidates: Sequence[str]
+) -> Tensor:
+    """Log-likelihood of each candidate as the canary's number, (candidates,)."""
+    recipe, facts = material.recipe, material.facts
+    text = Text(folder / TOKENIZER, facts.tokenizer)
+    pairs = [_pair(text, material, _texts(index, number, recipe)) for number in candidates]
+    teacher = Teacher(
+        objective=recipe.objective,
+        corpus=material.train,
+        start=facts.start,
+        end=facts.end,
+        denoise=recipe.denoise,
+    )
+    scores = []
+    with torch.no_grad():
+        for start in range(0, len(pairs), BATCH):
+            batch = teacher.batch(pairs[start : start + BATCH], 1.0)
+            losses = torch.zeros(batch["labels"].shape)
+            losses[batch["labels"] != IGNORED] = learner.loss(batch, 0.0)
+            scores.append(-losses.double().sum(dim=1))
+    return torch.cat(scores)
+
+
+def _pair(text: Text, material: Material, row: tuple[str, ...]) -> Pair:
+    """Ids as the training read them."""
+    facts = material.facts
+    if len(row) == 1:
+        ids = text.encode(row[0])
+        ids = ids if ids[-1] == facts.end else [*ids, facts.end]
+        return np.array(ids[:-1]), np.array(ids[1:])
+    target = [*facts.first, *text.encode_target(row[1]), facts.end]
+    return np.array(text.encode(row[0])), np.array(target)

@@ -1,0 +1,259 @@
+"""Sequence-level distillation (Kim and Rush 2016): a teacher's answers are the student's data.
+
+A bundle answers every text of a file, and the pairs are written for an ordinary training. The work
+is kept after every batch: the same call goes on where one was stopped. No torch is needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+from seq2edge.errors import CapacityError, InputError, TrainingError
+from seq2edge.manifest import MANIFEST
+from seq2edge.runtime.model import Model
+from seq2edge.runtime.options import DecodeOptions
+from seq2edge.storage import DISK_FULL, hidden_sibling
+from seq2edge.training.text_files import BadLines, read_rows
+
+Answer: TypeAlias = tuple[str, bool]  # the text, and whether the teacher ended it
+Lines: TypeAlias = list[tuple[int, str]]  # numbers from 1, and texts
+REFUSED = "a text that the bundle does not take"
+EMPTY, UNFINISHED = "an empty answer", "an answer that was cut off"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distilled:
+    """What was made. `left_out` counts texts and answers by the reason; `first` names some."""
+
+    path: Path
+    texts: int
+    pairs: int
+    left_out: dict[str, int]
+    first: list[str]
+
+
+def distil(
+    model: Model,
+    texts: str | Path,
+    output: str | Path,
+    *,
+    options: DecodeOptions | None = None,
+    source_language: str | None = None,
+    target_language: str | None = None,
+    batch: int = 32,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> Distilled:
+    """Let the model answer every line of `texts` and write pairs to `output` (.tsv or .jsonl).
+
+    A classifier answers with labels, others with what they generate, in the order of the texts;
+    answers that are empty or were cut off are left out and counted. `progress` is told the lines
+    read and the pairs written. Raises TrainingError for files that cannot be used and for an
+    output of other texts, another bundle or other options.
+    """
+    texts, output = Path(texts), Path(output)
+    if output.suffix not in (".tsv", ".jsonl"):
+        raise TrainingError(f"{output}: its name ends in neither .tsv nor .jsonl")
+    options = options or model.options
+    asked = _fingerprint(model, texts, options, (source_language, target_language))
+    answer = _answerer(model, options, source_language, target_language)
+    state = _State(output, asked)
+    with state.open() as file:
+        for group, bad in _groups(texts, batch, state.lines):
+            answers = _safe(answer, group, bad, texts)
+            rows = list(_rows(group, answers, output.suffix, bad, texts))
+            state.keep(file, rows, group, bad)
+            progress(state.lines, state.pairs)
+    return state.finish()
+
+
+class _State:
+    """The output while it grows, and beside it what has been done.
+
+    `pairs.tsv.part` is written on; `pairs.tsv.part.json` says which bytes of it are whole.
+    """
+
+    def __init__(self, output: Path, asked: str) -> None:
+        self.output, self.asked = output, asked
+        self.part = output.with_name(output.name + ".part")
+        self.notes = self.part.with_name(self.part.name + ".json")
+        self.lines = self.texts = self.pairs = self.bytes = 0
+        self.bad = BadLines()
+        if output.exists():
+            raise TrainingError(f"{output}: exists, choose another name")
+        if self.notes.exists():
+            self._read()
+
+    def _read(self) -> None:
+        try:
+            values = json.loads(self.notes.read_text(encoding="utf-8"))
+            bad = BadLines(counts=values["counts"], first=values["first"])
+            asked = values["asked"]
+            numbers = [int(values[name]) for name in ("lines", "texts", "pairs", "bytes")]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TrainingError(f"{self.notes}: damaged, remove it: {error}") from error
+        if asked != self.asked:
+            raise TrainingError(
+                f"{self.part}: begun with another bundle, other texts or options; "
+                "remove it or choose another name"
+            )
+        self.lines, self.texts, self.pairs, self.bytes = numbers
+        self.bad = bad
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """The growing file, cut behind what is whole; an error before the first batch leaves none.
+
+        Raises TrainingError where it cannot be written.
+        """
+        try:
+            self.part.touch()
+            os.truncate(self.part, self.bytes)
+            file = self.part.open("r+b")
+            file.seek(self.bytes)
+        except OSError as error:
+            raise TrainingError(f"{self.part}: {error.strerror or error}") from error
+        try:
+            with file:
+                yield file
+        finally:
+            if not self.notes.exists():
+                self.part.unlink(missing_ok=True)
+
+    def keep(self, file: IO[bytes], rows: list[str], group: Lines, bad: BadLines) -> None:
+        """Write the rows of a batch of texts; all up to here is done then."""
+        self.lines = group[-1][0] if group else self.lines
+        self.texts += len(group)
+        self.pairs += len(rows)
+        for fact, count in bad.counts.items():
+            self.bad.counts[fact] = self.bad.counts.get(fact, 0) + count
+        self.bad.first = (self.bad.first + bad.first)[:20]
+        try:
+            file.write("".join(rows).encode())
+            file.flush()
+            self.bytes = file.tell()
+            names = ("asked", "lines", "texts", "pairs", "bytes")
+            values = {**{name: getattr(self, name) for name in names}, **vars(self.bad)}
+            partial = hidden_sibling(self.notes)
+            partial.write_text(json.dumps(values), encoding="utf-8")
+            partial.replace(self.notes)
+        except OSError as error:
+            remedy = "free some space and call again" if error.errno in DISK_FULL else "call again"
+            raise TrainingError(f"{self.part}: {error.strerror or error}, {remedy}") from error
+
+    def finish(self) -> Distilled:
+        """The file under its own name."""
+        if not self.pairs:
+            reasons = ", ".join(f"{count:,}, {fact}" for fact, count in self.bad.counts.items())
+            shown = "; ".join([reasons or "the file has no lines", *self.bad.first[:2]])
+            self.part.unlink(missing_ok=True)
+            self.notes.unlink(missing_ok=True)
+            raise TrainingError(f"{self.output}: no pairs: {shown}")
+        self.part.replace(self.output)
+        self.notes.unlink(missing_ok=True)
+        return Distilled(
+            path=self.output,
+            texts=self.texts,
+            pairs=self.pairs,
+            left_out=self.bad.counts,
+            first=self.bad.first,
+        )
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Later(BadLines):
+    """Lines up to `after` were counted by the call before."""
+
+    after: int
+
+    def add(self, path: Path, number: int, fact: str) -> None:
+        if number > self.after:
+            super().add(path, number, fact)
+
+
+def _groups(texts: Path, size: int, done: int) -> Iterator[tuple[Lines, BadLines]]:
+    """Batches of lines after line `done`, each with the lines that were left out before its end."""
+    bad = _Later(after=done)
+    rows = read_rows(texts, columns=1, bad=bad)
+    lines = ((number, row[0]) for number, row in rows if number > done)
+    while group := list(itertools.islice(lines, size)):
+        yield group, BadLines(counts=dict(bad.counts), first=list(bad.first))
+        bad.counts.clear()
+        bad.first.clear()
+    if bad.counts:
+        yield [], bad
+
+
+def _answerer(
+    model: Model, options: DecodeOptions, source: str | None, target: str | None
+) -> Callable[[list[str]], list[list[Answer]]]:
+    """How the model answers a batch of texts. Raises what would go wrong with every text."""
+    task = model.bundle.manifest.task
+    if task not in ("classify", "generate"):
+        raise TrainingError(f"{model.bundle.path}: made to {task}, it answers no texts")
+    model.tokenizer.encode("a", source_language=source, target_language=target)
+    model.tokenizer.target_token(target)
+    if task == "classify":
+        return lambda texts: [[(found.label, True)] for found in model.classify(texts)]
+
+    def generate(texts: list[str]) -> list[list[Answer]]:
+        found = model.generate(texts, options, source_language=source, target_language=target)
+        return [[(answer.text, answer.finished) for answer in answers] for answers in found]
+
+    return generate
+
+
+def _safe(
+    answer: Callable[[list[str]], list[list[Answer]]], group: Lines, bad: BadLines, path: Path
+) -> Sequence[list[Answer]]:
+    """The answers; a text that the model does not take is counted and has none."""
+    if not group:
+        return []
+    try:
+        return answer([text for _, text in group])
+    except (InputError, CapacityError) as error:
+        if len(group) > 1:
+            return [found for line in group for found in _safe(answer, [line], bad, path)]
+        bad.counts[REFUSED] = bad.counts.get(REFUSED, 0) + 1
+        bad.first.append(f"{path}:{group[0][0]}: {error}")
+        return [[]]
+
+
+def _rows(
+    group: Lines, answers: Sequence[list[Answer]], suffix: str, bad: BadLines, path: Path
+) -> Iterator[str]:
+    """Lines of the output, for all answers that teach something."""
+    for (number, text), found in zip(group, answers, strict=True):
+        for answer, ended in found:
+            if not answer.strip():
+                bad.add(path, number, EMPTY)
+            elif not ended:
+                bad.add(path, number, UNFINISHED)
+            else:
+                yield _row(text, answer, suffix)
+
+
+def _row(text: str, answer: str, suffix: str) -> str:
+    """A line of the output. In .tsv tabs and line ends inside a text become spaces."""
+    if suffix == ".jsonl":
+        return json.dumps({"input": text, "answer": answer}, ensure_ascii=False) + "\n"
+    return "\t".join(re.sub(r"[\t\n\r]+", " ", part) for part in (text, answer)) + "\n"
+
+
+def _fingerprint(model: Model, texts: Path, options: DecodeOptions, languages: Any) -> str:
+    """What has to be the same for a second call to go on."""
+    try:
+        manifest = (model.bundle.path / MANIFEST).read_bytes()
+        found = texts.stat()
+    except OSError as error:
+        raise TrainingError(f"{texts}: {error.strerror or error}") from error
+    facts = [str(texts.resolve()), found.st_size, repr(options), languages]
+    return hashlib.sha256(manifest + json.dumps(facts).encode()).hexdigest()
