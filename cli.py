@@ -34,6 +34,7 @@ from seq2edge.cli_options import (
     say_cut,
 )
 from seq2edge.cli_quantize import quantize
+from seq2edge.cli_sweep import sweep
 from seq2edge.cli_train import train
 from seq2edge.errors import Seq2EdgeError
 
@@ -63,6 +64,7 @@ main.add_command(quantize)
 main.add_command(targets)
 main.add_command(build)
 main.add_command(train)
+main.add_command(sweep)
 main.add_command(canary)
 main.add_command(distil)
 

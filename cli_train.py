@@ -53,6 +53,7 @@ def train(
     can start from it.
     """
     try:
+        from seq2edge.training.processes import first_process
         from seq2edge.training.recipe import read_recipe
         from seq2edge.training.train import Machine
         from seq2edge.training.train import train as run
@@ -66,6 +67,8 @@ def train(
         stored=stored,
         say=lambda line: click.echo(line, err=True),
     )
+    if not first_process():
+        return
     loss = trained.validation_loss
     shown = f", validation loss {loss:.4f}" if loss is not None else ""
     click.echo(f"{trained.steps:,} steps in {trained.seconds / 60:.1f} minutes{shown}", err=True)

@@ -23,7 +23,7 @@ from seq2edge.runtime import diagnosis
 COMMANDS = [
     "build",
     *"export quantize targets run transcribe classify embed verify inspect pack".split(),
-    *"unpack doctor train eval audit canary distil".split(),
+    *"unpack doctor train sweep eval audit canary distil".split(),
 ]
 
 

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from seq2edge.training.vocabulary import END_ID, PAD_ID, START_ID
 
 RECIPE, FACTS, TOKENIZER = "recipe.json", "facts.json", "tokenizer"
 TRAIN, VALIDATION, LAST = "train", "validation", "last.ckpt"
+READY = ".prepared"
 OUR_IDS = {"eos_token_id": END_ID, "pad_token_id": PAD_ID, "decoder_start_token_id": START_ID}
 Say = Callable[[str], None]
 
@@ -75,7 +77,7 @@ def prepare(recipe: Recipe, folder: Path, say: Say) -> None:
     Where nothing has been learnt yet, another recipe or changed files start the folder over; a run
     of another recipe, or of other files, is refused.
     """
-    asked = {"recipe": recipe.to_dict(), "files": _files(recipe)}
+    asked = asked_of(recipe)
     if (folder / RECIPE).is_file():
         before = read_json(folder / RECIPE)
         changed = [key for key in asked if before.get(key) != asked[key]]
@@ -97,6 +99,27 @@ def prepare(recipe: Recipe, folder: Path, say: Say) -> None:
             corpus = _prepare(recipe, facts, folder, name, files)
             say(f"{name}: {len(corpus):,} rows, {sum(map(len, corpus.ids)):,} tokens")
             _report_bad(corpus, say)
+
+
+def wait_until_prepared(recipe: Recipe, folder: Path) -> None:
+    """Wait for the first process, which prepares, perhaps on another machine.
+
+    The folder is the one thing that processes share before a training begins; a large corpus takes
+    longer than the time after which a process group gives up. The first process takes READY away
+    before it writes another recipe, so the recipe is looked at first.
+    """
+    asked = asked_of(recipe)
+    while not (
+        (folder / RECIPE).is_file()
+        and read_json(folder / RECIPE) == asked
+        and (folder / READY).is_file()
+    ):
+        time.sleep(0.2)
+
+
+def asked_of(recipe: Recipe) -> dict[str, Any]:
+    """What a run's folder is made from: the recipe, and its files as they are now."""
+    return {"recipe": recipe.to_dict(), "files": _files(recipe)}
 
 
 def _files(recipe: Recipe) -> dict[str, list[int]]:

@@ -1,12 +1,20 @@
-"""From a recipe's sizes to `Dims`. The presets are about 1, 14, 61 and 176 million parameters."""
+"""From a recipe's sizes to `Dims`.
+
+With an encoder, a decoder and one vocabulary of 8,000 tokens the presets have 2.0, 9.6, 48.5 and
+185 million parameters; a decoder alone has 1.5, 5.3, 23.1 and 84.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import torch
+from torch import nn
+
 from seq2edge.errors import Seq2EdgeError, TrainingError
 from seq2edge.model.dims import Dims, StackDims
+from seq2edge.model.transformer import Transformer
 from seq2edge.training.recipe import Objective, Recipe
 
 PRESETS: dict[str, dict[str, int]] = {
@@ -68,6 +76,16 @@ def _positions(recipe: Recipe) -> dict[str, Any]:
     if kind == "relative":
         return {"positions": kind, "relative_buckets": 32, "relative_distance": 128}
     return {"positions": kind, "max_positions": longest(recipe)}
+
+
+def count_parameters(dims: Dims) -> tuple[int, int]:
+    """All parameters, and those without tables of tokens and positions and without the LM head."""
+    with torch.device("meta"):
+        model = Transformer(dims)
+    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
+    tables += [model.lm_head.weight] if hasattr(model, "lm_head") else []
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    return whole, whole - sum(table.numel() for table in tables)
 
 
 def longest(recipe: Recipe) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,7 +23,16 @@ from seq2edge.training.adapters import add_adapters, merged
 from seq2edge.training.checkpoints import SafeCheckpointIO
 from seq2edge.training.initialise import new_model
 from seq2edge.training.learner import Learner, set_dropout
-from seq2edge.training.material import Loaders, Material, open_material, prepare
+from seq2edge.training.material import (
+    READY,
+    Loaders,
+    Material,
+    file_errors_of,
+    open_material,
+    prepare,
+    wait_until_prepared,
+)
+from seq2edge.training.presets import count_parameters
 from seq2edge.training.privacy import (
     PrivateLearner,
     PrivateLoaders,
@@ -32,6 +40,15 @@ from seq2edge.training.privacy import (
     plain_optimizer,
     prepare_privacy,
     private_card,
+)
+from seq2edge.training.processes import (
+    check_device,
+    environment,
+    first_process,
+    lost_processes,
+    placed,
+    spread,
+    started_by_launcher,
 )
 from seq2edge.training.recipe import Recipe, without_folders
 from seq2edge.training.saving import Stored, save_checkpoint
@@ -41,7 +58,6 @@ from seq2edge.training.vectors import fill_vectors, prepare_vectors, report_of
 Say: TypeAlias = Callable[[str], None]
 Strategy: TypeAlias = Literal["auto", "ddp", "fsdp"]
 LAST, BEST, MODEL = "last.ckpt", "best.ckpt", "model"
-RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,30 +102,65 @@ def train(
     `resume` goes on from the last check of the same recipe. Raises TrainingError for data,
     checkpoints and folders that cannot be used; the last good checkpoint stays then.
     """
-    folder = Path(folder)
+    processes, machines = placed(machine.processes, machine.machines)
+    check_device(machine.device, processes)
+    arguments: dict[str, Any] = {
+        "recipe": recipe,
+        "folder": Path(folder),
+        "resume": resume,
+        "machine": dataclasses.replace(machine, processes=processes, machines=machines),
+        "stored": stored,
+        "quiet": quiet,
+    }
+    if processes > 1 and not started_by_launcher():
+        trained: Trained = spread(_train, arguments, processes=processes, say=say)
+        return trained
+    return _train(**arguments, say=say if first_process() else lambda _: None)
+
+
+def _train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool,
+    machine: Machine,
+    stored: Stored,
+    say: Say,
+    quiet: bool,
+) -> Trained:
+    """One process of a training."""
     last = folder / LAST
     if last.is_file() and not resume:
         raise TrainingError(f"{folder}: holds a run already, resume it or choose a new folder")
-    began = time.monotonic()
+    began, everyone = time.monotonic(), machine.processes * machine.machines
     if first_process():
-        prepare(recipe, folder, say)
-        material = open_material(folder)
-        prepare_vectors(material, folder, say)
-        prepare_privacy(material, folder)
-    with _silenced():
+        _prepare(recipe, folder, say)
+    else:
+        wait_until_prepared(recipe, folder)
+    material = open_material(folder)
+    with _silenced(), lost_processes(everyone):
         trainer = _trainer(plain_optimizer(recipe), folder, machine, quiet=quiet)
-        trainer.strategy.barrier("prepared") if trainer.world_size > 1 else None
-        material = open_material(folder)
-        learner = _learner(material, folder, say)
+        learner = _learner(material, folder, machine, say)
         trainer.fit(
             learner,
             datamodule=_loaders(material, folder, machine),
             ckpt_path=last if last.is_file() else None,
             weights_only=True,
         )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    return _finish(trainer, learner, material, folder, began=began, stored=stored)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        return _finish(trainer, learner, material, folder, began=began, stored=stored)
+
+
+def _prepare(recipe: Recipe, folder: Path, say: Say) -> None:
+    with file_errors_of(folder):
+        (folder / READY).unlink(missing_ok=True)
+    prepare(recipe, folder, say)
+    material = open_material(folder)
+    prepare_vectors(material, folder, say)
+    prepare_privacy(material, folder)
+    with file_errors_of(folder):
+        (folder / READY).touch()
 
 
 def _finish(
@@ -123,10 +174,10 @@ def _finish(
 ) -> Trained:
     """Save the best weights, as those of a plain model, and say what was done."""
     weights, loss = _best(trainer, learner, folder)
-    if material.recipe.adapter.rank:
+    if material.recipe.adapter.rank and trainer.is_global_zero:
         weights = merged(weights, material.recipe.adapter)
     seconds = time.monotonic() - began
-    count = sum(tensor.numel() for tensor in weights.values())
+    count, _ = count_parameters(material.facts.dims)
     card = _card(material, trainer, loss, seconds, count)
     card["learnt_parameters"] = learnt_parameters(learner.model)
     if material.recipe.vectors.file:
@@ -142,11 +193,6 @@ def _finish(
         seconds=seconds,
         validation_loss=loss,
     )
-
-
-def first_process() -> bool:
-    """Whether this is the process that prepares, among those that a launcher started."""
-    return all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES)
 
 
 def build_model(material: Material, say: Say) -> Transformer:
@@ -170,7 +216,7 @@ def learnt_parameters(model: Transformer) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def _learner(material: Material, folder: Path, say: Say) -> Learner:
+def _learner(material: Material, folder: Path, machine: Machine, say: Say) -> Learner:
     recipe = material.recipe
     model = build_model(material, say)
     if recipe.vectors.file:
@@ -186,6 +232,10 @@ def _learner(material: Material, folder: Path, say: Say) -> Learner:
             f"{len(material.train):,} rows a step, noise {mechanism.noise:.3g} times the clip"
         )
         return PrivateLearner(model, recipe, mechanism)
+    if machine.strategy == "fsdp":
+        from seq2edge.training.sharding import ShardedLearner
+
+        return ShardedLearner(model, recipe.optimizer, seed=recipe.seed)
     return Learner(model, recipe.optimizer, seed=recipe.seed)
 
 
@@ -196,8 +246,10 @@ def _loaders(material: Material, folder: Path, machine: Machine) -> Loaders:
 
 
 def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, quiet: bool) -> L.Trainer:
-    if recipe.privacy.epsilon and machine.processes * machine.machines > 1:
-        raise TrainingError("privacy.epsilon: a private training runs in one process")
+    if recipe.privacy.epsilon and (
+        machine.processes * machine.machines > 1 or machine.strategy == "fsdp"
+    ):
+        raise TrainingError("privacy.epsilon: a private training runs in one process, unsharded")
     optimizer = recipe.optimizer
     checked = bool(recipe.data.validation)
     every = recipe.check.every
@@ -218,7 +270,7 @@ def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, quiet: bool) -> 
         logger=_loggers(folder, machine),
         log_every_n_steps=min(50, every),
         callbacks=_callbacks(recipe, folder, checked=checked, quiet=quiet),
-        plugins=[SafeCheckpointIO()],
+        plugins=[SafeCheckpointIO(), environment()],
         enable_model_summary=False,
         enable_progress_bar=not quiet,
         use_distributed_sampler=False,
@@ -261,17 +313,18 @@ def _callbacks(recipe: Recipe, folder: Path, *, checked: bool, quiet: bool) -> l
 
 
 def _strategy(machine: Machine) -> Any:
+    everyone = machine.processes * machine.machines
     if machine.strategy == "fsdp":
-        from seq2edge.training.sharding import sharded
+        from seq2edge.training.sharding import Sharded
 
-        return sharded()
-    if machine.strategy == "auto" and machine.processes * machine.machines > 1:
-        return "ddp"
-    return machine.strategy
+        return Sharded(everyone)
+    return "ddp" if machine.strategy == "auto" and everyone > 1 else machine.strategy
 
 
 def _precision(recipe: Recipe, machine: Machine) -> Any:
     wanted = recipe.optimizer.precision
+    if wanted == "fp16-mixed" and machine.strategy == "fsdp":
+        raise TrainingError("optimizer.precision: fsdp takes float32 or bf16-mixed, not fp16-mixed")
     if wanted != "auto":
         return "32-true" if wanted == "float32" else wanted
     on_gpu = machine.device in ("auto", "gpu", "cuda") and torch.cuda.is_available()
@@ -281,15 +334,20 @@ def _precision(recipe: Recipe, machine: Machine) -> Any:
 def _best(
     trainer: L.Trainer, learner: Learner, folder: Path
 ) -> tuple[dict[str, Tensor], float | None]:
-    """Weights of the best check, of the last step where nothing was checked; and the loss."""
+    """Weights of the best check, of the last step where nothing was checked; and the loss.
+
+    Only the first process has the weights.
+    """
     kept = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
     best = next((callback for callback in kept if callback.monitor), None)
-    if best is not None and (folder / BEST).is_file():
-        saved = torch.load(folder / BEST, map_location="cpu", weights_only=True)
-        loss = float(best.best_model_score) if best.best_model_score is not None else None
-        state = saved["state_dict"]
-    else:
-        state, loss = trainer.strategy.lightning_module_state_dict(), None
+    score = best.best_model_score if best is not None else None
+    loss = float(score) if score is not None else None
+    checked = best is not None and (folder / BEST).is_file()
+    state = {} if checked else trainer.strategy.lightning_module_state_dict()  # asks all processes
+    if not trainer.is_global_zero:
+        return {}, loss
+    if checked:
+        state = torch.load(folder / BEST, map_location="cpu", weights_only=True)["state_dict"]
     names = dict(learner.model.named_parameters())
     return {name: state[f"model.{name}"].cpu() for name in names}, loss
 
@@ -326,6 +384,8 @@ def _silenced() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\..*")
+            # Keys and values that a layer returns are views; nothing writes into them.
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* view tensor")
             yield
     finally:
         for logger, level in zip(loggers, before, strict=True):
