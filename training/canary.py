@@ -72,7 +72,7 @@ def plant(recipe: Recipe, folder: Path, settings: Settings) -> Recipe:
     rows = settings.count * settings.repeats + 1
     if 0 < recipe.data.rows < rows:
         raise TrainingError(f"data.rows: {recipe.data.rows} leaves canaries out, of {rows} rows")
-    keys = recipe.data.fields or (("input", "answer") if _two_sided(recipe) else ("text",))
+    keys = recipe.data.fields or (("input", "reference") if _two_sided(recipe) else ("text",))
     texts = [_texts(i, number, recipe) for i, number in enumerate(numbers(recipe, settings))]
     texts = [*texts * settings.repeats, _texts(settings.count, DIGITS, recipe)]
     lines = [json.dumps(dict(zip(keys, text, strict=True))) + "\n" for text in texts]

@@ -244,7 +244,7 @@ def _rows(
 def _row(text: str, answer: str, suffix: str) -> str:
     """A line of the output. In .tsv tabs and line ends inside a text become spaces."""
     if suffix == ".jsonl":
-        return json.dumps({"input": text, "answer": answer}, ensure_ascii=False) + "\n"
+        return json.dumps({"input": text, "reference": answer}, ensure_ascii=False) + "\n"
     return "\t".join(re.sub(r"[\t\n\r]+", " ", part) for part in (text, answer)) + "\n"
 
 

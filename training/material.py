@@ -18,12 +18,12 @@ from typing import Any
 import lightning as L
 from torch.utils.data import DataLoader
 
-from seq2edge.errors import Seq2EdgeError, TrainingError
+from seq2edge.errors import BundleError, Seq2EdgeError, TrainingError
 from seq2edge.manifest import TokenizerRecord
 from seq2edge.model.dims import Dims
 from seq2edge.records import decode
 from seq2edge.runtime.text import Text
-from seq2edge.storage import DISK_FULL, hidden_sibling
+from seq2edge.storage import DISK_FULL, fingerprint, hidden_sibling
 from seq2edge.training.batches import Plan
 from seq2edge.training.corpus import Corpus, open_corpus, prepare_corpus
 from seq2edge.training.encoding import (
@@ -41,6 +41,7 @@ from seq2edge.training.start import Start, read_start
 from seq2edge.training.vocabulary import END_ID, PAD_ID, START_ID
 
 RECIPE, FACTS, TOKENIZER = "recipe.json", "facts.json", "tokenizer"
+DERIVED = (FACTS, "privacy.json", "vectors.json", "vectors.npz")  # follow from recipe and files
 TRAIN, VALIDATION, LAST = "train", "validation", "last.ckpt"
 READY = ".prepared"
 OUR_IDS = {"eos_token_id": END_ID, "pad_token_id": PAD_ID, "decoder_start_token_id": START_ID}
@@ -122,21 +123,24 @@ def asked_of(recipe: Recipe) -> dict[str, Any]:
     return {"recipe": recipe.to_dict(), "files": _files(recipe)}
 
 
-def _files(recipe: Recipe) -> dict[str, list[int]]:
-    """Size and time of change of all files that a run is made from."""
+def _files(recipe: Recipe) -> dict[str, str]:
+    """SHA-256 of all files that a run is made from."""
     names = [*recipe.data.train, *recipe.data.validation]
     names += [recipe.vectors.file] if recipe.vectors.file else []
     names += [str(Path(recipe.start) / "model.safetensors")] if recipe.start else []
     found = {name: Path(name) for name in names if Path(name).is_file()}
-    stats = {name: path.stat() for name, path in found.items()}
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+    try:
+        return {name: fingerprint(path).sha256 for name, path in found.items()}
+    except BundleError as error:  # of the file system
+        raise TrainingError(str(error)) from error
 
 
 def _start_over(folder: Path) -> None:
     """Take away what another recipe prepared."""
     for name in (TOKENIZER, TRAIN, VALIDATION):
         shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / FACTS).unlink(missing_ok=True)
+    for name in DERIVED:
+        (folder / name).unlink(missing_ok=True)
 
 
 def open_material(folder: Path) -> Material:

@@ -131,7 +131,7 @@ def test_a_stopped_training_goes_on_with_its_adapters(base: Path, tmp_path: Path
 def lengthen(run: Path, steps: int) -> None:
     """As if the run had been killed: its recipe had more steps from the beginning."""
     values = json.loads((run / "recipe.json").read_text())
-    values["optimizer"]["steps"] = steps
+    values["recipe"]["optimizer"]["steps"] = steps
     (run / "recipe.json").write_text(json.dumps(values))
 
 

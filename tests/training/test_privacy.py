@@ -205,7 +205,8 @@ def test_a_stopped_training_goes_on_with_rows_noise_and_account(tmp_path: Path, 
     mechanism = (tmp_path / "whole" / "privacy.json").read_text()
     (tmp_path / "parts" / "privacy.json").write_text(mechanism)
     train(half, tmp_path / "parts", quiet=True)
-    (tmp_path / "parts" / "recipe.json").write_text(json.dumps(recipe.to_dict()))
+    asked = json.loads((tmp_path / "whole" / "recipe.json").read_text())
+    (tmp_path / "parts" / "recipe.json").write_text(json.dumps(asked))
     trained = train(recipe, tmp_path / "parts", resume=True, quiet=True)
     whole = train(recipe, tmp_path / "whole", quiet=True)
     for name, value in load_file(whole.checkpoint / "model.safetensors").items():

@@ -167,9 +167,11 @@ def test_a_mended_recipe_and_changed_files_are_read_anew_until_something_is_lear
     recipe = small_recipes.spelling(tmp_path, optimizer__steps=10)
     with (tmp_path / "train.tsv").open("a", encoding="utf-8") as file:
         file.write("abc\tA B C\n")
+    (tmp_path / "run" / "privacy.json").write_text("{}", encoding="utf-8")
     said = []
     run(recipe, tmp_path / "run", say=said.append)
     assert any("train: 301 rows" in line for line in said)
+    assert not (tmp_path / "run" / "privacy.json").exists()
     with (tmp_path / "train.tsv").open("a", encoding="utf-8") as file:
         file.write("abc\tA B C\n")
     with pytest.raises(TrainingError, match="holds a run of files that have changed since"):
