@@ -55,6 +55,7 @@ def test_the_plan_is_the_same_from_any_step_on(corpus):
     rest = list(itertools.islice(plan.steps(90), 60))
     assert [(e, r.tolist()) for e, r in whole[90:]] == [(e, r.tolist()) for e, r in rest]
     assert whole[-1][0] > 0
+    assert whole[0][1].tolist() == next(plan.epoch(0)).tolist()
 
 
 def test_seeds_and_epochs_have_other_orders(corpus):
