@@ -18,6 +18,9 @@ from seq2edge.cli_options import FOLDER
 @click.option(
     "-s", "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a recipe's value."
 )
+@click.option(
+    "--private-epsilon", type=float, help="Differential privacy: the budget (privacy.epsilon)."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--processes", type=click.IntRange(1), default=1, help="Processes on each machine.")
 @click.option("--machines", type=click.IntRange(1), default=1, help="Machines, under torchrun.")
@@ -44,6 +47,7 @@ def train(
     resume: bool,
     start: Path | None,
     settings: tuple[str, ...],
+    private_epsilon: float | None,
     stored: Any,
     **machine: Any,
 ) -> None:
@@ -59,8 +63,11 @@ def train(
         from seq2edge.training.train import train as run
     except ImportError as error:
         raise click.ClickException(f"train: {error}; install seq2edge[train,cpu]") from error
+    changes = changes_of(settings, start)
+    if private_epsilon is not None:
+        changes["privacy.epsilon"] = private_epsilon
     trained = run(
-        read_recipe(recipe, changes_of(settings, start)),
+        read_recipe(recipe, changes),
         output,
         resume=resume,
         machine=Machine(**machine),

@@ -89,6 +89,13 @@ def test_what_is_wrong_is_one_line_and_exit_code_1(recipe, tmp_path, arguments, 
     assert not (tmp_path / "run" / "model").exists()
 
 
+def test_the_privacy_budget_has_an_option(recipe, tmp_path):
+    """A tokenizer learnt from private texts would give them away, so this recipe is refused."""
+    done = invoke(recipe, "-o", tmp_path / "run", "--private-epsilon", "3")
+    assert done.exit_code == 1
+    assert "tokenizer" in done.stderr.splitlines()[-1]
+
+
 def test_a_setting_without_a_value_is_a_usage_error(recipe, tmp_path):
     """Exit code 2, with the text that was given."""
     done = invoke(recipe, "-o", tmp_path / "run", "-s", "steps")
