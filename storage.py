@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from seq2edge.errors import BundleError
+from seq2edge.errors import BundleError, Seq2EdgeError
 from seq2edge.manifest import FileRecord
 
 CHUNK = 2**20  # bytes read at a time
@@ -75,10 +75,10 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def file_errors(subject: Path) -> Iterator[None]:
-    """What the file system refuses becomes a BundleError about `subject`."""
+def file_errors(subject: Path, kind: type[Seq2EdgeError] = BundleError) -> Iterator[None]:
+    """What the file system refuses becomes an error of that kind about `subject`."""
     try:
         yield
     except OSError as error:
         remedy = ", free some space or choose another disk" if error.errno in DISK_FULL else ""
-        raise BundleError(f"{subject}: {error.strerror or error}{remedy}") from error
+        raise kind(f"{subject}: {error.strerror or error}{remedy}") from error

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.errors import InputError, TrainingError
-from seq2edge.storage import DISK_FULL, hidden_sibling
+from seq2edge.storage import file_errors, hidden_sibling
 from seq2edge.training.text_files import BadLines, read_rows
 
 Ids: TypeAlias = Sequence[int]
@@ -77,16 +77,14 @@ def prepare_corpus(
     """
     partial = hidden_sibling(folder)
     try:
-        partial.mkdir(parents=True)
-        counts, bad = _write(partial, files, encode, columns, texts, fields, rows)
-        meta = {"files": counts, "columns": columns, "bad": dataclasses.asdict(bad)}
-        (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    except OSError as error:
-        remedy = ", free some space or choose another disk" if error.errno in DISK_FULL else ""
-        raise TrainingError(f"{folder}: {error.strerror or error}{remedy}") from error
+        with file_errors(folder, TrainingError):
+            partial.mkdir(parents=True)
+            counts, bad = _write(partial, files, encode, columns, texts, fields, rows)
+            meta = {"files": counts, "columns": columns, "bad": dataclasses.asdict(bad)}
+            (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return open_corpus(folder)

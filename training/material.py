@@ -6,12 +6,11 @@ The folder holds `recipe.json`, `tokenizer/`, `train/` and `validation/` (corpor
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from seq2edge.manifest import TokenizerRecord
 from seq2edge.model.dims import Dims
 from seq2edge.records import decode
 from seq2edge.runtime.text import Text
-from seq2edge.storage import DISK_FULL, fingerprint, hidden_sibling
+from seq2edge.storage import file_errors, fingerprint, hidden_sibling
 from seq2edge.training.batches import Plan
 from seq2edge.training.corpus import Corpus, open_corpus, prepare_corpus
 from seq2edge.training.encoding import (
@@ -87,7 +86,7 @@ def prepare(recipe: Recipe, folder: Path, say: Say) -> None:
             raise TrainingError(f"{folder}: holds a run of {what}, choose a new folder")
         if changed:
             _start_over(folder)
-    with file_errors_of(folder):
+    with file_errors(folder, TrainingError):
         (folder / TOKENIZER).mkdir(parents=True, exist_ok=True)
     write_json(folder / RECIPE, asked)
     if not (folder / FACTS).is_file():
@@ -166,21 +165,11 @@ def write_json(path: Path, values: Any) -> None:
     """Write a whole file or none."""
     partial = hidden_sibling(path)
     try:
-        with file_errors_of(path):
+        with file_errors(path, TrainingError):
             partial.write_text(json.dumps(values, indent=1, ensure_ascii=False), encoding="utf-8")
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def file_errors_of(subject: Path) -> Iterator[None]:
-    """What the file system refuses becomes a TrainingError about `subject`."""
-    try:
-        yield
-    except OSError as error:
-        remedy = ", free some space or choose another disk" if error.errno in DISK_FULL else ""
-        raise TrainingError(f"{subject}: {error.strerror or error}{remedy}") from error
 
 
 def _find_facts(recipe: Recipe, folder: Path, say: Say) -> Facts:

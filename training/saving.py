@@ -15,7 +15,7 @@ from torch import Tensor
 
 import seq2edge
 from seq2edge.errors import TrainingError
-from seq2edge.storage import DISK_FULL, hidden_sibling
+from seq2edge.storage import file_errors, hidden_sibling
 from seq2edge.training.material import TOKENIZER, Facts
 
 WEIGHTS = "model.safetensors"
@@ -38,24 +38,22 @@ def save_checkpoint(
     """
     partial = hidden_sibling(folder)
     try:
-        partial.mkdir(parents=True)
-        dtype = getattr(torch, stored)
-        tensors = {name: value.to(dtype).contiguous() for name, value in weights.items()}
-        save_file(tensors, partial / WEIGHTS)
-        (partial / WEIGHTS).chmod(0o644)  # the library writes for its owner alone
-        for name in (facts.tokenizer.source, facts.tokenizer.target):
-            if name is not None:
-                shutil.copyfile(run / TOKENIZER / name, partial / name)
-        _write(partial / "config.json", _config(facts))
-        _write(partial / "training.json", card)
-        if facts.generation:
-            _write(partial / "generation_config.json", facts.generation)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    except OSError as error:
-        remedy = ", free some space or choose another disk" if error.errno in DISK_FULL else ""
-        raise TrainingError(f"{folder}: {error.strerror or error}{remedy}") from error
+        with file_errors(folder, TrainingError):
+            partial.mkdir(parents=True)
+            dtype = getattr(torch, stored)
+            tensors = {name: value.to(dtype).contiguous() for name, value in weights.items()}
+            save_file(tensors, partial / WEIGHTS)
+            (partial / WEIGHTS).chmod(0o644)  # the library writes for its owner alone
+            for name in (facts.tokenizer.source, facts.tokenizer.target):
+                if name is not None:
+                    shutil.copyfile(run / TOKENIZER / name, partial / name)
+            _write(partial / "config.json", _config(facts))
+            _write(partial / "training.json", card)
+            if facts.generation:
+                _write(partial / "generation_config.json", facts.generation)
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

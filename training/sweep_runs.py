@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from seq2edge.errors import TrainingError
 from seq2edge.model.dims import Dims
-from seq2edge.storage import hidden_sibling
+from seq2edge.storage import file_errors, hidden_sibling
 from seq2edge.training.batches import Plan
 from seq2edge.training.corpus import COLUMNS, Corpus
 from seq2edge.training.material import (
@@ -27,7 +27,6 @@ from seq2edge.training.material import (
     Facts,
     Material,
     asked_of,
-    file_errors_of,
     open_material,
     read_json,
     write_json,
@@ -120,7 +119,7 @@ def fill_run(recipe: Recipe, shared: Path, folder: Path, rows: int) -> Material:
     """
     asked, material = asked_of(recipe), open_material(shared)
     facts = dataclasses.replace(material.facts, dims=dims_of(recipe, material.facts))
-    with file_errors_of(folder):
+    with file_errors(folder, TrainingError):
         if (folder / RECIPE).is_file() and read_json(folder / RECIPE) != asked:
             shutil.rmtree(folder)  # nothing was learnt in it
         folder.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ from torch import Tensor
 from seq2edge.errors import TrainingError
 from seq2edge.manifest import utc_now
 from seq2edge.model.transformer import Transformer
+from seq2edge.storage import file_errors
 from seq2edge.training.adapters import add_adapters, merged
 from seq2edge.training.checkpoints import SafeCheckpointIO
 from seq2edge.training.initialise import new_model
@@ -27,7 +28,6 @@ from seq2edge.training.material import (
     READY,
     Loaders,
     Material,
-    file_errors_of,
     open_material,
     prepare,
     wait_until_prepared,
@@ -153,13 +153,13 @@ def _train(
 
 
 def _prepare(recipe: Recipe, folder: Path, say: Say) -> None:
-    with file_errors_of(folder):
+    with file_errors(folder, TrainingError):
         (folder / READY).unlink(missing_ok=True)
     prepare(recipe, folder, say)
     material = open_material(folder)
     prepare_vectors(material, folder, say)
     prepare_privacy(material, folder)
-    with file_errors_of(folder):
+    with file_errors(folder, TrainingError):
         (folder / READY).touch()
 
 

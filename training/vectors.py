@@ -16,7 +16,7 @@ from torch import nn
 
 from seq2edge.errors import TrainingError
 from seq2edge.model.transformer import Transformer
-from seq2edge.storage import DISK_FULL, hidden_sibling
+from seq2edge.storage import file_errors, hidden_sibling
 from seq2edge.training.corpus import Corpus
 from seq2edge.training.material import TOKENIZER, Material, read_json, write_json
 from seq2edge.training.vector_files import Vector, read_vectors
@@ -113,13 +113,12 @@ def whole_word(token: str, tokenizer: Tokenizer) -> str:
 def _keep(folder: Path, values: dict[str, NDArray[Any]], report: dict[str, Any]) -> None:
     partial = hidden_sibling(folder / VALUES)
     try:
-        with partial.open("wb") as file:
-            np.savez(file, **values)  # type: ignore[arg-type] # arrays alone
-        partial.replace(folder / VALUES)
-    except OSError as error:
+        with file_errors(folder / VALUES, TrainingError):
+            with partial.open("wb") as file:
+                np.savez(file, **values)  # type: ignore[arg-type] # arrays alone
+            partial.replace(folder / VALUES)
+    finally:
         partial.unlink(missing_ok=True)
-        remedy = ", free some space or choose another disk" if error.errno in DISK_FULL else ""
-        raise TrainingError(f"{folder / VALUES}: {error.strerror or error}{remedy}") from error
     write_json(folder / REPORT, report)
 
 
