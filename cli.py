@@ -27,6 +27,7 @@ from seq2edge.cli_options import (
     TEXTS,
     batches,
     decode_options,
+    load_model,
     merge,
     progress_bar,
     read_inputs,
@@ -39,7 +40,7 @@ from seq2edge.cli_train import train
 from seq2edge.errors import Seq2EdgeError
 
 if TYPE_CHECKING:
-    from seq2edge.runtime.model import GeneratedText, Model
+    from seq2edge.runtime.model import GeneratedText
 
 
 class _Commands(click.Group):
@@ -67,14 +68,6 @@ main.add_command(train)
 main.add_command(sweep)
 main.add_command(canary)
 main.add_command(distil)
-
-
-def _load(bundle: Path, device: str, threads: int | None, *, cut: bool = False) -> Model:
-    import seq2edge
-
-    model = seq2edge.load(bundle, device=device, threads=threads, cut=cut)
-    click.echo(f"seq2edge: {model.reason}", err=True)
-    return model
 
 
 def _print_texts(source: str, texts: list[GeneratedText], *, as_json: bool) -> None:
@@ -154,7 +147,7 @@ def run(
     if chat and (source_language or target_language):
         raise click.UsageError("--chat takes neither --from nor --to")
     inputs = read_inputs(texts, file)
-    model = _load(bundle, device, threads, cut=cut)
+    model = load_model(bundle, device, threads, cut=cut)
     options = merge(model.options, decoding)
 
     def generate(group: list[str]) -> list[list[GeneratedText]]:
@@ -202,7 +195,7 @@ def transcribe(
     **decoding: Any,
 ) -> None:
     """Transcribe WAVE files (CLIPS) of up to 30 seconds with BUNDLE."""
-    model = _load(bundle, device, threads)
+    model = load_model(bundle, device, threads)
     options = merge(model.options, decoding)
     for clip in clips:
         found = model.transcribe([clip], options, language=language, task=task)[0]
@@ -230,7 +223,7 @@ def classify(
 ) -> None:
     """Print the label of each TEXT."""
     inputs = read_inputs(texts, file)
-    model = _load(bundle, device, threads, cut=cut)
+    model = load_model(bundle, device, threads, cut=cut)
     for group in batches(inputs, batch):
         for text, found in zip(group, model.classify(group), strict=True):
             if as_json:
@@ -261,7 +254,7 @@ def embed(
 ) -> None:
     """Print the embedding of each TEXT as JSON."""
     inputs = read_inputs(texts, file)
-    model = _load(bundle, device, threads, cut=cut)
+    model = load_model(bundle, device, threads, cut=cut)
     for group in batches(inputs, batch):
         for text, vector in zip(group, model.embed(group), strict=True):
             values = {"input": text, "embedding": [float(x) for x in vector]}

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from seq2edge.cli_options import BUNDLE, FOLDER, decode_options, merge, runtime_options
+from seq2edge.cli_options import BUNDLE, FOLDER, decode_options, load_model, merge, runtime_options
 
 
 @click.command()
@@ -39,11 +39,9 @@ def distil(
     TEXTS has a text a line (.txt, or .jsonl with "text"; also .gz, .bz2, .xz). A classifier
     answers with labels. Call it again to go on after a stop.
     """
-    import seq2edge
     from seq2edge.training.distil import distil as run
 
-    model = seq2edge.load(bundle, device=device, threads=threads)
-    click.echo(f"seq2edge: {model.reason}", err=True)
+    model = load_model(bundle, device, threads)
     done = run(
         model,
         texts,

@@ -16,6 +16,7 @@ from seq2edge.cli_options import (
     FOLDER,
     METRICS,
     decode_options,
+    load_model,
     merge,
     progress_bar,
     runtime_options,
@@ -130,7 +131,6 @@ def audit(
     Runs sentences that differ in one term (gender, nationality, age) and prints how far the
     answers to them lie apart. Small gaps are no proof of fairness: docs/audit.md.
     """
-    import seq2edge
     from seq2edge.evaluation.answers import Request
     from seq2edge.evaluation.audit import audit as run
     from seq2edge.evaluation.audit_report import check_report, table, write_report
@@ -139,8 +139,7 @@ def audit(
     pairs = read_pairs(pairs_file)
     if report is not None:
         check_report(report)
-    model = seq2edge.load(bundle, device=device, threads=threads)
-    click.echo(f"seq2edge: {model.reason}", err=True)
+    model = load_model(bundle, device, threads)
     with progress_bar("audit") as show:
         found = run(model, pairs, Request(**asked), new_tokens=max_new_tokens, progress=show)
     if report is not None:
@@ -159,13 +158,9 @@ _ASKED = ("batch", "source_language", "target_language", "language", "task")
 
 def _open(bundle: Path, given: dict[str, Any]) -> tuple[Model, Request]:
     """The model, and how it is asked: the bundle's own options unless some were given."""
-    import seq2edge
     from seq2edge.evaluation.answers import Request
 
-    model = seq2edge.load(
-        bundle, device=given["device"], threads=given["threads"], cut=given["cut"]
-    )
-    click.echo(f"seq2edge: {model.reason}", err=True)
+    model = load_model(bundle, given["device"], given["threads"], cut=given["cut"])
     decoding = {key: value for key, value in given.items() if key not in (*_SPENT, *_ASKED)}
     changed = any(value is not None for value in decoding.values())
     options = merge(model.options, decoding) if changed else None

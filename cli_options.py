@@ -99,6 +99,15 @@ def _read(texts: tuple[str, ...], file: TextIO | None) -> Iterator[str]:
         yield from lines_of(file)
 
 
+def load_model(bundle: Path, device: str, threads: int | None, *, cut: bool = False) -> Model:
+    """The bundle on a backend; which one and why goes to stderr."""
+    import seq2edge
+
+    model = seq2edge.load(bundle, device=device, threads=threads, cut=cut)
+    click.echo(f"seq2edge: {model.reason}", err=True)
+    return model
+
+
 def say_cut(model: Model) -> None:
     """How many texts were cut, on stderr."""
     if count := model.tokenizer.shortened:
