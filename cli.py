@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from seq2edge import __version__
-from seq2edge.cli_build import build, targets
-from seq2edge.cli_canary import canary
-from seq2edge.cli_distil import distil
-from seq2edge.cli_evaluate import audit, evaluate
-from seq2edge.cli_options import (
+from seq2edge.commands.build import build, targets
+from seq2edge.commands.canary import canary
+from seq2edge.commands.distil import distil
+from seq2edge.commands.evaluate import audit, evaluate
+from seq2edge.commands.options import (
     BATCH,
     BUNDLE,
     CUT,
@@ -34,9 +34,9 @@ from seq2edge.cli_options import (
     runtime_options,
     say_cut,
 )
-from seq2edge.cli_quantize import quantize
-from seq2edge.cli_sweep import sweep
-from seq2edge.cli_train import train
+from seq2edge.commands.quantize import quantize
+from seq2edge.commands.sweep import sweep
+from seq2edge.commands.train import train
 from seq2edge.errors import Seq2EdgeError
 
 if TYPE_CHECKING:
@@ -310,7 +310,7 @@ def inspect(bundle: Path, *, as_json: bool) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 def pack(bundle: Path, file: Path, *, overwrite: bool) -> None:
     """Make one FILE of BUNDLE, to copy to a device."""
-    from seq2edge import archive
+    from seq2edge.bundle import archive
 
     click.echo(archive.pack(bundle, file, overwrite=overwrite))
 
@@ -321,7 +321,7 @@ def pack(bundle: Path, file: Path, *, overwrite: bool) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 def unpack(file: Path, bundle: Path, *, overwrite: bool) -> None:
     """Make the folder BUNDLE of a packed FILE, checking every hash."""
-    from seq2edge import archive
+    from seq2edge.bundle import archive
 
     click.echo(archive.unpack(file, bundle, overwrite=overwrite).path)
 

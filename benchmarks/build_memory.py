@@ -26,22 +26,22 @@ from pathlib import Path
 import onnx_ir as ir
 
 from seq2edge.bundle import Bundle
-from seq2edge.export.build_sizes import BuildSizes
-from seq2edge.export.memory_plan import BOARDS, GraphPlan, plan_memory
+from seq2edge.bundle.manifest import Role
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
 from seq2edge.export.passes.scale_queries import ScaleQueries
 from seq2edge.export.passes.split_heads import SplitHeads
-from seq2edge.export.targets import TARGETS, Target
-from seq2edge.export.tensorrt import (
+from seq2edge.export.tensorrt.engine import (
     Profile,
     _logger,
     build_engine,
     decoder_profiles,
     import_tensorrt,
 )
+from seq2edge.export.tensorrt.memory_plan import BOARDS, GraphPlan, plan_memory
+from seq2edge.export.tensorrt.sizes import BuildSizes
+from seq2edge.export.tensorrt.targets import TARGETS, Target
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
-from seq2edge.manifest import Role
 
 MEASURED, PLANS = "memory", "plans"  # the marks of tables in documents
 HEAD = (

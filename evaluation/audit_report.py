@@ -12,7 +12,7 @@ from seq2edge.errors import OptionError
 from seq2edge.evaluation.audit import Audit, Finding
 from seq2edge.evaluation.plots import as_svg, new_figure
 from seq2edge.evaluation.scores import Estimate
-from seq2edge.storage import file_errors
+from seq2edge.files.storage import file_errors
 
 SUFFIXES = (".html", ".png")
 MEASURES = 6  # of a group in the plot, the largest gaps first: classifiers may have many labels

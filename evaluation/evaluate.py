@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from seq2edge.compressed import COMPRESSED
 from seq2edge.errors import InputError, OptionError
 from seq2edge.evaluation.answers import Request, texts
 from seq2edge.evaluation.examples import Example, read_examples
 from seq2edge.evaluation.metrics import choose_metric, score_answers, usual_metrics
 from seq2edge.evaluation.scores import Estimate, Metric, Scores
+from seq2edge.files.compressed import COMPRESSED
 from seq2edge.runtime.model import Model
 
 ALL = "all"

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from seq2edge.compressed import READ_ERRORS, kind_of, open_bytes
 from seq2edge.errors import InputError
+from seq2edge.files.compressed import READ_ERRORS, kind_of, open_bytes
 
 TRANSCRIPTS = ("transcripts.tsv", "transcripts.txt")
 KEYS = ("input", "reference", "references", "domain")  # of a JSON line

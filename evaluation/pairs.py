@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2edge.errors import BundleError, InputError
-from seq2edge.records import decode, parse_json
+from seq2edge.files.records import decode, parse_json
 
 DEFAULT = Path(__file__).with_name("pairs.json")
 SLOT = "{}"

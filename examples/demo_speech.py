@@ -56,8 +56,8 @@ def speeds(model: object, checkpoint: Path) -> tuple[float, float]:
     """Decoder tokens per second of the bundle and of eager PyTorch: best of interleaved runs."""
     import numpy as np
 
-    from seq2edge.model.eager import EagerBackend
-    from seq2edge.model.load import load_checkpoint
+    from seq2edge.checkpoints.load import load_checkpoint
+    from seq2edge.export.eager import EagerBackend
     from seq2edge.runtime import audio
     from seq2edge.runtime.decoding import decode
     from seq2edge.runtime.model import Model

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from weights import FetchError
 
-from seq2edge.cli_train import changes_of
+from seq2edge.commands.train import changes_of
 
 HERE = Path(__file__).resolve().parent
 RUNS = HERE.parent / ".cache" / "runs"

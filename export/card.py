@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from seq2edge.bundle.manifest import PrivacyRecord
+from seq2edge.checkpoints.huggingface import read_json
 from seq2edge.errors import BundleError, CheckpointError
-from seq2edge.manifest import PrivacyRecord
-from seq2edge.model.checkpoint import read_json
-from seq2edge.records import decode
+from seq2edge.files.records import decode
 
 CARD = "training.json"
 

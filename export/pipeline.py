@@ -15,14 +15,7 @@ import onnx_ir as ir
 
 import seq2edge
 from seq2edge.bundle import Bundle, BundleWriter
-from seq2edge.errors import ExportError
-from seq2edge.export.card import privacy_of
-from seq2edge.export.graphs import trace_decoder, trace_encoder
-from seq2edge.export.passes.fold_transposes import FoldTransposes
-from seq2edge.export.passes.fuse_cache_attention import FuseCacheAttention
-from seq2edge.export.passes.name_weights import NameWeights
-from seq2edge.export.weights import WEIGHTS, WeightsWriter
-from seq2edge.manifest import (
+from seq2edge.bundle.manifest import (
     AudioRecord,
     GraphRecord,
     Manifest,
@@ -35,13 +28,20 @@ from seq2edge.manifest import (
     TokenizerRecord,
     utc_now,
 )
+from seq2edge.bundle.reference import REFERENCE, read_reference, write_reference
+from seq2edge.checkpoints.generation import GenerationDefaults, read_generation
+from seq2edge.checkpoints.load import Checkpoint, load_checkpoint
+from seq2edge.checkpoints.tokenizer import convert_tokenizer
+from seq2edge.errors import ExportError
+from seq2edge.export.card import privacy_of
+from seq2edge.export.eager import EagerBackend
+from seq2edge.export.graphs import trace_decoder, trace_encoder
+from seq2edge.export.passes.fold_transposes import FoldTransposes
+from seq2edge.export.passes.fuse_cache_attention import FuseCacheAttention
+from seq2edge.export.passes.name_weights import NameWeights
+from seq2edge.export.weights import WEIGHTS, WeightsWriter
 from seq2edge.model.dims import Dims
-from seq2edge.model.eager import EagerBackend
-from seq2edge.model.generation import GenerationDefaults, read_generation
-from seq2edge.model.load import Checkpoint, load_checkpoint
-from seq2edge.model.tokenizer import convert_tokenizer
 from seq2edge.model.transformer import Transformer
-from seq2edge.reference import REFERENCE, read_reference, write_reference
 from seq2edge.runtime import parity
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from seq2edge.runtime.options import DecodeOptions

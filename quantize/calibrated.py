@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.manifest import Role
+from seq2edge.bundle.manifest import Role
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.gptq import quantize_columns
 from seq2edge.quantize.passes.block_weights import Codes, QuantizedWeights

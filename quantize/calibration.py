@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 import seq2edge
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.manifest import Role, Target
 from seq2edge.errors import BackendError, InputError
 from seq2edge.evaluation.examples import Example
-from seq2edge.manifest import Role, Target
 from seq2edge.runtime.backends.onnxruntime import import_onnxruntime
 from seq2edge.runtime.model import Model
 

@@ -15,8 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from seq2edge.bundle import Bundle, BundleWriter
+from seq2edge.bundle.manifest import Role
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
-from seq2edge.manifest import Role
 
 FLOAT = ir.DataType.FLOAT
 MOVES = frozenset(

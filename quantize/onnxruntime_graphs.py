@@ -11,8 +11,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.manifest import Role, Target
 from seq2edge.errors import BundleError
-from seq2edge.manifest import Role, Target
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.passes.block_weights import BlockWeights, QuantizedWeights
 from seq2edge.quantize.passes.int8_cache import CACHES, Int8Cache

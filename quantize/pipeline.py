@@ -15,10 +15,7 @@ import onnx_ir as ir
 
 import seq2edge
 from seq2edge.bundle import Bundle, BundleWriter
-from seq2edge.errors import BundleError, ExportError, OptionError
-from seq2edge.evaluation.examples import Example
-from seq2edge.export.weights import WEIGHTS, WeightsWriter
-from seq2edge.manifest import (
+from seq2edge.bundle.manifest import (
     MANIFEST,
     GraphRecord,
     Manifest,
@@ -29,6 +26,10 @@ from seq2edge.manifest import (
     TensorRecord,
     utc_now,
 )
+from seq2edge.bundle.reference import REFERENCE, read_reference
+from seq2edge.errors import BundleError, ExportError, OptionError
+from seq2edge.evaluation.examples import Example
+from seq2edge.export.weights import WEIGHTS, WeightsWriter
 from seq2edge.quantize import onnxruntime_graphs, tensorrt_graphs
 from seq2edge.quantize.calibrated import calibrate_weights
 from seq2edge.quantize.calibration import Calibration
@@ -44,7 +45,6 @@ from seq2edge.quantize.passes.block_weights import Codes, QuantizedWeights, tabl
 from seq2edge.quantize.passes.sites import Site, find_sites
 from seq2edge.quantize.ranges import InputStudy, study_inputs
 from seq2edge.quantize.recipes import Options, QuantizedTarget, Recipe, find_recipe, find_target
-from seq2edge.reference import REFERENCE, read_reference
 from seq2edge.runtime import parity
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 

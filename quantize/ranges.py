@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.manifest import Role, Target
+from seq2edge.bundle.manifest import Role, Target
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.passes.sites import Site
 from seq2edge.quantize.recipes import Options, RangeMethod, Recipe

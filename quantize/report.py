@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from seq2edge.evaluation.plots import as_svg, new_figure
+from seq2edge.files.storage import file_errors
 from seq2edge.quantize.automatic import Search, Trial
 from seq2edge.quantize.race import BATCHES
 from seq2edge.quantize.sensitivity import LayerError
-from seq2edge.storage import file_errors
 
 COLOURS = {"within": "#1b7f4d", "exceeded": "#b3402f", "float32": "#555555"}
 LAYERS = 40  # bars in a plot of layers

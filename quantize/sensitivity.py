@@ -16,8 +16,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from seq2edge.bundle.manifest import Role
 from seq2edge.errors import OptionError
-from seq2edge.manifest import Role
 from seq2edge.quantize.calibration import Calibration, Feed, Trace, Watcher
 from seq2edge.quantize.onnxruntime_graphs import read_graphs
 from seq2edge.quantize.passes.sites import find_sites

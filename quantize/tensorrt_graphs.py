@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 import onnx_ir as ir
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.manifest import Role
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.scale_queries import ScaleQueries
 from seq2edge.export.passes.split_heads import SplitHeads
-from seq2edge.manifest import Role
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.onnxruntime_graphs import MadeGraphs, read_graphs
 from seq2edge.quantize.passes.block_weights import QuantizedWeights

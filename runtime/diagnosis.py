@@ -11,7 +11,7 @@ import sys
 
 from seq2edge.errors import BackendError
 from seq2edge.runtime.backends.device import Device, driver_error, import_cuda
-from seq2edge.tensorrt_library import import_tensorrt
+from seq2edge.runtime.backends.tensorrt_library import import_tensorrt
 
 EXPORT = ("torch", "onnx", "onnxscript", "onnx-ir", "safetensors", "transformers", "sentencepiece")
 

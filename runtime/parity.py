@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.manifest import ParityRecord
+from seq2edge.bundle.manifest import ParityRecord
 from seq2edge.model.dims import Dims
 from seq2edge.runtime.backend import Answer, Backend, Candidates, Logits, all_logits
 

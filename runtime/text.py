@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tokenizers import Encoding, Tokenizer
 
+from seq2edge.bundle.manifest import TokenizerRecord
 from seq2edge.errors import BundleError, InputError
-from seq2edge.manifest import TokenizerRecord
 
 if TYPE_CHECKING:
     import jinja2

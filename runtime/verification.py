@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Iterator
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.manifest import Manifest
+from seq2edge.bundle.reference import REFERENCE, read_reference
 from seq2edge.errors import BackendError, EngineError, ForeignEngineError
-from seq2edge.manifest import Manifest
-from seq2edge.reference import REFERENCE, read_reference
 from seq2edge.runtime import parity
 from seq2edge.runtime.backends import open_backend
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from seq2edge.bundle import Bundle, BundleWriter
-from seq2edge.manifest import (
+from seq2edge.bundle.manifest import (
     AudioRecord,
     EngineRecord,
     GraphRecord,

@@ -10,11 +10,11 @@ import fake_tensorrt
 import onnx_ir as ir
 
 from seq2edge.bundle import BundleWriter
-from seq2edge.engine_info import PROFILES, EngineInfo, EngineSizes, write_engine_info
+from seq2edge.bundle.engine_info import PROFILES, EngineInfo, EngineSizes, write_engine_info
+from seq2edge.bundle.manifest import EngineRecord, TensorRecord
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
 from seq2edge.export.passes.top_logits import TopLogits
-from seq2edge.manifest import EngineRecord, TensorRecord
 from seq2edge.quantize.passes.narrow import Narrow, NarrowedWeights
 
 RELEASE = "1.0"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 
 from seq2edge.bundle import Bundle
-from seq2edge.export.build import build_bundle, plan_request
-from seq2edge.export.build_sizes import BuildSizes
+from seq2edge.export.tensorrt.build import build_bundle, plan_request
+from seq2edge.export.tensorrt.sizes import BuildSizes
 
 SIZES = BuildSizes(batch=(1, 2, 3), beams=4, source=(1, 16, 40), prompt=(1, 4, 8), capacity=40)
 

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seq2edge.archive import BLOCK, LIMIT, pack, unpack
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.archive import BLOCK, LIMIT, pack, unpack
+from seq2edge.bundle.manifest import LARGEST_MANIFEST, Manifest
 from seq2edge.errors import BundleError
-from seq2edge.manifest import LARGEST_MANIFEST, Manifest
 
 Member = tuple[tarfile.TarInfo, bytes]
 
@@ -138,7 +138,7 @@ def test_a_full_disk_leaves_no_packed_file(
     def full(_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("seq2edge.archive.sync", full)
+    monkeypatch.setattr("seq2edge.bundle.archive.sync", full)
     with pytest.raises(BundleError, match="No space left on device, free some space"):
         pack(bundle.path, tmp_path / "model.s2e")
     assert list(tmp_path.iterdir()) == [bundle.path]
@@ -153,7 +153,7 @@ def test_a_full_disk_leaves_nothing_unpacked(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("seq2edge.archive.copy_hashed", full)
+    monkeypatch.setattr("seq2edge.bundle.archive.copy_hashed", full)
     refused(file, "out: No space left on device, free some space")
 
 

@@ -12,8 +12,8 @@ import pytest
 from bundle_folders import edit
 
 from seq2edge.bundle import Bundle, describe
+from seq2edge.bundle.manifest import LARGEST_MANIFEST
 from seq2edge.errors import BundleError
-from seq2edge.manifest import LARGEST_MANIFEST
 
 FILES = [
     "decoder.onnxruntime.onnx",
@@ -171,7 +171,7 @@ def test_describe_is_plain_json(folder: Path) -> None:
 
 def test_reading_bundles_loads_nothing_heavy() -> None:
     """Neither numpy nor torch is loaded to read a manifest."""
-    code = "import sys, seq2edge.archive, seq2edge.reference; print(*sys.modules)"
+    code = "import sys, seq2edge.bundle.archive, seq2edge.bundle.reference; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout.split()

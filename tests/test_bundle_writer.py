@@ -11,8 +11,8 @@ import pytest
 from bundle_folders import edit, tree
 
 from seq2edge.bundle import Bundle, BundleWriter
+from seq2edge.bundle.manifest import Manifest
 from seq2edge.errors import BundleError
-from seq2edge.manifest import Manifest
 
 
 def test_an_exception_leaves_nothing(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from seq2edge.cli import main
-from seq2edge.export.targets import TARGETS, table
+from seq2edge.export.tensorrt.targets import TARGETS, table
 from seq2edge.quantize.pipeline import quantize_bundle
 
 HEAVY = {"onnx", "onnx_ir", "torch", "numpy", "onnxruntime", "tensorrt", "tensorrt_rtx"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from seq2edge.compressed import READ_ERRORS, kind_of, open_bytes
+from seq2edge.files.compressed import READ_ERRORS, kind_of, open_bytes
 
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 

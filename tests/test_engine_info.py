@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from seq2edge.engine_info import (
+from seq2edge.bundle.engine_info import (
     LARGEST,
     EngineInfo,
     EngineSizes,
@@ -15,8 +15,8 @@ from seq2edge.engine_info import (
     top_outputs,
     write_engine_info,
 )
+from seq2edge.bundle.manifest import TensorRecord
 from seq2edge.errors import BundleError
-from seq2edge.manifest import TensorRecord
 
 SIZES = EngineSizes(
     batch=(1, 2, 8), beams=4, source=(1, 64, 512), prompt=(1, 32, 128), capacity=256, top_k=16

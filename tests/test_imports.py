@@ -61,7 +61,7 @@ def test_quantizing_loads_no_torch():
 
 def test_building_engines_loads_no_torch():
     """It is done on the device."""
-    found = loaded_by("import seq2edge.export.build, seq2edge.export.targets")
+    found = loaded_by("import seq2edge.export.tensorrt.build, seq2edge.export.tensorrt.targets")
     assert not found & {"torch", "transformers", "onnxscript", "safetensors"}
 
 

@@ -14,13 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import seq2edge.manifest
+import seq2edge
+from seq2edge.bundle.manifest import Manifest, check_file_name, manifest_schema
 from seq2edge.errors import BundleError
-from seq2edge.manifest import FileRecord, Manifest, check_file_name, manifest_schema
+from seq2edge.files.records import hints
+from seq2edge.files.storage import FileRecord
 from seq2edge.model.dims import Dims, StackDims
-from seq2edge.records import hints
 
-SCHEMA_FILE = Path(seq2edge.manifest.__file__).with_name("manifest.schema.json")
+SCHEMA_FILE = Path(seq2edge.__file__).with_name("manifest.schema.json")
 RECORD = FileRecord(size=5, sha256="0" * 64)
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -316,7 +317,7 @@ def test_flipped_bits_are_refused_or_read_as_they_stand(
 def test_the_schema_file_is_the_records_schema() -> None:
     """`manifest.schema.json` says what the records say."""
     assert SCHEMA_FILE.read_text("utf-8") == manifest_schema(), (
-        "write it again: python -c 'from seq2edge.manifest import manifest_schema as s; "
+        "write it again: python -c 'from seq2edge.bundle.manifest import manifest_schema as s; "
         'print(s(), end="")\' > manifest.schema.json'
     )
 

@@ -17,11 +17,11 @@ from click.testing import CliRunner
 from tokenizers import Tokenizer
 
 import seq2edge
+from seq2edge.checkpoints.importers import open_foreign
+from seq2edge.checkpoints.load import load_checkpoint
+from seq2edge.checkpoints.tokenizer import convert_tokenizer
 from seq2edge.cli import main
 from seq2edge.errors import CheckpointError
-from seq2edge.model.importers import open_foreign
-from seq2edge.model.load import load_checkpoint
-from seq2edge.model.tokenizer import convert_tokenizer
 from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.runtime import audio
 from seq2edge.runtime.likelihood import log_softmax

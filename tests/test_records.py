@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from seq2edge.errors import BundleError
-from seq2edge.records import Text, decode, json_schema, parse_json
+from seq2edge.files.records import Text, decode, json_schema, parse_json
 
 Word = Annotated[str, Text(pattern="[a-z]+", meaning="a lower-case word", longest=5)]
 

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from seq2edge.bundle.reference import read_reference, write_reference
 from seq2edge.errors import BundleError
-from seq2edge.reference import read_reference, write_reference
 
 ARRAYS: dict[str, NDArray[Any]] = {
     "file": np.arange(6).reshape(2, 3),

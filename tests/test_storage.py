@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from seq2edge.errors import BundleError
-from seq2edge.storage import CHUNK, copy_hashed, file_errors, fingerprint, scan
+from seq2edge.files.storage import CHUNK, copy_hashed, file_errors, fingerprint, scan
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK, CHUNK + 1, 2 * CHUNK + 7])

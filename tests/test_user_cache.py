@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from seq2edge import user_cache
-from seq2edge.user_cache import cache_folder, file_name, write_cached
+from seq2edge.files import user_cache
+from seq2edge.files.user_cache import cache_folder, file_name, write_cached
 
 
 def test_the_folder_is_the_users(monkeypatch, tmp_path):

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import TrainingError
-from seq2edge.model.load import load_checkpoint
 from seq2edge.runtime.text import Text
 from seq2edge.training.learner import Learner
 from seq2edge.training.material import (

@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from seq2edge.errors import TrainingError
-from seq2edge.storage import DISK_FULL, hidden_sibling, sync
+from seq2edge.files.storage import DISK_FULL, hidden_sibling, sync
 
 
 class SafeCheckpointIO(TorchCheckpointIO):

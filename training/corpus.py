@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.errors import InputError, TrainingError
-from seq2edge.storage import file_errors, hidden_sibling
+from seq2edge.files.storage import file_errors, hidden_sibling
 from seq2edge.training.text_files import BadLines, read_rows
 
 Ids: TypeAlias = Sequence[int]

@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
+from seq2edge.bundle.manifest import MANIFEST
 from seq2edge.errors import CapacityError, InputError, TrainingError
-from seq2edge.manifest import MANIFEST
+from seq2edge.files.storage import DISK_FULL, hidden_sibling
 from seq2edge.runtime.model import Model
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.storage import DISK_FULL, hidden_sibling
 from seq2edge.training.text_files import BadLines, read_rows
 
 Answer: TypeAlias = tuple[str, bool]  # the text, and whether the teacher ended it

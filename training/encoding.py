@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from seq2edge.bundle.manifest import TokenizerRecord
 from seq2edge.errors import InputError, TrainingError
-from seq2edge.manifest import TokenizerRecord
 from seq2edge.runtime.text import Text
 from seq2edge.training.corpus import Encode, Ids, TooLong
 from seq2edge.training.presets import longest

@@ -17,12 +17,12 @@ from typing import Any
 import lightning as L
 from torch.utils.data import DataLoader
 
+from seq2edge.bundle.manifest import TokenizerRecord
 from seq2edge.errors import BundleError, Seq2EdgeError, TrainingError
-from seq2edge.manifest import TokenizerRecord
+from seq2edge.files.records import decode
+from seq2edge.files.storage import file_errors, fingerprint, hidden_sibling
 from seq2edge.model.dims import Dims
-from seq2edge.records import decode
 from seq2edge.runtime.text import Text
-from seq2edge.storage import file_errors, fingerprint, hidden_sibling
 from seq2edge.training.batches import Plan
 from seq2edge.training.corpus import Corpus, open_corpus, prepare_corpus
 from seq2edge.training.encoding import (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from seq2edge.errors import BundleError, TrainingError
-from seq2edge.records import decode, hints
+from seq2edge.files.records import decode, hints
 
 if sys.version_info >= (3, 11):
     import tomllib

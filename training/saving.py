@@ -15,7 +15,7 @@ from torch import Tensor
 
 import seq2edge
 from seq2edge.errors import TrainingError
-from seq2edge.storage import file_errors, hidden_sibling
+from seq2edge.files.storage import file_errors, hidden_sibling
 from seq2edge.training.material import TOKENIZER, Facts
 
 WEIGHTS = "model.safetensors"

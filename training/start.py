@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from seq2edge.bundle.manifest import TokenizerRecord
+from seq2edge.checkpoints.generation import read_generation
+from seq2edge.checkpoints.load import Checkpoint, load_checkpoint
+from seq2edge.checkpoints.tokenizer import convert_tokenizer
 from seq2edge.errors import TrainingError
-from seq2edge.manifest import TokenizerRecord
 from seq2edge.model.dims import Dims
-from seq2edge.model.generation import read_generation
-from seq2edge.model.load import Checkpoint, load_checkpoint
-from seq2edge.model.tokenizer import convert_tokenizer
 from seq2edge.model.transformer import Transformer
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.text import Text

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from seq2edge.bundle.manifest import utc_now
 from seq2edge.errors import TrainingError
-from seq2edge.manifest import utc_now
 from seq2edge.training.material import (
     RECIPE,
     asked_of,

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.errors import TrainingError
+from seq2edge.files.storage import file_errors, hidden_sibling
 from seq2edge.model.dims import Dims
-from seq2edge.storage import file_errors, hidden_sibling
 from seq2edge.training.batches import Plan
 from seq2edge.training.corpus import COLUMNS, Corpus
 from seq2edge.training.material import (

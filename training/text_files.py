@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from seq2edge.compressed import READ_ERRORS, kind_of, open_bytes
 from seq2edge.errors import TrainingError
+from seq2edge.files.compressed import READ_ERRORS, kind_of, open_bytes
 
 SHOWN = 5  # bad lines that a report names
 

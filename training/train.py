@@ -16,10 +16,10 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
 
+from seq2edge.bundle.manifest import utc_now
 from seq2edge.errors import TrainingError
-from seq2edge.manifest import utc_now
+from seq2edge.files.storage import file_errors
 from seq2edge.model.transformer import Transformer
-from seq2edge.storage import file_errors
 from seq2edge.training.adapters import add_adapters, merged
 from seq2edge.training.checkpoints import SafeCheckpointIO
 from seq2edge.training.initialise import new_model

@@ -10,8 +10,8 @@ from typing import IO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.compressed import READ_ERRORS, kind_of, open_bytes
 from seq2edge.errors import TrainingError
+from seq2edge.files.compressed import READ_ERRORS, kind_of, open_bytes
 
 Vector: TypeAlias = NDArray[np.float32]  # (width,)
 LONGEST_WORD = 4096  # bytes; more means that this is no file of vectors

@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, decoders
 from torch import nn
 
 from seq2edge.errors import TrainingError
+from seq2edge.files.storage import file_errors, hidden_sibling
 from seq2edge.model.transformer import Transformer
-from seq2edge.storage import file_errors, hidden_sibling
 from seq2edge.training.corpus import Corpus
 from seq2edge.training.material import TOKENIZER, Material, read_json, write_json
 from seq2edge.training.vector_files import Vector, read_vectors

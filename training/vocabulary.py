@@ -12,8 +12,8 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
 
+from seq2edge.bundle.manifest import SpecialTokens
 from seq2edge.errors import TrainingError
-from seq2edge.manifest import SpecialTokens
 from seq2edge.training.recipe import TokenizerKind
 
 PAD, START, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"

@@ -30,8 +30,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from seq2edge.errors import ExportError
-from seq2edge.export.parser_operators import PARSERS, Parser
 from seq2edge.export.passes import lower_attention, lower_functions
+from seq2edge.export.passes.parser_operators import PARSERS, Parser
 from seq2edge.export.passes.writing import Writer
 
 OPSET = 18

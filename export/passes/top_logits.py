@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from seq2edge.engine_info import LOG_SUM_EXP, TOP_IDS, TOP_VALUES
+from seq2edge.bundle.engine_info import LOG_SUM_EXP, TOP_IDS, TOP_VALUES
 from seq2edge.errors import ExportError
 from seq2edge.export.passes.writing import Writer, axes_of
 

@@ -15,14 +15,14 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from seq2edge.bundle import Bundle
-from seq2edge.engine_info import EngineInfo, read_engine_info
+from seq2edge.bundle.engine_info import EngineInfo, read_engine_info
+from seq2edge.bundle.manifest import TensorRecord
 from seq2edge.errors import BackendError, BundleError, EngineError, ForeignEngineError
-from seq2edge.manifest import TensorRecord
+from seq2edge.files.storage import file_errors
 from seq2edge.runtime.backends.device import Device
 from seq2edge.runtime.backends.engine_buffers import largest
 from seq2edge.runtime.backends.engine_kernels import EngineKernels
-from seq2edge.storage import file_errors
-from seq2edge.tensorrt_library import process_logger
+from seq2edge.runtime.backends.tensorrt_library import process_logger
 
 GRAPHS = 16  # recorded steps that are kept, each with an execution context of its own
 

@@ -7,9 +7,9 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from seq2edge.engine_info import EngineSizes
+from seq2edge.bundle.engine_info import EngineSizes
+from seq2edge.bundle.manifest import TensorRecord
 from seq2edge.errors import BackendError, EngineError
-from seq2edge.manifest import TensorRecord
 
 ITEM = 8  # bytes of a token or a length
 BYTES: Mapping[str, int] = {

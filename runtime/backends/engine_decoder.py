@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.engine_info import LOG_SUM_EXP, TOP_IDS, TOP_VALUES, top_outputs
+from seq2edge.bundle.engine_info import LOG_SUM_EXP, TOP_IDS, TOP_VALUES, top_outputs
 from seq2edge.errors import BackendError, CapacityError, EngineError
 from seq2edge.runtime.backend import Answer, Candidates, Lengths, Logits, Tokens
 from seq2edge.runtime.backends.device import (

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.reference import REFERENCE, read_reference
 from seq2edge.errors import EngineError
-from seq2edge.reference import REFERENCE, read_reference
+from seq2edge.files.user_cache import cache_folder, write_cached
 from seq2edge.runtime import parity
 from seq2edge.runtime.backend import Backend
 from seq2edge.runtime.backends.device import Device
 from seq2edge.runtime.backends.engine import Engine
-from seq2edge.user_cache import cache_folder, write_cached
 
 VERSION = 2  # of the check itself
 

@@ -13,9 +13,9 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from seq2edge.engine_info import EngineInfo
+from seq2edge.bundle.engine_info import EngineInfo
+from seq2edge.files.user_cache import cache_folder, file_name, write_cached
 from seq2edge.runtime.backends.device import Device
-from seq2edge.user_cache import cache_folder, file_name, write_cached
 
 FOLDER = "kernels"  # of the user's cache
 DIGITS = 16  # of the engine's hash

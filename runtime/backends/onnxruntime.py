@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.manifest import GraphRecord
 from seq2edge.errors import BackendError, CapacityError
-from seq2edge.manifest import GraphRecord
 from seq2edge.model.dims import StackDims
 from seq2edge.runtime.backend import Features, Lengths, Logits, Tokens
 

@@ -30,7 +30,7 @@ from seq2edge.runtime.backends.engine import (
 )
 from seq2edge.runtime.backends.engine_decoder import EngineCache, EngineDecoder
 from seq2edge.runtime.backends.engine_encoder import EngineEncoder, EngineMemory
-from seq2edge.tensorrt_library import import_tensorrt
+from seq2edge.runtime.backends.tensorrt_library import import_tensorrt
 
 
 class TensorRTBackend:

@@ -10,11 +10,11 @@ import fake_cuda
 import pytest
 
 from seq2edge.bundle import Bundle
-from seq2edge.export import build as building
-from seq2edge.export import tensorrt as tensorrt_module
-from seq2edge.export import timing_cache as timing_module
-from seq2edge.export.build import build_bundle, plan_request
-from seq2edge.export.build_sizes import BuildSizes
+from seq2edge.export.tensorrt import build as building
+from seq2edge.export.tensorrt import engine as tensorrt_module
+from seq2edge.export.tensorrt import timing_cache as timing_module
+from seq2edge.export.tensorrt.build import build_bundle, plan_request
+from seq2edge.export.tensorrt.sizes import BuildSizes
 from seq2edge.runtime.backends import engine as engine_module
 from seq2edge.runtime.backends import tensorrt as backend_module
 

@@ -12,11 +12,11 @@ import pytest
 from bundle_folders import tree
 
 from seq2edge.bundle import Bundle
-from seq2edge.engine_info import read_engine_info, top_outputs
+from seq2edge.bundle.engine_info import read_engine_info, top_outputs
 from seq2edge.errors import BundleError, OptionError
-from seq2edge.export import build as building
-from seq2edge.export.build import build_bundle, plan_request
-from seq2edge.export.build_sizes import BuildSizes
+from seq2edge.export.tensorrt import build as building
+from seq2edge.export.tensorrt.build import build_bundle, plan_request
+from seq2edge.export.tensorrt.sizes import BuildSizes
 from seq2edge.quantize.pipeline import quantize_bundle
 
 pytestmark = pytest.mark.skipif(

@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from seq2edge.bundle import Bundle
 from seq2edge.cli import main
 from seq2edge.errors import BackendError, EngineError
-from seq2edge.export.build import build_bundle, plan_request
-from seq2edge.export.build_sizes import BuildSizes
-from seq2edge.export.targets import TARGETS
+from seq2edge.export.tensorrt.build import build_bundle, plan_request
+from seq2edge.export.tensorrt.sizes import BuildSizes
+from seq2edge.export.tensorrt.targets import TARGETS
 from seq2edge.runtime.backends import tensorrt as backend_module
 from seq2edge.runtime.backends.tensorrt import TensorRTBackend
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from seq2edge.errors import OptionError
-from seq2edge.export.build_sizes import BuildSizes, parse_range
+from seq2edge.export.tensorrt.sizes import BuildSizes, parse_range
 from seq2edge.model.dims import Dims, StackDims
 
 STACK = {"layers": 1, "heads": 1, "kv_heads": 1, "head_dim": 4, "hidden": 4, "activation": "relu"}

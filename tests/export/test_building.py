@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from seq2edge.export.building import run_builder
+from seq2edge.export.tensorrt.builder import run_builder
 
 
 class Library:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from seq2edge.bundle.manifest import PrivacyRecord
 from seq2edge.errors import CheckpointError
 from seq2edge.export.card import privacy_of
-from seq2edge.manifest import PrivacyRecord
 
 SPENT = {
     "epsilon": 3.5,

@@ -11,9 +11,9 @@ import onnx_ir as ir
 import pytest
 
 from seq2edge.errors import EngineError, OptionError
-from seq2edge.export.engine_errors import not_built, not_read
 from seq2edge.export.passes.length_to_mask import LengthToMask
-from seq2edge.export.tensorrt import Profile, build_engine, decoder_profiles
+from seq2edge.export.tensorrt.engine import Profile, build_engine, decoder_profiles
+from seq2edge.export.tensorrt.errors import not_built, not_read
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,

@@ -8,7 +8,7 @@ import pytest
 from tied_graphs import write_graph, write_integers
 
 from seq2edge.errors import EngineError
-from seq2edge.export.graph_sizes import read_sizes
+from seq2edge.export.tensorrt.graph_sizes import read_sizes
 
 
 def test_a_table_of_an_odd_vocabulary_is_held_twice(tmp_path):

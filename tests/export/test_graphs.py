@@ -9,9 +9,9 @@ import onnx_ir as ir
 import pytest
 import tiny_models
 
+from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import ExportError
 from seq2edge.export.graphs import Contract, _name_axes, decoder_contract, encoder_contract
-from seq2edge.model.load import load_checkpoint
 
 FAMILIES = ("t5", "bart", "marian-split", "whisper", "gpt2", "mistral", "qwen3", "bert")
 

@@ -15,8 +15,7 @@ import pytest
 from tied_graphs import write_graph, write_integers
 
 from seq2edge.errors import BundleError, EngineError
-from seq2edge.export.build_sizes import BuildSizes
-from seq2edge.export.memory_plan import (
+from seq2edge.export.tensorrt.memory_plan import (
     BOARDS,
     GPU_PROCESS,
     OWN_MASK,
@@ -24,7 +23,8 @@ from seq2edge.export.memory_plan import (
     plan_memory,
     system_share,
 )
-from seq2edge.export.targets import TARGETS
+from seq2edge.export.tensorrt.sizes import BuildSizes
+from seq2edge.export.tensorrt.targets import TARGETS
 from seq2edge.model.dims import Dims, StackDims
 
 SIZES = BuildSizes(batch=(1, 1, 3), beams=4, source=(1, 8, 20), prompt=(1, 8, 16), capacity=32)
@@ -248,7 +248,7 @@ def test_a_bundle_for_onnxruntime_is_an_error(tmp_path, make_bundle, make_manife
 
 def test_the_plan_needs_neither_torch_nor_tensorrt():
     """It is asked before anything is installed for building."""
-    code = "import sys, seq2edge.export.memory_plan; print(*sys.modules)"
+    code = "import sys, seq2edge.export.tensorrt.memory_plan; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in done.stdout.split()}
     assert not loaded & {"torch", "transformers", "onnx_ir", "tensorrt", "tensorrt_rtx"}
@@ -257,7 +257,7 @@ def test_the_plan_needs_neither_torch_nor_tensorrt():
 BUILD = """
 import re, sys
 from pathlib import Path
-from seq2edge.export.tensorrt import Profile, build_engine
+from seq2edge.export.tensorrt.engine import Profile, build_engine
 profile = Profile(name="encode", sizes={"batch": (1, 1, 3), "source": (1, 8, 20)})
 engine = build_engine(Path(sys.argv[1]), [profile], capabilities=("SM86",))
 status = Path("/proc/self/status").read_text()

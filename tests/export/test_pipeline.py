@@ -9,10 +9,10 @@ import pytest
 import tiny_models
 
 from seq2edge.bundle import Bundle
+from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import BundleError, CheckpointError, ExportError, OptionError
 from seq2edge.export import pipeline
 from seq2edge.export.pipeline import export_checkpoint
-from seq2edge.model.load import load_checkpoint
 
 
 def edit(folder, file, **changes):

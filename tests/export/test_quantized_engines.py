@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from speaking import loud_t5, sentences, speaking_bundle
 
-from seq2edge.export.tensorrt import Profile, build_engine, decoder_profiles
+from seq2edge.export.tensorrt.engine import Profile, build_engine, decoder_profiles
 from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.quantize.recipes import RECIPES
 

@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 
 from seq2edge.errors import OptionError
-from seq2edge.export.targets import (
+from seq2edge.export.tensorrt.targets import (
     MEASURED,
     PRECISIONS,
     READ,

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import pytest
 import tiny_models
 
+from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import BackendError, EngineError, OptionError
 from seq2edge.export.graphs import trace_decoder, trace_encoder
 from seq2edge.export.passes.fold_transposes import FoldTransposes
@@ -18,8 +19,7 @@ from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
 from seq2edge.export.passes.scale_queries import ScaleQueries
 from seq2edge.export.passes.top_logits import TopLogits
-from seq2edge.export.tensorrt import Profile, build_engine, decoder_profiles, import_tensorrt
-from seq2edge.model.load import load_checkpoint
+from seq2edge.export.tensorrt.engine import Profile, build_engine, decoder_profiles, import_tensorrt
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,

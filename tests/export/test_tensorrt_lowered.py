@@ -8,12 +8,12 @@ import onnx_ir as ir
 import pytest
 import tiny_models
 
+from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.export.graphs import trace_decoder, trace_encoder
 from seq2edge.export.passes.fold_transposes import FoldTransposes
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
-from seq2edge.export.tensorrt import Profile, build_engine, decoder_profiles
-from seq2edge.model.load import load_checkpoint
+from seq2edge.export.tensorrt.engine import Profile, build_engine, decoder_profiles
 from seq2edge.quantize.passes.narrow import Narrow, NarrowedWeights
 
 pytestmark = pytest.mark.skipif(

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from seq2edge.errors import EngineError
-from seq2edge.export.tensorrt import Profile, build_engine
+from seq2edge.export.tensorrt.engine import Profile, build_engine
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,

@@ -8,10 +8,10 @@ import fake_builder
 import pytest
 
 from seq2edge.errors import BackendError, OptionError
-from seq2edge.export import timing_cache as timing_module
-from seq2edge.export.build import plan_request
-from seq2edge.export.build_sizes import BuildSizes
-from seq2edge.export.timing_cache import TimingCache, default_file
+from seq2edge.export.tensorrt import timing_cache as timing_module
+from seq2edge.export.tensorrt.build import plan_request
+from seq2edge.export.tensorrt.sizes import BuildSizes
+from seq2edge.export.tensorrt.timing_cache import TimingCache, default_file
 
 SIZES = BuildSizes(batch=(1, 1, 4), beams=2, source=(1, 8, 16), prompt=(1, 4, 8), capacity=32)
 RELEASE = "10.16.2"

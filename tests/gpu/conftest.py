@@ -9,7 +9,7 @@ import pytest
 
 from seq2edge.errors import BackendError
 from seq2edge.runtime.backends.device import Device, import_cuda
-from seq2edge.tensorrt_library import import_tensorrt
+from seq2edge.runtime.backends.tensorrt_library import import_tensorrt
 
 
 def found_here():

@@ -8,7 +8,7 @@ import real_engines
 import tiny_models
 
 from seq2edge.bundle import Bundle
-from seq2edge.engine_info import read_engine_info
+from seq2edge.bundle.engine_info import read_engine_info
 from seq2edge.export.pipeline import export_checkpoint
 from seq2edge.runtime.backend import Candidates
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from seq2edge.checkpoints.huggingface import open_folder, read_json
 from seq2edge.errors import CheckpointError, UnsupportedError
-from seq2edge.model.checkpoint import open_folder, read_json
 
 
 @pytest.fixture

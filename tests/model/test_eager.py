@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tiny_models
 
+from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import CapacityError
-from seq2edge.model.eager import GROWTH, EagerBackend
-from seq2edge.model.load import load_checkpoint
+from seq2edge.export.eager import GROWTH, EagerBackend
 from seq2edge.runtime.decoding import decode
 from seq2edge.runtime.options import DecodeOptions
 

@@ -8,7 +8,7 @@ import pytest
 from published_configs import CONFIGS
 from transformers import GenerationConfig
 
-from seq2edge.model.generation import read_generation
+from seq2edge.checkpoints.generation import read_generation
 from seq2edge.runtime.options import DecodeOptions
 
 FIELDS = frozenset(field.name for field in dataclasses.fields(DecodeOptions))

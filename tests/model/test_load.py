@@ -10,9 +10,9 @@ import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
 
+from seq2edge.checkpoints.load import load_checkpoint, open_source
 from seq2edge.errors import CheckpointError, UnsupportedError
-from seq2edge.model.eager import EagerBackend
-from seq2edge.model.load import load_checkpoint, open_source
+from seq2edge.export.eager import EagerBackend
 
 CLOSE = {"atol": 2e-5, "rtol": 2e-5}
 

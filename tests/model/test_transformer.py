@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 import torch
 
-from seq2edge.model.load import load_checkpoint
+from seq2edge.checkpoints.load import load_checkpoint
 
 CLOSE = {"atol": 2e-5, "rtol": 2e-5}
 DECODERS = [n for n, m in tiny_models.GENERATORS.items() if m.kind == "decoder"]

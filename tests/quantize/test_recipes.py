@@ -6,8 +6,8 @@ from typing import get_args
 
 import pytest
 
+from seq2edge.bundle.manifest import Precision
 from seq2edge.errors import OptionError
-from seq2edge.manifest import Precision
 from seq2edge.quantize.recipes import RECIPES, Options, find_recipe, find_target
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from seq2edge.manifest import ParityRecord
+from seq2edge.bundle.manifest import ParityRecord
 from seq2edge.model.dims import Dims, StackDims
 from seq2edge.runtime.fake import FakeBackend, random_answer
 from seq2edge.runtime.parity import (

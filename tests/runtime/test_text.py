@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from seq2edge.bundle.manifest import SpecialTokens, TokenizerRecord
 from seq2edge.errors import BundleError, InputError
-from seq2edge.manifest import SpecialTokens, TokenizerRecord
 from seq2edge.runtime.text import HIDDEN, Text
 
 TOKENS = ["<unk>", "<s>", "</s>", "en", "fr", "hello", "world", ",", "n't", "do", "."]

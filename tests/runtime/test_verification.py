@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.reference import REFERENCE, read_reference
 from seq2edge.errors import BackendError
-from seq2edge.reference import REFERENCE, read_reference
 from seq2edge.runtime import parity
 from seq2edge.runtime.backends import onnxruntime as backend_module
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend

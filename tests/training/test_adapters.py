@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from small_trainings import lines, small_recipe, write_pairs
 
+from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import TrainingError
-from seq2edge.model.load import load_checkpoint
 from seq2edge.training.adapters import add_adapters, merged
 from seq2edge.training.recipe import AdapterRecipe
 from seq2edge.training.train import train

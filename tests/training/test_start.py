@@ -8,8 +8,8 @@ import tiny_models
 import torch
 from safetensors.torch import load_file
 
+from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import TrainingError
-from seq2edge.model.load import load_checkpoint
 from seq2edge.training.train import Machine, train
 from seq2edge.training.vocabulary import train_tokenizer
 

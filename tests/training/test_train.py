@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 import seq2edge
+from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import TrainingError
 from seq2edge.export.pipeline import export_checkpoint
-from seq2edge.model.load import load_checkpoint
 from seq2edge.training import train as training
 from seq2edge.training.recipe import recipe_of, without_folders
 from seq2edge.training.train import Machine, train

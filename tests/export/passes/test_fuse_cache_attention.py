@@ -8,11 +8,11 @@ import onnx_ir as ir
 import pytest
 import tiny_models
 
+from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import ExportError
 from seq2edge.export.graphs import trace_decoder, trace_encoder
 from seq2edge.export.passes.fold_transposes import FoldTransposes
 from seq2edge.export.passes.fuse_cache_attention import FuseCacheAttention
-from seq2edge.model.load import load_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from lowering import model_of, value_of
 
 from seq2edge.bundle import Bundle
 from seq2edge.errors import ExportError
-from seq2edge.export.parser_operators import PARSERS, parser_of
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
+from seq2edge.export.passes.parser_operators import PARSERS, parser_of
 from seq2edge.runtime import parity
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from seq2edge.runtime.model import Model

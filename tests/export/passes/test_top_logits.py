@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from small_graphs import check, graph_of, run
 
-from seq2edge.engine_info import top_outputs
+from seq2edge.bundle.engine_info import top_outputs
 from seq2edge.errors import ExportError
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
 from seq2edge.export.passes.top_logits import TopLogits

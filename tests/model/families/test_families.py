@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from published_configs import CONFIGS
 
+from seq2edge.checkpoints.families import FAMILIES, find_family
+from seq2edge.checkpoints.families.family import Config
+from seq2edge.checkpoints.load import _check_architecture
 from seq2edge.errors import CheckpointError, UnsupportedError
-from seq2edge.model.families import FAMILIES, find_family
-from seq2edge.model.families.family import Config
-from seq2edge.model.load import _check_architecture
 
 NAMES = {
     "flan-t5-base": ("lm_head.weight",),

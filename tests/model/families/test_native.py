@@ -8,9 +8,9 @@ import shutil
 import pytest
 import small_recipes
 
+from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import CheckpointError
 from seq2edge.export.pipeline import export_checkpoint
-from seq2edge.model.load import load_checkpoint
 from seq2edge.training.train import Machine, train
 from seq2edge.training.vocabulary import train_tokenizer
 

@@ -13,10 +13,10 @@ import tiny_models
 import torch
 from ctranslate2.converters import transformers as ct2_loaders
 
+from seq2edge.checkpoints.importers import open_foreign
+from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import CheckpointError, UnsupportedError
-from seq2edge.model.eager import EagerBackend
-from seq2edge.model.importers import open_foreign
-from seq2edge.model.load import load_checkpoint
+from seq2edge.export.eager import EagerBackend
 
 NAMED = {
     1: "<|endoftext|>",

@@ -8,8 +8,8 @@ import gguf
 import numpy as np
 import pytest
 
+from seq2edge.checkpoints.importers.gguf_file import read_gguf
 from seq2edge.errors import CheckpointError, UnsupportedError
-from seq2edge.model.importers.gguf_file import read_gguf
 
 
 def string(text):

@@ -9,11 +9,11 @@ import tiny_models
 import torch
 from tokenizers import Tokenizer
 
+from seq2edge.checkpoints.importers import open_foreign
+from seq2edge.checkpoints.load import load_checkpoint
+from seq2edge.checkpoints.tokenizer import convert_tokenizer
 from seq2edge.errors import CheckpointError, UnsupportedError
-from seq2edge.model.eager import EagerBackend
-from seq2edge.model.importers import open_foreign
-from seq2edge.model.load import load_checkpoint
-from seq2edge.model.tokenizer import convert_tokenizer
+from seq2edge.export.eager import EagerBackend
 
 NAMES = {
     "model.embed_tokens": "token_embd",

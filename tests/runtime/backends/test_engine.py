@@ -13,7 +13,7 @@ import fake_engines
 import pytest
 
 from seq2edge.bundle import Bundle
-from seq2edge.engine_info import read_engine_info
+from seq2edge.bundle.engine_info import read_engine_info
 from seq2edge.errors import BackendError, EngineError
 from seq2edge.runtime import backends
 from seq2edge.runtime.backends import device as device_module
@@ -22,7 +22,7 @@ from seq2edge.runtime.backends import open_backend
 from seq2edge.runtime.backends import tensorrt as backend_module
 from seq2edge.runtime.backends.engine import check_release, find_engines
 from seq2edge.runtime.backends.tensorrt import TensorRTBackend
-from seq2edge.tensorrt_library import import_tensorrt
+from seq2edge.runtime.backends.tensorrt_library import import_tensorrt
 
 
 @pytest.fixture

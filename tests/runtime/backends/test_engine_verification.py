@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 from click.testing import CliRunner
 
+from seq2edge.bundle.engine_info import read_engine_info, write_engine_info
 from seq2edge.cli import main
-from seq2edge.engine_info import read_engine_info, write_engine_info
 from seq2edge.errors import BackendError
 from seq2edge.runtime.backends import tensorrt as backend_module
 from seq2edge.runtime.verification import verify_graphs

@@ -1,0 +1,187 @@
+"""A bundle as one file, `.s2e`: an uncompressed tar archive with the manifest first.
+
+Tar and not zip: it is read in one pass with the manifest before everything it describes, its
+members cannot be compressed (so nothing can expand), and its end is marked, so that a truncated
+file shows. Only plain headers are understood here, one 512-byte block each: links, devices,
+sparse files, long-name and extended headers are refused. Names, sizes and hashes are the
+manifest's; times, owners and modes are constant, so equal bundles give equal bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from seq2edge.bundle.folder import Bundle, BundleWriter, check_record
+from seq2edge.bundle.manifest import LARGEST_MANIFEST, MANIFEST, Manifest
+from seq2edge.errors import BundleError
+from seq2edge.files.storage import FileRecord, copy_hashed, file_errors, hidden_sibling, sync
+
+BLOCK = tarfile.BLOCKSIZE
+LIMIT = 64 * 2**30  # bytes that `unpack` writes unless told otherwise
+_END = bytes(2 * BLOCK)
+
+
+def pack(
+    bundle: str | os.PathLike[str],
+    file: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write the bundle folder `bundle` to the one file `file`, checking every hash on the way.
+
+    The file appears whole or not at all. Raises BundleError.
+    """
+    opened = Bundle.open(bundle)
+    target = Path(os.path.realpath(file))
+    _check_target(target, opened, overwrite=overwrite)
+    partial = hidden_sibling(target)
+    try:
+        with file_errors(target):
+            with partial.open("xb") as sink:
+                _write_members(opened, sink)
+            sync(partial)
+            partial.replace(target)
+            sync(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+    return Path(file)
+
+
+def _check_target(target: Path, bundle: Bundle, *, overwrite: bool) -> None:
+    if not target.parent.is_dir():
+        raise BundleError(f"{target}: folder {target.parent} does not exist, make it first")
+    if target.is_relative_to(os.path.realpath(bundle.path)):
+        raise BundleError(f"{target}: lies inside the bundle, choose another place")
+    if target.is_dir():
+        raise BundleError(f"{target}: is a folder, name a file")
+    if target.exists() and not overwrite:
+        raise BundleError(f"{target}: exists, choose another place or overwrite it")
+
+
+def _write_members(bundle: Bundle, sink: BinaryIO) -> None:
+    manifest = bundle.path / MANIFEST
+    sink.write(_header(MANIFEST, manifest.stat().st_size))
+    written = copy_hashed_file(manifest, sink)
+    for name, record in sorted(bundle.manifest.files.items()):
+        sink.write(_padding(written.size) + _header(name, record.size))
+        written = copy_hashed_file(bundle.path / name, sink)
+        check_record(bundle.path / name, record, written)
+    sink.write(_padding(written.size) + _END)
+
+
+def copy_hashed_file(path: Path, sink: BinaryIO) -> FileRecord:
+    """Append a whole file to `sink`."""
+    with path.open("rb") as source:
+        return copy_hashed(source, sink, size=None)
+
+
+def _header(name: str, size: int) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return member.tobuf(tarfile.GNU_FORMAT, "ascii", "strict")
+
+
+def _padding(size: int) -> bytes:
+    return bytes(-size % BLOCK)
+
+
+def unpack(
+    file: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    limit_bytes: int = LIMIT,
+) -> Bundle:
+    """Restore the folder that `pack` made `file` from; it appears whole or not at all.
+
+    Raises BundleError when a member is not a plain file that the manifest lists with this size
+    and hash, when the file is truncated, or when it holds more than `limit_bytes`.
+    """
+    path = Path(file)
+    with (
+        file_errors(path),
+        path.open("rb") as source,
+        BundleWriter(destination, overwrite=overwrite) as writer,
+    ):
+        data = _read_manifest(source, path)
+        manifest = Manifest.from_bytes(data, f"{path}: {MANIFEST}")
+        _check_total(path, manifest, limit_bytes)
+        _extract_members(source, path, manifest, writer)
+        return writer.seal(data)
+
+
+def _read_manifest(source: BinaryIO, path: Path) -> bytes:
+    member = _next_member(source, path)
+    if member is None or member.name != MANIFEST or member.size > LARGEST_MANIFEST:
+        raise BundleError(f"{path}: does not begin with {MANIFEST}, so it is no packed bundle")
+    return _read_exactly(source, path, member.size + -member.size % BLOCK)[: member.size]
+
+
+def _check_total(path: Path, manifest: Manifest, limit_bytes: int) -> None:
+    total = sum(record.size for record in manifest.files.values())
+    if total > limit_bytes:
+        raise BundleError(f"{path}: holds {total} bytes, the limit is {limit_bytes}")
+    if total > path.stat().st_size:
+        raise BundleError(f"{path}: truncated, {total} bytes are listed in its {MANIFEST}")
+
+
+def _extract_members(
+    source: BinaryIO, path: Path, manifest: Manifest, writer: BundleWriter
+) -> None:
+    missing = dict(manifest.files)
+    for member in _members(source, path):
+        shown = f"{path}: {member.name!r}"
+        record = missing.pop(member.name, None)
+        if record is None:
+            known = member.name in (MANIFEST, *manifest.files)
+            raise BundleError(f"{shown}: {'stands twice' if known else f'not in its {MANIFEST}'}")
+        if member.size != record.size:
+            raise BundleError(f"{shown}: {member.size} bytes, {MANIFEST} says {record.size}")
+        with writer.path(member.name).open("xb") as sink:
+            found = copy_hashed(source, sink, size=record.size)
+        if found.size < record.size:
+            raise BundleError(f"{shown}: truncated after {found.size} of {record.size} bytes")
+        check_record(path / member.name, record, found)
+        _read_exactly(source, path, -record.size % BLOCK)
+    if missing:
+        raise BundleError(f"{path}: {min(missing)!r} is listed in its {MANIFEST} but not there")
+
+
+def _members(source: BinaryIO, path: Path) -> Iterator[tarfile.TarInfo]:
+    """Headers up to the end mark; the caller reads each member's data before the next."""
+    while member := _next_member(source, path):
+        yield member
+    if source.read(1):
+        raise BundleError(f"{path}: goes on after the end mark, this is no packed bundle")
+
+
+def _next_member(source: BinaryIO, path: Path) -> tarfile.TarInfo | None:
+    block = _read_exactly(source, path, BLOCK)
+    if not any(block):
+        if any(_read_exactly(source, path, BLOCK)):
+            raise BundleError(f"{path}: the end mark is damaged")
+        return None
+    try:
+        member = tarfile.TarInfo.frombuf(block, "ascii", "strict")
+    except (tarfile.HeaderError, UnicodeDecodeError) as error:
+        raise BundleError(
+            f"{path}: no tar header where one must be ({error}); "
+            "a packed bundle is an uncompressed tar archive, this is none or it is damaged"
+        ) from error
+    if member.type != tarfile.REGTYPE or member.size < 0:
+        raise BundleError(
+            f"{path}: {member.name!r} is a link, a device or another special member, "
+            f"type {member.type!r}; only plain files are unpacked"
+        )
+    return member
+
+
+def _read_exactly(source: BinaryIO, path: Path, size: int) -> bytes:
+    data = source.read(size)
+    if len(data) < size:
+        raise BundleError(f"{path}: truncated, it ends {size - len(data)} bytes too early")
+    return data

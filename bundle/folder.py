@@ -1,0 +1,302 @@
+"""A bundle: one folder with graphs, weights, tokenizer and the manifest that lists them all.
+
+Reading trusts nothing: every file must be listed, regular, of the recorded size and inside the
+folder. Writing happens in a hidden folder beside the destination which is renamed at the end, so
+that a crash leaves the old bundle or none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from seq2edge.bundle.manifest import (
+    LARGEST_MANIFEST,
+    MANIFEST,
+    GraphRecord,
+    Manifest,
+    check_file_name,
+)
+from seq2edge.errors import BundleError
+from seq2edge.files.records import parse_json
+from seq2edge.files.storage import (
+    DISK_FULL,
+    FileRecord,
+    file_errors,
+    fingerprint,
+    hidden_sibling,
+    scan,
+    sync,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A bundle that was checked when it was opened."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, hashes: bool = False) -> Bundle:
+        """Check the manifest, the list of files and their sizes; with `hashes` their contents too.
+
+        Raises BundleError naming the file and what is wrong with it.
+        """
+        folder = Path(path)
+        _require_folder(folder)
+        manifest = read_manifest(folder / MANIFEST)
+        check_files(folder, manifest)
+        bundle = cls(path=folder, manifest=manifest)
+        if hashes:
+            bundle.verify_hashes()
+        return bundle
+
+    @property
+    def size(self) -> int:
+        """Bytes of all listed files together."""
+        return sum(record.size for record in self.manifest.files.values())
+
+    def file(self, name: str) -> Path:
+        """Where a listed file lies. Raises BundleError for any other name."""
+        if name not in self.manifest.files:
+            raise BundleError(f"{self.path}: no file {name!r} in this bundle")
+        return self.path / name
+
+    def graph(self, role: str, target: str = "canonical") -> GraphRecord:
+        """The graph of one role for one target. Raises BundleError naming those there are."""
+        graphs: dict[tuple[str, str], GraphRecord] = {
+            (graph.role, graph.target): graph for graph in self.manifest.graphs
+        }
+        found = graphs.get((role, target))
+        if found is None:
+            known = ", ".join(" for ".join(key) for key in graphs) or "none"
+            raise BundleError(f"{self.path}: no {role} graph for {target!r}, there are: {known}")
+        return found
+
+    def verify_hashes(self) -> None:
+        """Read every file; raises BundleError for the first whose SHA-256 is not the recorded."""
+        for name, record in self.manifest.files.items():
+            check_record(self.path / name, record, fingerprint(self.path / name))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a file. Raises BundleError when it is missing or not of this format."""
+    return Manifest.from_bytes(_manifest_bytes(path), str(path))
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Raise BundleError unless `folder` holds the listed files, each of its size, and no other."""
+    found = scan(folder)
+    for name, record in manifest.files.items():
+        if name not in found:
+            raise BundleError(f"{folder / name}: missing, but listed in {MANIFEST}")
+        if found[name] != record.size:
+            raise BundleError(
+                f"{folder / name}: {found[name]} bytes, but {MANIFEST} says {record.size}, "
+                "the file is damaged or was changed"
+            )
+    for name in found:
+        if name != MANIFEST and name not in manifest.files:
+            raise BundleError(f"{folder}: file {name!r} is not listed in {MANIFEST}, remove it")
+    for place, name in manifest.references():
+        if name not in manifest.files:
+            raise BundleError(f"{folder / MANIFEST}: {place}: {name!r} is not listed in files")
+
+
+def check_record(path: Path, expected: FileRecord, found: FileRecord) -> None:
+    """Raise BundleError when a file is not the recorded one."""
+    if found != expected:
+        raise BundleError(
+            f"{path}: SHA-256 {found.sha256} of {found.size} bytes, but {MANIFEST} says "
+            f"{expected.sha256} of {expected.size}, the file is damaged or was changed"
+        )
+
+
+class BundleWriter:
+    """Collects a bundle's files and puts them in place all at once.
+
+        with BundleWriter(destination) as writer:
+            writer.path("encoder.onnx").write_bytes(...)
+            writer.finish(manifest)
+
+    Leaving the block without `finish`, or with an exception, leaves the destination untouched.
+    """
+
+    def __init__(self, destination: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        self.destination = Path(os.path.realpath(destination))
+        self._overwrite = overwrite
+        self._folder = hidden_sibling(self.destination)
+
+    def __enter__(self) -> BundleWriter:
+        self.check_destination()
+        with file_errors(self.destination):
+            self._folder.mkdir()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            with file_errors(self.destination):
+                raise error
+
+    def path(self, name: str) -> Path:
+        """Where to write the file `name`; its folders are made. Raises BundleError for bad names.
+
+        The weights of several graphs may share a file: ask for its path once and write it once.
+        """
+        check_file_name(name)
+        path = self._folder / name
+        with file_errors(self.destination / name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def preview(self, manifest: Manifest) -> Bundle:
+        """The files written so far as a bundle, for checks before it is finished; not hashed."""
+        files = {
+            name: FileRecord(size=size, sha256="0" * 64)
+            for name, size in scan(self._folder).items()
+        }
+        return Bundle(path=self._folder, manifest=dataclasses.replace(manifest, files=files))
+
+    def finish(self, manifest: Manifest) -> Bundle:
+        """Record all files written so far in `manifest` and move the bundle to its destination."""
+        files = {name: fingerprint(self._folder / name) for name in scan(self._folder)}
+        return self.seal(dataclasses.replace(manifest, files=files).to_bytes())
+
+    def seal(self, manifest: bytes) -> Bundle:
+        """Like `finish`, with the bytes of a manifest whose hashes the caller has checked."""
+        decoded = Manifest.from_bytes(manifest, str(self.destination / MANIFEST))
+        with file_errors(self.destination):
+            (self._folder / MANIFEST).write_bytes(manifest)
+            check_files(self._folder, decoded)
+            for path in (*self._folder.rglob("*"), self._folder):
+                sync(path)
+            self.check_destination()
+            self._move_in()
+            sync(self.destination.parent)
+        return Bundle(path=self.destination, manifest=decoded)
+
+    def check_destination(self) -> None:
+        """Raise BundleError where nothing can be written there; long work asks before it begins."""
+        parent = self.destination.parent
+        if not parent.is_dir():
+            raise BundleError(f"{self.destination}: folder {parent} does not exist, make it first")
+        if not os.path.lexists(self.destination) or _is_empty_folder(self.destination):
+            return
+        if not self._overwrite:
+            raise BundleError(f"{self.destination}: exists, choose another place or overwrite it")
+        _require_own_files(self.destination)
+
+    def _move_in(self) -> None:
+        if not self.destination.exists():
+            self._folder.rename(self.destination)
+        elif _is_empty_folder(self.destination):
+            self.destination.rmdir()
+            self._folder.rename(self.destination)
+        else:
+            old = hidden_sibling(self.destination)
+            self.destination.rename(old)
+            try:
+                self._folder.rename(self.destination)
+            except OSError:
+                old.rename(self.destination)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def describe(bundle: Bundle) -> dict[str, Any]:
+    """What `inspect` shows: the manifest as plain JSON values, with the folder and its size."""
+    manifest = dataclasses.asdict(bundle.manifest)
+    files = manifest.pop("files")
+    for graph in manifest["graphs"]:
+        graph["size"] = files[graph["file"]]["size"]
+    return {"path": str(bundle.path), "size": bundle.size, **manifest, "files": files}
+
+
+def summarize(values: Mapping[str, Any]) -> Iterator[str]:
+    """The same for people, line by line."""
+    dims, origin = values["dims"], values["provenance"]
+    yield f"{values['path']}: {values['family']}, {values['kind']}, made to {values['task']}"
+    yield f"size        {values['size'] / 1e6:.1f} MB, {values['precision']}"
+    for side in ("encoder", "decoder"):
+        if stack := dims[side]:
+            sizes = f"{stack['layers']} layers, {stack['heads']} heads of {stack['head_dim']}"
+            limit = stack["max_positions"] or "any number of"
+            yield f"{side:<12}{sizes}, width {dims['width']}, {limit} positions"
+    yield f"vocabulary  {dims['vocab']}"
+    for graph in values["graphs"]:
+        needs = ", ".join(f"{name} {version}+" for name, version in graph["requires"].items())
+        yield f"graph       {graph['file']} ({graph['target']}, needs {needs})"
+    yield f"tokenizer   {values['tokenizer']['source'] if values['tokenizer'] else 'none'}"
+    if values["labels"]:
+        yield f"labels      {', '.join(values['labels'])}"
+    for name, value in (values["generation"] or {}).items():
+        yield f"decoding    {name} = {json.dumps(value)}"
+    for name, value in values["generation_ignored"].items():
+        yield f"not applied {name} = {json.dumps(value)}"
+    for name in origin["unused_tensors"]:
+        yield f"not used    {name}"
+    if values["parity"]:
+        yield f"parity      logits within {values['parity']['max_absolute']:.1e} of the model"
+    if spent := origin["privacy"]:
+        yield (
+            f"privacy     epsilon {spent['epsilon']:g} at delta {spent['delta']:g} for each "
+            f"training row ({spent['steps']:,} steps, noise {spent['noise_multiplier']:.3g}, "
+            f"{spent['sampling_rate']:.3g} of the rows a step)"
+        )
+    yield f"made        {origin['created']} from {origin['source']} ({origin['source_format']})"
+
+
+def _require_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise BundleError(
+            f"{folder}: a file, not a bundle folder, unpack it first: "
+            f"seq2edge unpack {folder} FOLDER"
+        )
+    if not folder.is_dir():
+        raise BundleError(f"{folder}: no such folder")
+
+
+def _manifest_bytes(path: Path) -> bytes:
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(f"{path}: missing or not a regular file, so this is not a bundle")
+    with file_errors(path), path.open("rb") as file:
+        data = file.read(LARGEST_MANIFEST + 1)
+    if len(data) > LARGEST_MANIFEST:
+        raise BundleError(f"{path}: more than {LARGEST_MANIFEST} bytes, this is no manifest")
+    return data
+
+
+def _is_empty_folder(path: Path) -> bool:
+    with file_errors(path):
+        return path.is_dir() and not any(path.iterdir())
+
+
+def _require_own_files(folder: Path) -> None:
+    """Only a folder whose every file a manifest lists, of whatever format, may be replaced."""
+    if not folder.is_dir():
+        raise BundleError(f"{folder}: not a folder, so it is not overwritten")
+    refusal = f"{folder}: not a bundle, so it is not overwritten"
+    try:
+        values = parse_json(_manifest_bytes(folder / MANIFEST))
+        found = scan(folder)
+    except BundleError as error:
+        raise BundleError(f"{refusal} ({error})") from error
+    files = values.get("files") if isinstance(values, dict) else None
+    if not isinstance(files, dict) or type(values.get("format")) is not int:
+        raise BundleError(refusal)
+    for name in found:
+        if name != MANIFEST and name not in files:
+            raise BundleError(f"{folder}: {name!r} is no part of the bundle and would be lost")

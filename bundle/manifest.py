@@ -1,0 +1,362 @@
+"""What `manifest.json` of a bundle says: closed, versioned records.
+
+Format 4 (1 knew no quantization, 2 no calibration, 3 no privacy). Unknown keys, missing keys and
+other formats are refused, so a reader never acts on half of what a bundle means.
+`manifest.schema.json` is the same grammar as a JSON schema.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from seq2edge.errors import BundleError
+from seq2edge.files.records import Text, decode, json_schema, parse_json
+from seq2edge.files.storage import FileRecord, Sha256
+from seq2edge.model.dims import Dims
+
+FORMAT: Final = 4
+MANIFEST = "manifest.json"
+LARGEST_MANIFEST = 16 * 2**20  # bytes
+_DEVICES = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{port}{n}" for port in ("COM", "LPT") for n in "123456789"),
+}
+
+FileName: TypeAlias = Annotated[
+    str,
+    Text(
+        pattern=r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_-])?"
+        r"(/[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_-])?)*",
+        meaning="a relative file name inside the bundle (ASCII letters, digits, '.', '_', '-', "
+        "parts joined by '/', no part that begins or ends with '.', 100 characters at most)",
+        longest=100,
+    ),
+]
+UtcTime: TypeAlias = Annotated[
+    str,
+    Text(
+        pattern=r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z",
+        meaning="a UTC time such as 2026-01-31T23:59:59Z",
+        longest=20,
+    ),
+]
+Version: TypeAlias = Annotated[
+    str,
+    Text(
+        pattern=r"[0-9]+(\.[0-9]+)*",
+        meaning="a release number such as 1.23.2",
+        longest=40,
+    ),
+]
+Role: TypeAlias = Literal["encoder", "decoder"]
+Target: TypeAlias = Literal["canonical", "onnxruntime", "tensorrt"]
+Precision: TypeAlias = Literal[
+    "float32", "int8-weight", "int4-weight", "int8-dynamic", "int8-static", "fp16", "bf16"
+]
+Kind: TypeAlias = Literal["encoder-decoder", "decoder", "encoder"]
+Task: TypeAlias = Literal["generate", "transcribe", "classify", "embed"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TensorRecord:
+    """An input or output of a graph; strings in `shape` are axis names of the graph contract."""
+
+    name: str
+    dtype: Literal["float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"]
+    shape: tuple[int | str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GraphRecord:
+    """One ONNX graph. `requires` maps a package to the lowest version that can run it."""
+
+    role: Role
+    target: Target
+    file: FileName
+    opset: Mapping[str, int]
+    requires: Mapping[str, Version]
+    inputs: tuple[TensorRecord, ...]
+    outputs: tuple[TensorRecord, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineRecord:
+    """An engine compiled of one graph for one target; the sidecar describes it (EngineInfo)."""
+
+    file: FileName
+    target: str
+    role: Role
+    sidecar: FileName
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AudioRecord:
+    """How audio becomes features: Hz, mel bands, samples per window and hop, seconds per clip."""
+
+    sampling_rate: int
+    mels: int
+    fft: int
+    hop: int
+    seconds: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpeechRecord:
+    """Ids with which a transcription is asked for: languages, tasks, no timestamps.
+
+    `alignment_heads` are pairs (decoder layer, head) whose attention follows the audio.
+    """
+
+    languages: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    tasks: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    no_timestamps: int | None = None
+    alignment_heads: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpecialTokens:
+    """The special tokens' text, None where the vocabulary has none."""
+
+    bos: str | None = None
+    eos: str | None = None
+    pad: str | None = None
+    unk: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerRecord:
+    """Files and rules that turn text into ids and back.
+
+    `target` is the decoder's tokenizer where source and target vocabularies are split.
+    `languages` maps a language code to its token id; `language_layout` says where the source
+    language's id stands in the encoder's input, before or after the text. `target_layout` says what
+    the target language's id does: it stands before the source text, starts the decoder, or is the
+    first token forced out of it. `source_language` and `target_language` are the defaults.
+    Ids from `unknown_from` on are pieces without an embedding, which become the unknown token.
+    `clean_up` removes the spaces before English punctuation when decoding.
+    `prompts` maps a task to the text put first.
+    """
+
+    source: FileName
+    target: FileName | None = None
+    chat_template: FileName | None = None
+    special: SpecialTokens = SpecialTokens()
+    languages: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    language_layout: Literal["", "prefix", "suffix"] = ""
+    target_layout: Literal["", "source", "start", "forced"] = ""
+    source_language: str = ""
+    target_language: str = ""
+    unknown_from: int | None = None
+    clean_up: bool = False
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParityRecord:
+    """Graphs against the float model, on the recorded tokens: logits' errors, tokens that agreed.
+
+    Measured when the bundle was made: at export, or at its quantization.
+    """
+
+    max_absolute: float
+    max_relative: float
+    tokens_compared: int
+    tokens_equal: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantizationRecord:
+    """How a bundle was quantized, and from which bundle.
+
+    `method` is how weights were rounded, and `examples` the number it was calibrated on. `ranges`
+    is how the ranges of products' 8-bit inputs were found, None where none are fixed. `smoothing`
+    is the share of their outliers that went over to the weights. `cache` is the type of the
+    decoder's own keys and values. `weights` tells for every graph's weight, "decoder: name", what
+    it became. `source_sha256` is the hash of the float bundle's manifest. `float32_values` are
+    tensors of half-precision graphs that stay float32, "decoder: name", with the largest absolute
+    value that the examples gave them.
+    """
+
+    recipe: str
+    method: str
+    examples: int
+    ranges: Literal["min-max", "percentile", "entropy"] | None = None
+    smoothing: float = 0.0
+    cache: Literal["activations", "int8"] = "activations"
+    weights: Mapping[str, str]
+    float32_values: Mapping[str, float]
+    source_sha256: Sha256
+    tool_version: str
+    created: UtcTime
+    packages: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrivacyRecord:
+    """What the training spent of (epsilon, delta) differential privacy for each training row.
+
+    Each of `steps` drew every row with the probability `sampling_rate`, clipped its gradient to
+    `clip` and added noise of `noise_multiplier` times that; `accountant` bounded the sum.
+    """
+
+    epsilon: float
+    delta: float
+    steps: int
+    noise_multiplier: float
+    sampling_rate: float
+    clip: float
+    accountant: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProvenanceRecord:
+    """Where the bundle comes from. `packages` maps a package to the version used.
+
+    `privacy` is None where the training was not private, or elsewhere.
+    """
+
+    tool_version: str
+    created: UtcTime
+    source: str
+    source_format: str
+    packages: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    unused_tensors: tuple[str, ...] = ()
+    privacy: PrivacyRecord | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A whole bundle.
+
+    `generation` holds the checkpoint's decoding defaults, `generation_ignored` those of its
+    settings that the runtime does not apply. `files` lists every file but the manifest; it is
+    empty until a `BundleWriter` finishes.
+    """
+
+    format: Literal[4] = FORMAT
+    kind: Kind
+    task: Task
+    family: str
+    dims: Dims
+    precision: Precision = "float32"
+    quantization: QuantizationRecord | None = None
+    generation: Mapping[str, Any] | None = None
+    generation_ignored: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    problem: Literal["", "single_label", "multi_label", "regression"] = ""
+    audio: AudioRecord | None = None
+    speech: SpeechRecord | None = None
+    tokenizer: TokenizerRecord | None = None
+    graphs: tuple[GraphRecord, ...] = ()
+    engines: tuple[EngineRecord, ...] = ()
+    parity: ParityRecord | None = None
+    provenance: ProvenanceRecord
+    files: Mapping[FileName, FileRecord] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind != self.dims.kind:
+            raise BundleError(f"kind: {self.kind!r}, but the dims are of {self.dims.kind!r}")
+        mels = self.audio.mels if self.audio else 0
+        if mels != self.dims.mels:
+            raise BundleError(f"audio: {mels} mels, but the dims have {self.dims.mels}")
+        if (self.precision == "float32") != (self.quantization is None):
+            raise BundleError(f"quantization: does not go with precision {self.precision!r}")
+        if self.quantization is not None and self.parity is None:
+            raise BundleError("parity: missing, a quantized bundle needs what was measured")
+        _check_graphs(self.graphs)
+        _check_names(self.files)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, subject: str = MANIFEST) -> Manifest:
+        """A manifest from a file's bytes; `subject` names the file in errors.
+
+        Raises BundleError for anything but exactly a manifest of this format.
+        """
+        try:
+            values = parse_json(data)
+            _check_format(values)
+            manifest: Manifest = decode(cls, values)
+        except BundleError as error:
+            raise BundleError(f"{subject}: {error}") from error.__cause__
+        return manifest
+
+    def to_bytes(self) -> bytes:
+        """The manifest as the file's bytes, UTF-8 JSON.
+
+        Raises BundleError when a value would not be read back, such as a NaN or a numpy scalar.
+        """
+        try:
+            text = json.dumps(
+                dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False
+            )
+            data = f"{text}\n".encode()
+        except (TypeError, ValueError) as error:
+            raise BundleError(f"{MANIFEST}: a value is not JSON, {error}") from error
+        Manifest.from_bytes(data)
+        return data
+
+    def references(self) -> Iterator[tuple[str, str]]:
+        """Where the manifest names a file, and the name: `("tokenizer.source", ...)`."""
+        for i, graph in enumerate(self.graphs):
+            yield f"graphs[{i}].file", graph.file
+        for i, engine in enumerate(self.engines):
+            yield f"engines[{i}].file", engine.file
+            yield f"engines[{i}].sidecar", engine.sidecar
+        for key in ("source", "target", "chat_template") if self.tokenizer else ():
+            if name := getattr(self.tokenizer, key):
+                yield f"tokenizer.{key}", name
+
+
+def utc_now() -> UtcTime:
+    """The present, as records keep it."""
+    return dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def manifest_schema() -> str:
+    """The text of `manifest.schema.json`."""
+    return json.dumps(json_schema(Manifest), indent=2) + "\n"
+
+
+def check_file_name(name: str) -> None:
+    """Raise BundleError unless `name` may be a file beside the manifest."""
+    decode(FileName, name, "file name")
+    _check_names((name,))
+
+
+def _check_format(values: object) -> None:
+    found = values.get("format") if isinstance(values, dict) else None
+    if type(found) is int and found != FORMAT:
+        remedy = "update seq2edge" if found > FORMAT else "export the checkpoint again"
+        raise BundleError(f"format {found}, this version reads {FORMAT}, {remedy}")
+
+
+def _check_graphs(graphs: tuple[GraphRecord, ...]) -> None:
+    seen = set()
+    for i, graph in enumerate(graphs):
+        if (graph.role, graph.target) in seen:
+            raise BundleError(f"graphs[{i}]: a second {graph.role} for {graph.target}")
+        seen.add((graph.role, graph.target))
+
+
+def _check_names(names: Mapping[str, FileRecord] | tuple[str, ...]) -> None:
+    folded: dict[str, str] = {}
+    for name in names:
+        other = folded.setdefault(name.casefold(), name)
+        if other != name:
+            raise BundleError(f"files: {other!r} and {name!r} differ only in upper and lower case")
+    for name in names:
+        parts = name.casefold().split("/")
+        if parts[0] == MANIFEST:
+            raise BundleError(f"files: {name!r} is reserved for the manifest itself")
+        if any(part.split(".")[0].upper() in _DEVICES for part in parts):
+            raise BundleError(f"files: {name!r} is a device name on Windows, rename it")
+        for end in range(1, len(parts)):
+            if "/".join(parts[:end]) in folded:
+                raise BundleError(f"files: {name!r} lies below another file of the list")

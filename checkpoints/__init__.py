@@ -1,0 +1,1 @@
+"""Reading checkpoints: families, foreign formats, tokenizers, generation defaults."""

@@ -1,0 +1,226 @@
+"""The families that share BART's layout: BART, mBART, Marian, Pegasus, M2M100 and NLLB.
+
+Sources: Lewis et al. 2020, Liu et al. 2020, Junczys-Dowmunt et al. 2018, Zhang et al. 2020,
+Fan et al. 2021.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from seq2edge.checkpoints.families.family import Config, Family, Names, Weight, linear, norm
+from seq2edge.model.dims import Dims, StackDims
+from seq2edge.model.positions import sinusoidal_table
+
+EMBEDDINGS = ("model.shared.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How the members differ."""
+
+    pre_norm: bool
+    final_norm: bool
+    embedding_norm: bool
+    positions: str
+    logits_bias: bool
+    skip_positions: int = 0
+    make_positions: Callable[[int, int], Tensor] | None = None
+
+
+def stack_dims(config: Config, layout: Layout, side: str, positions: int) -> StackDims:
+    """One side's sizes; also Whisper's."""
+    width, heads = config.size("d_model"), config.size(f"{side}_attention_heads")
+    return StackDims(
+        layers=config.size(f"{side}_layers"),
+        heads=heads,
+        kv_heads=heads,
+        head_dim=width // heads,
+        hidden=config.size(f"{side}_ffn_dim"),
+        activation=config.activation("activation_function", "gelu"),
+        pre_norm=layout.pre_norm,
+        final_norm=layout.final_norm,
+        embedding_norm=layout.embedding_norm,
+        positions=layout.positions,
+        max_positions=positions,
+        embedding_scale=math.sqrt(width) if config.get("scale_embedding") else 1.0,
+        attention_scale=(width // heads) ** -0.5,
+    )
+
+
+def _dims(layout: Layout, config: Config, names: Names) -> Dims:
+    config.require("normalize_before", layout.pre_norm)
+    config.require("normalize_embedding", layout.embedding_norm)
+    config.require("add_final_layer_norm", layout.final_norm)
+    config.require("add_bias_logits", False)
+    config.require("static_position_embeddings", layout.positions == "sinusoidal")
+    config.require("tie_word_embeddings", True)
+    config.ignore("num_hidden_layers", "extra_pos_embeddings", "share_encoder_decoder_embeddings")
+    positions = config.size("max_position_embeddings")
+    split = (
+        "model.encoder.embed_tokens.weight" in names
+        and config.get("share_encoder_decoder_embeddings", True) is False
+    )
+    target_vocab = config.size("decoder_vocab_size", config.size("vocab_size"))
+    return Dims(
+        width=config.size("d_model"),
+        vocab=target_vocab if split else config.size("vocab_size"),
+        source_vocab=config.size("vocab_size") if split else 0,
+        encoder=stack_dims(config, layout, "encoder", positions),
+        decoder=stack_dims(config, layout, "decoder", positions),
+        logits_bias=layout.logits_bias and "final_logits_bias" in names,
+    )
+
+
+def layer_weights(
+    ours: str, theirs: str, *, cross: bool, key_bias: bool = True
+) -> Iterator[Weight]:
+    """One encoder or decoder layer; also Whisper's, whose keys have no bias."""
+
+    def merged(target: str, attention: str, parts: str) -> Iterator[Weight]:
+        sources = [f"{theirs}.{attention}.{part}_proj" for part in parts]
+        yield Weight(target=f"{target}.weight", sources=tuple(f"{s}.weight" for s in sources))
+        biases = (
+            f"{s}.bias" if key_bias or p != "k" else None
+            for s, p in zip(sources, parts, strict=True)
+        )
+        yield Weight(target=f"{target}.bias", sources=tuple(biases))
+
+    yield from merged(f"{ours}.attention.qkv", "self_attn", "qkv")
+    yield from linear(f"{ours}.attention.out", f"{theirs}.self_attn.out_proj")
+    yield from norm(f"{ours}.attention_norm", f"{theirs}.self_attn_layer_norm")
+    if cross:
+        yield from merged(f"{ours}.cross.query", "encoder_attn", "q")
+        yield from merged(f"{ours}.cross.key_value", "encoder_attn", "kv")
+        yield from linear(f"{ours}.cross.out", f"{theirs}.encoder_attn.out_proj")
+        yield from norm(f"{ours}.cross_norm", f"{theirs}.encoder_attn_layer_norm")
+    yield from linear(f"{ours}.feedforward.up", f"{theirs}.fc1")
+    yield from linear(f"{ours}.feedforward.down", f"{theirs}.fc2")
+    yield from norm(f"{ours}.feedforward_norm", f"{theirs}.final_layer_norm")
+
+
+def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[Weight]:
+    embedding = next((name for name in EMBEDDINGS if name in names), EMBEDDINGS[0])
+    if dims.source_vocab:
+        embedding = "model.decoder.embed_tokens.weight"
+        yield Weight(
+            target="source_embedding.weight", sources=("model.encoder.embed_tokens.weight",)
+        )
+    yield Weight(target="embedding.weight", sources=(embedding,))
+    for side, stack in (("encoder", dims.encoder), ("decoder", dims.decoder)):
+        assert stack is not None
+        yield _positions(layout, stack, dims.width, side)
+        if layout.embedding_norm:
+            yield from norm(f"{side}.embedding_norm", f"model.{side}.layernorm_embedding")
+        if layout.final_norm:
+            yield from norm(f"{side}.final_norm", f"model.{side}.layer_norm")
+        for i in range(stack.layers):
+            yield from layer_weights(
+                f"{side}.layers.{i}", f"model.{side}.layers.{i}", cross=side == "decoder"
+            )
+    if dims.logits_bias:
+        yield Weight(target="logits_bias", sources=("final_logits_bias",))
+
+
+def _positions(layout: Layout, stack: StackDims, width: int, side: str) -> Weight:
+    make = layout.make_positions
+    return Weight(
+        target=f"{side}.positions.weight",
+        sources=(f"model.{side}.embed_positions.weight",),
+        skip_rows=layout.skip_positions,
+        make=None if make is None else functools.partial(make, stack.max_positions, width),
+    )
+
+
+def _offset_table(positions: int, width: int) -> Tensor:
+    """M2M100's table in tensor2tensor's spacing, whose first token stands at position 2."""
+    half = width // 2
+    step = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
+    angle = torch.arange(2, positions + 2).float()[:, None] * step[None]
+    table = torch.cat((angle.sin(), angle.cos()), dim=1)
+    return torch.nn.functional.pad(table, (0, width - 2 * half))
+
+
+def _family(name: str, architecture: str, layout: Layout) -> Family:
+    return Family(
+        name=name,
+        architectures=(architecture,),
+        dims=functools.partial(_dims, layout),
+        weights=functools.partial(_weights, layout),
+        aliases={
+            "model.shared.weight": (
+                "model.encoder.embed_tokens.weight",
+                "model.decoder.embed_tokens.weight",
+                "lm_head.weight",
+            ),
+            "model.decoder.embed_tokens.weight": ("lm_head.weight", "model.shared.weight"),
+        },
+    )
+
+
+BART = _family(
+    "bart",
+    "BartForConditionalGeneration",
+    Layout(
+        pre_norm=False,
+        final_norm=False,
+        embedding_norm=True,
+        positions="learned",
+        logits_bias=True,
+        skip_positions=2,
+    ),
+)
+MBART = _family(
+    "mbart",
+    "MBartForConditionalGeneration",
+    Layout(
+        pre_norm=True,
+        final_norm=True,
+        embedding_norm=True,
+        positions="learned",
+        logits_bias=True,
+        skip_positions=2,
+    ),
+)
+MARIAN = _family(
+    "marian",
+    "MarianMTModel",
+    Layout(
+        pre_norm=False,
+        final_norm=False,
+        embedding_norm=False,
+        positions="sinusoidal",
+        logits_bias=True,
+        make_positions=sinusoidal_table,
+    ),
+)
+PEGASUS = _family(
+    "pegasus",
+    "PegasusForConditionalGeneration",
+    Layout(
+        pre_norm=True,
+        final_norm=True,
+        embedding_norm=False,
+        positions="sinusoidal",
+        logits_bias=True,
+        make_positions=sinusoidal_table,
+    ),
+)
+M2M100 = _family(
+    "m2m100",
+    "M2M100ForConditionalGeneration",
+    Layout(
+        pre_norm=True,
+        final_norm=True,
+        embedding_norm=False,
+        positions="sinusoidal",
+        logits_bias=False,
+        make_positions=_offset_table,
+    ),
+)

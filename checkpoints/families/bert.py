@@ -1,0 +1,195 @@
+"""BERT, RoBERTa and DistilBERT as classifiers and as sentence encoders.
+
+Sources: Devlin et al. 2019, Liu et al. 2019, Sanh et al. 2019, Reimers and Gurevych 2019.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+from seq2edge.checkpoints.families.family import Config, Family, Names, Weight, linear, norm
+from seq2edge.model.dims import Dims, StackDims
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where one member keeps its parts; `{}` is the layer."""
+
+    prefix: str
+    layer: str
+    qkv: tuple[str, str, str]
+    out: str
+    attention_norm: str
+    up: str
+    down: str
+    feedforward_norm: str
+    classifier: tuple[str, str]  # dense, out
+    classifier_activation: str
+    skip_positions: int = 0  # rows of the position table that no token reaches
+
+
+def _head(config: Config, layout: Layout) -> dict[str, object]:
+    """A classifier where the architecture is one, else a pooled embedding."""
+    if str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
+        labels = len(config.get("id2label") or {}) or config.size("num_labels", 2)
+        activation = layout.classifier_activation
+        return {
+            "head": "classifier",
+            "labels": labels,
+            "classifier_activation": activation,
+            "pooling": "first",
+        }
+    return {
+        "head": "embedding",
+        "pooling": config.get("pooling", "mean"),
+        "normalize": bool(config.get("normalize", False)),
+    }
+
+
+def _dims(layout: Layout, config: Config, names: Names) -> Dims:
+    config.require("position_embedding_type", "absolute")
+    config.ignore(
+        "num_labels",
+        "sinusoidal_pos_embds",
+        "pooling",
+        "normalize",
+        "tie_word_embeddings",
+        "tie_weights_",
+    )
+    if layout.skip_positions:  # RoBERTa counts positions from the padding id + 1 on
+        config.require("pad_token_id", layout.skip_positions - 1)
+    get = _renamed(config)
+    width, heads = get("hidden_size", "dim"), get("num_attention_heads", "n_heads")
+    positions = config.size("max_position_embeddings", 512) - layout.skip_positions
+    stack = StackDims(
+        layers=get("num_hidden_layers", "n_layers"),
+        heads=heads,
+        kv_heads=heads,
+        head_dim=width // heads,
+        hidden=get("intermediate_size", "hidden_dim"),
+        activation=config.activation("hidden_act", config.get("activation", "gelu")),
+        norm_epsilon=float(config.get("layer_norm_eps", 1e-12)),
+        pre_norm=False,
+        final_norm=False,
+        embedding_norm=True,
+        max_positions=positions,
+        attention_scale=(width // heads) ** -0.5,
+    )
+    prefix = _prefix(layout, names)
+    types = f"{prefix}embeddings.token_type_embeddings.weight" in names
+    return Dims(
+        width=width,
+        vocab=config.size("vocab_size"),
+        encoder=stack,
+        tied=False,
+        token_types=config.size("type_vocab_size", 2) if types else 0,
+        **_head(config, layout),  # type: ignore[arg-type]
+    )
+
+
+def _renamed(config: Config) -> functools.partial[int]:
+    """DistilBERT has its own names for sizes."""
+
+    def size(name: str, other: str) -> int:
+        value = config.get(other)
+        return config.size(other) if value is not None else config.size(name)
+
+    return functools.partial(size)
+
+
+def _prefix(layout: Layout, names: Names) -> str:
+    return layout.prefix if any(name.startswith(layout.prefix) for name in names) else ""
+
+
+def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[Weight]:
+    prefix = _prefix(layout, names)
+    stack = dims.encoder
+    assert stack is not None
+    for ours, theirs in (("embedding", "word"), ("token_types", "token_type")):
+        if ours == "embedding" or dims.token_types:
+            source = f"{prefix}embeddings.{theirs}_embeddings.weight"
+            yield Weight(target=f"{ours}.weight", sources=(source,))
+    yield Weight(
+        target="encoder.positions.weight",
+        sources=(f"{prefix}embeddings.position_embeddings.weight",),
+        skip_rows=layout.skip_positions,
+    )
+    yield from _norm("encoder.embedding_norm", f"{prefix}embeddings.LayerNorm", names)
+    for i in range(stack.layers):
+        yield from _layer(f"encoder.layers.{i}", prefix + layout.layer.format(i), layout, names)
+    if dims.head == "classifier":
+        dense, out = (name.format(prefix) for name in layout.classifier)
+        yield from linear("classifier_dense", dense)
+        yield from linear("classifier_out", out)
+
+
+def _norm(target: str, source: str, names: Names) -> Iterator[Weight]:
+    """Checkpoints converted from TensorFlow call weight and bias gamma and beta."""
+    if f"{source}.gamma" not in names:
+        return norm(target, source)
+    parts = (("weight", "gamma"), ("bias", "beta"))
+    return iter(Weight(target=f"{target}.{o}", sources=(f"{source}.{t}",)) for o, t in parts)
+
+
+def _layer(ours: str, theirs: str, layout: Layout, names: Names) -> Iterator[Weight]:
+    yield from linear(f"{ours}.attention.qkv", *(f"{theirs}.{part}" for part in layout.qkv))
+    yield from linear(f"{ours}.attention.out", f"{theirs}.{layout.out}")
+    yield from _norm(f"{ours}.attention_norm", f"{theirs}.{layout.attention_norm}", names)
+    yield from linear(f"{ours}.feedforward.up", f"{theirs}.{layout.up}")
+    yield from linear(f"{ours}.feedforward.down", f"{theirs}.{layout.down}")
+    yield from _norm(f"{ours}.feedforward_norm", f"{theirs}.{layout.feedforward_norm}", names)
+
+
+def _family(name: str, model: str, layout: Layout) -> Family:
+    return Family(
+        name=name,
+        architectures=(f"{model}ForSequenceClassification", f"{model}Model", f"{model}ForMaskedLM"),
+        dims=functools.partial(_dims, layout),
+        weights=functools.partial(_weights, layout),
+        ignored=(r"(.*\.)?embeddings\.(position_ids|token_type_ids)",),
+        # A pooler that the pooling does not use; heads of masked-language pretraining.
+        unused=(r"(.*\.)?pooler\..*", r"cls\..*", r"lm_head\..*", r"vocab_\w+\..*"),
+    )
+
+
+_BERT = Layout(
+    prefix="bert.",
+    layer="encoder.layer.{}",
+    qkv=("attention.self.query", "attention.self.key", "attention.self.value"),
+    out="attention.output.dense",
+    attention_norm="attention.output.LayerNorm",
+    up="intermediate.dense",
+    down="output.dense",
+    feedforward_norm="output.LayerNorm",
+    classifier=("{}pooler.dense", "classifier"),
+    classifier_activation="tanh",
+)
+BERT = _family("bert", "Bert", _BERT)
+ROBERTA = _family(
+    "roberta",
+    "Roberta",
+    dataclasses.replace(
+        _BERT,
+        prefix="roberta.",
+        classifier=("classifier.dense", "classifier.out_proj"),
+        skip_positions=2,
+    ),
+)
+DISTILBERT = _family(
+    "distilbert",
+    "DistilBert",
+    Layout(
+        prefix="distilbert.",
+        layer="transformer.layer.{}",
+        qkv=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+        out="attention.out_lin",
+        attention_norm="sa_layer_norm",
+        up="ffn.lin1",
+        down="ffn.lin2",
+        feedforward_norm="output_layer_norm",
+        classifier=("pre_classifier", "classifier"),
+        classifier_activation="relu",
+    ),
+)

@@ -1,0 +1,65 @@
+"""GPT-2 (Radford et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from seq2edge.checkpoints.families.family import Config, Family, Names, Weight, norm
+from seq2edge.model.dims import Dims, StackDims
+
+
+def _dims(config: Config, names: Names) -> Dims:
+    config.require("scale_attn_by_inverse_layer_idx", False)
+    config.require("scale_attn_weights", True)
+    config.require("tie_word_embeddings", True)
+    config.ignore("reorder_and_upcast_attn", "n_ctx")  # the same result in float32
+    width, heads = config.size("n_embd"), config.size("n_head")
+    stack = StackDims(
+        layers=config.size("n_layer"),
+        heads=heads,
+        kv_heads=heads,
+        head_dim=width // heads,
+        hidden=config.size("n_inner", 4 * width),
+        activation=config.activation("activation_function", "gelu_new"),
+        norm_epsilon=float(config.get("layer_norm_epsilon", 1e-5)),
+        positions="learned",
+        max_positions=config.size("n_positions", 1024),
+        attention_scale=(width // heads) ** -0.5,
+    )
+    del names
+    return Dims(width=width, vocab=config.size("vocab_size"), decoder=stack)
+
+
+def _convolution(target: str, source: str) -> Iterator[Weight]:
+    """GPT-2 keeps its linear weights as (in, out)."""
+    yield Weight(target=f"{target}.weight", sources=(f"{source}.weight",), transpose=True)
+    yield Weight(target=f"{target}.bias", sources=(f"{source}.bias",))
+
+
+def _weights(dims: Dims, names: Names) -> Iterator[Weight]:
+    assert dims.decoder is not None
+    prefix = "transformer." if "transformer.wte.weight" in names else ""
+    yield Weight(target="embedding.weight", sources=(f"{prefix}wte.weight",))
+    yield Weight(target="decoder.positions.weight", sources=(f"{prefix}wpe.weight",))
+    yield from norm("decoder.final_norm", f"{prefix}ln_f")
+    for i in range(dims.decoder.layers):
+        ours, theirs = f"decoder.layers.{i}", f"{prefix}h.{i}"
+        yield from _convolution(f"{ours}.attention.qkv", f"{theirs}.attn.c_attn")
+        yield from _convolution(f"{ours}.attention.out", f"{theirs}.attn.c_proj")
+        yield from norm(f"{ours}.attention_norm", f"{theirs}.ln_1")
+        yield from _convolution(f"{ours}.feedforward.up", f"{theirs}.mlp.c_fc")
+        yield from _convolution(f"{ours}.feedforward.down", f"{theirs}.mlp.c_proj")
+        yield from norm(f"{ours}.feedforward_norm", f"{theirs}.ln_2")
+
+
+GPT2 = Family(
+    name="gpt2",
+    architectures=("GPT2LMHeadModel",),
+    dims=_dims,
+    weights=_weights,
+    aliases={
+        "transformer.wte.weight": ("lm_head.weight",),
+        "wte.weight": ("lm_head.weight",),
+    },
+    ignored=(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)",),  # causal masks
+)

@@ -1,0 +1,192 @@
+"""From a checkpoint of any supported kind to the canonical Transformer."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seq2edge.checkpoints.families import find_family
+from seq2edge.checkpoints.families.family import Config, Family, Weight
+from seq2edge.checkpoints.huggingface import Source, open_folder
+from seq2edge.errors import CheckpointError, UnsupportedError
+from seq2edge.model.dims import Dims
+from seq2edge.model.transformer import Transformer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A loaded model and what its folder says about using it."""
+
+    source: Source
+    family: str
+    dims: Dims
+    model: Transformer
+    labels: tuple[str, ...]
+    problem: str
+    unused_tensors: tuple[str, ...]
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Load a Hugging Face folder, a CTranslate2 Whisper folder or a GGUF Llama file, as float32.
+
+    Raises CheckpointError or UnsupportedError naming the file, setting or tensor.
+    """
+    source = open_source(Path(path))
+    config = Config(source.config)
+    family = find_family(str(config.get("model_type", "")))
+    _check_architecture(family, config)
+    dims = family.dims(config, source.names)
+    config.ignore("pooling", "normalize", "quantization_config")
+    config.require("quantization_config")
+    config.check_all_read()
+    labels = _labels(source.config) if dims.head == "classifier" else ()
+    model, unused = build(family, dims, source)
+    return Checkpoint(
+        source=source,
+        family=family.name,
+        dims=dims,
+        model=model,
+        labels=labels,
+        problem=_problem(source.config, labels),
+        unused_tensors=unused,
+    )
+
+
+def open_source(path: Path) -> Source:
+    """Tell what kind of checkpoint this is and open it."""
+    from seq2edge.checkpoints.importers import open_foreign
+
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder")
+    foreign = open_foreign(path)
+    if foreign is not None:
+        return foreign
+    return open_folder(path)
+
+
+def build(family: Family, dims: Dims, source: Source) -> tuple[Transformer, tuple[str, ...]]:
+    """The model with every parameter filled, and the tensors its task does not use."""
+    with torch.device("meta"):
+        model = Transformer(dims)
+    model = model.to_empty(device="cpu").requires_grad_(requires_grad=False).eval()
+    _restore_tables(model, dims)
+    parameters = dict(model.named_parameters())
+    consumed: set[str] = set()
+    for weight in family.weights(dims, source.names):
+        if weight.target not in parameters:
+            raise AssertionError(f"{family.name}: {weight.target} is not a parameter")
+        consumed.update(_fill(parameters.pop(weight.target), weight, source))
+    if parameters:
+        raise AssertionError(f"{family.name}: nothing fills {', '.join(parameters)}")
+    consumed.update(_check_aliases(family, source, consumed))
+    left = {n for n in source.names - consumed if not _matches(n, family.ignored)}
+    unused = {name for name in left if _matches(name, family.unused)}
+    if left - unused:
+        names = ", ".join(sorted(left - unused))
+        raise CheckpointError(
+            f"{source.path}: tensors that {family.name} has no place for: {names}"
+        )
+    return model, tuple(sorted(unused))
+
+
+def _restore_tables(model: Transformer, dims: Dims) -> None:
+    """Buffers that follow from the dims were lost on the meta device; make them again."""
+    for side, stack in (("encoder", dims.encoder), ("decoder", dims.decoder)):
+        if stack is not None and stack.positions in ("rotary", "relative"):
+            name = "rotary" if stack.positions == "rotary" else "relative"
+            module = getattr(getattr(model, side), name)
+            module.restore(stack)
+
+
+def _fill(parameter: Tensor, weight: Weight, source: Source) -> Iterator[str]:
+    """Copy the foreign tensors into the parameter, one at a time; yields the names read."""
+    missing = [name for name in weight.sources if name is not None and name not in source.names]
+    if missing:
+        if weight.make is None:
+            raise CheckpointError(f"{source.path}: tensor {missing[0]} is missing")
+        parameter.copy_(weight.make())
+        return
+    offset = 0
+    zeros = parameter.shape[0] // len(weight.sources)
+    for name in weight.sources:
+        if name is None:
+            parameter[offset : offset + zeros] = 0
+            offset += zeros
+            continue
+        tensor = _shaped(source.read(name), parameter, weight)
+        part = parameter[offset : offset + tensor.shape[0]]
+        if part.shape != tensor.shape:
+            raise CheckpointError(
+                f"{source.path}: tensor {name} has shape {list(tensor.shape)}, "
+                f"the config asks for {list(part.shape)}"
+            )
+        part.copy_(tensor)
+        offset += tensor.shape[0]
+        yield name
+    if offset != parameter.shape[0]:
+        raise CheckpointError(
+            f"{source.path}: {', '.join(map(str, weight.sources))} hold {offset} rows together, "
+            f"the config asks for {parameter.shape[0]}"
+        )
+
+
+def _shaped(tensor: Tensor, parameter: Tensor, weight: Weight) -> Tensor:
+    if weight.transpose:
+        return tensor.T
+    if tensor.ndim == parameter.ndim + 1 and tensor.shape[0] == 1:
+        return tensor[0]
+    return tensor[weight.skip_rows :]
+
+
+def _check_aliases(family: Family, source: Source, consumed: set[str]) -> Iterator[str]:
+    """Second names of a tied tensor: present or not, but never different."""
+    for name, others in family.aliases.items():
+        for other in others:
+            if name not in consumed or other in consumed or other not in source.names:
+                continue
+            if not torch.equal(source.read(name), source.read(other)):
+                raise CheckpointError(
+                    f"{source.path}: {other} differs from {name}, which the config ties it to"
+                )
+            yield other
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
+
+
+def _check_architecture(family: Family, config: Config) -> None:
+    for architecture in config.get("architectures") or ():
+        if architecture not in family.architectures:
+            raise UnsupportedError(
+                f"config.json: architecture {architecture} is not supported, "
+                f"{family.name} knows {', '.join(family.architectures)}"
+            )
+
+
+def _labels(config: dict[str, Any]) -> tuple[str, ...]:
+    table = {int(key): str(value) for key, value in (config.get("id2label") or {}).items()}
+    if sorted(table) != list(range(len(table))):
+        raise CheckpointError(f"config.json: id2label {table} does not count from 0")
+    return tuple(table[i] for i in range(len(table))) or ("LABEL_0", "LABEL_1")
+
+
+def _problem(config: dict[str, Any], labels: tuple[str, ...]) -> str:
+    """What the scores mean; transformers' own rule where the config does not say."""
+    if not labels:
+        return ""
+    known = {
+        "single_label_classification": "single_label",
+        "multi_label_classification": "multi_label",
+        "regression": "regression",
+    }
+    named = config.get("problem_type")
+    if named is not None and named not in known:
+        raise UnsupportedError(f"config.json: problem_type {named!r} is not supported")
+    return known[named] if named else "regression" if len(labels) == 1 else "single_label"

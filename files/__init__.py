@@ -1,0 +1,1 @@
+"""Files: whole or not at all, hashed, compressed, cached; strict JSON records."""
