@@ -6,6 +6,8 @@ import builtins
 import dataclasses
 import types
 
+import copying_session
+import engine_decoding
 import numpy as np
 import onnxruntime
 import pytest
@@ -270,3 +272,38 @@ def test_a_missing_library_names_the_extra(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(BackendError, match=r"install seq2edge\[cpu\] or seq2edge\[cuda\]"):
         import_onnxruntime()
+
+
+@pytest.fixture
+def copying(monkeypatch):
+    """ONNX Runtime with a device's copies, on this CPU."""
+    monkeypatch.setattr(backend_module, "import_onnxruntime", copying_session.library)
+    monkeypatch.setattr(backend_module.ctypes, "CDLL", lambda name: name)
+
+
+@pytest.mark.parametrize("options", ["greedy", "beams", "filters"])
+@pytest.mark.parametrize("name", ["bart", "llama"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_device_gets_what_changes_from_step_to_step(exported, request, name, options, target):
+    """A session of a device copies what is bound; the tokens are the CPU's all the same."""
+    bundle = Bundle.open(exported(name)[1] / "bundle")
+    arguments = (bundle, [7, 4], engine_decoding.OPTIONS[options])
+    host = OnnxRuntimeBackend(bundle, target=target, threads=1)
+    request.getfixturevalue("copying")
+    device = OnnxRuntimeBackend(bundle, device="cuda", target=target)
+    assert isinstance(device._sessions["decoder"], copying_session.CopyingSession)
+    sequences = engine_decoding.decoded(device, *arguments)
+    assert sequences == engine_decoding.decoded(host, *arguments)
+
+
+def test_a_device_takes_the_graphs_that_run_there_whole(exported, copying):
+    """The fused operator has no float32 kernel there; products stay in float32."""
+    bundle = Bundle.open(exported("llama")[1] / "bundle")
+    backend = OnnxRuntimeBackend(bundle, device="cuda")
+    assert backend.target == "canonical"
+    session = backend._sessions["decoder"]
+    assert session.asked == [("CUDAExecutionProvider", {"use_tf32": "0"})]
+    assert session.options.log_severity_level == 3
+    assert choose_target(bundle, "1.30.0", "cuda") == "onnxruntime"
+    with pytest.raises(BackendError, match=r"canonical graphs need onnxruntime 1\.32, 1\.31\.1 is"):
+        OnnxRuntimeBackend(bundle, target="canonical")
