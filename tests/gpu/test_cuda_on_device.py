@@ -1,10 +1,11 @@
-"""ONNX Runtime's CUDA provider on a real device: the CPU's tokens, on the device and not beside it."""
+"""ONNX Runtime's CUDA provider on a real device: the CPU's tokens, computed on the device."""
 
 from __future__ import annotations
 
 import collections
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -99,10 +100,9 @@ def test_the_layers_run_on_the_device(cuda, bundles, name, tmp_path):
     }
     session.run(None, feed)
     places = collections.defaultdict(set)
-    with open(session.end_profiling(), encoding="utf-8") as profile:
-        for event in json.load(profile):
-            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-                places[event["args"]["op_name"]].add(event["args"]["provider"])
+    for event in json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")):
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            places[event["args"]["op_name"]].add(event["args"]["provider"])
     assert places["Attention"]
     assert places["TensorScatter"]
     for operator in ON_THE_DEVICE & set(places):

@@ -11,7 +11,7 @@ import types
 import numpy as np
 import onnxruntime
 
-CUDA = "CUDAExecutionProvider"
+CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
 
 class CopyingBinding:
@@ -61,7 +61,7 @@ class CopyingSession:
 
     def get_providers(self):
         """As if the device's libraries had loaded."""
-        return [CUDA, "CPUExecutionProvider"]
+        return [CUDA, CPU]
 
     def io_binding(self):
         """See CopyingBinding."""
@@ -90,7 +90,7 @@ def library(version="1.31.1"):
     """What is to be imported as onnxruntime."""
     return types.SimpleNamespace(
         __version__=version,
-        get_available_providers=lambda: [CUDA, "CPUExecutionProvider"],
+        get_available_providers=lambda: [CUDA, CPU],
         SessionOptions=onnxruntime.SessionOptions,
         InferenceSession=CopyingSession,
         OrtValue=DeviceValue,
