@@ -69,7 +69,8 @@ def test_crashed() -> None:
 def test_parent(tmp_path: Path) -> None:
     """Processes end with the one that started them."""
     program = (
-        "import group_work, pathlib, sys; from seq2edge.training.processes import spread\n"
+        "import group_work, pathlib, sys\n"
+        "from seq2edge.training.processes import launch_processes\n"
         "if __name__ == '__main__':\n"
         "    folder = {'folder': pathlib.Path(sys.argv[1])}\n"
         "    launch_processes(group_work.die, folder, processes=1, say=print)\n"
