@@ -52,8 +52,8 @@ def _onnxruntime() -> list[Finding]:
         return [Finding(subject="onnxruntime", works=False, detail=detail)]
     version = str(onnxruntime.__version__)
     compiled = onnxruntime.get_available_providers()
-    new = tuple(int(part) for part in version.split(".")[:2]) >= (1, 32)
-    forms = "all graphs" if new else "the specialised graphs (1.32 also runs the canonical ones)"
+    new = tuple(int(part) for part in version.split(".")[:2]) >= (1, 31)
+    forms = "all graphs" if new else "the specialised graphs (1.31 also runs the canonical ones)"
     cuda = "CUDAExecutionProvider" in compiled
     return [
         Finding(subject="onnxruntime", works=True, detail=f"{version}, runs {forms}"),

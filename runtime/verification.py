@@ -72,7 +72,7 @@ def _verify_graphs(
         library = import_onnxruntime()
         installed = str(library.__version__)
         device = fastest_device(library) if device == "auto" else device
-    if ours and not any(runs(bundle, target, installed, device) for target in ours):
+    if ours and not any(runs(bundle, target, installed) for target in ours):
         raise BackendError(f"{bundle.path}: onnxruntime {installed} runs none of its graphs")
     reference = read_reference(bundle.file(REFERENCE))
     for target in targets:
@@ -80,8 +80,11 @@ def _verify_graphs(
             built = f"an engine has to be built for {target} on the device first"
             yield target, _passed_over("its engines are" if bundle.manifest.engines else built)
             continue
-        if not runs(bundle, target, installed, device):
-            needed = graph_release(bundle, target, device)
+        if target not in TARGETS.get(device, ours):
+            yield target, _passed_over(f"for the cpu alone, {device} runs the others")
+            continue
+        if not runs(bundle, target, installed):
+            needed = graph_release(bundle, target)
             yield target, _passed_over(f"needs onnxruntime {needed}, {installed} is installed")
             continue
         backend, _ = open_backend(bundle, device=device, threads=threads, graphs=target)

@@ -21,12 +21,10 @@ from seq2edge.runtime.backend import Features, Lengths, Logits, Tokens
 
 GROWTH = 64  # an unset capacity starts here and doubles
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# Graphs in order of preference. On a GPU the fused ones run in part on the CPU: the operator of
-# their caches has no float32 kernel in the CUDA provider, which has all of the canonical ones
-# from its 1.31 on (the CPU provider from 1.32 on, which is what manifests say).
-TARGETS = {"cpu": ("onnxruntime", "canonical"), "cuda": ("canonical", "onnxruntime")}
-CUDA_CANONICAL_RELEASE = "1.31"
-# Products in float32 stay in float32, as PyTorch's do: TF32 has ten bits, and tokens would differ.
+# Graphs in order of preference. The fused ones are for the CPU: the operator of their caches has no
+# float32 kernel in the CUDA provider, and left to the CPU beside it, it fails or answers otherwise.
+TARGETS = {"cpu": ("onnxruntime", "canonical"), "cuda": ("canonical",)}
+# Products in float32 stay in float32, as PyTorch's do: TF32 has ten bits, so tokens would differ.
 PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
 ERRORS_ALONE = 3  # of the library's log: that shapes are computed on the CPU is as it should be
 CACHE_TYPES: dict[str, type[Any]] = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
@@ -57,10 +55,14 @@ class OnnxRuntimeBackend:
         version = str(self._ort.__version__)
         self._provider = check_device(self._ort, device)
         self.target = target or choose_target(bundle, version, device)
-        if not runs(bundle, self.target, version, device):
+        if self.target in TARGETS["cpu"] and self.target not in TARGETS[device]:
+            raise BackendError(
+                f"graphs: {self.target} is for the cpu alone; leave it out for {device}"
+            )
+        if not runs(bundle, self.target, version):
             raise BackendError(
                 f"{bundle.path}: its {self.target} graphs need onnxruntime "
-                f"{graph_release(bundle, self.target, device)}, {version} is installed"
+                f"{graph_release(bundle, self.target)}, {version} is installed"
             )
         self._stack = bundle.manifest.dims.decoder
         self._vocab = bundle.manifest.dims.vocab
@@ -367,31 +369,31 @@ def choose_target(bundle: Bundle, version: str, device: str = "cpu") -> str:
     present = {graph.target for graph in bundle.manifest.graphs}
     ours = [target for target in TARGETS[device] if target in present]
     if not ours:
+        remedy = "quantize for onnxruntime to run it here"
+        if device != "cpu" and present.intersection(TARGETS["cpu"]):
+            remedy = f"they run on the cpu; for {device} take the float bundle"
         raise BackendError(
-            f"{bundle.path}: holds graphs for {', '.join(sorted(present))} alone; "
-            "quantize for onnxruntime to run it here"
+            f"{bundle.path}: holds graphs for {', '.join(sorted(present))} alone; {remedy}"
         )
     for target in ours:
-        if runs(bundle, target, version, device):
+        if runs(bundle, target, version):
             return target
-    needed = min((graph_release(bundle, target, device) for target in ours), key=_release)
+    needed = min((graph_release(bundle, target) for target in ours), key=_release)
     raise BackendError(
         f"{bundle.path}: its graphs need onnxruntime {needed} or newer, {version} is installed"
     )
 
 
-def runs(bundle: Bundle, target: str, version: str, device: str = "cpu") -> bool:
-    """Whether this release of ONNX Runtime runs the bundle's graphs of that kind on the device."""
-    return _release(version) >= _release(graph_release(bundle, target, device))
+def runs(bundle: Bundle, target: str, version: str) -> bool:
+    """Whether this release of ONNX Runtime runs the bundle's graphs of that kind."""
+    return _release(version) >= _release(graph_release(bundle, target))
 
 
-def graph_release(bundle: Bundle, target: str, device: str = "cpu") -> str:
-    """The oldest release that runs the graphs of that kind on the device."""
+def graph_release(bundle: Bundle, target: str) -> str:
+    """The oldest release that runs the graphs of that kind."""
     graphs = [graph for graph in bundle.manifest.graphs if graph.target == target]
     if not graphs:
         raise BackendError(f"{bundle.path}: has no graphs for {target!r}")
-    if (device, target) == ("cuda", "canonical"):
-        return CUDA_CANONICAL_RELEASE
     return max((graph.requires.get("onnxruntime", "0") for graph in graphs), key=_release)
 
 
