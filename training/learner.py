@@ -81,7 +81,8 @@ class Learner(L.LightningModule):
         source = []
         if length is not None:
             source = model.project_source(model.encode(batch["source"], length))
-        return model.read(batch["tokens"], source, length)
+        hidden, _ = model.decode(batch["tokens"], source, length)
+        return hidden
 
     def configure_optimizers(self) -> Any:
         """AdamW; norms, biases, tables and positions do not decay."""
@@ -131,4 +132,4 @@ def set_dropout(model: Transformer, rate: float) -> None:
     """The rate of dropout behind embeddings and every part of a layer."""
     for module in model.modules():
         if isinstance(module, Stack | Layer):
-            module.dropout = rate
+            module.dropout.p = rate
