@@ -26,7 +26,7 @@ def verify(bundle: Path, *, no_run: bool, execution: Execution) -> None:
     click.echo(f"files: {len(opened.manifest.files)} with the recorded sizes and hashes")
     if no_run:
         return
-    from seq2edge.runtime.verification import verify_graphs
+    from seq2edge.runtime.backends.verification import verify_graphs
 
     failed = False
     outcomes = verify_graphs(opened, device=execution.device, threads=execution.threads)

@@ -11,7 +11,7 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def doctor(*, as_json: bool) -> None:
     """Say what this machine has, and what to install."""
-    from seq2edge.runtime.diagnosis import diagnose
+    from seq2edge.runtime.backends.diagnosis import diagnose
 
     findings = diagnose()
     if as_json:

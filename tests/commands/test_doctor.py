@@ -7,7 +7,7 @@ import sys
 
 from command_line import call
 
-from seq2edge.runtime import diagnosis
+from seq2edge.runtime.backends import diagnosis
 
 
 def test_doctor_tells_what_is_here_and_what_to_install(monkeypatch):
