@@ -26,7 +26,7 @@ from seq2edge.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from seq2edge.evaluation.answers import Request
+    from seq2edge.evaluation.answers import ModelRequest
     from seq2edge.runtime.model import Model
 
 
@@ -91,12 +91,12 @@ def evaluate(
     """
     from seq2edge.bundle import Bundle
     from seq2edge.evaluation import evaluate as evaluation
-    from seq2edge.evaluation.answers import Request
+    from seq2edge.evaluation.answers import ModelRequest
 
-    def opened(path: Path) -> tuple[Model, Request]:
+    def opened(path: Path) -> tuple[Model, ModelRequest]:
         """The model, asked with its bundle's own options where none are on the command line."""
         model = load_model(path, execution, cut=cut)
-        return model, Request(
+        return model, ModelRequest(
             options=decoding.over(model.options) if decoding.changes() else None,
             language=language,
             task=task,
@@ -160,7 +160,7 @@ def audit(
     Runs sentences that differ in one term (gender, nationality, age) and prints how far the
     answers to them lie apart. Small gaps are no proof of fairness: docs/audit.md.
     """
-    from seq2edge.evaluation.answers import Request
+    from seq2edge.evaluation.answers import ModelRequest
     from seq2edge.evaluation.audit import audit as run
     from seq2edge.evaluation.audit_report import check_report, table, write_report
     from seq2edge.evaluation.pairs import read_pairs
@@ -169,7 +169,9 @@ def audit(
     if report is not None:
         check_report(report)
     model = load_model(bundle, execution)
-    request = Request(batch=batch, source_language=source_language, target_language=target_language)
+    request = ModelRequest(
+        batch=batch, source_language=source_language, target_language=target_language
+    )
     with progress_bar("audit") as show:
         result = run(model, pairs, request, new_tokens=max_new_tokens, progress=show)
     if report is not None:
