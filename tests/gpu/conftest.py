@@ -52,14 +52,20 @@ def cuda():
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory):
-    """`bundles(name)` exports (once) that tiny model."""
+    """`bundles(name)` exports (once) that tiny model, or skips where its graphs cannot be tried.
+
+    So a sliding window, whose graphs for the CPU need a newer ONNX Runtime than there is for CUDA.
+    """
     made = {}
 
     def get(name):
         if name not in made:
             folder = tmp_path_factory.mktemp(name)
             tiny_models.save(name, folder / "checkpoint", **SIZES.get(name, {}))
-            export_checkpoint(folder / "checkpoint", folder / "bundle")
+            try:
+                export_checkpoint(folder / "checkpoint", folder / "bundle")
+            except BackendError as error:
+                pytest.skip(str(error))
             made[name] = Bundle.open(folder / "bundle")
         return made[name]
 
