@@ -15,7 +15,7 @@ from typing import Final, Literal, TypeAlias
 
 from seq2edge.bundle.manifest import Role, TensorRecord, UtcTime
 from seq2edge.errors import BundleError
-from seq2edge.files.records import decode, parse_json
+from seq2edge.files.records import RecordError, decode, parse_json, record_errors
 from seq2edge.files.storage import Sha256, file_errors
 
 FORMAT: Final = 2  # 1 knew no tokens chosen on the device
@@ -131,14 +131,12 @@ class EngineInfo:
 
         Raises BundleError for anything but exactly a sidecar of this format.
         """
-        try:
+        with record_errors(subject, BundleError):
             values = parse_json(data)
-            found = values.get("format") if isinstance(values, dict) else None
-            if type(found) is int and found != FORMAT:
-                raise BundleError(f"format {found}, this version reads {FORMAT}; build it again")
+            version = values.get("format") if isinstance(values, dict) else None
+            if type(version) is int and version != FORMAT:
+                raise RecordError(f"format {version}, this version reads {FORMAT}; build it again")
             info: EngineInfo = decode(cls, values)
-        except BundleError as error:
-            raise BundleError(f"{subject}: {error}") from error.__cause__
         return info
 
     def to_bytes(self) -> bytes:

@@ -14,7 +14,14 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from seq2edge.errors import BundleError
-from seq2edge.files.records import Text, decode, json_schema, parse_json
+from seq2edge.files.records import (
+    Pattern,
+    RecordError,
+    decode,
+    json_schema,
+    parse_json,
+    record_errors,
+)
 from seq2edge.files.storage import FileRecord, Sha256
 from seq2edge.model.dims import Dims
 
@@ -31,8 +38,8 @@ _DEVICES = {
 
 FileName: TypeAlias = Annotated[
     str,
-    Text(
-        pattern=r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_-])?"
+    Pattern(
+        regex=r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_-])?"
         r"(/[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_-])?)*",
         meaning="a relative file name inside the bundle (ASCII letters, digits, '.', '_', '-', "
         "parts joined by '/', no part that begins or ends with '.', 100 characters at most)",
@@ -41,16 +48,16 @@ FileName: TypeAlias = Annotated[
 ]
 UtcTime: TypeAlias = Annotated[
     str,
-    Text(
-        pattern=r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z",
+    Pattern(
+        regex=r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z",
         meaning="a UTC time such as 2026-01-31T23:59:59Z",
         longest=20,
     ),
 ]
 Version: TypeAlias = Annotated[
     str,
-    Text(
-        pattern=r"[0-9]+(\.[0-9]+)*",
+    Pattern(
+        regex=r"[0-9]+(\.[0-9]+)*",
         meaning="a release number such as 1.23.2",
         longest=40,
     ),
@@ -279,12 +286,10 @@ class Manifest:
 
         Raises BundleError for anything but exactly a manifest of this format.
         """
-        try:
+        with record_errors(subject, BundleError):
             values = parse_json(data)
             _check_format(values)
             manifest: Manifest = decode(cls, values)
-        except BundleError as error:
-            raise BundleError(f"{subject}: {error}") from error.__cause__
         return manifest
 
     def to_bytes(self) -> bytes:
@@ -326,15 +331,18 @@ def manifest_schema() -> str:
 
 def check_file_name(name: str) -> None:
     """Raise BundleError unless `name` may be a file beside the manifest."""
-    decode(FileName, name, "file name")
+    try:
+        decode(FileName, name, "file name")
+    except RecordError as error:
+        raise BundleError(str(error)) from error
     _check_names((name,))
 
 
 def _check_format(values: object) -> None:
-    found = values.get("format") if isinstance(values, dict) else None
-    if type(found) is int and found != FORMAT:
-        remedy = "update seq2edge" if found > FORMAT else "export the checkpoint again"
-        raise BundleError(f"format {found}, this version reads {FORMAT}, {remedy}")
+    version = values.get("format") if isinstance(values, dict) else None
+    if type(version) is int and version != FORMAT:
+        remedy = "update seq2edge" if version > FORMAT else "export the checkpoint again"
+        raise RecordError(f"format {version}, this version reads {FORMAT}, {remedy}")
 
 
 def _check_graphs(graphs: tuple[GraphRecord, ...]) -> None:

@@ -19,8 +19,9 @@ from typing import Any, TypeAlias
 from tokenizers import Regex, Tokenizer, decoders
 
 from seq2edge.bundle.manifest import SpecialTokens, TokenizerRecord
-from seq2edge.errors import BundleError, CheckpointError, UnsupportedError
-from seq2edge.files.records import decode
+from seq2edge.errors import CheckpointError, UnsupportedError
+from seq2edge.files.records import decode, record_errors
+from seq2edge.files.storage import file_errors
 
 SOURCE, TARGET, TEMPLATE = "tokenizer.json", "tokenizer.target.json", "chat_template.jinja"
 VOCABULARIES = (
@@ -105,12 +106,10 @@ def convert_tokenizer(
 
 def _native(folder: Path, values: object, *, vocab: int, source_vocab: int) -> Converted:
     """The files and the record that training wrote."""
-    try:
+    with record_errors(folder, CheckpointError), file_errors(folder, CheckpointError):
         record: TokenizerRecord = decode(TokenizerRecord, values, "tokenizer")
         names = [record.source, *([record.target] if record.target else [])]
         files = {name: (folder / name).read_bytes() for name in names}
-    except (BundleError, OSError) as error:
-        raise CheckpointError(f"{folder}: {error}") from error
     rows = {record.source: source_vocab, record.target or record.source: vocab}
     for name, data in files.items():
         size = _parse(data, folder / name).get_vocab_size(with_added_tokens=True)
