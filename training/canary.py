@@ -19,7 +19,7 @@ from torch import Tensor
 
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import TrainingError
-from seq2edge.runtime.text import Text
+from seq2edge.runtime.tokenizer import Tokenizer
 from seq2edge.training.learner import Learner
 from seq2edge.training.material import (
     TOKENIZER,
@@ -159,7 +159,7 @@ def exposure_bits(rank: int, candidates: int) -> float:
 
 def _check_digits(folder: Path) -> None:
     """Whether the tokenizer tells all numbers apart; else they would be one and the same text."""
-    text = Text(folder / TOKENIZER, open_material(folder).facts.tokenizer)
+    text = Tokenizer(folder / TOKENIZER, open_material(folder).facts.tokenizer)
     if len({tuple(text.encode_target(f"1 {digit} 1")) for digit in DIGITS.split()}) < 10:
         raise TrainingError(
             "canaries: the tokenizer does not tell their digits apart, choose a larger "
@@ -191,7 +191,7 @@ def _likelihoods(
 ) -> Tensor:
     """Log-likelihood of each candidate as the canary's number, (candidates,)."""
     recipe, facts = material.recipe, material.facts
-    text = Text(folder / TOKENIZER, facts.tokenizer)
+    text = Tokenizer(folder / TOKENIZER, facts.tokenizer)
     pairs = [_pair(text, material, _texts(index, number, recipe)) for number in candidates]
     teacher = Teacher(
         objective=recipe.objective,
@@ -210,7 +210,7 @@ def _likelihoods(
     return torch.cat(scores)
 
 
-def _pair(text: Text, material: Material, row: tuple[str, ...]) -> Pair:
+def _pair(text: Tokenizer, material: Material, row: tuple[str, ...]) -> Pair:
     """Ids as the training read them."""
     facts = material.facts
     if len(row) == 1:

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer
+import tokenizers
 
 from seq2edge.bundle.manifest import TokenizerRecord
 from seq2edge.errors import InputError, TrainingError
-from seq2edge.runtime.text import Text
+from seq2edge.runtime.tokenizer import Tokenizer
 from seq2edge.training.corpus import Encode, Ids, TooLong
 from seq2edge.training.presets import longest
 from seq2edge.training.recipe import TWO_SIDED, Objective, Recipe
@@ -24,7 +24,7 @@ SOURCE, TARGET = "tokenizer.json", "tokenizer.target.json"
 class Vocabulary:
     """Ids that training needs beside the text's own. `first` is forced out of the decoder first."""
 
-    text: Text
+    text: Tokenizer
     start: int
     end: int
     special: tuple[int, ...] = ()
@@ -65,7 +65,7 @@ def vocabulary_sizes(folder: Path, record: TokenizerRecord) -> tuple[int, int]:
     """Tokens of the decoder's and of the encoder's own vocabulary (0: the same)."""
 
     def size(name: str) -> int:
-        tokenizer = Tokenizer.from_file(str(folder / name))
+        tokenizer = tokenizers.Tokenizer.from_file(str(folder / name))
         found: int = tokenizer.get_vocab_size(with_added_tokens=True)
         return found
 

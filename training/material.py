@@ -22,7 +22,7 @@ from seq2edge.errors import BundleError, Seq2EdgeError, TrainingError
 from seq2edge.files.records import decode
 from seq2edge.files.storage import file_errors, fingerprint, hidden_sibling
 from seq2edge.model.dims import Dims
-from seq2edge.runtime.text import Text
+from seq2edge.runtime.tokenizer import Tokenizer
 from seq2edge.training.batches import Plan
 from seq2edge.training.corpus import Corpus, open_corpus, prepare_corpus
 from seq2edge.training.encoding import (
@@ -182,7 +182,7 @@ def _find_facts(recipe: Recipe, folder: Path, say: Say) -> Facts:
     say("training the tokenizer")
     record = train_tokenizers(recipe, folder)
     vocab, source_vocab = vocabulary_sizes(folder, record)
-    text = Text(folder, record)
+    text = Tokenizer(folder, record)
     special = tuple(text.token_id(token) for token in extra_tokens(recipe.objective))
     return Facts(
         dims=make_dims(recipe, vocab=vocab, source_vocab=source_vocab, labels=len(labels)),
@@ -242,7 +242,7 @@ def _prepare(
     recipe: Recipe, facts: Facts, folder: Path, name: str, files: tuple[str, ...]
 ) -> Corpus:
     vocabulary = Vocabulary(
-        text=Text(folder / TOKENIZER, facts.tokenizer),
+        text=Tokenizer(folder / TOKENIZER, facts.tokenizer),
         start=facts.start,
         end=facts.end,
         special=facts.special,

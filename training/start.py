@@ -17,7 +17,7 @@ from seq2edge.errors import TrainingError
 from seq2edge.model.dims import Dims
 from seq2edge.model.transformer import Transformer
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.text import Text
+from seq2edge.runtime.tokenizer import Tokenizer
 from seq2edge.training.encoding import extra_tokens
 from seq2edge.training.initialise import freeze_positions, new_model
 from seq2edge.training.presets import DECODES, ENCODES
@@ -84,7 +84,7 @@ def read_start(recipe: Recipe, folder: Path) -> Start:
         raise TrainingError(f"{path}: has no tokenizer, training reads text")
     for name, data in converted.files.items():
         (folder / name).write_bytes(data)
-    text = Text(folder, converted.record)
+    text = Tokenizer(folder, converted.record)
     settings = _generation(loaded)
     end = settings.get("eos_token_id")
     end = end[0] if isinstance(end, list) else end
@@ -137,7 +137,7 @@ def _generation(loaded: Checkpoint) -> dict[str, Any]:
     return read_generation(loaded.source.generation, loaded.source.config, fields).options
 
 
-def _special(recipe: Recipe, text: Text, path: Path) -> tuple[int, ...]:
+def _special(recipe: Recipe, text: Tokenizer, path: Path) -> tuple[int, ...]:
     ids = tuple(text.token_id(token) for token in extra_tokens(recipe.objective))
     if -1 in ids:
         raise TrainingError(f"{path}: its tokenizer has no tokens for {recipe.objective}")

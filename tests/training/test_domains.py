@@ -11,7 +11,7 @@ import pytest
 from small_trainings import small_recipe, write_pairs
 
 from seq2edge.errors import TrainingError
-from seq2edge.runtime.text import Text
+from seq2edge.runtime.tokenizer import Tokenizer
 from seq2edge.training.batches import Plan
 from seq2edge.training.material import Material, open_material, prepare
 
@@ -68,7 +68,7 @@ def test_a_weight_says_how_often_a_files_rows_are_read(tmp_path: Path) -> None:
 def test_a_tag_stands_before_the_inputs_of_its_file_alone(tmp_path: Path) -> None:
     """Not before answers, and not before validation rows; the tokenizer knows it."""
     found = material(tmp_path, tags=["", "talks: "])
-    text = Text(tmp_path / "run" / "tokenizer", found.facts.tokenizer)
+    text = Tokenizer(tmp_path / "run" / "tokenizer", found.facts.tokenizer)
 
     def shown(corpus: Any, row: int, column: int) -> str:
         return text.decode(corpus.row(row, column).tolist(), skip_special_tokens=False)
