@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
+from seq2edge.errors import CheckpointError
 from seq2edge.files.records import (
     Pattern,
     RecordError,
