@@ -24,7 +24,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from seq2edge.errors import ExportError
-from seq2edge.export.passes import source_of
+from seq2edge.export.passes.editing import source_of
 from seq2edge.quantize.passes.sites import place_of
 
 FLOAT = ir.DataType.FLOAT
