@@ -110,19 +110,19 @@ class EngineInfo:
     def __post_init__(self) -> None:
         """Raise BundleError where the parts contradict each other."""
         if self.profiles != PROFILES[self.role]:
-            wanted = ", ".join(PROFILES[self.role])
-            found = ", ".join(self.profiles)
-            raise BundleError(f"profiles: {found}; the {self.role} has {wanted}")
+            expected = ", ".join(PROFILES[self.role])
+            actual = ", ".join(self.profiles)
+            raise BundleError(f"profiles: {actual}; the {self.role} has {expected}")
         for name in ("fused_attentions", "cache_updates", "cache_copies"):
             if len(getattr(self, name)) != len(self.profiles):
                 raise BundleError(f"{name}: needs a number for each of {', '.join(self.profiles)}")
-        wanted_top = top_outputs(self.sizes.top_k if self.role == "decoder" else 0)
+        expected_top = top_outputs(self.sizes.top_k if self.role == "decoder" else 0)
         names = {LOG_SUM_EXP, TOP_VALUES, TOP_IDS}
-        found_top = {tensor for tensor in self.outputs if tensor.name in names}
-        if found_top != set(wanted_top):
+        actual_top = {tensor for tensor in self.outputs if tensor.name in names}
+        if actual_top != set(expected_top):
             raise BundleError(
-                f"outputs: {', '.join(sorted(map(_text, found_top))) or 'logits alone'}; top_k "
-                f"{self.sizes.top_k} means {', '.join(map(_text, wanted_top)) or 'logits alone'}"
+                f"outputs: {', '.join(sorted(map(_text, actual_top))) or 'logits alone'}; top_k "
+                f"{self.sizes.top_k} means {', '.join(map(_text, expected_top)) or 'logits alone'}"
             )
 
     @classmethod

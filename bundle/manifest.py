@@ -63,7 +63,7 @@ Version: TypeAlias = Annotated[
     ),
 ]
 Role: TypeAlias = Literal["encoder", "decoder"]
-Target: TypeAlias = Literal["canonical", "onnxruntime", "tensorrt"]
+GraphFlavour: TypeAlias = Literal["canonical", "onnxruntime", "tensorrt"]
 Precision: TypeAlias = Literal[
     "float32", "int8-weight", "int4-weight", "int8-dynamic", "int8-static", "fp16", "bf16"
 ]
@@ -85,7 +85,7 @@ class GraphRecord:
     """One ONNX graph. `requires` maps a package to the lowest version that can run it."""
 
     role: Role
-    target: Target
+    target: GraphFlavour
     file: FileName
     opset: Mapping[str, int]
     requires: Mapping[str, Version]
@@ -346,11 +346,11 @@ def _check_format(values: object) -> None:
 
 
 def _check_graphs(graphs: tuple[GraphRecord, ...]) -> None:
-    seen = set()
+    keys = set()
     for i, graph in enumerate(graphs):
-        if (graph.role, graph.target) in seen:
+        if (graph.role, graph.target) in keys:
             raise BundleError(f"graphs[{i}]: a second {graph.role} for {graph.target}")
-        seen.add((graph.role, graph.target))
+        keys.add((graph.role, graph.target))
 
 
 def _check_names(names: Mapping[str, FileRecord] | tuple[str, ...]) -> None:

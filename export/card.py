@@ -12,7 +12,7 @@ from seq2edge.files.records import decode, record_errors
 CARD = "training.json"
 
 
-def privacy_of(checkpoint: Path) -> PrivacyRecord | None:
+def read_privacy(checkpoint: Path) -> PrivacyRecord | None:
     """The budget that a private training spent, None for other trainings.
 
     Raises CheckpointError where the file does not say it whole: a bundle promises nothing that

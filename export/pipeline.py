@@ -17,13 +17,13 @@ import seq2edge
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.bundle.manifest import (
     AudioRecord,
+    GraphFlavour,
     GraphRecord,
     Manifest,
     ParityRecord,
     ProvenanceRecord,
     Role,
     SpeechRecord,
-    Target,
     TensorRecord,
     TokenizerRecord,
     utc_now,
@@ -33,7 +33,7 @@ from seq2edge.checkpoints.generation import GenerationDefaults, read_generation
 from seq2edge.checkpoints.load import Checkpoint, load_checkpoint
 from seq2edge.checkpoints.tokenizer import convert_tokenizer
 from seq2edge.errors import ExportError
-from seq2edge.export.card import privacy_of
+from seq2edge.export.card import read_privacy
 from seq2edge.export.eager import EagerBackend
 from seq2edge.export.graphs import trace_decoder, trace_encoder
 from seq2edge.export.passes.fold_transposes import FoldTransposes
@@ -59,7 +59,7 @@ STAGES = {
 }
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "transformers", "numpy")
-FILES: dict[Target, str] = {"canonical": "{}.onnx", "onnxruntime": "{}.onnxruntime.onnx"}
+FILES: dict[GraphFlavour, str] = {"canonical": "{}.onnx", "onnxruntime": "{}.onnxruntime.onnx"}
 # The oldest release that runs the canonical graph, and the specialised one without and with a
 # sliding window (which older kernels silently get wrong).
 CANONICAL_RELEASE, SPECIALISED_RELEASE, WINDOW_RELEASE = "1.32", "1.23", "1.32"
@@ -157,7 +157,7 @@ def _write_graphs(
     writer: BundleWriter, loaded: Checkpoint, progress: Progress
 ) -> tuple[GraphRecord, ...]:
     """Trace, specialise and write all graphs over one weights file."""
-    models: dict[tuple[Role, Target], ir.Model] = {}
+    models: dict[tuple[Role, GraphFlavour], ir.Model] = {}
     with _quiet():
         for role, model in _traced(loaded.model, progress):
             FoldTransposes()(model)
@@ -203,7 +203,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _save(
-    writer: BundleWriter, role: Role, target: Target, model: ir.Model, dims: Dims
+    writer: BundleWriter, role: Role, target: GraphFlavour, model: ir.Model, dims: Dims
 ) -> GraphRecord:
     name = FILES[target].format(role)
     model.producer_name, model.producer_version = "seq2edge", seq2edge.__version__
@@ -262,7 +262,7 @@ def _manifest(
             source_format=loaded.source.source_format,
             packages={name: importlib.metadata.version(name) for name in PACKAGES},
             unused_tensors=loaded.unused_tensors,
-            privacy=privacy_of(loaded.source.path) if loaded.family == "seq2edge" else None,
+            privacy=read_privacy(loaded.source.path) if loaded.family == "seq2edge" else None,
         ),
     )
 
@@ -294,15 +294,15 @@ def _gate(bundle: Bundle, progress: Progress) -> dict[str, parity.Parity]:
     for i, target in enumerate(FILES):
         progress("parity", i / len(FILES))
         # No name for the backend: the next one must not come while this one is in memory.
-        found = parity.replay(OnnxRuntimeBackend(bundle, target=target), reference)
-        if not found.within(bundle.manifest.precision):
+        agreement = parity.replay(OnnxRuntimeBackend(bundle, target=target), reference)
+        if not agreement.within(bundle.manifest.precision):
             raise ExportError(
                 f"parity: {target} graphs differ from the model: logits by "
-                f"{found.max_absolute:.2e} ({found.max_relative:.1e} of the largest), "
-                f"{found.tokens_equal} of {found.tokens_compared} tokens "
+                f"{agreement.max_absolute:.2e} ({agreement.max_relative:.1e} of the largest), "
+                f"{agreement.tokens_equal} of {agreement.tokens_compared} tokens "
                 "the same; the bundle was not written"
             )
-        measured[target] = found
+        measured[target] = agreement
     progress("parity", 1.0)
     return measured
 

@@ -17,12 +17,12 @@ import seq2edge
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.bundle.manifest import (
     MANIFEST,
+    GraphFlavour,
     GraphRecord,
     Manifest,
     ParityRecord,
     QuantizationRecord,
     Role,
-    Target,
     TensorRecord,
     utc_now,
 )
@@ -249,7 +249,7 @@ class Quantizer:
     def _study(
         self,
         weights: QuantizedWeights,
-        target: Target,
+        target: GraphFlavour,
         options: Options,
         seen: Calibration | None,
         progress: Callable[[float], None],

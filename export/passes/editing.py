@@ -13,7 +13,7 @@ import onnx_ir as ir
 Axis = int | str | None  # a size, its symbol, or neither known
 
 
-def source_of(value: ir.Value | None, *operators: str) -> ir.Value | None:
+def trace_back(value: ir.Value | None, *operators: str) -> ir.Value | None:
     """Walk back through producers of these types, last one first, to the first one's input."""
     for operator in operators:
         node = value.producer() if value is not None else None

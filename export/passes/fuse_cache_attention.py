@@ -27,7 +27,7 @@ from seq2edge.export.passes.editing import (
     Writer,
     known_axes,
     single_consumer,
-    source_of,
+    trace_back,
 )
 from seq2edge.model.dims import Dims
 
@@ -80,7 +80,7 @@ class _Attention:
 
 def _read(node: ir.Node) -> _Attention:
     inputs = [*node.inputs, *[None] * (7 - len(node.inputs))]
-    query = source_of(inputs[0], "Transpose", "Reshape")
+    query = trace_back(inputs[0], "Transpose", "Reshape")
     transpose = single_consumer(node.outputs[0], "Transpose")
     merge = single_consumer(transpose.outputs[0], "Reshape") if transpose is not None else None
     shape = inputs[0].shape if inputs[0] is not None else None
@@ -179,7 +179,7 @@ def _replace(graph: ir.Graph, attention: _Attention, lengths: _Lengths, window: 
 
 def _fuse_cached(graph: ir.Graph, attention: _Attention, lengths: _Lengths, window: int) -> None:
     assert attention.scatters is not None
-    key, value = (source_of(s.inputs[1], "Transpose", "Reshape") for s in attention.scatters)
+    key, value = (trace_back(s.inputs[1], "Transpose", "Reshape") for s in attention.scatters)
     caches = [scatter.inputs[0] for scatter in attention.scatters]
     if key is None or value is None or caches[0] is None or caches[0].shape is None:
         raise ExportError(f"fuse_cache_attention: {attention.node.name} writes an unknown cache")
@@ -226,7 +226,7 @@ def _merged(
 
 def _fuse_source(graph: ir.Graph, attention: _Attention, lengths: _Lengths) -> None:
     key, value = attention.node.inputs[1], attention.node.inputs[2]
-    flat = [source_of(x, "Transpose", "Reshape") for x in (key, value)]
+    flat = [trace_back(x, "Transpose", "Reshape") for x in (key, value)]
     if flat[0] is not None and flat[1] is not None:
         key, value = flat  # the encoder's own keys; a decoder's cross keys stay as they are
     assert attention.length is not None

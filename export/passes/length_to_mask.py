@@ -172,5 +172,5 @@ def _broadcast(values: Sequence[ir.Value]) -> tuple[Axis, ...]:
     """The axes of a result of these values, which are known to broadcast."""
     shapes = [known_axes(value) for value in values]
     rank = max(len(shape) for shape in shapes)
-    padded = [[1] * (rank - len(shape)) + shape for shape in shapes]
+    padded: list[list[Axis]] = [[*[1] * (rank - len(shape)), *shape] for shape in shapes]
     return tuple(next((a for a in axes if a != 1), 1) for axes in zip(*padded, strict=True))

@@ -121,11 +121,11 @@ def lower_attention(writer: Writer, node: ir.Node) -> None:
         scores = writer.add("Add", [scores, mask], known_axes(scores))
     weights = writer.add("Softmax", [scores], known_axes(scores), axis=-1)
     depth = known_axes(value)[3]
-    seen = writer.add("MatMul", [weights, value], (batch, kv_heads, folded, depth))
+    attended = writer.add("MatMul", [weights, value], (batch, kv_heads, folded, depth))
     if groups > 1:
         shape = writer.integers(0, heads, -1, depth)  # type: ignore[arg-type]
-        seen = writer.add("Reshape", [seen, shape], (batch, heads, new, depth))
-    writer.replace_with(seen)
+        attended = writer.add("Reshape", [attended, shape], (batch, heads, new, depth))
+    writer.replace_with(attended)
 
 
 def _read_attention(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value | None]:

@@ -36,14 +36,14 @@ from seq2edge.bundle.manifest import EngineRecord, GraphRecord, Role, TensorReco
 from seq2edge.errors import BundleError, OptionError
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
-from seq2edge.export.passes.parser_operators import parser_of
+from seq2edge.export.passes.parser_operators import find_parser
 from seq2edge.export.passes.scale_queries import ScaleQueries
 from seq2edge.export.passes.split_heads import SplitHeads
 from seq2edge.export.passes.top_logits import TopLogits
 from seq2edge.export.tensorrt.check import check_new_engines
-from seq2edge.export.tensorrt.engine import Engine, Profile, build_engine, decoder_profiles
+from seq2edge.export.tensorrt.engine import BuiltEngine, Profile, build_engine, decoder_profiles
 from seq2edge.export.tensorrt.sizes import BuildSizes
-from seq2edge.export.tensorrt.targets import Target, check, check_build, find_target, form_of
+from seq2edge.export.tensorrt.targets import Target, check, check_build, find_target, graph_form
 from seq2edge.export.tensorrt.timing_cache import TimingCache, default_file
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
 from seq2edge.runtime.backends.engine_gate import Verdict
@@ -73,7 +73,7 @@ class BuildReport:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
+class BuildRequest:
     """What is to be built: checked against the bundle and the library that is installed."""
 
     bundle: Bundle
@@ -93,7 +93,7 @@ class Request:
 
 def plan_request(
     bundle: Bundle, target: str | None, sizes: BuildSizes, *, timing_cache: Path | None = None
-) -> Request:
+) -> BuildRequest:
     """Check that it can be built here. `target` is `portable` or `here` where none is named.
 
     TensorRT's timings of kernels are kept in `timing_cache`, by default in the user's cache. Raises
@@ -118,18 +118,18 @@ def plan_request(
         raise OptionError("timing-cache: TensorRT-RTX times no kernels and has none; leave it out")
     if library == "tensorrt":
         timing_cache = timing_cache or default_file(library, release)
-    return Request(
+    return BuildRequest(
         bundle=bundle,
         target=found,
         sizes=sizes.fitted(bundle.manifest.dims),
         library=library,
         release=release,
-        form=form_of(library, release),
+        form=graph_form(library, release),
         timing_cache=timing_cache,
     )
 
 
-def build_bundle(request: Request, progress: Progress = lambda *_: None) -> BuildReport:
+def build_bundle(request: BuildRequest, progress: Progress = lambda *_: None) -> BuildReport:
     """Build every engine that is not there yet, and add it to the bundle.
 
     New engines are checked where a device is that they can run on. Raises EngineError for a graph
@@ -166,7 +166,7 @@ def build_bundle(request: Request, progress: Progress = lambda *_: None) -> Buil
 
 
 def _build(
-    request: Request,
+    request: BuildRequest,
     record: GraphRecord,
     folder: Path,
     timings: TimingCache | None,
@@ -177,7 +177,7 @@ def _build(
     begin = time.monotonic()
     engine = build_engine(
         graph,
-        profiles_of(request, record.role),
+        make_profiles(request, record.role),
         static=_static(request, record.role),
         capabilities=request.target.capabilities,
         timings=timings,
@@ -190,7 +190,7 @@ def _show(progress: Progress, role: Role, number: int, count: int, part: float) 
     progress(f"build {role}", 0.9 * (number + part) / count)
 
 
-def profiles_of(request: Request, role: Role) -> tuple[Profile, ...]:
+def make_profiles(request: BuildRequest, role: Role) -> tuple[Profile, ...]:
     """The profiles of an engine: an encoder has one, a decoder prefill and step."""
     sizes = request.sizes
     if role == "encoder":
@@ -200,11 +200,11 @@ def profiles_of(request: Request, role: Role) -> tuple[Profile, ...]:
     )
 
 
-def _static(request: Request, role: Role) -> dict[str, int]:
+def _static(request: BuildRequest, role: Role) -> dict[str, int]:
     return {"capacity": request.sizes.capacity} if role == "decoder" else {}
 
 
-def _prepare(request: Request, record: GraphRecord, folder: Path) -> Path:
+def _prepare(request: BuildRequest, record: GraphRecord, folder: Path) -> Path:
     """The graph that the target's parser reads; in the bundle already, or written to `folder`."""
     bundle, top_k = request.bundle, _top_k(request, record.role)
     if record.target == "tensorrt" and request.form == "masked" and not top_k:
@@ -217,7 +217,7 @@ def _prepare(request: Request, record: GraphRecord, folder: Path) -> Path:
     if top_k:
         TopLogits(top_k)(model)
     if request.form == "lowered":
-        LowerToOpset18(parser_of(request.release))(model)
+        LowerToOpset18(find_parser(request.release))(model)
     place = folder / record.role
     place.mkdir()
     WeightsWriter(place / WEIGHTS).write([model])
@@ -225,7 +225,7 @@ def _prepare(request: Request, record: GraphRecord, folder: Path) -> Path:
     return place / f"{record.role}.onnx"
 
 
-def _top_k(request: Request, role: Role) -> int:
+def _top_k(request: BuildRequest, role: Role) -> int:
     return request.sizes.top_k or 0 if role == "decoder" else 0
 
 
@@ -236,7 +236,7 @@ def _digest(bundle: Bundle, record: GraphRecord) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _find(request: Request, graph: GraphRecord) -> EngineInfo | None:
+def _find(request: BuildRequest, graph: GraphRecord) -> EngineInfo | None:
     """An engine of this graph, these sizes and versions that the bundle has."""
     digest = _digest(request.bundle, graph)
     for record in request.bundle.manifest.engines:
@@ -249,13 +249,15 @@ def _find(request: Request, graph: GraphRecord) -> EngineInfo | None:
     return None
 
 
-def _sizes(request: Request) -> EngineSizes:
+def _sizes(request: BuildRequest) -> EngineSizes:
     return EngineSizes(**dataclasses.asdict(request.sizes))
 
 
-def _describe(request: Request, record: GraphRecord, engine: Engine, seconds: float) -> EngineInfo:
+def _describe(
+    request: BuildRequest, record: GraphRecord, engine: BuiltEngine, seconds: float
+) -> EngineInfo:
     report = engine.report
-    profiles = profiles_of(request, record.role)
+    profiles = make_profiles(request, record.role)
     parts = [report.profile(index) for index in range(len(profiles))]
     outputs = (*record.outputs, *top_outputs(_top_k(request, record.role)))
     return EngineInfo(
@@ -303,7 +305,7 @@ class _Added:
     unchecked: str = ""
 
 
-def _add(request: Request, made: dict[Role, tuple[EngineInfo, bytes]]) -> _Added:
+def _add(request: BuildRequest, made: dict[Role, tuple[EngineInfo, bytes]]) -> _Added:
     """The bundle with these engines, in the place of those for the same target."""
     bundle, name = request.bundle, request.target.name
     old = [r for r in bundle.manifest.engines if r.target == name and r.role in made]

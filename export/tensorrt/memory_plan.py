@@ -161,8 +161,8 @@ class MemoryPlan:
             "activations": self.activations,
             "outputs": self.outputs,
         }
-        told = ", ".join(f"{name} {_mb(size)}" for name, size in parts.items() if size)
-        lines += ["", f"running, in MB: {_mb(self.run_peak)} ({told})", ""]
+        shares = ", ".join(f"{name} {_mb(size)}" for name, size in parts.items() if size)
+        lines += ["", f"running, in MB: {_mb(self.run_peak)} ({shares})", ""]
         boards = [
             ("board, GB", *(str(board) for board in BOARDS)),
             ("builds", *(YES[self.fits_build(board)] for board in BOARDS)),
@@ -187,15 +187,17 @@ def plan_memory(
     dims = bundle.manifest.dims
     fitted = sizes.fitted(dims)
     paths = graphs or {record.role: bundle.file(record.file) for record in _records(bundle)}
-    found = {role: read_sizes(path) for role, path in paths.items()}
+    graph_sizes = {role: read_sizes(path) for role, path in paths.items()}
     form = target.form or "masked"
-    float_bytes = found["decoder"].float_bytes if "decoder" in found else 4
+    float_bytes = graph_sizes["decoder"].float_bytes if "decoder" in graph_sizes else 4
     work = _Work(dims=dims, sizes=fitted, form=form, float_bytes=float_bytes)
     measured = target.library == "tensorrt_rtx"
     return MemoryPlan(
         target=target.name,
         measured=measured,
-        graphs=tuple(_graph_plan(role, found[role], work, measured=measured) for role in found),
+        graphs=tuple(
+            _graph_plan(role, graph_sizes[role], work, measured=measured) for role in graph_sizes
+        ),
         cache_sets=2 if fitted.beams > 1 and dims.decoder is not None else 1,
         caches=work.caches(work.rows) * (2 if fitted.beams > 1 else 1),
         cross=work.cross(),
@@ -204,14 +206,14 @@ def plan_memory(
 
 
 def _records(bundle: Bundle) -> list[GraphRecord]:
-    wanted = "canonical" if bundle.manifest.precision == "float32" else "tensorrt"
-    found = [graph for graph in bundle.manifest.graphs if graph.target == wanted]
-    if not found:
+    flavour = "canonical" if bundle.manifest.precision == "float32" else "tensorrt"
+    records = [graph for graph in bundle.manifest.graphs if graph.target == flavour]
+    if not records:
         raise BundleError(
-            f"{bundle.path}: has no {wanted} graphs to build engines of; quantize the float bundle "
-            "with --target tensorrt"
+            f"{bundle.path}: has no {flavour} graphs to build engines of; quantize the float "
+            "bundle with --target tensorrt"
         )
-    return found
+    return records
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
