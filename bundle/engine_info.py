@@ -23,6 +23,7 @@ LARGEST = 2**20  # bytes of a sidecar
 
 Library: TypeAlias = Literal["tensorrt", "tensorrt_rtx"]
 Form: TypeAlias = Literal["masked", "lowered"]
+Range: TypeAlias = tuple[int, int, int]  # least, best, most
 PROFILES: Mapping[str, tuple[str, ...]] = {"encoder": ("encoder",), "decoder": ("prefill", "step")}
 LOG_SUM_EXP, TOP_VALUES, TOP_IDS = "log_sum_exp", "top_values", "top_ids"
 
@@ -40,7 +41,7 @@ def top_outputs(k: int) -> tuple[TensorRecord, ...]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineSizes:
-    """What the engine's inputs may be; ranges are least, best and most.
+    """What the engine's inputs may be.
 
     `batch` inputs at once, each with up to `beams` beams; `source` and `prompt` tokens of an input
     and `capacity` tokens that the cache holds for a row. The decoder gives the `top_k` largest
@@ -48,10 +49,10 @@ class EngineSizes:
     the axis keeps what the others of its bundle were built for.
     """
 
-    batch: tuple[int, ...]
+    batch: Range
     beams: int
-    source: tuple[int, ...]
-    prompt: tuple[int, ...]
+    source: Range
+    prompt: Range
     capacity: int
     top_k: int
 

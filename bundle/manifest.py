@@ -62,6 +62,9 @@ Version: TypeAlias = Annotated[
         longest=40,
     ),
 ]
+Dtype: TypeAlias = Literal[
+    "float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"
+]
 Role: TypeAlias = Literal["encoder", "decoder"]
 GraphFlavour: TypeAlias = Literal["canonical", "onnxruntime", "tensorrt"]
 Precision: TypeAlias = Literal[
@@ -76,7 +79,7 @@ class TensorRecord:
     """An input or output of a graph; strings in `shape` are axis names of the graph contract."""
 
     name: str
-    dtype: Literal["float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"]
+    dtype: Dtype
     shape: tuple[int | str, ...]
 
 

@@ -11,6 +11,21 @@ Subword Units", 2016) and puts every piece at its own id:
 3. A language code at the beginning, `>>fra<<`, becomes one private character, so that it is found
    there and nowhere else.
 
+For example, a model that knows the pieces `▁the`, `▁cat`, `s` and a vocab.json of `{"</s>": 0,
+"<unk>": 1, ">>fra<<": 2, "▁the": 3, "▁cat": 4, "qu": 5}` with the added tokens `</s>` and `<unk>`:
+
+    id  entry       why
+    0   </s>        an added token, cut out of the text before
+    1   <unk>
+    2   ▁C          C is the private character that `>>fra<<` becomes (rule 3)
+    3   ▁the        with the model's score
+    4   ▁cat
+    5   Hqu         H is `HIDDEN`: the model has no such piece, decoding gives `qu` (rule 1)
+    6   s           a piece without an id: past the vocabulary, so the unknown token (rule 2)
+    7   ▁S          a code that the vocabulary does not know, `>>xx<<`: the same
+
+">>fra<< the cats" is 2 3 4 6, of which the runtime makes 2 3 4 1.
+
 Text that the normalizer turns into a special token (full-width `</s>`) is then taken for it.
 """
 

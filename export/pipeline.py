@@ -39,7 +39,7 @@ from seq2edge.export.graphs import trace_decoder, trace_encoder
 from seq2edge.export.passes.fold_transposes import FoldTransposes
 from seq2edge.export.passes.fuse_cache_attention import FuseCacheAttention
 from seq2edge.export.passes.name_weights import NameWeights
-from seq2edge.export.weights import WEIGHTS, WeightsWriter
+from seq2edge.export.weights import WEIGHTS, WeightsWriter, dtype_name
 from seq2edge.model.dims import Dims
 from seq2edge.model.transformer import Transformer
 from seq2edge.runtime import parity
@@ -92,7 +92,7 @@ def export_checkpoint(
     with BundleWriter(destination, overwrite=overwrite) as writer:
         progress("load", 0.0)
         loaded = load_checkpoint(checkpoint)
-        defaults = _generation(loaded)
+        defaults = read_generation(loaded.source.generation, loaded.source.config)
         tokenizer, notes = _write_tokenizer(writer, loaded)
         graphs = _write_graphs(writer, loaded, progress)
         manifest = _manifest(loaded, defaults, tokenizer, graphs)
@@ -128,11 +128,6 @@ def _overall(progress: Progress) -> Progress:
 def _start_tokens(options: dict[str, Any]) -> tuple[int, ...]:
     start = options.get("decoder_start_token_id")
     return () if start is None else (int(start),)
-
-
-def _generation(loaded: Checkpoint) -> GenerationDefaults:
-    fields = frozenset(field.name for field in dataclasses.fields(DecodeOptions))
-    return read_generation(loaded.source.generation, loaded.source.config, fields)
 
 
 def _write_tokenizer(
@@ -226,10 +221,8 @@ def _save(
 
 def _tensor(value: ir.Value) -> TensorRecord:
     assert value.shape is not None
-    assert value.dtype is not None
     shape = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
-    names = {ir.DataType.FLOAT: "float32", ir.DataType.INT64: "int64"}
-    return TensorRecord(name=str(value.name), dtype=names[value.dtype], shape=shape)  # type: ignore[arg-type]
+    return TensorRecord(name=str(value.name), dtype=dtype_name(value), shape=shape)
 
 
 def _manifest(

@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import onnx_ir as ir
 
@@ -29,7 +28,7 @@ from seq2edge.bundle.manifest import (
 from seq2edge.bundle.reference import REFERENCE, read_reference
 from seq2edge.errors import BundleError, ExportError, OptionError
 from seq2edge.evaluation.examples import Example
-from seq2edge.export.weights import WEIGHTS, WeightsWriter
+from seq2edge.export.weights import WEIGHTS, WeightsWriter, dtype_name
 from seq2edge.quantize import onnxruntime_graphs, tensorrt_graphs
 from seq2edge.quantize.calibrated import calibrate_weights
 from seq2edge.quantize.calibration import Calibration
@@ -51,11 +50,6 @@ from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 Progress = Callable[[str, float], None]  # what is being done, and how much of all is done (0 to 1)
 
 TENSORRT_RELEASE = "10.15"  # the oldest whose parser reads all operators of the canonical graph
-DTYPES: dict[ir.DataType, Literal["float16", "bfloat16", "int8"]] = {
-    ir.DataType.FLOAT16: "float16",
-    ir.DataType.BFLOAT16: "bfloat16",
-    ir.DataType.INT8: "int8",
-}
 PACKAGES = ("onnx-ir", "onnxruntime", "numpy")
 
 
@@ -351,8 +345,7 @@ def _write_graphs(
 def _typed(record: TensorRecord, values: Sequence[ir.Value]) -> TensorRecord:
     """The record with the type that the graph now gives that tensor."""
     value = next(value for value in values if value.name == record.name)
-    assert value.dtype is not None
-    return dataclasses.replace(record, dtype=DTYPES.get(value.dtype, record.dtype))
+    return dataclasses.replace(record, dtype=dtype_name(value))
 
 
 def _copy_others(writer: BundleWriter, bundle: Bundle) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import onnx_ir as ir
 
+CONTRIB = "com.microsoft"  # the domain of ONNX Runtime's own operators
+
 Axis = int | str | None  # a size, its symbol, or neither known
 
 

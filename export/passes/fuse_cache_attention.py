@@ -23,6 +23,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from seq2edge.errors import ExportError
 from seq2edge.export.passes.editing import (
+    CONTRIB,
     Axis,
     Writer,
     known_axes,
@@ -31,7 +32,6 @@ from seq2edge.export.passes.editing import (
 )
 from seq2edge.model.dims import Dims
 
-CONTRIB = "com.microsoft"
 CACHE_RANK, CAPACITY_AXIS = 4, 2
 OPSET_23 = ("RMSNormalization", "RotaryEmbedding")
 

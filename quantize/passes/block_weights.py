@@ -23,12 +23,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from seq2edge.export.passes.editing import constant, drop_unused_weights
+from seq2edge.export.passes.editing import CONTRIB, constant, drop_unused_weights
 from seq2edge.model.dims import Dims
 from seq2edge.quantize.passes.sites import Site, find_sites
 from seq2edge.quantize.recipes import BYTES, Form, Recipe
 
-CONTRIB = "com.microsoft"
 LEAST_BLOCK = 16
 INTEGERS = 4  # MatMulNBits' accuracy_level for integer arithmetic
 
