@@ -172,6 +172,7 @@ class TokenizerRecord:
 class ParityRecord:
     """Graphs against the float model, on the recorded tokens: logits' errors, tokens that agreed.
 
+    `max_relative` is relative to the largest logit recorded.
     Measured when the bundle was made: at export, or at its quantization.
     """
 

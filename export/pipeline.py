@@ -20,7 +20,6 @@ from seq2edge.bundle.manifest import (
     GraphFlavour,
     GraphRecord,
     Manifest,
-    ParityRecord,
     ProvenanceRecord,
     Role,
     SpeechRecord,
@@ -105,7 +104,8 @@ def export_checkpoint(
         del loaded
         gc.collect()
         measured = _gate(writer.preview(manifest), progress)
-        bundle = writer.finish(dataclasses.replace(manifest, parity=_worst(measured)))
+        worst = parity.combine(list(measured.values()))
+        bundle = writer.finish(dataclasses.replace(manifest, parity=worst))
     return ExportReport(
         bundle=bundle,
         parity=measured,
@@ -298,13 +298,3 @@ def _gate(bundle: Bundle, progress: Progress) -> dict[str, parity.Parity]:
         measured[target] = agreement
     progress("parity", 1.0)
     return measured
-
-
-def _worst(measured: dict[str, parity.Parity]) -> ParityRecord:
-    found = list(measured.values())
-    return ParityRecord(
-        max_absolute=max(p.max_absolute for p in found),
-        max_relative=max(p.max_relative for p in found),
-        tokens_compared=sum(p.tokens_compared for p in found),
-        tokens_equal=sum(p.tokens_equal for p in found),
-    )

@@ -19,7 +19,6 @@ from seq2edge.bundle.manifest import (
     GraphFlavour,
     GraphRecord,
     Manifest,
-    ParityRecord,
     QuantizationRecord,
     Role,
     TensorRecord,
@@ -162,8 +161,7 @@ class Quantizer:
             progress("compare", 0.8)
             measured, twin = _measure(self.bundle, writer, manifest, made.models, emulation)
             progress("write", 0.9)
-            record = ParityRecord(**dataclasses.asdict(measured))
-            finished = writer.finish(dataclasses.replace(manifest, parity=record))
+            finished = writer.finish(dataclasses.replace(manifest, parity=measured))
         progress("write", 1.0)
         kept = tuple(name for name, form in made.forms.items() if not form.startswith("int"))
         return QuantizationReport(

@@ -65,13 +65,8 @@ ENGINE_TOLERANCES = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Parity:
-    """What a replay measured. `max_relative` is relative to the largest logit recorded."""
-
-    max_absolute: float
-    max_relative: float
-    tokens_compared: int
-    tokens_equal: int
+class Parity(ParityRecord):
+    """What a replay measured, and whether it is near enough."""
 
     @property
     def figures(self) -> str:
@@ -113,7 +108,7 @@ class Parity:
         return equal and self.max_relative <= relative
 
 
-def worst(parts: Sequence[Parity]) -> Parity:
+def combine(parts: Sequence[Parity]) -> Parity:
     """What several replays measured, as one."""
     return Parity(
         max_absolute=max(part.max_absolute for part in parts),
@@ -190,7 +185,7 @@ def replay(backend: Backend, reference: Arrays) -> Parity:
     return _compare(pairs, choices)
 
 
-def fitted(reference: Arrays, *, batch: tuple[int, ...], rows: int) -> Iterator[Arrays]:
+def split_for_engine(reference: Arrays, *, batch: tuple[int, ...], rows: int) -> Iterator[Arrays]:
     """The same program in parts of `batch` (least, best, most) inputs and at most `rows` rows.
 
     Where there are no two rows for an input, it ends before the beams are exchanged.

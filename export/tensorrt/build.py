@@ -51,7 +51,7 @@ from seq2edge.export.tensorrt.targets import Target, check, check_build, find_ta
 from seq2edge.export.tensorrt.timing_cache import TimingCache, default_file
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
 from seq2edge.files.storage import FileRecord
-from seq2edge.runtime.backends.engine_gate import Verdict
+from seq2edge.runtime.backends.engine_check import EngineVerdict
 from seq2edge.runtime.backends.tensorrt import check_engines
 from seq2edge.runtime.backends.tensorrt_library import import_tensorrt
 
@@ -73,7 +73,7 @@ class BuildReport:
     bundle: Bundle
     engines: tuple[EngineInfo, ...]
     reused: tuple[Role, ...]
-    verdict: Verdict | None
+    verdict: EngineVerdict | None
     unchecked: str
     remarks: tuple[str, ...]
 
@@ -282,7 +282,7 @@ def _peak_bytes() -> int:
 
 def _add(
     request: BuildRequest, made: dict[Role, tuple[EngineInfo, bytes]]
-) -> tuple[Bundle, Verdict | None, str]:
+) -> tuple[Bundle, EngineVerdict | None, str]:
     """The bundle with these engines, in the place of those for the same target.
 
     And what the device said to them, or why it was not asked.
@@ -307,7 +307,9 @@ def _add(
     return finished, verdict, unchecked
 
 
-def _check_new_engines(target: Target, old: Bundle, new: Bundle) -> tuple[Verdict | None, str]:
+def _check_new_engines(
+    target: Target, old: Bundle, new: Bundle
+) -> tuple[EngineVerdict | None, str]:
     """What the device says to a target's engines, or why it was not asked.
 
     `new` is a preview of the bundle with them, `old` what it would take the place of. Raises
