@@ -29,7 +29,7 @@ _RANGE = re.compile(r"MinShape: \[([^\]]*)\], OptShape: \[([^\]]*)\], MaxShape: 
 _REGION, _PROFILE = re.compile(r"_myl(\d+)"), re.compile(r"\[profile (\d+)\]")
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _FUSED_ATTENTION = re.compile(r"_mha|fmha")
-LOW_BIT = ("Int8", "Int4")
+_LOW_BIT = ("Int8", "Int4")
 
 Shape = tuple[int, ...]  # -1 where the size is only known at run time
 
@@ -60,10 +60,10 @@ class Layer:
         """The types of a product of activations with a weight, "Half x Int4"; None for others."""
         if self.kind != "gemm" and not (self.kind == "runtime_fusion" and "Fc" in self.name):
             return None
-        weights = [t for t in self.constants if is_matrix(t)]
+        weights = [t for t in self.constants if _is_matrix(t)]
         if not weights or not self.inputs:
             return None
-        low_bit = [t for t in weights if t.dtype in LOW_BIT]  # the others are scales of blocks
+        low_bit = [t for t in weights if t.dtype in _LOW_BIT]  # the others are scales of blocks
         return f"{self.inputs[0].dtype} x {(low_bit or weights)[0].dtype}"
 
 
@@ -124,10 +124,19 @@ class EngineReport:
         """How many products with a weight there are of which types, {"Half x Int4": 12}."""
         return Counter(layer.product for layer in self.layers if layer.product is not None)
 
+    @property
+    def dequantized_weights(self) -> int:
+        """Low-bit weights that a kernel of their own writes out as floats at every call."""
+        return sum(_writes_weight(layer) for layer in self.layers)
 
-def is_matrix(tensor: Tensor) -> bool:
-    """Whether more than one axis is longer than 1: no scale, no bias."""
+
+def _is_matrix(tensor: Tensor) -> bool:
     return sum(size > 1 for size in tensor.shape) > 1
+
+
+def _writes_weight(layer: Layer) -> bool:
+    low_bit = any(t.dtype in _LOW_BIT and _is_matrix(t) for t in layer.constants)
+    return low_bit and not layer.inputs
 
 
 def read_report(lines: list[str]) -> EngineReport:

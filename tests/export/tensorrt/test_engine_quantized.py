@@ -7,7 +7,6 @@ import importlib.util
 import numpy as np
 import onnx
 import pytest
-from engine_reports import dequantized_weights, products_with
 from onnx import TensorProto, helper, numpy_helper
 
 from seq2edge.errors import EngineError
@@ -105,13 +104,11 @@ def test_these_forms_are_read_as_they_are(tmp_path, form, product, dtype):
     """One product of these types, and no weight written out as floats."""
     report = product_of(tmp_path, form, dtype=dtype)
     assert report.products == {product.format(dtype): 1}
-    assert dequantized_weights(report) == 0
-    counts = (
-        report.products["Int8 x Int8"],
-        products_with(report, "Int8"),
-        products_with(report, "Int4"),
-    )
-    assert counts == (form == "w8a8", form == "int8", form == "int4")
+    assert report.dequantized_weights == 0
+    counts = [
+        report.products[kind] for kind in ("Int8 x Int8", f"{dtype} x Int8", f"{dtype} x Int4")
+    ]
+    assert counts == [form == "w8a8", form == "int8", form == "int4"]
     assert report.products["Half x Half"] == (form == "float" and dtype == "Half")
 
 
@@ -128,8 +125,8 @@ def test_these_forms_are_read_as_they_are(tmp_path, form, product, dtype):
 def test_these_forms_are_written_out_as_floats(tmp_path, form, sizes):
     """Blocks of 8-bit weights, one 4-bit scale for a whole column, an odd width: no gain."""
     report = product_of(tmp_path, form, **sizes)
-    assert dequantized_weights(report) == 1
-    assert products_with(report, "Int8", "Int4") == 0
+    assert report.dequantized_weights == 1
+    assert not any(kind.endswith(("x Int8", "x Int4")) for kind in report.products)
 
 
 def test_an_odd_width_is_no_matter_to_integer_products(tmp_path):
@@ -140,7 +137,7 @@ def test_an_odd_width_is_no_matter_to_integer_products(tmp_path):
 def test_old_gpus_read_no_narrow_weights(tmp_path):
     """SM75 has integer products alone."""
     assert product_of(tmp_path, "w8a8", capability="SM75").products["Int8 x Int8"] == 1
-    assert dequantized_weights(product_of(tmp_path, "int8", capability="SM75")) == 1
+    assert product_of(tmp_path, "int8", capability="SM75").dequantized_weights == 1
     with pytest.raises(EngineError, match="HW-specific datatypes: int4"):
         product_of(tmp_path, "int4", capability="SM75")
 
@@ -187,14 +184,14 @@ def test_a_quantized_embedding_is_looked_up_in_one_kernel(tmp_path):
     gathers = [layer for layer in report.layers if "gather" in layer.nodes]
     assert len(gathers) == 1
     assert "Int8" in {constant.dtype for constant in gathers[0].constants}
-    assert dequantized_weights(report) == 0
+    assert report.dequantized_weights == 0
 
 
 def test_a_tied_table_is_both_embedding_and_head(tmp_path):
     """One DequantizeLinear for the look-up and the product."""
     report = embedding(tmp_path, tied=True)
     assert report.products == {"Half x Int8": 1}
-    assert dequantized_weights(report) == 0
+    assert report.dequantized_weights == 0
 
 
 def test_gathering_before_dequantizing_is_an_error(tmp_path):

@@ -6,7 +6,6 @@ import importlib.util
 from collections import Counter
 
 import pytest
-from engine_reports import dequantized_weights
 from speaking import loud_t5, sentences, speaking_bundle
 
 from seq2edge.export.tensorrt.engine import Profile, build_engine, decoder_profiles
@@ -97,7 +96,7 @@ def check_decoder(path, wanted, attentions):
         assert report.fused_attentions == attentions
         assert report.cache_updates == 2 * LAYERS
         assert report.cache_copies == 0
-        assert dequantized_weights(report) == 0
+        assert report.dequantized_weights == 0
 
 
 def check_encoder(path, wanted, attentions):
@@ -105,7 +104,7 @@ def check_encoder(path, wanted, attentions):
     report = build_engine(path, ENCODER, capabilities=("SM86",)).report
     assert report.products == wanted
     assert report.fused_attentions == attentions
-    assert dequantized_weights(report) == 0
+    assert report.dequantized_weights == 0
 
 
 @pytest.mark.parametrize("recipe", FOR_TENSORRT)
