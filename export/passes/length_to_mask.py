@@ -27,7 +27,7 @@ from seq2edge.export.passes.editing import Axis, Writer, known_axes
 from seq2edge.export.passes.lower_to_opset18 import lower_squeeze
 
 # Half of float16's range: a score and this never overflow together, and the key of a masked score
-# would have to be 32,768 above the best valid one to be visibility. Exact in every float type.
+# would have to be 32,768 above the best valid one to be seen. Exact in every float type.
 MASKED = -32768.0
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 UNREAD = ("softcap", "softmax_precision", "qk_matmul_output_mode")  # attributes, all 0 by default
