@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from speaking import sentences, speaking_bundle
+from speaking import sentences
 
 import seq2edge
 from seq2edge import cli
@@ -27,17 +27,10 @@ COMMANDS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory):
+@pytest.fixture
+def bundles(speaking):
     """Small bundles with a tokenizer of words, by name."""
-    made = {}
-
-    def get(name, **changes):
-        if name not in made:
-            made[name] = speaking_bundle(name, tmp_path_factory.mktemp(name), **changes)
-        return str(made[name])
-
-    return get
+    return lambda name: str(speaking(name))
 
 
 def call(*arguments, **more):

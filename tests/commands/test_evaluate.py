@@ -6,23 +6,15 @@ import json
 
 import pytest
 from click.testing import CliRunner
-from speaking import speaking_bundle
 
 import seq2edge
 from seq2edge import cli
 
 
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory):
+@pytest.fixture
+def bundles(speaking):
     """Small bundles with a tokenizer of words, by name."""
-    made = {}
-
-    def get(name):
-        if name not in made:
-            made[name] = speaking_bundle(name, tmp_path_factory.mktemp(name))
-        return str(made[name])
-
-    return get
+    return lambda name: str(speaking(name))
 
 
 def call(*arguments):
