@@ -24,7 +24,7 @@ from seq2edge.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from seq2edge.evaluation.answers import Request
+    from seq2edge.evaluation.answers import ModelRequest
     from seq2edge.runtime.model import Model
 
 
@@ -131,7 +131,7 @@ def audit(
     Runs sentences that differ in one term (gender, nationality, age) and prints how far the
     answers to them lie apart. Small gaps are no proof of fairness: docs/audit.md.
     """
-    from seq2edge.evaluation.answers import Request
+    from seq2edge.evaluation.answers import ModelRequest
     from seq2edge.evaluation.audit import audit as run
     from seq2edge.evaluation.audit_report import check_report, table, write_report
     from seq2edge.evaluation.pairs import read_pairs
@@ -141,7 +141,7 @@ def audit(
         check_report(report)
     model = load_model(bundle, device, threads)
     with progress_bar("audit") as show:
-        found = run(model, pairs, Request(**asked), new_tokens=max_new_tokens, progress=show)
+        found = run(model, pairs, ModelRequest(**asked), new_tokens=max_new_tokens, progress=show)
     if report is not None:
         write_report(report, found)
         click.echo(f"report: {report}", err=True)
@@ -156,12 +156,12 @@ _SPENT = ("names", "baseline", "per_domain", "limit", "device", "threads", "cut"
 _ASKED = ("batch", "source_language", "target_language", "language", "task")
 
 
-def _open(bundle: Path, given: dict[str, Any]) -> tuple[Model, Request]:
+def _open(bundle: Path, given: dict[str, Any]) -> tuple[Model, ModelRequest]:
     """The model, and how it is asked: the bundle's own options unless some were given."""
-    from seq2edge.evaluation.answers import Request
+    from seq2edge.evaluation.answers import ModelRequest
 
     model = load_model(bundle, given["device"], given["threads"], cut=given["cut"])
     decoding = {key: value for key, value in given.items() if key not in (*_SPENT, *_ASKED)}
     changed = any(value is not None for value in decoding.values())
     options = merge(model.options, decoding) if changed else None
-    return model, Request(options=options, **{key: given[key] for key in _ASKED})
+    return model, ModelRequest(options=options, **{key: given[key] for key in _ASKED})

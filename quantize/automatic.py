@@ -20,7 +20,7 @@ from typing import Any
 import seq2edge
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.errors import OptionError
-from seq2edge.evaluation.answers import Request
+from seq2edge.evaluation.answers import ModelRequest
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import AGREEMENT, choose_metric, score
 from seq2edge.evaluation.scores import Estimate, Metric, Scores
@@ -202,7 +202,7 @@ class _Searcher:
     def _choose(self) -> Trial:
         fitting = self._within()
         if not fitting:
-            worse = -1 if self.budget.rises else 1
+            worse = -1 if self.budget.higher_is_better else 1
             closest = min(self.trials, key=lambda trial: worse * trial.change.value)
             raise OptionError(
                 f"budget: {self.budget} is not reached, the closest is {closest.name} with "
@@ -275,4 +275,4 @@ class _Searcher:
         return metric
 
     def _score(self, model: Model) -> Scores:
-        return score(self.metric, model, self.evaluation, Request(language=self.language))
+        return score(self.metric, model, self.evaluation, ModelRequest(language=self.language))

@@ -30,32 +30,32 @@ class Budget:
                 "bleu-0.3, wer+0.5, perplexity+2% or agreement-5"
             )
         name, sign, amount, percent = found.groups()
-        rises = name == AGREEMENT or find_metric(name).rises
-        if (sign == "-") != rises:
-            better = "larger" if rises else "smaller"
+        higher_is_better = name == AGREEMENT or find_metric(name).higher_is_better
+        if (sign == "-") != higher_is_better:
+            better = "larger" if higher_is_better else "smaller"
             raise OptionError(
                 f"budget: {text!r}, but {better} values of {name} are better; "
-                f"write {name}{'-' if rises else '+'}{amount}{percent}"
+                f"write {name}{'-' if higher_is_better else '+'}{amount}{percent}"
             )
         return cls(metric=name, allowed=float(amount), relative=bool(percent))
 
     @property
-    def rises(self) -> bool:
+    def higher_is_better(self) -> bool:
         """Whether more of the metric is better."""
-        return self.metric == AGREEMENT or find_metric(self.metric).rises
+        return self.metric == AGREEMENT or find_metric(self.metric).higher_is_better
 
     def holds(self, before: Estimate, change: Estimate) -> bool:
         """Whether the metric changed by no more than that; `before` is the float model's."""
-        loss = -change.value if self.rises else change.value
+        loss = -change.value if self.higher_is_better else change.value
         return loss <= self._amount(before)
 
     def limit(self, before: Estimate) -> float:
         """The worst value allowed."""
-        return before.value + (-1 if self.rises else 1) * self._amount(before)
+        return before.value + (-1 if self.higher_is_better else 1) * self._amount(before)
 
     def _amount(self, before: Estimate) -> float:
         return self.allowed * before.value / 100 if self.relative else self.allowed
 
     def __str__(self) -> str:
-        sign, percent = "-" if self.rises else "+", "%" if self.relative else ""
+        sign, percent = "-" if self.higher_is_better else "+", "%" if self.relative else ""
         return f"{self.metric}{sign}{self.allowed:g}{percent}"

@@ -64,7 +64,7 @@ def write_report(path: Path, search: Search, sentence: str, title: str) -> None:
 def _rows(search: Search) -> str:
     metric = escape(search.budget.metric)
     heads = ["", "size, MB", *(f"speed, batch {b}" for b in BATCHES), metric, "change"]
-    heads += ["95 % of draws", f"budget {search.budget}"]
+    heads += ["95 % CI", f"budget {search.budget}"]
     rows = ["<tr>" + "".join(f"<th>{escape(head)}</th>" for head in heads) + "</tr>"]
     cells = ["float32", f"{search.float_bytes / 1e6:.1f}", *("1.00x" for _ in BATCHES)]
     cells += [f"{search.float_quality.value:.2f}", "", "", ""]

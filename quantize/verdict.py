@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import seq2edge
 from seq2edge.bundle import Bundle
-from seq2edge.evaluation.answers import Request
+from seq2edge.evaluation.answers import ModelRequest
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import choose_metric, score
 from seq2edge.evaluation.scores import Estimate
@@ -163,7 +163,7 @@ def _quality(
     metric = choose_metric(models[0], examples, name)
     if metric is None:
         return None
-    request = Request(language=language)
+    request = ModelRequest(language=language)
     before, after = (score(metric, model, examples, request) for model in models)
     return Quality(
         metric=metric.name,
@@ -190,7 +190,7 @@ def _sentence(verdict: Verdict, name: str, *, sampled: bool) -> str:
     change = quality.change
     return (
         f"{sentence}; {quality.metric} {quality.float32.value:.2f} becomes "
-        f"{quality.quantized.value:.2f} ({change.value:+.2f}, 95 % of draws "
+        f"{quality.quantized.value:.2f} ({change.value:+.2f}, 95 % CI "
         f"{change.low:+.2f} to {change.high:+.2f})"
     )
 

@@ -79,7 +79,7 @@ class Model:
         encoder = bundle.manifest.dims.encoder
         if cut and (encoder is None or bundle.manifest.dims.mels):
             raise OptionError("cut: this model has no encoder of texts, nothing can be cut")
-        self._longest = encoder.max_positions or None if cut and encoder is not None else None
+        self._cut = cut
         self.bundle = bundle
         self.backend = backend
         self.reason = reason
@@ -131,22 +131,13 @@ class Model:
         """`generate_ids` on text. Languages are codes of a multilingual model's tokenizer."""
         _refuse_one_string(prompts)
         self._require("generate")
-        tokenizer = self.tokenizer
-        options = options or self.options
         ids = [
-            tokenizer.encode(
-                prompt,
-                source_language=source_language,
-                target_language=target_language,
-                longest=self._longest,
+            self.encode_text(
+                prompt, source_language=source_language, target_language=target_language
             )
             for prompt in prompts
         ]
-        target = tokenizer.target_token(target_language)
-        if target is not None and tokenizer.record.target_layout == "forced":
-            options = options.replace(forced_bos_token_id=target)
-        elif target is not None and tokenizer.record.target_layout == "start":
-            options = options.replace(decoder_start_token_id=target)
+        options = self.with_target_language(options or self.options, target_language)
         return [self._texts(sequences) for sequences in self.generate_ids(ids, options)]
 
     def chat(
@@ -234,6 +225,44 @@ class Model:
             return np.empty((0, self.dims.width), dtype=np.float32)
         return self._pool(sources)
 
+    def encode_text(
+        self,
+        text: str,
+        *,
+        cut: bool | None = None,
+        new_tokens: int = 0,
+        longest: int | None = None,
+        source_language: str | None = None,
+        target_language: str | None = None,
+    ) -> list[int]:
+        """The ids that the model reads of a text, special ones included: all, or with `cut` a part.
+
+        With `cut` (by default as the model was loaded) as many are read as it has positions for. An
+        encoder's positions hold the text alone. Those of a decoder-only model hold its answer too:
+        `new_tokens` of them stay free, but for one that it reads at least. `longest` is another
+        limit, also without `cut`. The special tokens around every text are kept, and
+        `tokenizer.shortened` counts the texts cut. Raises InputError as `tokenizer.encode`.
+        """
+        limits = [longest]
+        if self._cut if cut is None else cut:
+            limits.append(self._positions_of_text(new_tokens))
+        return self.tokenizer.encode(
+            text,
+            source_language=source_language,
+            target_language=target_language,
+            longest=min((limit for limit in limits if limit is not None), default=None),
+        )
+
+    def with_target_language(self, options: DecodeOptions, language: str | None) -> DecodeOptions:
+        """The options that ask a multilingual model for a language, by default its tokenizer's."""
+        target = self.tokenizer.target_token(language)
+        layout = self.tokenizer.record.target_layout
+        if target is not None and layout == "forced":
+            return options.replace(forced_bos_token_id=target)
+        if target is not None and layout == "start":
+            return options.replace(decoder_start_token_id=target)
+        return options
+
     def features(self, clip: Audio) -> Features:
         """Log-mel features (mels, frames) of a clip, as `transcribe` takes it."""
         from seq2edge.runtime import audio
@@ -269,7 +298,7 @@ class Model:
         return tuple(ids)
 
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.tokenizer.encode(text, longest=self._longest) for text in texts]
+        return [self.encode_text(text) for text in texts]
 
     def _pool(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
         self._check_ids(sources, self.dims.vocab)
@@ -291,13 +320,8 @@ class Model:
 
     def _new_tokens(self, prompt: int, options: DecodeOptions) -> int:
         """How many tokens may follow the prompt; what positions or an engine's cache leave."""
-        assert self.dims.decoder is not None
-        positions, capacity = self.dims.decoder.max_positions, self.backend.capacity
-        has = f"the model has {positions} positions"
-        if capacity is not None and (not positions or capacity < positions):
-            positions = capacity
-            has = f"the engine was built for {capacity} tokens; build with a larger --capacity"
-        room = positions - prompt if positions else None
+        positions, has = self._decoder_positions()
+        room = positions - prompt if positions is not None else None
         if room is not None and room < 1:
             raise CapacityError(f"prompt: {prompt} tokens, {has}")
         asked = options.max_new_tokens
@@ -309,6 +333,22 @@ class Model:
         if asked is not None and room is not None and asked > room:
             raise CapacityError(f"max_new_tokens: {asked} after a prompt of {prompt}, {has}")
         return asked or min(DEFAULT_NEW_TOKENS, room or DEFAULT_NEW_TOKENS)
+
+    def _decoder_positions(self) -> tuple[int | None, str]:
+        """How many tokens its positions or an engine's cache hold, and words on which it is."""
+        assert self.dims.decoder is not None
+        positions, capacity = self.dims.decoder.max_positions, self.backend.capacity
+        if capacity is not None and (not positions or capacity < positions):
+            has = f"the engine was built for {capacity} tokens; build with a larger --capacity"
+            return capacity, has
+        return positions or None, f"the model has {positions} positions"
+
+    def _positions_of_text(self, new_tokens: int) -> int | None:
+        """How many ids of a text have a position; None where any number has."""
+        if self.dims.encoder is not None:
+            return self.dims.encoder.max_positions or None
+        positions, _ = self._decoder_positions()
+        return None if positions is None else max(1, positions - new_tokens)
 
     def _texts(self, sequences: Sequence[GeneratedSequence]) -> list[GeneratedText]:
         return [
