@@ -24,7 +24,7 @@ lint: venv
 	$(RUN) -m mypy
 
 test: lint
-	$(TEST_THREADS) $(RUN) -m pytest -n 2 -q
+	$(TEST_THREADS) $(RUN) -m pytest -n 2 --dist worksteal -q --durations=10
 
 test-gpu: venv
 	@$(RUN) -m pytest -m gpu -q -rs tests/gpu
