@@ -5,21 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from click.testing import CliRunner
+from command_line import call
 
 import seq2edge
-from seq2edge import cli
-
-
-@pytest.fixture
-def bundles(speaking):
-    """Small bundles with a tokenizer of words, by name."""
-    return lambda name: str(speaking(name))
-
-
-def call(*arguments):
-    """Run the command line in this process."""
-    return CliRunner().invoke(cli.main, list(map(str, arguments)))
 
 
 def test_eval_prints_a_table_on_stdout_and_the_rest_on_stderr(bundles, tmp_path):

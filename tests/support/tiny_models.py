@@ -13,10 +13,9 @@ from unittest import mock
 import onnx_ir as ir
 import torch
 import transformers
-from click.testing import CliRunner
+from command_line import call
 
 from seq2edge.bundle import Bundle
-from seq2edge.cli import main
 from seq2edge.export.pipeline import ExportReport, export_checkpoint
 
 VOCAB = 96
@@ -235,8 +234,7 @@ def export(folder: Path, name: str, **changes: Any) -> tuple[Path, ExportReport]
 
     save(name, folder / "checkpoint", **changes)
     with mock.patch("seq2edge.export.pipeline.export_checkpoint", kept):
-        arguments = ["export", str(folder / "checkpoint"), "-o", str(folder / "bundle")]
-        result = CliRunner().invoke(main, arguments)
+        result = call("export", folder / "checkpoint", "-o", folder / "bundle")
     assert result.exit_code == 0, result.output
     return folder, reports[0]
 

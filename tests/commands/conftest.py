@@ -1,0 +1,11 @@
+"""Bundles that several commands run."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def bundles(speaking):
+    """`bundles(name)`: the folder of a small bundle with a tokenizer of words."""
+    return lambda name: str(speaking(name))
