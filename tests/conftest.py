@@ -33,6 +33,12 @@ from seq2edge.model.dims import Dims, StackDims
 STACK = StackDims(layers=2, heads=4, kv_heads=2, head_dim=8, hidden=64, activation="gelu")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes and nameless functions are called by their argument: what they hold is no name."""
+    nameless = isinstance(val, bytes) or getattr(val, "__name__", "") == "<lambda>"
+    return argname if nameless else None
+
+
 def graph(role: Role, target: Target, file: str) -> GraphRecord:
     """A graph record with one input and one output."""
     return GraphRecord(
