@@ -15,6 +15,7 @@ from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.bundle.manifest import (
     AudioRecord,
     EngineRecord,
+    GraphFlavour,
     GraphRecord,
     Manifest,
     ParityRecord,
@@ -24,7 +25,6 @@ from seq2edge.bundle.manifest import (
     Role,
     SpecialTokens,
     SpeechRecord,
-    Target,
     TensorRecord,
     TokenizerRecord,
 )
@@ -39,7 +39,7 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if nameless else None
 
 
-def graph(role: Role, target: Target, file: str) -> GraphRecord:
+def graph(role: Role, target: GraphFlavour, file: str) -> GraphRecord:
     """A graph record with one input and one output."""
     return GraphRecord(
         role=role,
