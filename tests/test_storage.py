@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from seq2edge.errors import BundleError
-from seq2edge.files.storage import CHUNK, copy_hashed, file_errors, fingerprint, scan
+from seq2edge.files import storage
+from seq2edge.files.storage import (
+    CHUNK,
+    copy_hashed,
+    file_errors,
+    fingerprint,
+    replacing,
+    replacing_folder,
+    scan,
+)
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK, CHUNK + 1, 2 * CHUNK + 7])
@@ -46,3 +55,68 @@ def test_file_system_errors_name_their_subject(tmp_path: Path) -> None:
         fingerprint(tmp_path / "gone")
     with pytest.raises(BundleError, match=r"^x: Permission denied$"), file_errors(Path("x")):
         raise PermissionError(13, "Permission denied")
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was forced onto the disk, as names in a test's folder."""
+    names: list[str] = []
+    sync = storage.sync
+
+    def record(path: Path) -> None:
+        names.append("partial" if path.suffix == ".partial" else path.name)
+        sync(path)
+
+    monkeypatch.setattr(storage, "sync", record)
+    return names
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, synced: list[str]) -> None:
+    """File and folder reach the disk in that order; an exception leaves the old file alone."""
+    path = tmp_path / "a"
+    for text in ("old", "new"):
+        with replacing(path) as partial:
+            partial.write_text(text)
+            assert not path.exists() or path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert synced == ["partial", tmp_path.name] * 2
+    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
+        partial.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path, synced: list[str]) -> None:
+    """Nothing of the old folder is left in the new one, nothing of a failed one anywhere."""
+    path = tmp_path / "parent" / "folder"
+    for name in ("old", "new"):
+        with replacing_folder(path) as partial:
+            (partial / name).write_text(name)
+    assert scan(path) == {"new": 3}
+    assert synced == ["old", "partial", "parent", "new", "partial", "parent"]
+    with pytest.raises(KeyboardInterrupt), replacing_folder(path) as partial:
+        (partial / "half").write_text("x")
+        raise KeyboardInterrupt
+    assert scan(tmp_path) == {"parent/folder/new": 3}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old folder, which had to move aside, comes back."""
+    path, rename = tmp_path / "folder", Path.rename
+    with replacing_folder(path) as partial:
+        (partial / "old").write_text("x")
+
+    def failing(self: Path, target: Path) -> Path:
+        if (self / "new").exists():
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="Input/output"), replacing_folder(path) as partial:
+        (partial / "new").write_text("x")
+    assert scan(tmp_path) == {"folder/old": 1}
+    assert list(tmp_path.iterdir()) == [path]
