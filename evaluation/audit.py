@@ -30,7 +30,8 @@ from seq2edge.evaluation.association import Effect, measure_association
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.pairs import Group, Pairs
 from seq2edge.evaluation.scores import Ask, Estimate, estimate_mean
-from seq2edge.runtime.model import Classification, GeneratedText, Model
+from seq2edge.runtime.model import Classification, Model
+from seq2edge.runtime.sequences import GeneratedText
 
 NEW_TOKENS = 32
 

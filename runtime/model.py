@@ -15,10 +15,13 @@ from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
 from seq2edge.errors import CapacityError, InputError, OptionError
-from seq2edge.runtime.backend import Backend, Features, Lengths, Memory, Tokens
+from seq2edge.runtime.backend import Backend, Features, Lengths, Memory
 from seq2edge.runtime.backends import open_backend
-from seq2edge.runtime.decoding import GeneratedSequence, decode
+from seq2edge.runtime.decoding import decode
+from seq2edge.runtime.likelihood import probabilities
 from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.scoring import ScoredSequence, score_labels
+from seq2edge.runtime.sequences import GeneratedSequence, GeneratedText, pad
 
 if TYPE_CHECKING:
     from seq2edge.runtime.tokenizer import Tokenizer
@@ -26,16 +29,6 @@ if TYPE_CHECKING:
 DEFAULT_NEW_TOKENS = 256  # where neither the options nor the checkpoint say
 Ids = Sequence[int]
 Audio: TypeAlias = "str | os.PathLike[str] | NDArray[np.float32]"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GeneratedText:
-    """One sequence as text. `score` as in `GeneratedSequence`; `finished`: it ended by itself."""
-
-    text: str
-    ids: tuple[int, ...]
-    score: float
-    finished: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,14 +104,11 @@ class Model:
         options = options or self.options
         if not prompts:
             return []
-        vocab = self.dims.vocab if self.dims.kind == "decoder" else self.dims.source_vocab
-        self._check_ids(prompts, vocab or self.dims.vocab)
         if self.dims.kind == "decoder":
+            self._check_ids(prompts, self.dims.vocab)
             return self._decode(None, prompts, options)
-        tokens, lengths = _pad(prompts)
-        self._check_source(lengths)
-        memory = self.backend.encode(tokens, lengths)
-        return self._decode(memory, [self.start_tokens(options)] * len(prompts), options)
+        starts = [self.start_tokens(options)] * len(prompts)
+        return self._decode(self._encode(prompts), starts, options)
 
     def generate(
         self,
@@ -131,23 +121,62 @@ class Model:
         """`generate_ids` on text. Languages are codes of a multilingual model's tokenizer."""
         _refuse_one_string(prompts)
         self._require("generate")
-        tokenizer = self.tokenizer
-        options = options or self.options
-        ids = [
-            tokenizer.encode(
-                prompt,
-                source_language=source_language,
-                target_language=target_language,
-                longest=self._longest,
-            )
-            for prompt in prompts
-        ]
-        target = tokenizer.target_token(target_language)
-        if target is not None and tokenizer.record.target_layout == "forced":
-            options = options.replace(forced_bos_token_id=target)
-        elif target is not None and tokenizer.record.target_layout == "start":
-            options = options.replace(decoder_start_token_id=target)
+        ids = self._tokenize(prompts, source_language, target_language)
+        options = self._in_language(options or self.options, target_language)
         return [self._texts(sequences) for sequences in self.generate_ids(ids, options)]
+
+    def score_ids(
+        self,
+        sequences: Sequence[Ids],
+        targets: Sequence[Ids] | None = None,
+        options: DecodeOptions | None = None,
+    ) -> list[ScoredSequence]:
+        """How likely the model finds each sequence, as one batch; nothing is added to the ids.
+
+        A decoder-only model is given sequences alone, and scores the tokens after the first. An
+        encoder-decoder scores all tokens of `targets` as its output for `sequences`, after the
+        start tokens of `options` (by default the checkpoint's). Raises InputError and OptionError.
+        """
+        self._require("generate")
+        if (targets is None) != (self.dims.kind == "decoder"):
+            needs = "takes no targets" if targets is not None else "needs a target for each source"
+            raise InputError(f"score: a model of kind {self.dims.kind} {needs}")
+        if not sequences:
+            return []
+        if targets is None:
+            self._check_ids(sequences, self.dims.vocab)
+            prompts = [ids[:1] for ids in sequences]
+            return self._score(None, prompts, [ids[1:] for ids in sequences])
+        if len(targets) != len(sequences):
+            raise InputError(f"score: {len(targets)} targets for {len(sequences)} sources")
+        self._check_ids(targets, self.dims.vocab)
+        starts = [self.start_tokens(options or self.options)] * len(targets)
+        return self._score(self._encode(sequences), starts, targets)
+
+    def score(
+        self,
+        texts: Sequence[str],
+        targets: Sequence[str] | None = None,
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+    ) -> list[ScoredSequence]:
+        """`score_ids` on text: of a decoder-only model's texts, or of targets given sources.
+
+        A target counts with the language token that is forced before it and the end token behind
+        it, as `generate` counts them; a text with the special tokens that inputs have.
+        """
+        _refuse_one_string(texts)
+        self._require("generate")
+        ids = self._tokenize(texts, source_language, target_language)
+        if targets is None:
+            return self.score_ids(ids)
+        _refuse_one_string(targets)
+        options = self._in_language(self.options, target_language)
+        first = () if options.forced_bos_token_id is None else (options.forced_bos_token_id,)
+        end = options.eos_token_id[:1]
+        outputs = [(*first, *self.tokenizer.encode_target(text), *end) for text in targets]
+        return self.score_ids(ids, outputs, options)
 
     def chat(
         self, messages: Sequence[dict[str, str]], options: DecodeOptions | None = None
@@ -174,8 +203,8 @@ class Model:
         self._require("transcribe")
         if not clips:
             return []
-        options = options or self.options
-        options = options.replace(decoder_prompt=self.speech_prompt(language, task))
+        prompt = self.speech_prompt(language, task)
+        options = (options or self.options).replace(decoder_prompt=prompt)
         features = np.stack([self.features(clip) for clip in clips])
         return [self._texts(sequences) for sequences in self.transcribe_ids(features, options)]
 
@@ -186,8 +215,8 @@ class Model:
         self._require("transcribe")
         options = options or self.options
         lengths = np.full(len(features), self.dims.frames // 2, dtype=np.int64)
-        memory = self.backend.encode(features, lengths)
-        return self._decode(memory, [self.start_tokens(options)] * len(features), options)
+        starts = [self.start_tokens(options)] * len(features)
+        return self._decode(self.backend.encode(features, lengths), starts, options)
 
     def classify(self, texts: Sequence[str]) -> list[Classification]:
         """The label of each text, with the scores of all labels."""
@@ -195,37 +224,25 @@ class Model:
         self._require("classify")
         if not texts:
             return []
-        manifest = self.bundle.manifest
-        scores = self.classify_ids(self._encoded(texts))
+        labels = self.bundle.manifest.labels
         return [
             Classification(
-                label=manifest.labels[int(row.argmax())],
-                scores={
-                    label: float(score) for label, score in zip(manifest.labels, row, strict=True)
-                },
+                label=labels[int(scores.argmax())],
+                scores=dict(zip(labels, scores.tolist(), strict=True)),
             )
-            for row in scores
+            for scores in self.classify_ids(self._tokenize(texts))
         ]
 
     def classify_ids(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
         """Scores (batch, labels): probabilities, or plain values of a regression."""
         self._require("classify")
-        logits = self._pool(sources)
-        problem = self.bundle.manifest.problem
-        if problem == "regression":
-            return logits
-        if problem == "multi_label":
-            sigmoid = (np.tanh(logits / 2) + 1) / 2  # this form never overflows
-            return sigmoid.astype(np.float32)
-        exponent = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        softmax: NDArray[np.float32] = exponent / exponent.sum(axis=-1, keepdims=True)
-        return softmax
+        return probabilities(self._pool(sources), self.bundle.manifest.problem)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Sentence embeddings, (batch, width)."""
         _refuse_one_string(texts)
         self._require("embed")
-        return self.embed_ids(self._encoded(texts))
+        return self.embed_ids(self._tokenize(texts))
 
     def embed_ids(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
         """Sentence embeddings of token ids, (batch, width)."""
@@ -268,12 +285,34 @@ class Model:
             ids.append(speech.no_timestamps)
         return tuple(ids)
 
-    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.tokenizer.encode(text, longest=self._longest) for text in texts]
+    def _tokenize(
+        self, texts: Sequence[str], source: str | None = None, target: str | None = None
+    ) -> list[list[int]]:
+        """Ids of each text in its languages, cut where `load(cut=True)` was asked."""
+        return [
+            self.tokenizer.encode(
+                text, source_language=source, target_language=target, longest=self._longest
+            )
+            for text in texts
+        ]
+
+    def _in_language(self, options: DecodeOptions, target_language: str | None) -> DecodeOptions:
+        """Options by which the decoder starts with the language's token, or writes it first."""
+        token = self.tokenizer.target_token(target_language)
+        names = {"forced": "forced_bos_token_id", "start": "decoder_start_token_id"}
+        name = names.get(self.tokenizer.record.target_layout)
+        return options if token is None or name is None else options.replace(**{name: token})
+
+    def _encode(self, sources: Sequence[Ids]) -> Memory:
+        """An encoder-decoder's memory of some sources' ids."""
+        self._check_ids(sources, self.dims.source_vocab or self.dims.vocab)
+        tokens, lengths = pad(sources)
+        self._check_source(lengths)
+        return self.backend.encode(tokens, lengths)
 
     def _pool(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
         self._check_ids(sources, self.dims.vocab)
-        tokens, lengths = _pad(sources)
+        tokens, lengths = pad(sources)
         self._check_source(lengths)
         return self.backend.pool(tokens, lengths)
 
@@ -289,6 +328,15 @@ class Model:
             )
         return decode(self.backend, memory, prompts, options, max_new_tokens=limit)
 
+    def _score(
+        self, memory: Memory | None, prompts: Sequence[Ids], labels: Sequence[Ids]
+    ) -> list[ScoredSequence]:
+        assert self.dims.decoder is not None
+        longest, limit = len(prompts[0]) + max(map(len, labels)), self.dims.decoder.max_positions
+        if limit and longest > limit:
+            raise InputError(f"score: {longest} tokens, the model has {limit} positions")
+        return score_labels(self.backend, memory, prompts, labels)
+
     def _new_tokens(self, prompt: int, options: DecodeOptions) -> int:
         """How many tokens may follow the prompt; what positions or an engine's cache leave."""
         assert self.dims.decoder is not None
@@ -300,31 +348,26 @@ class Model:
         room = positions - prompt if positions else None
         if room is not None and room < 1:
             raise CapacityError(f"prompt: {prompt} tokens, {has}")
-        asked = options.max_new_tokens
-        if asked is None and options.max_length is not None:
-            asked = options.max_length - prompt
-            if asked < 1:
+        limit = options.max_new_tokens
+        if limit is None and options.max_length is not None:
+            limit = options.max_length - prompt
+            if limit < 1:
                 raise OptionError(f"max_length: {options.max_length}, the prompt has {prompt}")
-            return asked if room is None else min(asked, room)
-        if asked is not None and room is not None and asked > room:
-            raise CapacityError(f"max_new_tokens: {asked} after a prompt of {prompt}, {has}")
-        return asked or min(DEFAULT_NEW_TOKENS, room or DEFAULT_NEW_TOKENS)
+            return limit if room is None else min(limit, room)
+        if limit is not None and room is not None and limit > room:
+            raise CapacityError(f"max_new_tokens: {limit} after a prompt of {prompt}, {has}")
+        return limit or min(DEFAULT_NEW_TOKENS, room or DEFAULT_NEW_TOKENS)
 
     def _texts(self, sequences: Sequence[GeneratedSequence]) -> list[GeneratedText]:
         return [
-            GeneratedText(
-                text=self.tokenizer.decode(sequence.ids),
-                ids=sequence.ids,
-                score=sequence.score,
-                finished=sequence.finished,
-            )
+            GeneratedText(**vars(sequence), text=self.tokenizer.decode(sequence.ids))
             for sequence in sequences
         ]
 
     def _require(self, task: str) -> None:
-        found = self.bundle.manifest.task
-        if found != task:
-            raise InputError(f"{self.bundle.path}: made to {found}, it cannot {task}")
+        made_to = self.bundle.manifest.task
+        if made_to != task:
+            raise InputError(f"{self.bundle.path}: made to {made_to}, it cannot {task}")
 
     def _check_ids(self, prompts: Sequence[Ids], vocab: int) -> None:
         for number, prompt in enumerate(prompts):
@@ -348,15 +391,6 @@ def _choose(name: str, value: str | None, known: Any) -> int:
     if value not in known:
         raise InputError(f"{name}: {value!r} is unknown, known: {', '.join(sorted(known))}")
     return int(known[value])
-
-
-def _pad(prompts: Sequence[Ids]) -> tuple[Tokens, Lengths]:
-    """Right-padded ids (batch, longest) and lengths (batch,); no graph looks at the padding."""
-    lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
-    tokens = np.zeros((len(prompts), int(lengths.max())), dtype=np.int64)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = prompt
-    return tokens, lengths
 
 
 def _refuse_one_string(values: Any) -> None:
