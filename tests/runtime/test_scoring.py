@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,8 +23,9 @@ IDS = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=5)
 
 @pytest.fixture(scope="module")
 def speaking(tmp_path_factory):
-    """Exports the tiny model of that name with a tokenizer of words."""
+    """Exports the tiny model of that name with a tokenizer of words, once."""
 
+    @functools.cache
     def get(name):
         bundle = speaking_bundle(name, tmp_path_factory.mktemp(name))
         return seq2edge.load(bundle, device="cpu", threads=1)
@@ -79,10 +82,8 @@ def test_what_a_model_generates_it_scores_alike(speaking):
     for sequence, score in zip(written, scored, strict=True):
         assert score.tokens == len(sequence.ids)
         assert score.log_likelihood == pytest.approx(sequence.score, abs=1e-4)
-    first = (
-        () if model.options.forced_bos_token_id is None else (model.options.forced_bos_token_id,)
-    )
-    target = [*first, 7, 8, 2]
+    forced = model.options.forced_bos_token_id
+    target = [*([] if forced is None else [forced]), 7, 8, 2]
     assert model.score(texts[:1], ["w7 w8"]) == model.score_ids(sources[:1], [target])
 
 
