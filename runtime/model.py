@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
-from seq2edge.errors import CapacityError, InputError, OptionError
-from seq2edge.runtime.backend import Backend, Features, Lengths, Memory
+from seq2edge.errors import InputError, OptionError
+from seq2edge.runtime.backend import Backend, Features, Memory
 from seq2edge.runtime.backends import open_backend
 from seq2edge.runtime.decoding import decode
 from seq2edge.runtime.likelihood import probabilities
+from seq2edge.runtime.limits import Limits
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.scoring import ScoredSequence, score_labels
 from seq2edge.runtime.sequences import GeneratedSequence, GeneratedText, pad
@@ -26,7 +27,6 @@ from seq2edge.runtime.sequences import GeneratedSequence, GeneratedText, pad
 if TYPE_CHECKING:
     from seq2edge.runtime.tokenizer import Tokenizer
 
-DEFAULT_NEW_TOKENS = 256  # where neither the options nor the checkpoint say
 Ids = Sequence[int]
 Audio: TypeAlias = "str | os.PathLike[str] | NDArray[np.float32]"
 
@@ -72,11 +72,12 @@ class Model:
         encoder = bundle.manifest.dims.encoder
         if cut and (encoder is None or bundle.manifest.dims.mels):
             raise OptionError("cut: this model has no encoder of texts, nothing can be cut")
-        self._longest = encoder.max_positions or None if cut and encoder is not None else None
+        self._cut = cut
         self.bundle = bundle
         self.backend = backend
         self.reason = reason
         self.dims = bundle.manifest.dims
+        self._limits = Limits(dims=self.dims, capacity=backend.capacity)
         self.options = DecodeOptions.from_dict(dict(bundle.manifest.generation or {}))
         self._tokenizer: Tokenizer | None = None
 
@@ -105,7 +106,7 @@ class Model:
         if not prompts:
             return []
         if self.dims.kind == "decoder":
-            self._check_ids(prompts, self.dims.vocab)
+            self._limits.check_ids(prompts, self.dims.vocab)
             return self._decode(None, prompts, options)
         starts = [self.start_tokens(options)] * len(prompts)
         return self._decode(self._encode(prompts), starts, options)
@@ -121,8 +122,13 @@ class Model:
         """`generate_ids` on text. Languages are codes of a multilingual model's tokenizer."""
         _refuse_one_string(prompts)
         self._require("generate")
-        ids = self._tokenize(prompts, source_language, target_language)
-        options = self._in_language(options or self.options, target_language)
+        ids = [
+            self.encode_text(
+                prompt, source_language=source_language, target_language=target_language
+            )
+            for prompt in prompts
+        ]
+        options = self.with_target_language(options or self.options, target_language)
         return [self._texts(sequences) for sequences in self.generate_ids(ids, options)]
 
     def score_ids(
@@ -144,12 +150,12 @@ class Model:
         if not sequences:
             return []
         if targets is None:
-            self._check_ids(sequences, self.dims.vocab)
+            self._limits.check_ids(sequences, self.dims.vocab)
             prompts = [ids[:1] for ids in sequences]
             return self._score(None, prompts, [ids[1:] for ids in sequences])
         if len(targets) != len(sequences):
             raise InputError(f"score: {len(targets)} targets for {len(sequences)} sources")
-        self._check_ids(targets, self.dims.vocab)
+        self._limits.check_ids(targets, self.dims.vocab)
         starts = [self.start_tokens(options or self.options)] * len(targets)
         return self._score(self._encode(sequences), starts, targets)
 
@@ -168,11 +174,14 @@ class Model:
         """
         _refuse_one_string(texts)
         self._require("generate")
-        ids = self._tokenize(texts, source_language, target_language)
+        ids = [
+            self.encode_text(text, source_language=source_language, target_language=target_language)
+            for text in texts
+        ]
         if targets is None:
             return self.score_ids(ids)
         _refuse_one_string(targets)
-        options = self._in_language(self.options, target_language)
+        options = self.with_target_language(self.options, target_language)
         first = () if options.forced_bos_token_id is None else (options.forced_bos_token_id,)
         end = options.eos_token_id[:1]
         outputs = [(*first, *self.tokenizer.encode_target(text), *end) for text in targets]
@@ -251,6 +260,44 @@ class Model:
             return np.empty((0, self.dims.width), dtype=np.float32)
         return self._pool(sources)
 
+    def encode_text(
+        self,
+        text: str,
+        *,
+        cut: bool | None = None,
+        new_tokens: int = 0,
+        longest: int | None = None,
+        source_language: str | None = None,
+        target_language: str | None = None,
+    ) -> list[int]:
+        """The ids that the model reads of a text, special ones included: all, or with `cut` a part.
+
+        With `cut` (by default as the model was loaded) as many are read as it has positions for. An
+        encoder's positions hold the text alone. Those of a decoder-only model hold its answer too:
+        `new_tokens` of them stay free, but for one that it reads at least. `longest` is another
+        limit, also without `cut`. The special tokens around every text are kept, and
+        `tokenizer.shortened` counts the texts cut. Raises InputError as `tokenizer.encode`.
+        """
+        limits = [longest]
+        if self._cut if cut is None else cut:
+            limits.append(self._limits.text_positions(new_tokens))
+        return self.tokenizer.encode(
+            text,
+            source_language=source_language,
+            target_language=target_language,
+            longest=min((limit for limit in limits if limit is not None), default=None),
+        )
+
+    def with_target_language(self, options: DecodeOptions, language: str | None) -> DecodeOptions:
+        """The options that ask a multilingual model for a language, by default its tokenizer's."""
+        target = self.tokenizer.target_token(language)
+        layout = self.tokenizer.record.target_layout
+        if target is not None and layout == "forced":
+            return options.replace(forced_bos_token_id=target)
+        if target is not None and layout == "start":
+            return options.replace(decoder_start_token_id=target)
+        return options
+
     def features(self, clip: Audio) -> Features:
         """Log-mel features (mels, frames) of a clip, as `transcribe` takes it."""
         from seq2edge.runtime import audio
@@ -285,78 +332,33 @@ class Model:
             ids.append(speech.no_timestamps)
         return tuple(ids)
 
-    def _tokenize(
-        self, texts: Sequence[str], source: str | None = None, target: str | None = None
-    ) -> list[list[int]]:
-        """Ids of each text in its languages, cut where `load(cut=True)` was asked."""
-        return [
-            self.tokenizer.encode(
-                text, source_language=source, target_language=target, longest=self._longest
-            )
-            for text in texts
-        ]
-
-    def _in_language(self, options: DecodeOptions, target_language: str | None) -> DecodeOptions:
-        """Options by which the decoder starts with the language's token, or writes it first."""
-        token = self.tokenizer.target_token(target_language)
-        names = {"forced": "forced_bos_token_id", "start": "decoder_start_token_id"}
-        name = names.get(self.tokenizer.record.target_layout)
-        return options if token is None or name is None else options.replace(**{name: token})
+    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode_text(text) for text in texts]
 
     def _encode(self, sources: Sequence[Ids]) -> Memory:
         """An encoder-decoder's memory of some sources' ids."""
-        self._check_ids(sources, self.dims.source_vocab or self.dims.vocab)
+        self._limits.check_ids(sources, self.dims.source_vocab or self.dims.vocab)
         tokens, lengths = pad(sources)
-        self._check_source(lengths)
+        self._limits.check_source(lengths)
         return self.backend.encode(tokens, lengths)
 
     def _pool(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
-        self._check_ids(sources, self.dims.vocab)
+        self._limits.check_ids(sources, self.dims.vocab)
         tokens, lengths = pad(sources)
-        self._check_source(lengths)
+        self._limits.check_source(lengths)
         return self.backend.pool(tokens, lengths)
 
     def _decode(
         self, memory: Memory | None, prompts: Sequence[Ids], options: DecodeOptions
     ) -> list[list[GeneratedSequence]]:
-        longest = max(map(len, prompts))
-        limit = self._new_tokens(longest, options)
-        if options.capacity is not None and longest + limit > options.capacity:
-            raise CapacityError(
-                f"capacity: a prompt of {longest} and {limit} new tokens do not fit "
-                f"{options.capacity}; set a larger capacity, none, or a lower max_new_tokens"
-            )
-        return decode(self.backend, memory, prompts, options, max_new_tokens=limit)
+        new_tokens = self._limits.new_tokens(max(map(len, prompts)), options)
+        return decode(self.backend, memory, prompts, options, max_new_tokens=new_tokens)
 
     def _score(
         self, memory: Memory | None, prompts: Sequence[Ids], labels: Sequence[Ids]
     ) -> list[ScoredSequence]:
-        assert self.dims.decoder is not None
-        longest, limit = len(prompts[0]) + max(map(len, labels)), self.dims.decoder.max_positions
-        if limit and longest > limit:
-            raise InputError(f"score: {longest} tokens, the model has {limit} positions")
+        self._limits.check_scored(len(prompts[0]) + max(map(len, labels)))
         return score_labels(self.backend, memory, prompts, labels)
-
-    def _new_tokens(self, prompt: int, options: DecodeOptions) -> int:
-        """How many tokens may follow the prompt; what positions or an engine's cache leave."""
-        assert self.dims.decoder is not None
-        positions, capacity = self.dims.decoder.max_positions, self.backend.capacity
-        has = f"the model has {positions} positions"
-        if capacity is not None and (not positions or capacity < positions):
-            positions = capacity
-            has = f"the engine was built for {capacity} tokens; build with a larger --capacity"
-        room = positions - prompt if positions else None
-        if room is not None and room < 1:
-            raise CapacityError(f"prompt: {prompt} tokens, {has}")
-        limit = options.max_new_tokens
-        if limit is None and options.max_length is not None:
-            limit = options.max_length - prompt
-            if limit < 1:
-                raise OptionError(f"max_length: {options.max_length}, the prompt has {prompt}")
-            return limit if room is None else min(limit, room)
-        if limit is not None and room is not None and limit > room:
-            raise CapacityError(f"max_new_tokens: {limit} after a prompt of {prompt}, {has}")
-        return limit or min(DEFAULT_NEW_TOKENS, room or DEFAULT_NEW_TOKENS)
 
     def _texts(self, sequences: Sequence[GeneratedSequence]) -> list[GeneratedText]:
         return [
@@ -368,23 +370,6 @@ class Model:
         made_to = self.bundle.manifest.task
         if made_to != task:
             raise InputError(f"{self.bundle.path}: made to {made_to}, it cannot {task}")
-
-    def _check_ids(self, prompts: Sequence[Ids], vocab: int) -> None:
-        for number, prompt in enumerate(prompts):
-            if not len(prompt):
-                raise InputError(f"prompt {number}: has no tokens")
-            for token in prompt:
-                if not 0 <= token < vocab:
-                    raise InputError(f"prompt {number}: id {token}, the vocabulary has {vocab}")
-
-    def _check_source(self, lengths: Lengths) -> None:
-        assert self.dims.encoder is not None
-        limit = self.dims.encoder.max_positions
-        if limit and lengths.max() > limit:
-            raise InputError(
-                f"source {int(lengths.argmax())}: {lengths.max()} tokens, the model takes {limit}; "
-                "shorten it, or load the model with cut (--cut)"
-            )
 
 
 def _choose(name: str, value: str | None, known: Any) -> int:

@@ -25,7 +25,7 @@ from seq2edge.training.recipe import Recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Start:
+class StartCheckpoint:
     """What a checkpoint says, beside its weights."""
 
     path: Path
@@ -69,7 +69,7 @@ class Start:
         return dims
 
 
-def read_start(recipe: Recipe, folder: Path) -> Start:
+def read_start_checkpoint(recipe: Recipe, folder: Path) -> StartCheckpoint:
     """Load the checkpoint's facts and write its tokenizer into `folder`."""
     path = Path(recipe.start)
     loaded = load_checkpoint(path)
@@ -91,7 +91,7 @@ def read_start(recipe: Recipe, folder: Path) -> Start:
     if end is None:
         end = text.token_id(converted.record.special.eos or "")
     first = settings.get("forced_bos_token_id")
-    return Start(
+    return StartCheckpoint(
         path=path,
         dims=loaded.dims,
         tokenizer=converted.record,

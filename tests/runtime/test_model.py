@@ -227,3 +227,32 @@ def test_nothing_is_cut_where_there_is_no_encoder_of_texts(loaded, name):
     """A prompt's last tokens matter most, and sound is no text."""
     with pytest.raises(OptionError, match="cut: this model has no encoder of texts"):
         seq2edge.load(loaded(name).bundle.path, device="cpu", cut=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "read", "answer"),
+    [
+        ("bart", 64, 0),  # the decoder's positions are its own
+        ("bart", 64, 60),
+        ("gpt2", 64, 0),
+        ("gpt2", 44, 20),  # prompt and answer share the positions
+        ("gpt2", 1, 64),
+        ("gpt2", 1, 99),
+        ("llama", 44, 20),
+        ("t5", None, 20),  # any number
+    ],
+)
+def test_what_is_read_of_a_text(speaking, name, read, answer):
+    """All where it has positions for it, else the first tokens and the end; the same for all."""
+    model = speaking(name)
+    for words in (read - 2, read - 1, read, read + 1) if (read or 0) > 1 else (1, 200):
+        text = " ".join(f"w{5 + i % 90}" for i in range(words))
+        ids = model.tokenizer.encode(text)
+        assert model.encode_text(text) == ids
+        count = model.tokenizer.shortened
+        cut = model.encode_text(text, cut=True, new_tokens=answer)
+        fits = read is None or len(ids) <= read
+        assert cut == (ids if fits else [*ids[: read - 1], 2])
+        assert model.tokenizer.shortened == count + (not fits)
+    assert model.encode_text("w5 w6 w7 w8", cut=True, new_tokens=answer, longest=1) == [2]
+    assert model.encode_text("w5 w6 w7 w8", longest=3) == [5, 6, 2]

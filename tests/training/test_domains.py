@@ -13,10 +13,10 @@ from small_trainings import small_recipe, write_pairs
 from seq2edge.errors import TrainingError
 from seq2edge.runtime.tokenizer import Tokenizer
 from seq2edge.training.batches import Plan
-from seq2edge.training.material import Material, open_material, prepare
+from seq2edge.training.run_folder import Run, open_run, prepare
 
 
-def material(folder: Path, **data: Any) -> Material:
+def material(folder: Path, **data: Any) -> Run:
     """Ten rows of news and four of talks, and two rows to validate on."""
     files = {
         name: write_pairs(folder / f"{name}.tsv", [(f"{name} {i}", str(i)) for i in range(count)])
@@ -31,7 +31,7 @@ def material(folder: Path, **data: Any) -> Material:
         },
     )
     prepare(recipe, folder / "run", lambda _: None)
-    return open_material(folder / "run")
+    return open_run(folder / "run")
 
 
 def test_texts_without_an_answer_have_no_tags(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_texts_without_an_answer_have_no_tags(tmp_path: Path) -> None:
         small_recipe(tmp_path, objective="causal", data={"train": ["a.txt"], "tags": ["x"]})
 
 
-def read_in_an_epoch(found: Material, epoch: int = 0) -> Counter[int]:
+def read_in_an_epoch(found: Run, epoch: int = 0) -> Counter[int]:
     """How often each row is read."""
     weights = found.recipe.data.weights
     plan = Plan(corpus=found.train, tokens=60, seed=0, weights=weights)
