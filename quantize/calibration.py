@@ -151,9 +151,7 @@ class Calibration:
 
 def _decode(model: Model, examples: Sequence[Example], language: str | None) -> Iterator[Trace]:
     """Let the model write what it will after each example: greedily, else with its settings."""
-    options = model.options.replace(
-        num_beams=1, num_return_sequences=1, max_new_tokens=None, min_length=0, min_new_tokens=0
-    )
+    options = model.options.greedy()
     if model.dims.mels:
         options = options.replace(decoder_prompt=model.speech_prompt(language, "transcribe"))
         start = model.start_tokens(options)
