@@ -40,7 +40,7 @@ from seq2edge.commands.train import train
 from seq2edge.errors import Seq2EdgeError
 
 if TYPE_CHECKING:
-    from seq2edge.runtime.model import GeneratedText
+    from seq2edge.runtime.sequences import GeneratedText
 
 
 class _Commands(click.Group):

@@ -30,13 +30,14 @@ from seq2edge.evaluation.association import Effect, measure_association
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.pairs import Group, Pairs
 from seq2edge.evaluation.scores import Ask, Estimate, estimate_mean
-from seq2edge.runtime.model import Classification, GeneratedText, Model
+from seq2edge.files.progress import Progress
+from seq2edge.runtime.model import Classification, Model
+from seq2edge.runtime.sequences import GeneratedText
 
 NEW_TOKENS = 32
 
 Values = NDArray[np.float64]  # (templates, rows, alternatives), or (templates, rows, pairs)
 Run = Callable[[Ask], Iterator[Any]]  # has the model answer a group's sentences
-Progress = Callable[[str, float], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,14 +114,7 @@ def _checked(model: Model, request: ModelRequest, new_tokens: int | None) -> Mod
         if new_tokens is not None or request.source_language or request.target_language:
             raise OptionError(f"{path}: made to {task}, it takes no new tokens and no languages")
         return request
-    options = (request.options or model.options).replace(
-        num_beams=1,
-        num_return_sequences=1,
-        max_length=None,
-        max_new_tokens=new_tokens or NEW_TOKENS,
-        min_length=0,
-        min_new_tokens=0,
-    )
+    options = (request.options or model.options).greedy(max_new_tokens=new_tokens or NEW_TOKENS)
     return dataclasses.replace(request, options=options)
 
 

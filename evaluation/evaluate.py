@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +16,12 @@ from seq2edge.evaluation.examples import Example, read_examples
 from seq2edge.evaluation.metrics import choose_metric, score_answers, usual_metrics
 from seq2edge.evaluation.scores import Estimate, Metric, Scores
 from seq2edge.files.compressed import COMPRESSED
+from seq2edge.files.progress import PartProgress, Progress
 from seq2edge.runtime.model import Model
 
 ALL = "all"
 
 Domains = dict[str, list[Example]]
-Progress = Callable[[str, float], None]  # what is being done, and how much of it (0 to 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ def _measure(
     request: ModelRequest,
     domains: Mapping[str, Sequence[Example]],
     metrics: Sequence[Metric],
-    show: Callable[[float], None],
+    show: PartProgress,
 ) -> dict[tuple[str, str], _Measured]:
     """By domain and metric; a single domain is all there is."""
     asks = list(dict.fromkeys(metric.ask for metric in metrics))

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from seq2edge.errors import BackendError, InputError
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.scores import Sums
-from seq2edge.runtime.model import GeneratedText
+from seq2edge.runtime.sequences import GeneratedText
 
 Measure: TypeAlias = Callable[
     [Sequence[GeneratedText], Sequence[Example]], Iterator[Sequence[float]]

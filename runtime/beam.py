@@ -6,7 +6,6 @@ are those of transformers, so that tokens and scores are the same.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TypeAlias
 
 import numpy as np
@@ -14,24 +13,16 @@ from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Answer, Candidates, Logits, all_logits
 from seq2edge.runtime.candidates import ScoreBuffer, TopCandidates
-from seq2edge.runtime.filters import Filter, History, may_increase_scores
+from seq2edge.runtime.filters import Filter, may_increase_scores
 from seq2edge.runtime.likelihood import log_likelihoods, log_softmax
 from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.sequences import GeneratedSequence, History
 
 CLOSED = np.float32(-1e9)  # the score of what must not go on
 BLOCK = 64
 
 # Scores, parents and tokens of the best candidates, each (batch, kept), best first.
 Best: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Hypothesis:
-    """A finished sequence of one input; `ended` tells an end token from the length limit."""
-
-    score: float
-    ids: tuple[int, ...]
-    ended: bool
 
 
 class BeamSearch:
@@ -45,7 +36,7 @@ class BeamSearch:
         # All beams of an input begin alike: only the first may be continued.
         self.scores = np.full((batch, self.beams), CLOSED, dtype=np.float32)
         self.scores[:, 0] = 0.0
-        self.finished: list[list[Hypothesis]] = [[] for _ in range(batch)]
+        self.finished: list[list[GeneratedSequence]] = [[] for _ in range(batch)]
         self.improvable = [True] * batch
         self.done = False
         self._buffer = ScoreBuffer()
@@ -68,8 +59,8 @@ class BeamSearch:
         going_on = self._continue(values, stops)
         length = history.generated + 1
         for item in range(batch):
-            self._judge(item, length, history.limit)
-        full = all(len(found) == self.beams for found in self.finished)
+            self._update_improvable(item, length, history.limit)
+        full = all(len(finished) == self.beams for finished in self.finished)
         stopped_early = full and self.options.early_stopping is True
         self.done = not any(self.improvable) or stopped_early or bool(stops.all())
         take = np.take_along_axis
@@ -116,17 +107,17 @@ class BeamSearch:
         stops: NDArray[np.bool_],
     ) -> None:
         """Keep the best candidates that end here; only the first `beams` of them count."""
-        found = self.finished[item]
-        full = len(found) == self.beams and self.options.early_stopping is True
+        finished = self.finished[item]
+        full = len(finished) == self.beams and self.options.early_stopping is True
         if full or not self.improvable[item]:
             return
         divisor = np.float32((history.generated + 1) ** self.options.length_penalty)
         for rank in np.flatnonzero(stops[: self.beams]):
             ids = (*history.new_tokens[parents[rank]].tolist(), int(tokens[rank]))
             score = float(values[rank] / divisor)
-            found.append(Hypothesis(score=score, ids=ids, ended=ids[-1] in self.ends))
-        found.sort(key=lambda hypothesis: -hypothesis.score)
-        del found[self.beams :]
+            finished.append(GeneratedSequence(ids=ids, score=score, finished=ids[-1] in self.ends))
+        finished.sort(key=lambda sequence: -sequence.score)
+        del finished[self.beams :]
 
     def _continue(self, values: NDArray[np.float32], stops: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Ranks (batch, beams) of the candidates that go on; sets their scores."""
@@ -135,16 +126,16 @@ class BeamSearch:
         self.scores = np.take_along_axis(open_scores, order, axis=1)
         return order
 
-    def _judge(self, item: int, length: int, limit: int) -> None:
+    def _update_improvable(self, item: int, length: int, limit: int) -> None:
         """Whether the best open beam may still beat the worst finished sequence."""
-        found, penalty = self.finished[item], self.options.length_penalty
+        finished, penalty = self.finished[item], self.options.length_penalty
         if self.options.early_stopping == "never" and penalty > 0.0:
             length = limit
         best = self.scores[item, 0] / np.float32(length**penalty)
-        worst = found[-1].score if len(found) == self.beams else CLOSED
+        worst = finished[-1].score if len(finished) == self.beams else CLOSED
         self.improvable[item] = self.improvable[item] and bool(best > worst)
 
-    def results(self, item: int) -> list[Hypothesis]:
+    def results(self, item: int) -> list[GeneratedSequence]:
         """The best finished sequences of an input, best first."""
         return self.finished[item][: self.options.num_return_sequences]
 

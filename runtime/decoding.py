@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
@@ -10,28 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Answer, Backend, Candidates, Logits, Memory, all_logits
-from seq2edge.runtime.beam import BeamSearch, Hypothesis
+from seq2edge.runtime.beam import BeamSearch
 from seq2edge.runtime.candidates import ScoreBuffer, TopCandidates
-from seq2edge.runtime.filters import Filter, History, make_filters, may_increase_scores
-from seq2edge.runtime.likelihood import log_sum_exp
+from seq2edge.runtime.filters import Filter, make_filters, may_increase_scores
+from seq2edge.runtime.likelihood import checked, log_sum_exp
 from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.sequences import GeneratedSequence, History, pad
 
 # Tokens (rows,) and their log-probabilities.
 Chosen: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.float64]]"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GeneratedSequence:
-    """One result.
-
-    `ids` are the generated tokens, without the prompt and with the end token where there is one
-    (`finished`). `score` is the sum of log-probabilities; in beam search divided by
-    length ** length_penalty.
-    """
-
-    ids: tuple[int, ...]
-    score: float
-    finished: bool
 
 
 class Search(Protocol):
@@ -47,7 +33,7 @@ class Search(Protocol):
         All logits are asked for where the answer's candidates do not decide.
         """
 
-    def results(self, item: int) -> list[Hypothesis]:
+    def results(self, item: int) -> list[GeneratedSequence]:
         """Finished sequences of one input, best first."""
 
 
@@ -91,7 +77,7 @@ class GreedySearch:
         for filter_ in filters:
             filter_(history, filtered)
         tokens = filtered.argmax(axis=1)
-        return tokens, logits[self.rows, tokens].astype(np.float64) - log_sum_exp(logits)
+        return tokens, logits[self.rows, tokens].astype(np.float64) - checked(log_sum_exp(logits))
 
     def _greedy_from_candidates(
         self, history: History, candidates: TopCandidates, filters: list[Filter]
@@ -105,12 +91,12 @@ class GreedySearch:
         likely = candidates.logits[self.rows, places].astype(np.float64) - candidates.log_sum_exp
         return candidates.ids[self.rows, places], likely
 
-    def results(self, item: int) -> list[Hypothesis]:
+    def results(self, item: int) -> list[GeneratedSequence]:
         """See Search."""
         assert self._history is not None
         ids = self._history.new_tokens[item, : self.lengths[item]].tolist()
-        score, ended = float(self.scores[item]), bool(self.ended[item])
-        return [Hypothesis(score=score, ids=tuple(ids), ended=ended)]
+        score, finished = float(self.scores[item]), bool(self.ended[item])
+        return [GeneratedSequence(ids=tuple(ids), score=score, finished=finished)]
 
 
 def decode(
@@ -131,7 +117,7 @@ def decode(
     search: Search = BeamSearch(batch, options) if beams > 1 else GreedySearch(batch, options)
     filters = make_filters(options)
     cache = backend.start(memory, batch, options.capacity)
-    answer = _for_beams(backend.step(*_padded(prompts), cache), beams)
+    answer = _for_beams(backend.step(*pad(prompts), cache), beams)
     one = np.ones(batch * beams, dtype=np.int64)
     while True:
         parents, tokens = search.choose(history, answer, filters)
@@ -142,13 +128,7 @@ def decode(
             # The prompts were read once an input; the first choice spreads them over the beams.
             cache.reorder(parents // beams if history.generated == 1 else parents)
         answer = backend.step(tokens[:, None], one, cache)
-    return [
-        [
-            GeneratedSequence(ids=found.ids, score=found.score, finished=found.ended)
-            for found in search.results(item)
-        ]
-        for item in range(batch)
-    ]
+    return [search.results(item) for item in range(batch)]
 
 
 def _for_beams(answer: Answer, beams: int) -> Answer:
@@ -156,12 +136,3 @@ def _for_beams(answer: Answer, beams: int) -> Answer:
     if isinstance(answer, Candidates):
         return answer.repeat(beams)
     return np.repeat(answer, beams, axis=0)
-
-
-def _padded(prompts: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Right-padded prompts (batch, longest) and their lengths (batch,)."""
-    lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
-    tokens = np.zeros((len(prompts), int(lengths.max())), dtype=np.int64)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = prompt
-    return tokens, lengths

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from seq2edge.bundle.manifest import ParityRecord
 from seq2edge.model.dims import Dims
 from seq2edge.runtime.backend import Answer, Backend, Candidates, Logits, all_logits
+from seq2edge.runtime.likelihood import log_sum_exp
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -158,7 +159,7 @@ def record(backend: Backend, inputs: Arrays) -> Arrays:
         top = np.argsort(-scores, axis=-1, kind="stable")[:, :TOP]
         ids.append(top)
         logits.append(np.take_along_axis(scores, top, axis=-1))
-        totals.append(_log_sum_exp(scores))
+        totals.append(log_sum_exp(scores, np.float32))
         tokens.append(_spread(top, len(inputs["prompt"]), len(tokens)))
     return {
         **inputs,
@@ -185,7 +186,7 @@ def replay(backend: Backend, reference: Arrays) -> Parity:
         wanted = reference[f"top_ids_{i}"]
         found = np.take_along_axis(scores, wanted, axis=-1)
         pairs.append((reference[f"top_logits_{i}"], found))
-        pairs.append((reference[f"log_sum_exp_{i}"], _log_sum_exp(scores)))
+        pairs.append((reference[f"log_sum_exp_{i}"], log_sum_exp(scores, np.float32)))
         choices.append((wanted[:, 0], scores.argmax(axis=-1)))
     return _compare(pairs, choices)
 
@@ -253,7 +254,7 @@ def _candidate_pairs(found: Candidates, scores: Logits) -> list[tuple[NDArray[An
     return [
         (np.take_along_axis(scores, places, axis=-1), found.values),
         (largest, -np.sort(-found.values, axis=-1)),
-        (_log_sum_exp(scores), found.log_sum_exp),
+        (log_sum_exp(scores, np.float32), found.log_sum_exp),
     ]
 
 
@@ -262,12 +263,6 @@ def _spread(top: NDArray[np.int64], batch: int, step: int) -> NDArray[np.int64]:
     if step == 0:
         return top[:batch, :BEAMS].reshape(-1).astype(np.int64)
     return top[:, 0].astype(np.int64)
-
-
-def _log_sum_exp(scores: Logits) -> NDArray[np.float32]:
-    highest = scores.max(axis=-1, keepdims=True)
-    total: NDArray[np.float32] = np.log(np.exp(scores - highest).sum(axis=-1)) + highest[:, 0]
-    return total
 
 
 def _compare(

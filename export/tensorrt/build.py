@@ -17,7 +17,6 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
@@ -46,12 +45,12 @@ from seq2edge.export.tensorrt.sizes import BuildSizes
 from seq2edge.export.tensorrt.targets import Target, check, check_build, find_target, form_of
 from seq2edge.export.tensorrt.timing_cache import TimingCache, default_file
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
+from seq2edge.files.progress import PartProgress, Progress
 from seq2edge.runtime.backends.engine_check import EngineVerdict
 from seq2edge.runtime.backends.tensorrt_library import import_tensorrt
 
 ENGINES = "engines"  # a folder of the bundle
 
-Progress = Callable[[str, float], None]  # what is being done, and how much of all is done (0 to 1)
 
 _DTYPES = {"Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Int64": "int64"}
 
@@ -170,7 +169,7 @@ def _build(
     record: GraphRecord,
     folder: Path,
     timings: TimingCache | None,
-    progress: Callable[[float], None],
+    progress: PartProgress,
 ) -> tuple[EngineInfo, bytes]:
     """One engine, and what its sidecar says; `folder` is for what is needed meanwhile."""
     graph = _prepare(request, record, folder)

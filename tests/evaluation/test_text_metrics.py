@@ -9,7 +9,7 @@ import pytest
 from seq2edge.errors import BackendError, InputError
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import METRICS, score_answers
-from seq2edge.runtime.model import GeneratedText
+from seq2edge.runtime.sequences import GeneratedText
 
 
 def measured(name, *pairs):
