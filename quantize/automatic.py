@@ -22,8 +22,7 @@ from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.errors import OptionError
 from seq2edge.evaluation.answers import ModelRequest
 from seq2edge.evaluation.examples import Example
-from seq2edge.evaluation.metrics import AGREEMENT, choose_metric, score
-from seq2edge.evaluation.scores import Estimate, Metric, Scores
+from seq2edge.evaluation.metrics import AGREEMENT, Estimate, Metric, Scores, choose_metric, score
 from seq2edge.files.progress import Progress
 from seq2edge.quantize.budget import Budget
 from seq2edge.quantize.pipeline import QuantizationReport, Quantizer

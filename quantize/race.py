@@ -20,8 +20,7 @@ import numpy as np
 from seq2edge.errors import BackendError
 from seq2edge.evaluation.answers import ModelRequest
 from seq2edge.evaluation.examples import Example
-from seq2edge.evaluation.metrics import AGREEMENT
-from seq2edge.evaluation.scores import Metric
+from seq2edge.evaluation.metrics import AGREEMENT, Metric
 from seq2edge.runtime.model import Model
 
 Input = Any  # ids of a text, or the features of a clip (mels, frames)

@@ -7,10 +7,9 @@ import sys
 import pytest
 
 from seq2edge.errors import BackendError, OptionError
-from seq2edge.evaluation.association import Effect
-from seq2edge.evaluation.audit import Audit, Finding
+from seq2edge.evaluation.audit import Audit, Effect, Finding
 from seq2edge.evaluation.audit_report import MEASURES, check_report, plot, table, write_report
-from seq2edge.evaluation.scores import Estimate
+from seq2edge.evaluation.metrics import Estimate
 
 
 def estimate(value):
