@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
 from seq2edge.errors import InputError, OptionError
-from seq2edge.runtime.backend import Backend, Features, Memory
-from seq2edge.runtime.backends import open_backend
+from seq2edge.runtime.backend import Backend, Features, Memory, open_backend
 from seq2edge.runtime.decoding import decode
 from seq2edge.runtime.likelihood import probabilities
 from seq2edge.runtime.limits import Limits

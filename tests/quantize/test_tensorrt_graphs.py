@@ -20,7 +20,7 @@ from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.quantize.ranges import InputStudy
 from seq2edge.quantize.recipes import RECIPES
 from seq2edge.quantize.tensorrt_graphs import _is_wide, find_largest, make_graphs
-from seq2edge.runtime.verification import verify_graphs
+from seq2edge.runtime.backends.verification import verify_graphs
 
 FLOAT16, BFLOAT16 = ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 LARGEST = 65504.0  # of float16

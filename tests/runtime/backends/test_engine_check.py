@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from seq2edge.errors import EngineError
-from seq2edge.runtime.backends import engine_check, open_backend
+from seq2edge.runtime.backend import open_backend
+from seq2edge.runtime.backends import engine_check
 from seq2edge.runtime.backends.tensorrt import TensorRTBackend
 
 SIZES = fake_engines.SIZES
