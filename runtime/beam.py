@@ -32,6 +32,8 @@ class BeamSearch:
         self.options = options
         self.beams = options.num_beams
         self.ends = frozenset(options.eos_token_id)
+        # Of each input so many candidates are looked at: if every end token is among the best of
+        # every beam, there still are enough others for all beams to go on.
         self.kept = max(2, 1 + len(options.eos_token_id)) * self.beams
         # All beams of an input begin alike: only the first may be continued.
         self.scores = np.full((batch, self.beams), CLOSED, dtype=np.float32)
@@ -49,7 +51,7 @@ class BeamSearch:
         if isinstance(answer, Candidates) and not may_increase_scores(self.options, history):
             best = self._best_from_candidates(history, TopCandidates(answer), filters)
         if best is None:
-            best = self._best(history, all_logits(answer), filters)
+            best = self._best_of_all(history, all_logits(answer), filters)
         values, parents, tokens = best
         batch = len(self.finished)
         last = history.generated + 1 == history.limit
@@ -66,7 +68,7 @@ class BeamSearch:
         take = np.take_along_axis
         return take(parents, going_on, 1).reshape(-1), take(tokens, going_on, 1).reshape(-1)
 
-    def _best(self, history: History, logits: Logits, filters: list[Filter]) -> Best:
+    def _best_of_all(self, history: History, logits: Logits, filters: list[Filter]) -> Best:
         """The best of all tokens."""
         scores = log_softmax(logits)
         for filter_ in filters:
@@ -77,7 +79,11 @@ class BeamSearch:
     def _best_from_candidates(
         self, history: History, candidates: TopCandidates, filters: list[Filter]
     ) -> Best | None:
-        """The same among candidates; None where others may be better."""
+        """The same among candidates; None where others may be better.
+
+        Filters only lower scores here, so no other token of a beam can come above that beam's least
+        candidate before them.
+        """
         scores = log_likelihoods(candidates.logits, candidates.log_sum_exp)
         others = scores.min(axis=1) + self.scores.reshape(-1)
         scores = self._buffer.filtered(history, filters, candidates, scores)
@@ -141,21 +147,24 @@ class BeamSearch:
 
 
 def top_k(values: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k largest of each row, largest first, with their places; the first of equals wins.
+    """The k largest of each row (rows, width), largest first, with their places, both (rows, k).
 
-    The k largest lie in the k blocks with the largest maxima (the first blocks where those are
-    equal), so only these are sorted.
+    Of equal values the first wins, as in a stable sort of everything.
     """
+    # Sorting a vocabulary can cost more than a small model's step. The k largest lie in the k
+    # blocks of BLOCK columns with the largest maxima: a value of any other block has k such maxima
+    # before it. So one pass finds the maxima, and only k blocks and the rest of the width are
+    # sorted. Of blocks with equal maxima the first are taken: only so the first of equals wins.
     rows, width = values.shape
     blocks = width // BLOCK
     if blocks <= 2 * k:
         order = np.argsort(-values, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(values, order, axis=1), order
     maxima = values[:, : blocks * BLOCK].reshape(rows, blocks, BLOCK).max(axis=2)
-    least = -np.partition(-maxima, k - 1, axis=1)[:, k - 1 : k]
+    least = -np.partition(-maxima, k - 1, axis=1)[:, k - 1 : k]  # the k-th largest maximum
     above, equal = maxima > least, maxima == least
     equal &= equal.cumsum(axis=1) <= k - above.sum(axis=1, keepdims=True)
-    best = np.nonzero(above | equal)[1].reshape(rows, k)
+    best = np.nonzero(above | equal)[1].reshape(rows, k)  # blocks, in their own order
     inside = (best[:, :, None] * BLOCK + np.arange(BLOCK)).reshape(rows, -1)
     rest = np.broadcast_to(np.arange(blocks * BLOCK, width), (rows, width - blocks * BLOCK))
     places = np.concatenate((inside, rest), axis=1)

@@ -62,16 +62,16 @@ class GreedySearch:
         if isinstance(answer, Candidates) and not may_increase_scores(self.options, history):
             chosen = self._greedy_from_candidates(history, TopCandidates(answer), filters)
         if chosen is None:
-            chosen = self._first(history, all_logits(answer), filters)
-        tokens, likely = chosen
-        self.scores += np.where(self.ended, 0.0, likely)
+            chosen = self._greedy_from_all(history, all_logits(answer), filters)
+        tokens, likelihoods = chosen
+        self.scores += np.where(self.ended, 0.0, likelihoods)
         tokens[self.ended] = self.pad
         self.lengths += ~self.ended
         self.ended |= np.isin(tokens, self.ends) & ~self.ended
         self.done = bool(self.ended.all()) or history.generated + 1 == history.limit
         return self.rows, tokens
 
-    def _first(self, history: History, logits: Logits, filters: list[Filter]) -> Chosen:
+    def _greedy_from_all(self, history: History, logits: Logits, filters: list[Filter]) -> Chosen:
         """The likeliest of all tokens, the first of equals."""
         filtered = logits.copy() if filters else logits
         for filter_ in filters:
@@ -88,8 +88,8 @@ class GreedySearch:
         sure = filtered[self.rows, places] > candidates.logits.min(axis=1)
         if not (sure | self.ended).all():
             return None
-        likely = candidates.logits[self.rows, places].astype(np.float64) - candidates.log_sum_exp
-        return candidates.ids[self.rows, places], likely
+        logits = candidates.logits[self.rows, places].astype(np.float64)
+        return candidates.ids[self.rows, places], logits - candidates.log_sum_exp
 
     def results(self, item: int) -> list[GeneratedSequence]:
         """See Search."""
@@ -109,18 +109,20 @@ def decode(
 ) -> list[list[GeneratedSequence]]:
     """Generate up to `max_new_tokens` after each prompt; for each, its sequences, best first.
 
-    An encoder-decoder's prompts are the decoder's start tokens, one list for each input of
-    `memory`. Raises CapacityError where a fixed capacity does not hold a sequence.
+    `prompts` are lists of ids, of any lengths: (batch) of them, padded where they are fed. An
+    encoder-decoder's are the decoder's start tokens, one list for each input of `memory`. Rows are
+    batch * beams, those of an input behind each other. Raises CapacityError where a fixed capacity
+    does not hold a sequence, BackendError where the model answers NaN.
     """
     batch, beams = len(prompts), options.num_beams
     history = History([np.array(p, dtype=np.int64) for p in prompts], beams, max_new_tokens)
     search: Search = BeamSearch(batch, options) if beams > 1 else GreedySearch(batch, options)
     filters = make_filters(options)
     cache = backend.start(memory, batch, options.capacity)
-    answer = _for_beams(backend.step(*pad(prompts), cache), beams)
+    answer = _for_beams(backend.step(*pad(prompts), cache), beams)  # (batch * beams, vocab)
     one = np.ones(batch * beams, dtype=np.int64)
     while True:
-        parents, tokens = search.choose(history, answer, filters)
+        parents, tokens = search.choose(history, answer, filters)  # (rows,) both
         history.append(tokens, parents if beams > 1 else None)
         if search.done:
             break

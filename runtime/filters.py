@@ -84,7 +84,8 @@ def forbid_repeated_ngrams(size: int, history: History, scores: Logits) -> None:
         known = tokens[tokens >= 0]
         if len(known) < size:
             continue
-        windows = sliding_window_view(known, size)
+        # Where the last size - 1 tokens stood before, what followed them then is forbidden now.
+        windows = sliding_window_view(known, size)  # (places, size)
         same = (windows[:, :-1] == known[len(known) - size + 1 :]).all(axis=1)
         scores[row, windows[same, -1]] = NEVER
 
