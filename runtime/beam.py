@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Answer, Candidates, Logits, all_logits
 from seq2edge.runtime.candidates import ScoreBuffer, TopCandidates
-from seq2edge.runtime.filters import Filter, may_increase_scores
+from seq2edge.runtime.filters import make_filters, may_increase_scores
 from seq2edge.runtime.likelihood import log_likelihoods, log_softmax
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.sequences import GeneratedSequence, History
@@ -28,8 +28,10 @@ Best: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int6
 class BeamSearch:
     """The state of all inputs' beams; `choose` is called once a step."""
 
-    def __init__(self, batch: int, options: DecodeOptions) -> None:
-        self.options = options
+    def __init__(self, history: History, options: DecodeOptions) -> None:
+        self.history, self.options = history, options
+        self.filters = make_filters(options)
+        batch = len(history.tokens) // options.num_beams
         self.beams = options.num_beams
         self.ends = frozenset(options.eos_token_id)
         # Of each input so many candidates are looked at: if every end token is among the best of
@@ -43,42 +45,37 @@ class BeamSearch:
         self.done = False
         self._buffer = ScoreBuffer()
 
-    def choose(
-        self, history: History, answer: Answer, filters: list[Filter]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def choose(self, answer: Answer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Parents and tokens (batch * beams,) to go on with; the answer has as many rows."""
-        best = None
+        history, best = self.history, None
         if isinstance(answer, Candidates) and not may_increase_scores(self.options, history):
-            best = self._best_from_candidates(history, TopCandidates(answer), filters)
+            best = self._best_from_candidates(TopCandidates(answer))
         if best is None:
-            best = self._best_of_all(history, all_logits(answer), filters)
+            best = self._best_of_all(all_logits(answer))
         values, parents, tokens = best
         batch = len(self.finished)
         last = history.generated + 1 == history.limit
         stops = np.isin(tokens, tuple(self.ends)) | last
         for item in range(batch):
-            self._collect(item, history, values[item], parents[item], tokens[item], stops[item])
+            self._collect(item, values[item], parents[item], tokens[item], stops[item])
         going_on = self._continue(values, stops)
-        length = history.generated + 1
         for item in range(batch):
-            self._update_improvable(item, length, history.limit)
+            self._update_improvable(item)
         full = all(len(finished) == self.beams for finished in self.finished)
         stopped_early = full and self.options.early_stopping is True
         self.done = not any(self.improvable) or stopped_early or bool(stops.all())
         take = np.take_along_axis
         return take(parents, going_on, 1).reshape(-1), take(tokens, going_on, 1).reshape(-1)
 
-    def _best_of_all(self, history: History, logits: Logits, filters: list[Filter]) -> Best:
+    def _best_of_all(self, logits: Logits) -> Best:
         """The best of all tokens."""
         scores = log_softmax(logits)
-        for filter_ in filters:
-            filter_(history, scores)
+        for filter_ in self.filters:
+            filter_(self.history, scores)
         scores += self.scores.reshape(-1, 1)
         return self._top(scores, min(self.kept, scores[: self.beams].size))
 
-    def _best_from_candidates(
-        self, history: History, candidates: TopCandidates, filters: list[Filter]
-    ) -> Best | None:
+    def _best_from_candidates(self, candidates: TopCandidates) -> Best | None:
         """The same among candidates; None where others may be better.
 
         Filters only lower scores here, so no other token of a beam can come above that beam's least
@@ -86,7 +83,7 @@ class BeamSearch:
         """
         scores = log_likelihoods(candidates.logits, candidates.log_sum_exp)
         others = scores.min(axis=1) + self.scores.reshape(-1)
-        scores = self._buffer.filtered(history, filters, candidates, scores)
+        scores = self._buffer.filtered(self.history, self.filters, candidates, scores)
         scores += self.scores.reshape(-1, 1)
         if scores[: self.beams].size < self.kept:
             return None
@@ -106,7 +103,6 @@ class BeamSearch:
     def _collect(
         self,
         item: int,
-        history: History,
         values: NDArray[np.float32],
         parents: NDArray[np.int64],
         tokens: NDArray[np.int64],
@@ -117,9 +113,9 @@ class BeamSearch:
         full = len(finished) == self.beams and self.options.early_stopping is True
         if full or not self.improvable[item]:
             return
-        divisor = np.float32((history.generated + 1) ** self.options.length_penalty)
+        divisor = np.float32((self.history.generated + 1) ** self.options.length_penalty)
         for rank in np.flatnonzero(stops[: self.beams]):
-            ids = (*history.new_tokens[parents[rank]].tolist(), int(tokens[rank]))
+            ids = (*self.history.new_tokens[parents[rank]].tolist(), int(tokens[rank]))
             score = float(values[rank] / divisor)
             finished.append(GeneratedSequence(ids=ids, score=score, finished=ids[-1] in self.ends))
         finished.sort(key=lambda sequence: -sequence.score)
@@ -132,11 +128,12 @@ class BeamSearch:
         self.scores = np.take_along_axis(open_scores, order, axis=1)
         return order
 
-    def _update_improvable(self, item: int, length: int, limit: int) -> None:
+    def _update_improvable(self, item: int) -> None:
         """Whether the best open beam may still beat the worst finished sequence."""
         finished, penalty = self.finished[item], self.options.length_penalty
+        length = self.history.generated + 1
         if self.options.early_stopping == "never" and penalty > 0.0:
-            length = limit
+            length = self.history.limit
         best = self.scores[item, 0] / np.float32(length**penalty)
         worst = finished[-1].score if len(finished) == self.beams else CLOSED
         self.improvable[item] = self.improvable[item] and bool(best > worst)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from seq2edge.runtime.backend import Answer, Backend, Candidates, Logits, Memory, all_logits
 from seq2edge.runtime.beam import BeamSearch
 from seq2edge.runtime.candidates import ScoreBuffer, TopCandidates
-from seq2edge.runtime.filters import Filter, make_filters, may_increase_scores
+from seq2edge.runtime.filters import make_filters, may_increase_scores
 from seq2edge.runtime.likelihood import checked, log_sum_exp
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.sequences import GeneratedSequence, History, pad
@@ -25,9 +25,7 @@ class Search(Protocol):
 
     done: bool
 
-    def choose(
-        self, history: History, answer: Answer, filters: list[Filter]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def choose(self, answer: Answer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Parents and tokens (rows,) to go on with.
 
         All logits are asked for where the answer's candidates do not decide.
@@ -40,8 +38,10 @@ class Search(Protocol):
 class GreedySearch:
     """The most likely token of each row, until all rows have ended."""
 
-    def __init__(self, batch: int, options: DecodeOptions) -> None:
-        self.options = options
+    def __init__(self, history: History, options: DecodeOptions) -> None:
+        self.history, self.options = history, options
+        self.filters = make_filters(options)
+        batch = len(history.tokens)
         self.ends = np.array(options.eos_token_id, dtype=np.int64)
         first_end = options.eos_token_id[0] if options.eos_token_id else 0
         self.pad = first_end if options.pad_token_id is None else options.pad_token_id
@@ -50,19 +50,15 @@ class GreedySearch:
         self.lengths = np.zeros(batch, dtype=np.int64)
         self.ended = np.zeros(batch, dtype=np.bool_)
         self.done = False
-        self._history: History | None = None
         self._buffer = ScoreBuffer()
 
-    def choose(
-        self, history: History, answer: Answer, filters: list[Filter]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def choose(self, answer: Answer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """See Search."""
-        self._history = history
-        chosen = None
+        history, chosen = self.history, None
         if isinstance(answer, Candidates) and not may_increase_scores(self.options, history):
-            chosen = self._greedy_from_candidates(history, TopCandidates(answer), filters)
+            chosen = self._greedy_from_candidates(TopCandidates(answer))
         if chosen is None:
-            chosen = self._greedy_from_all(history, all_logits(answer), filters)
+            chosen = self._greedy_from_all(all_logits(answer))
         tokens, likelihoods = chosen
         self.scores += np.where(self.ended, 0.0, likelihoods)
         tokens[self.ended] = self.pad
@@ -71,19 +67,17 @@ class GreedySearch:
         self.done = bool(self.ended.all()) or history.generated + 1 == history.limit
         return self.rows, tokens
 
-    def _greedy_from_all(self, history: History, logits: Logits, filters: list[Filter]) -> Chosen:
+    def _greedy_from_all(self, logits: Logits) -> Chosen:
         """The likeliest of all tokens, the first of equals."""
-        filtered = logits.copy() if filters else logits
-        for filter_ in filters:
-            filter_(history, filtered)
+        filtered = logits.copy() if self.filters else logits
+        for filter_ in self.filters:
+            filter_(self.history, filtered)
         tokens = filtered.argmax(axis=1)
         return tokens, logits[self.rows, tokens].astype(np.float64) - checked(log_sum_exp(logits))
 
-    def _greedy_from_candidates(
-        self, history: History, candidates: TopCandidates, filters: list[Filter]
-    ) -> Chosen | None:
+    def _greedy_from_candidates(self, candidates: TopCandidates) -> Chosen | None:
         """The same among candidates; None where another may be likelier."""
-        filtered = self._buffer.filtered(history, filters, candidates, candidates.logits)
+        filtered = self._buffer.filtered(self.history, self.filters, candidates, candidates.logits)
         places = filtered.argmax(axis=1)
         sure = filtered[self.rows, places] > candidates.logits.min(axis=1)
         if not (sure | self.ended).all():
@@ -93,8 +87,7 @@ class GreedySearch:
 
     def results(self, item: int) -> list[GeneratedSequence]:
         """See Search."""
-        assert self._history is not None
-        ids = self._history.new_tokens[item, : self.lengths[item]].tolist()
+        ids = self.history.new_tokens[item, : self.lengths[item]].tolist()
         score, finished = float(self.scores[item]), bool(self.ended[item])
         return [GeneratedSequence(ids=tuple(ids), score=score, finished=finished)]
 
@@ -116,13 +109,12 @@ def decode(
     """
     batch, beams = len(prompts), options.num_beams
     history = History([np.array(p, dtype=np.int64) for p in prompts], beams, max_new_tokens)
-    search: Search = BeamSearch(batch, options) if beams > 1 else GreedySearch(batch, options)
-    filters = make_filters(options)
+    search: Search = (BeamSearch if beams > 1 else GreedySearch)(history, options)
     cache = backend.start(memory, batch, options.capacity)
     answer = _for_beams(backend.step(*pad(prompts), cache), beams)  # (batch * beams, vocab)
     one = np.ones(batch * beams, dtype=np.int64)
     while True:
-        parents, tokens = search.choose(history, answer, filters)  # (rows,) both
+        parents, tokens = search.choose(answer)  # (rows,) both
         history.append(tokens, parents if beams > 1 else None)
         if search.done:
             break
