@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from seq2edge.errors import CapacityError, InputError, OptionError
 from seq2edge.model.dims import Dims
-from seq2edge.runtime.backend import Lengths
+from seq2edge.runtime.backend import Backend, Lengths
 from seq2edge.runtime.options import DecodeOptions
 
 DEFAULT_NEW_TOKENS = 256  # where neither the options nor the checkpoint say
@@ -15,10 +15,10 @@ DEFAULT_NEW_TOKENS = 256  # where neither the options nor the checkpoint say
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Of a model on a backend whose caches hold `capacity` tokens; None: any number."""
+    """Of a model of these sizes on a backend, whose caches may hold fewer tokens."""
 
     dims: Dims
-    capacity: int | None
+    backend: Backend
 
     def check_ids(self, sequences: Sequence[Sequence[int]], vocab: int) -> None:
         """Raise InputError for an empty sequence, or ids outside of the vocabulary."""
@@ -84,7 +84,7 @@ class Limits:
     def _decoder_positions(self) -> tuple[int | None, str]:
         """How many tokens its positions or an engine's cache hold, and words on which it is."""
         assert self.dims.decoder is not None
-        positions, capacity = self.dims.decoder.max_positions, self.capacity
+        positions, capacity = self.dims.decoder.max_positions, self.backend.capacity
         if capacity is not None and (not positions or capacity < positions):
             has = f"the engine was built for {capacity} tokens; build with a larger --capacity"
             return capacity, has

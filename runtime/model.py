@@ -76,7 +76,7 @@ class Model:
         self.backend = backend
         self.reason = reason
         self.dims = bundle.manifest.dims
-        self._limits = Limits(dims=self.dims, capacity=backend.capacity)
+        self._limits = Limits(dims=self.dims, backend=backend)
         self.options = DecodeOptions.from_dict(dict(bundle.manifest.generation or {}))
         self._tokenizer: Tokenizer | None = None
 
