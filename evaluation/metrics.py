@@ -54,7 +54,7 @@ class Metric:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A value and its 95 % confidence interval, by bootstrap over the examples."""
+    """A value and its confidence interval: 95 %, by bootstrap over the examples."""
 
     value: float
     low: float

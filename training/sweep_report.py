@@ -37,7 +37,7 @@ def sentences(found: Sweep) -> list[str]:
     spread = f"E {fit.floor}, {_exponent('alpha', fit.alpha)}, {_exponent('beta', fit.beta)}"
     lines = [
         f"L = {formula} (N parameters without embeddings, D different tokens that were read)",
-        f"{spread}: 90 of 100 bootstrap fits; the runs are off by {fit.error:.1%} (rms)",
+        f"{spread}: 90 % CI of bootstrap fits; the runs are off by {fit.error:.1%} (rms)",
     ]
     largest = max(found.runs, key=lambda run: (run.parameters, run.counted))
     here = fit.predict(largest.parameters, largest.counted)
