@@ -91,6 +91,8 @@ def export_checkpoint(
         progress("load", 0.0)
         loaded = load_checkpoint(checkpoint)
         defaults = read_generation(loaded.source.generation, loaded.source.config)
+        if loaded.dims.head == "lm":
+            DecodeOptions.from_dict(defaults.options)  # refuse contradictions before tracing
         tokenizer, notes = _write_tokenizer(writer, loaded)
         graphs = _write_graphs(writer, loaded, progress)
         manifest = _manifest(loaded, defaults, tokenizer, graphs)
@@ -232,8 +234,6 @@ def _manifest(
 ) -> Manifest:
     dims = loaded.dims
     generates = dims.head == "lm"
-    if generates:
-        DecodeOptions.from_dict(defaults.options)  # refuse contradictions now, not when decoding
     return Manifest(
         kind=dims.kind,  # type: ignore[arg-type]
         task="transcribe" if dims.mels else _TASKS[dims.head],  # type: ignore[arg-type]
