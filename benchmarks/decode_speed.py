@@ -130,8 +130,10 @@ def main() -> None:
     parser.add_argument("--beams", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
-    given = parser.parse_args()
-    checkpoint, bundle, foreign = (given.folder / n for n in ("marian", "bundle", "ctranslate2"))
+    arguments = parser.parse_args()
+    checkpoint, bundle, foreign = (
+        arguments.folder / n for n in ("marian", "bundle", "ctranslate2")
+    )
     if not checkpoint.exists():
         make_model(checkpoint)
     if not bundle.exists():
@@ -139,7 +141,7 @@ def main() -> None:
     if not foreign.exists():
         foreign.mkdir(parents=True)
         convert(checkpoint, foreign)
-    sizes = (given.batch, given.beams, given.threads)
+    sizes = (arguments.batch, arguments.beams, arguments.threads)
     tasks = {
         "seq2edge": runtime_task(bundle, *sizes),
         "ctranslate2": ctranslate2_task(foreign, *sizes),
@@ -148,7 +150,7 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in tasks}
     for task in tasks.values():
         task()
-    for _ in range(given.rounds):
+    for _ in range(arguments.rounds):
         for name, task in tasks.items():
             begin = time.perf_counter()
             made = task()

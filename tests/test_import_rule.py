@@ -44,6 +44,9 @@ ROOMS = {
         "model files bundle runtime",
         "numpy onnxruntime cuda",
     ),
+    "evaluation": Room(
+        "examples, metrics with intervals, audits", "files runtime", "numpy matplotlib tomli"
+    ),
     "export.passes": Room("edits of graphs, one a file", "model bundle", "numpy onnx_ir"),
     "checkpoints.families": Room("a family a file: dims and weights", "model", "torch"),
     "checkpoints.importers": Room(
@@ -71,9 +74,6 @@ ROOMS = {
         "engines: memory plan, build, check",
         "model files bundle runtime.backends export.passes export",
         "onnx onnx_ir google",
-    ),
-    "evaluation": Room(
-        "examples, metrics with intervals, audits", "files runtime", "numpy matplotlib tomli"
     ),
     "quantize.passes": Room(
         "edits of graphs that change precision",
