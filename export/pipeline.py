@@ -61,7 +61,7 @@ PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "transforme
 FILES: dict[GraphFlavour, str] = {"canonical": "{}.onnx", "onnxruntime": "{}.onnxruntime.onnx"}
 # The oldest release that runs the canonical graph, and the specialised one without and with a
 # sliding window (which older kernels silently get wrong).
-CANONICAL_RELEASE, SPECIALISED_RELEASE, WINDOW_RELEASE = "1.32", "1.23", "1.32"
+CANONICAL_RELEASE, SPECIALISED_RELEASE, WINDOW_RELEASE = "1.31", "1.23", "1.32"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
