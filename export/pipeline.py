@@ -134,6 +134,7 @@ def _start_tokens(options: dict[str, Any]) -> tuple[int, ...]:
 def _write_tokenizer(
     writer: BundleWriter, loaded: Checkpoint
 ) -> tuple[TokenizerRecord | None, tuple[str, ...]]:
+    """Convert the checkpoint's tokenizer into the bundle; the manifest's record, and remarks."""
     source, dims = loaded.source, loaded.dims
     converted = convert_tokenizer(
         source.path,
@@ -201,6 +202,7 @@ def _quiet() -> Iterator[None]:
 def _save(
     writer: BundleWriter, role: Role, target: GraphFlavour, model: ir.Model, dims: Dims
 ) -> GraphRecord:
+    """Write one graph; what the manifest says of it."""
     name = FILES[target].format(role)
     model.producer_name, model.producer_version = "seq2edge", __version__
     for node in model.graph:
@@ -232,6 +234,7 @@ def _manifest(
     tokenizer: TokenizerRecord | None,
     graphs: tuple[GraphRecord, ...],
 ) -> Manifest:
+    """What the checkpoint says of itself, in the manifest's records."""
     dims = loaded.dims
     generates = dims.head == "lm"
     return Manifest(
