@@ -104,6 +104,8 @@ def train(
     """
     processes, machines = resolve_world(machine.processes, machine.machines)
     check_device(machine.device, processes)
+    if recipe.privacy.epsilon and (processes * machines > 1 or machine.strategy == "fsdp"):
+        raise TrainingError("privacy.epsilon: a private training runs in one process, unsharded")
     arguments: dict[str, Any] = {
         "recipe": recipe,
         "folder": Path(folder),
@@ -246,10 +248,6 @@ def _loaders(material: Run, folder: Path, machine: Machine) -> RunDataModule:
 
 
 def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, quiet: bool) -> L.Trainer:
-    if recipe.privacy.epsilon and (
-        machine.processes * machine.machines > 1 or machine.strategy == "fsdp"
-    ):
-        raise TrainingError("privacy.epsilon: a private training runs in one process, unsharded")
     optimizer = recipe.optimizer
     checked = bool(recipe.data.validation)
     every = recipe.check.every

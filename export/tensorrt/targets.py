@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 from seq2edge.bundle.engine_info import Form, Library
 from seq2edge.errors import OptionError
+from seq2edge.evaluation.tables import aligned
 
 Place: TypeAlias = Literal["on the device", "anywhere"]
 
@@ -65,7 +66,7 @@ class Target:
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """What `export/tensorrt.py` is to build for; nothing where the library chooses."""
+        """What `engine.py` is to build for; nothing where the library chooses."""
         named = self.library == "tensorrt_rtx" and self.capability.count(".") == 1
         return (f"SM{self.capability.replace('.', '')}",) if named else ()
 
@@ -91,6 +92,7 @@ def _sources(measured: Iterable[str]) -> dict[str, str]:
 def _jetson(
     device: str, jetpack: str, release: str, cuda: str, precisions: tuple[str, ...]
 ) -> Target:
+    """A Jetson's row: built on the device alone, nothing of it measured."""
     capability = {"Xavier": "7.2", "Orin": "8.7", "Thor": "11.0"}[device]
     too_old = release.startswith("8.")
     refused = (
@@ -114,6 +116,7 @@ def _jetson(
 
 
 def _rtx(name: str, device: str, capability: str, precisions: tuple[str, ...]) -> Target:
+    """A GPU's row for TensorRT-RTX, which builds on any machine."""
     # Engines were built for all, but only for these two the kernels of every precision looked at.
     facts = ("release", "capability", "form", "built")
     measured = (*facts, "precisions") if capability in ("7.5", "8.6") else facts
@@ -227,11 +230,7 @@ def table() -> list[str]:
     """The targets as aligned lines of text, and below them why nothing is built for some."""
     head = ("target", "TensorRT", "CUDA", "capability", "graphs", "built", "precisions")
     rows = [head, *(_row(target) for target in TARGETS.values())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    lines = aligned(rows, left=len(head))
     refused = [f"{t.name}: {t.refused}" for t in TARGETS.values() if t.refused]
     return [*lines, "", *refused, f"RTX: {MEASURED}, fp8 and fp4 read. Jetson: {READ}."]
 

@@ -88,8 +88,8 @@ def _verify_graphs(
             yield target, _passed_over(f"needs onnxruntime {needed}, {installed} is installed")
             continue
         backend, _ = open_backend(bundle, device=device, threads=threads, graphs=target)
-        found = parity.replay(backend, reference)
-        yield target, _judge(found, bundle.manifest)
+        replayed = parity.replay(backend, reference)
+        yield target, _outcome(replayed, bundle.manifest)
 
 
 def _verify_engines(bundle: Bundle, target: str, device: str) -> Outcome:
@@ -107,12 +107,12 @@ def _verify_engines(bundle: Bundle, target: str, device: str) -> Outcome:
     return Outcome(passed=verdict.passed, summary=verdict.summary)
 
 
-def _judge(found: parity.Parity, manifest: Manifest) -> Outcome:
+def _outcome(replayed: parity.Parity, manifest: Manifest) -> Outcome:
     word = "equal"
     if manifest.precision == "float32":
-        passed = found.within(manifest.precision)
+        passed = replayed.within(manifest.precision)
     else:
         assert manifest.parity is not None
-        passed = found.no_worse_than(manifest.parity)
+        passed = replayed.no_worse_than(manifest.parity)
         word = f"as good as {manifest.precision} was made"
-    return Outcome(passed=passed, summary=f"{word if passed else 'DIFFERENT'}: {found.figures}")
+    return Outcome(passed=passed, summary=f"{word if passed else 'DIFFERENT'}: {replayed.figures}")
