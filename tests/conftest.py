@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from made_once import MadeOnce
 
@@ -29,6 +30,10 @@ from seq2edge.bundle.manifest import (
     TokenizerRecord,
 )
 from seq2edge.model.dims import Dims, StackDims
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 STACK = StackDims(layers=2, heads=4, kv_heads=2, head_dim=8, hidden=64, activation="gelu")
 

@@ -17,8 +17,8 @@ from seq2edge.runtime.likelihood import log_softmax
 from seq2edge.runtime.options import DecodeOptions
 
 CLOSE = 1e-4
-CALM = settings(max_examples=60, deadline=None)
-THOROUGH = settings(max_examples=300, deadline=None)
+CALM = settings(max_examples=60)
+THOROUGH = settings(max_examples=300)
 SEEDS = st.integers(0, 10_000)
 PENALTIES = st.sampled_from([-2.0, -1.0, 0.0, 0.6, 1.0, 2.0])
 STOPPING = st.sampled_from([True, False, "never"])

@@ -20,7 +20,7 @@ VOCAB, LIMIT = 40, 7
 TOKEN = st.integers(0, VOCAB - 1)
 TOKENS = st.lists(TOKEN, max_size=3).map(tuple)
 PROMPTS = st.lists(st.lists(TOKEN, min_size=1, max_size=3), min_size=1, max_size=3)
-THOROUGH = settings(max_examples=400, deadline=None)
+THOROUGH = settings(max_examples=400)
 OPTIONS = {
     "num_beams": st.integers(1, 4),
     "length_penalty": st.sampled_from([0.0, 1.0]),

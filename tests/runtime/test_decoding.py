@@ -34,7 +34,7 @@ def generate(answer, prompts, limit, **options):
     return [sequences[0] for sequences in results], backend
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 999), PROMPTS, st.integers(1, 6))
 def test_greedy_takes_the_likeliest_token(seed, prompts, limit):
     """Every row by itself, however long its neighbours are; scores are log-probabilities."""

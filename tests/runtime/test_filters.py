@@ -16,7 +16,7 @@ from seq2edge.runtime.sequences import History
 VOCAB = 7
 ENDS = (2, 5)
 TOKEN = st.integers(0, VOCAB - 1)
-CALM = settings(max_examples=150, deadline=None)
+CALM = settings(max_examples=150)
 
 
 @st.composite

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 from seq2edge.errors import BackendError
 from seq2edge.runtime.likelihood import checked, log_likelihoods, log_softmax, log_sum_exp
 
-CALM = settings(max_examples=60, deadline=None)
+CALM = settings(max_examples=60)
 LOGITS = arrays.arrays(np.float32, (2, 9), elements=st.floats(-80, 80, width=32))
 
 

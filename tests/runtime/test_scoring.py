@@ -33,7 +33,7 @@ def speaking(tmp_path_factory):
     return get
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 99), st.lists(IDS, min_size=1, max_size=3), st.sampled_from([0, 2]))
 def test_every_label_counts_once(seed, labels, top_k):
     """Each row by itself, however long its neighbours are; from candidates as from all logits."""
