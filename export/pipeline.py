@@ -92,7 +92,7 @@ def export_checkpoint(
     with BundleWriter(destination, overwrite=overwrite) as writer:
         progress("load", 0.0)
         loaded = load_checkpoint(checkpoint)
-        defaults = _generation(loaded)
+        defaults = read_generation(loaded.source.generation, loaded.source.config)
         tokenizer, notes = _write_tokenizer(writer, loaded)
         graphs = _write_graphs(writer, loaded, progress)
         manifest = _manifest(loaded, defaults, tokenizer, graphs)
@@ -128,11 +128,6 @@ def _overall(progress: Progress) -> Progress:
 def _start_tokens(options: dict[str, Any]) -> tuple[int, ...]:
     start = options.get("decoder_start_token_id")
     return () if start is None else (int(start),)
-
-
-def _generation(loaded: Checkpoint) -> GenerationDefaults:
-    fields = frozenset(field.name for field in dataclasses.fields(DecodeOptions))
-    return read_generation(loaded.source.generation, loaded.source.config, fields)
 
 
 def _write_tokenizer(
