@@ -12,7 +12,6 @@ from typing import Any
 
 from seq2edge.runtime.options import DecodeOptions
 
-OPTIONS = frozenset(field.name for field in dataclasses.fields(DecodeOptions))
 # Settings about bookkeeping, training or the return type: nothing that changes tokens.
 BOOKKEEPING = frozenset(
     """
@@ -62,6 +61,9 @@ LEGACY = frozenset(
 LEGACY_DEFAULTS = {"max_length": 20, "min_length": 0}
 
 
+OPTIONS = frozenset(field.name for field in dataclasses.fields(DecodeOptions))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerationDefaults:
     """`options` for DecodeOptions.from_dict, settings not applied, and speech settings."""
@@ -74,7 +76,7 @@ class GenerationDefaults:
 def read_generation(
     generation: Mapping[str, Any] | None, config: Mapping[str, Any]
 ) -> GenerationDefaults:
-    """Sort the settings of generation_config.json, None where there is none, and config.json."""
+    """Sort the settings of a checkpoint's generation_config.json (None: it has none) and config."""
     settings = dict(generation) if generation is not None else _legacy(config)
     sampling = settings.get("do_sample") is True
     options: dict[str, Any] = {}

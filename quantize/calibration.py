@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 import seq2edge
 from seq2edge.bundle import Bundle
-from seq2edge.bundle.manifest import Role, Target
+from seq2edge.bundle.manifest import GraphFlavour, Role
 from seq2edge.errors import BackendError, InputError
 from seq2edge.evaluation.examples import Example
 from seq2edge.runtime.backends.onnxruntime import import_onnxruntime
 from seq2edge.runtime.model import Model
 
-TARGET: Target = "onnxruntime"
+TARGET: GraphFlavour = "onnxruntime"
 LONGEST = 384  # tokens of one text that are read
 NEW_TOKENS = 48  # that the model writes, at most
 LEAST_POSITIONS = 64  # that every graph must have read
@@ -93,7 +93,7 @@ class Calibration:
         see: See,
         progress: Progress = lambda _: None,
         *,
-        target: Target = TARGET,
+        target: GraphFlavour = TARGET,
         largest: bool = False,
     ) -> None:
         """Show every wanted tensor of every example, (1, positions, ...), as it is computed.

@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import onnx_ir as ir
 
@@ -17,19 +16,18 @@ import seq2edge
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.bundle.manifest import (
     MANIFEST,
+    GraphFlavour,
     GraphRecord,
     Manifest,
-    ParityRecord,
     QuantizationRecord,
     Role,
-    Target,
     TensorRecord,
     utc_now,
 )
 from seq2edge.bundle.reference import REFERENCE, read_reference
 from seq2edge.errors import BundleError, ExportError, OptionError
 from seq2edge.evaluation.examples import Example
-from seq2edge.export.weights import WEIGHTS, WeightsWriter
+from seq2edge.export.weights import WEIGHTS, WeightsWriter, dtype_name
 from seq2edge.quantize import onnxruntime_graphs, tensorrt_graphs
 from seq2edge.quantize.calibrated import calibrate_weights
 from seq2edge.quantize.calibration import Calibration
@@ -51,11 +49,6 @@ from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 Progress = Callable[[str, float], None]  # what is being done, and how much of all is done (0 to 1)
 
 TENSORRT_RELEASE = "10.15"  # the oldest whose parser reads all operators of the canonical graph
-DTYPES: dict[ir.DataType, Literal["float16", "bfloat16", "int8"]] = {
-    ir.DataType.FLOAT16: "float16",
-    ir.DataType.BFLOAT16: "bfloat16",
-    ir.DataType.INT8: "int8",
-}
 PACKAGES = ("onnx-ir", "onnxruntime", "numpy")
 
 
@@ -168,8 +161,7 @@ class Quantizer:
             progress("compare", 0.8)
             measured, twin = _measure(self.bundle, writer, manifest, made.models, emulation)
             progress("write", 0.9)
-            record = ParityRecord(**dataclasses.asdict(measured))
-            finished = writer.finish(dataclasses.replace(manifest, parity=record))
+            finished = writer.finish(dataclasses.replace(manifest, parity=measured))
         progress("write", 1.0)
         kept = tuple(name for name, form in made.forms.items() if not form.startswith("int"))
         return QuantizationReport(
@@ -249,7 +241,7 @@ class Quantizer:
     def _study(
         self,
         weights: QuantizedWeights,
-        target: Target,
+        target: GraphFlavour,
         options: Options,
         seen: Calibration | None,
         progress: Callable[[float], None],
@@ -351,8 +343,7 @@ def _write_graphs(
 def _typed(record: TensorRecord, values: Sequence[ir.Value]) -> TensorRecord:
     """The record with the type that the graph now gives that tensor."""
     value = next(value for value in values if value.name == record.name)
-    assert value.dtype is not None
-    return dataclasses.replace(record, dtype=DTYPES.get(value.dtype, record.dtype))
+    return dataclasses.replace(record, dtype=dtype_name(value))
 
 
 def _copy_others(writer: BundleWriter, bundle: Bundle) -> None:

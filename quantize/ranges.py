@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.bundle.manifest import Role, Target
+from seq2edge.bundle.manifest import GraphFlavour, Role
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.passes.sites import Site
 from seq2edge.quantize.recipes import Options, RangeMethod, Recipe
@@ -46,7 +46,7 @@ def product_inputs(sites: Sequence[Site]) -> dict[str, list[Site]]:
 
 
 def find_channels(
-    seen: Calibration, sites: Sites, target: Target, progress: Progress = lambda _: None
+    seen: Calibration, sites: Sites, target: GraphFlavour, progress: Progress = lambda _: None
 ) -> Channels:
     """The largest absolute value of every channel of every product's input."""
     found: Channels = {}
@@ -87,7 +87,7 @@ def find_ranges(
     channels: Channels,
     factors: Channels,
     method: RangeMethod,
-    target: Target,
+    target: GraphFlavour,
     progress: Progress = lambda _: None,
 ) -> dict[Place, float]:
     """The largest absolute value to be told apart, of each input divided by its factors."""
@@ -145,7 +145,7 @@ def study_inputs(
     sites: Sites,
     recipe: Recipe,
     options: Options,
-    target: Target,
+    target: GraphFlavour,
     progress: Progress = lambda _: None,
 ) -> InputStudy:
     """Find what the recipe and the options need; nothing where they need nothing."""

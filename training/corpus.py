@@ -23,7 +23,7 @@ from seq2edge.errors import InputError, TrainingError
 from seq2edge.files.storage import file_errors, replacing_folder
 from seq2edge.runtime.tokenizer import Tokenizer
 from seq2edge.training.presets import longest
-from seq2edge.training.recipe import Recipe
+from seq2edge.training.recipe import TWO_SIDED, Recipe
 from seq2edge.training.text_files import SkippedLines, read_rows
 from seq2edge.training.train_tokenizer import TokenIds
 
@@ -78,28 +78,26 @@ def row_tokenizer(
 
     It raises TooLong where a row does not fit, and InputError for an unknown label.
     """
-    most, cut, end = longest(recipe), recipe.data.cut, ids.eos_id
+    if recipe.objective not in TWO_SIDED:
+        return _pieces(recipe, tokenizer, ids.eos_id)
+    most, end = longest(recipe), ids.eos_id
 
-    def fit(row: Ids) -> Ids:
-        if len(row) > most and not cut:
-            raise TooLong
-        return row if len(row) <= most else [*row[: most - 1], end]
-
-    def two_texts(number: int, row: tuple[str, ...]) -> Tokenized:
-        target = [*ids.forced_ids, *tokenizer.encode_target(row[1]), end]
-        source = tokenizer.encode(tags[number] + row[0] if tags else row[0])
-        return [(fit(source), fit(target))]
-
-    def text_and_label(number: int, row: tuple[str, ...]) -> Tokenized:
-        if row[1] not in labels:
+    def tokenize(number: int, row: tuple[str, ...]) -> Tokenized:
+        if recipe.objective == "seq2seq":
+            target = [*ids.forced_ids, *tokenizer.encode_target(row[1]), end]
+        elif row[1] in labels:
+            target = [labels.index(row[1])]
+        else:
             known = ", ".join(labels[:20])
             raise InputError(f"the label {row[1]!r} is unknown, known: {known}")
         source = tokenizer.encode(tags[number] + row[0] if tags else row[0])
-        return [(fit(source), [labels.index(row[1])])]
+        if max(len(source), len(target)) <= most:
+            return [(source, target)]
+        if not recipe.data.cut:
+            raise TooLong
+        return [tuple(x if len(x) <= most else [*x[: most - 1], end] for x in (source, target))]
 
-    if recipe.objective == "seq2seq":
-        return two_texts
-    return text_and_label if recipe.objective == "classify" else _pieces(recipe, tokenizer, end)
+    return tokenize
 
 
 def _pieces(recipe: Recipe, tokenizer: Tokenizer, end: int) -> Tokenize:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2edge.errors import TrainingError
-from seq2edge.files.compressed import READ_ERRORS, kind_of, open_bytes
+from seq2edge.files.compressed import READ_ERRORS, content_suffix, open_bytes
 
 SHOWN = 5  # lines of each kind that a report names
 
@@ -67,7 +67,7 @@ def _parser(
     path: Path, columns: int, fields: tuple[str, ...]
 ) -> Callable[[str, int], tuple[str, ...]]:
     """How a line, whose number errors name, becomes a row of `columns` texts."""
-    kind = kind_of(path)
+    kind = content_suffix(path)
     if fields and kind != ".jsonl":
         raise TrainingError(f"data.fields: {path.name} is not .jsonl and has no keys")
     keys = fields or (("input", "reference")[:columns] if columns > 1 else ("text",))

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import lightning as L
 import torch
@@ -44,7 +44,7 @@ from seq2edge.training.processes import (
     started_by_launcher,
 )
 from seq2edge.training.progress import ProgressLines
-from seq2edge.training.recipe import Recipe, Strategy, without_folders
+from seq2edge.training.recipe import Recipe, without_folders
 from seq2edge.training.run_folder import (
     LAST,
     Run,
@@ -58,6 +58,7 @@ from seq2edge.training.start import start_model
 from seq2edge.training.training_module import TrainingModule, set_dropout
 from seq2edge.training.vectors import fill_vectors, prepare_vectors, report_of
 
+Strategy: TypeAlias = Literal["auto", "ddp", "fsdp"]
 BEST, MODEL = "best.ckpt", "model"
 
 

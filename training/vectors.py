@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, decoders
 from torch import nn
 
 from seq2edge.errors import TrainingError
-from seq2edge.files.compressed import READ_ERRORS, kind_of, open_bytes
+from seq2edge.files.compressed import READ_ERRORS, content_suffix, open_bytes
 from seq2edge.files.storage import file_errors, replacing
 from seq2edge.model.transformer import Transformer
 from seq2edge.training.corpus import Corpus
@@ -214,7 +214,7 @@ def read_vectors(path: Path, words: Collection[bytes], width: int) -> dict[bytes
     if path.suffix == ".zip":
         raise TrainingError(f"{path}: an archive, unpack it and name one of its files")
     vectors: dict[bytes, Vector] = {}
-    read = _binary if kind_of(path) == ".bin" else _text
+    read = _binary if content_suffix(path) == ".bin" else _text
     try:
         with open_bytes(path) as file:
             for word, vector in read(file, path, words, width):

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from seq2edge.export.passes import constant
+from seq2edge.export.passes.editing import constant
 from seq2edge.quantize.passes.sites import Site, find_sites
 from seq2edge.quantize.ranges import product_inputs
 

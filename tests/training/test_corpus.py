@@ -1,8 +1,14 @@
+"""Tokenized rows: how lines become them, and how they are kept."""
+
+import dataclasses
+
 import numpy as np
 import pytest
+import small_recipes
 
 from seq2edge.errors import InputError, TrainingError
-from seq2edge.training.corpus import TooLong, open_corpus, prepare_corpus
+from seq2edge.training.corpus import TooLong, open_corpus, prepare_corpus, row_tokenizer
+from seq2edge.training.train_tokenizer import TokenIds
 
 
 def codes(_, row):
@@ -77,3 +83,58 @@ def test_a_damaged_corpus_is_named(tmp_path):
     (tmp_path / "corpus" / "source.ids").unlink()
     with pytest.raises(TrainingError, match="not a prepared corpus"):
         open_corpus(tmp_path / "corpus")
+
+
+class Letters:
+    """A tokenizer of letters: `a` is 1; texts end with 0."""
+
+    def encode(self, text, *, special_tokens=True):
+        """The letters, and the end."""
+        return [ord(letter) - 96 for letter in text] + [0] * special_tokens
+
+    def encode_target(self, text):
+        """The letters alone."""
+        return self.encode(text, special_tokens=False)
+
+
+def tokenized(folder, rows, *, objective="seq2seq", labels=(), tags=(), **changes):
+    """The rows of ids of these texts, of at most 24 tokens."""
+    recipe = small_recipes.spelling(folder, **changes)
+    recipe = dataclasses.replace(
+        recipe, objective=objective, tokenizer=dataclasses.replace(recipe.tokenizer, target="")
+    )
+    ids = TokenIds(decoder_start_id=9, eos_id=0, forced_ids=(7,))
+    tokenize = row_tokenizer(recipe, Letters(), ids, labels=labels, tags=tags)
+    return [[list(map(list, made)) for made in tokenize(0, row)] for row in rows]
+
+
+def test_a_pair_becomes_source_and_target_with_what_is_forced_first(tmp_path):
+    """The tag stands before the source; both sides end with the end."""
+    assert tokenized(tmp_path, [("a", "bc")], tags=("d",)) == [[[[4, 1, 0], [7, 2, 3, 0]]]]
+
+
+def test_a_row_that_does_not_fit_is_left_out_or_cut_with_its_end(tmp_path):
+    """24 tokens fit; of a cut row both sides keep their end, and the shorter one is whole."""
+    fits = ("a" * 23, "b")
+    assert len(tokenized(tmp_path, [fits])[0][0][0]) == 24
+    for row in (("a" * 24, "b"), ("a", "b" * 23)):
+        with pytest.raises(TooLong):
+            tokenized(tmp_path, [row])
+    long = tokenized(tmp_path, [("a" * 30, "b"), ("a", "b" * 30)], data__cut=True)
+    assert long[0] == [[[1] * 23 + [0], [7, 2, 0]]]
+    assert long[1] == [[[1, 0], [7] + [2] * 22 + [0]]]
+
+
+def test_a_label_becomes_its_number(tmp_path):
+    """Of the labels in order; one that is not among them is an error."""
+    options = {"objective": "classify", "labels": ("no", "yes")}
+    assert tokenized(tmp_path, [("a", "yes")], **options) == [[[[1, 0], [1]]]]
+    with pytest.raises(InputError, match="the label 'maybe' is unknown, known: no, yes"):
+        tokenized(tmp_path, [("a", "maybe")], **options)
+
+
+@pytest.mark.parametrize(("objective", "room"), [("causal", 25), ("denoise", 22)])
+def test_a_long_text_becomes_pieces_that_fit(tmp_path, objective, room):
+    """One more than the positions where the next token is learnt, two less where ids are added."""
+    (pieces,) = tokenized(tmp_path, [("a" * (2 * room + 5),)], objective=objective)
+    assert [len(piece[0]) for piece in pieces] == [room, room, 5 + (objective == "causal")]
