@@ -6,8 +6,7 @@ import dataclasses
 import re
 
 from seq2edge.errors import OptionError
-from seq2edge.evaluation.metrics import AGREEMENT, find_metric
-from seq2edge.evaluation.scores import Estimate
+from seq2edge.evaluation.metrics import AGREEMENT, Estimate, find_metric
 
 _FORM = re.compile(r"\s*([A-Za-z][A-Za-z0-9-]*?)\s*([+-])\s*([0-9]+(?:\.[0-9]+)?)\s*(%?)\s*")
 

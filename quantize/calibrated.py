@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle.manifest import Role
+from seq2edge.files.progress import PartProgress
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.gptq import quantize_columns
 from seq2edge.quantize.passes.block_weights import Codes, QuantizedWeights
@@ -18,14 +19,13 @@ from seq2edge.quantize.passes.sites import PRODUCTS, Site
 MOMENT_BYTES = 2**30  # of moments in memory at a time; the examples are read again for the rest
 
 Place: TypeAlias = tuple[Role, str]  # a graph, the name of a product's input
-Progress = Callable[[float], None]
 
 
 def calibrate_weights(
     calibration: Calibration,
     sites: Mapping[Role, Sequence[Site]],
     weights: QuantizedWeights,
-    progress: Progress = lambda _: None,
+    progress: PartProgress = lambda _: None,
 ) -> dict[Hashable, Codes]:
     """GPTQ's codes for every product that gets fewer than 8 bits, by `Site.place`."""
     inputs: dict[Place, list[Site]] = defaultdict(list)
@@ -71,7 +71,7 @@ def _groups(inputs: Mapping[Place, list[Site]]) -> Iterator[list[Place]]:
 
 
 def _moments(
-    calibration: Calibration, places: Sequence[Place], progress: Progress
+    calibration: Calibration, places: Sequence[Place], progress: PartProgress
 ) -> dict[Place, NDArray[np.float32]]:
     """The sum of x^T x (K, K) over all rows x (positions, K) of each input."""
     moments: dict[Place, NDArray[np.float32]] = {}

@@ -23,6 +23,7 @@ from seq2edge.bundle import Bundle
 from seq2edge.bundle.manifest import GraphFlavour, Role
 from seq2edge.errors import BackendError, InputError
 from seq2edge.evaluation.examples import Example
+from seq2edge.files.progress import PartProgress
 from seq2edge.runtime.backends.onnxruntime import import_onnxruntime
 from seq2edge.runtime.model import Model
 
@@ -34,7 +35,6 @@ BATCH = 8  # examples decoded at a time
 
 Feed = dict[str, NDArray[Any]]
 See = Callable[[Role, str, NDArray[Any]], None]  # a graph, a tensor's name, its values
-Progress = Callable[[float], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Calibration:
         *,
         language: str | None = None,
         threads: int | None = None,
-        progress: Progress = lambda _: None,
+        progress: PartProgress = lambda _: None,
     ) -> None:
         self.bundle = bundle
         self.threads = threads
@@ -91,7 +91,7 @@ class Calibration:
         self,
         wanted: Mapping[Role, Sequence[str]],
         see: See,
-        progress: Progress = lambda _: None,
+        progress: PartProgress = lambda _: None,
         *,
         target: GraphFlavour = TARGET,
         largest: bool = False,
@@ -151,9 +151,7 @@ class Calibration:
 
 def _decode(model: Model, examples: Sequence[Example], language: str | None) -> Iterator[Trace]:
     """Let the model write what it will after each example: greedily, else with its settings."""
-    options = model.options.replace(
-        num_beams=1, num_return_sequences=1, max_new_tokens=None, min_length=0, min_new_tokens=0
-    )
+    options = model.options.greedy()
     if model.dims.mels:
         options = options.replace(decoder_prompt=model.speech_prompt(language, "transcribe"))
         start = model.start_tokens(options)

@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 import shutil
 import tempfile
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
@@ -28,6 +28,7 @@ from seq2edge.bundle.reference import REFERENCE, read_reference
 from seq2edge.errors import BundleError, ExportError, OptionError
 from seq2edge.evaluation.examples import Example
 from seq2edge.export.weights import WEIGHTS, WeightsWriter, dtype_name
+from seq2edge.files.progress import PartProgress, Progress
 from seq2edge.quantize import onnxruntime_graphs, tensorrt_graphs
 from seq2edge.quantize.calibrated import calibrate_weights
 from seq2edge.quantize.calibration import Calibration
@@ -45,8 +46,6 @@ from seq2edge.quantize.ranges import InputStudy, study_inputs
 from seq2edge.quantize.recipes import Options, QuantizedTarget, Recipe, find_recipe, find_target
 from seq2edge.runtime import parity
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
-
-Progress = Callable[[str, float], None]  # what is being done, and how much of all is done (0 to 1)
 
 TENSORRT_RELEASE = "10.15"  # the oldest whose parser reads all operators of the canonical graph
 PACKAGES = ("onnx-ir", "onnxruntime", "numpy")
@@ -207,7 +206,7 @@ class Quantizer:
         caches = self._caches if options.int8_cache else {}
         return onnxruntime_graphs.make_graphs(models, weights, options, study, caches)
 
-    def seen(self, progress: Callable[[float], None] = lambda _: None) -> Calibration | None:
+    def seen(self, progress: PartProgress = lambda _: None) -> Calibration | None:
         """The examples as the model decoded them, None where there are none."""
         if self._seen is None and self._examples:
             self._seen = Calibration(
@@ -244,7 +243,7 @@ class Quantizer:
         target: GraphFlavour,
         options: Options,
         seen: Calibration | None,
-        progress: Callable[[float], None],
+        progress: PartProgress,
     ) -> InputStudy:
         """What the examples tell of products' inputs; learnt once."""
         key = (weights.recipe.inputs, target, options.ranges, options.smoothing)

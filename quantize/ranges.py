@@ -11,13 +11,14 @@ import contextlib
 import dataclasses
 import io
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle.manifest import GraphFlavour, Role
+from seq2edge.files.progress import PartProgress
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.passes.sites import Site
 from seq2edge.quantize.recipes import Options, RangeMethod, Recipe
@@ -26,7 +27,6 @@ Place: TypeAlias = tuple[Role, str]  # a graph, the name of a product's input
 Channels: TypeAlias = dict[Place, NDArray[np.float32]]  # (K,) of each input
 Sites: TypeAlias = Mapping[Role, Sequence[Site]]
 Value = TypeVar("Value")
-Progress = Callable[[float], None]
 
 PERCENTILE = 99.99
 BINS = {"percentile": 2048, "entropy": 512}
@@ -46,7 +46,7 @@ def product_inputs(sites: Sequence[Site]) -> dict[str, list[Site]]:
 
 
 def find_channels(
-    seen: Calibration, sites: Sites, target: GraphFlavour, progress: Progress = lambda _: None
+    seen: Calibration, sites: Sites, target: GraphFlavour, progress: PartProgress = lambda _: None
 ) -> Channels:
     """The largest absolute value of every channel of every product's input."""
     found: Channels = {}
@@ -88,7 +88,7 @@ def find_ranges(
     factors: Channels,
     method: RangeMethod,
     target: GraphFlavour,
-    progress: Progress = lambda _: None,
+    progress: PartProgress = lambda _: None,
 ) -> dict[Place, float]:
     """The largest absolute value to be told apart, of each input divided by its factors."""
 
@@ -146,7 +146,7 @@ def study_inputs(
     recipe: Recipe,
     options: Options,
     target: GraphFlavour,
-    progress: Progress = lambda _: None,
+    progress: PartProgress = lambda _: None,
 ) -> InputStudy:
     """Find what the recipe and the options need; nothing where they need nothing."""
     static = recipe.inputs == "static"

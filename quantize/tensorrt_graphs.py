@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import onnx_ir as ir
 
@@ -12,6 +12,7 @@ from seq2edge.bundle.manifest import Role
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.scale_queries import ScaleQueries
 from seq2edge.export.passes.split_heads import SplitHeads
+from seq2edge.files.progress import PartProgress
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.onnxruntime_graphs import MadeGraphs, read_graphs
 from seq2edge.quantize.passes.block_weights import QuantizedWeights
@@ -25,7 +26,6 @@ MARGIN = 4.0  # other inputs may give values this many times as large as the exa
 LEAST = 2.0**-14  # below it float16 loses digits
 
 Largest = dict[Place, float]
-Progress = Callable[[float], None]
 
 
 def make_graphs(
@@ -33,7 +33,7 @@ def make_graphs(
     weights: QuantizedWeights,
     study: InputStudy,
     seen: Calibration | None,
-    progress: Progress = lambda _: None,
+    progress: PartProgress = lambda _: None,
 ) -> MadeGraphs:
     """Convert every canonical graph as the weights' recipe says, and what was learnt of its inputs.
 
@@ -74,7 +74,7 @@ def make_graphs(
 
 
 def find_largest(
-    seen: Calibration, models: Mapping[Role, ir.Model], progress: Progress = lambda _: None
+    seen: Calibration, models: Mapping[Role, ir.Model], progress: PartProgress = lambda _: None
 ) -> Largest:
     """The largest absolute value of every float tensor on the examples."""
     found: Largest = {}

@@ -11,8 +11,7 @@ import seq2edge
 from seq2edge.bundle import Bundle
 from seq2edge.evaluation.answers import ModelRequest
 from seq2edge.evaluation.examples import Example
-from seq2edge.evaluation.metrics import choose_metric, score
-from seq2edge.evaluation.scores import Estimate
+from seq2edge.evaluation.metrics import Estimate, choose_metric, score
 from seq2edge.quantize.race import (
     BATCHES,
     Rates,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import TrainingError
+from seq2edge.files.progress import Say
 from seq2edge.files.storage import file_errors, replacing
 from seq2edge.model.transformer import Transformer
 from seq2edge.runtime.tokenizer import Tokenizer
@@ -107,7 +108,7 @@ def measure_exposure(
     folder: str | Path,
     settings: Settings = Settings(),
     *,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
     **training: Any,
 ) -> list[Exposure]:
     """Train what the recipe says with canaries among its rows, and measure their exposure.

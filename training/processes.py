@@ -23,6 +23,7 @@ from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
 
 from seq2edge.errors import Seq2EdgeError, TrainingError
+from seq2edge.files.progress import Say
 
 if TYPE_CHECKING:
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -101,7 +102,7 @@ def launch_processes(
     arguments: Mapping[str, Any],
     *,
     processes: int,
-    say: Callable[[str], None],
+    say: Say,
 ) -> Any:
     """Run `work(say=..., **arguments)` in that many new processes; what the first one returned.
 
@@ -175,7 +176,7 @@ def _end_with_parent() -> None:
         os._exit(1)  # the training's thread may be waiting in another process's operation
 
 
-def _watch(group: list[_Child], say: Callable[[str], None]) -> None:
+def _watch(group: list[_Child], say: Say) -> None:
     """Until all have ended well, or one has not."""
     running = list(group)
     while running:
@@ -190,7 +191,7 @@ def _watch(group: list[_Child], say: Callable[[str], None]) -> None:
                     return
 
 
-def _listen(child: _Child, say: Callable[[str], None]) -> None:
+def _listen(child: _Child, say: Say) -> None:
     try:
         while not child.pipe.closed and child.pipe.poll():
             kind, value = child.pipe.recv()
@@ -213,7 +214,7 @@ def _end(group: list[_Child]) -> None:
             child.process.join()
 
 
-def _raise_cause(group: list[_Child], say: Callable[[str], None]) -> None:
+def _raise_cause(group: list[_Child], say: Say) -> None:
     """The error that ended the others, where there is one."""
     for child in group:
         _listen(child, say)

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from seq2edge.training.run_folder import Say
+from seq2edge.files.progress import Say
 
 
 class ProgressLines(Callback):

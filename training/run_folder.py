@@ -12,13 +12,14 @@ import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from seq2edge.bundle.manifest import TokenizerRecord
 from seq2edge.errors import BundleError, Seq2EdgeError, TrainingError
+from seq2edge.files.progress import Say
 from seq2edge.files.records import decode
 from seq2edge.files.storage import file_errors, fingerprint, replacing
 from seq2edge.model.dims import Dims
@@ -53,7 +54,6 @@ ID_KEYS = {
     "special": "sentinel_ids",
     "first": "forced_ids",
 }
-Say: TypeAlias = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

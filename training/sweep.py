@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from seq2edge.bundle.manifest import utc_now
 from seq2edge.errors import TrainingError
+from seq2edge.files.progress import Say
 from seq2edge.files.storage import file_errors, replacing_folder
 from seq2edge.model.dims import Dims
 from seq2edge.training.batches import Plan
@@ -37,7 +38,6 @@ from seq2edge.training.run_folder import (
     VALIDATION,
     Run,
     RunSetup,
-    Say,
     prepare_run,
     read_json,
     run_fingerprint,

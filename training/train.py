@@ -18,6 +18,7 @@ from torch import Tensor
 
 from seq2edge.bundle.manifest import utc_now
 from seq2edge.errors import TrainingError
+from seq2edge.files.progress import Say
 from seq2edge.model.transformer import Transformer
 from seq2edge.training.adapters import add_adapters, merged
 from seq2edge.training.batches import Plan
@@ -48,7 +49,6 @@ from seq2edge.training.recipe import Recipe, without_folders
 from seq2edge.training.run_folder import (
     LAST,
     Run,
-    Say,
     being_prepared,
     open_run,
     prepare_run,

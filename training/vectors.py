@@ -19,10 +19,11 @@ from torch import nn
 
 from seq2edge.errors import TrainingError
 from seq2edge.files.compressed import READ_ERRORS, content_suffix, open_bytes
+from seq2edge.files.progress import Say
 from seq2edge.files.storage import file_errors, replacing
 from seq2edge.model.transformer import Transformer
 from seq2edge.training.corpus import Corpus
-from seq2edge.training.run_folder import TOKENIZER, Run, Say, read_json, write_json
+from seq2edge.training.run_folder import TOKENIZER, Run, read_json, write_json
 
 VALUES, REPORT = "vectors.npz", "vectors.json"
 SHOWN = 5  # tokens without a vector that a report names

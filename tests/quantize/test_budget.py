@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from seq2edge.errors import OptionError
-from seq2edge.evaluation.scores import Estimate
+from seq2edge.evaluation.metrics import Estimate
 from seq2edge.quantize.budget import Budget
 
 
