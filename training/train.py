@@ -108,6 +108,8 @@ def train(
     """
     processes, machines = resolve_world(machine.processes, machine.machines)
     check_device(machine.device, processes)
+    if recipe.privacy.epsilon and (processes * machines > 1 or machine.strategy == "fsdp"):
+        raise TrainingError("privacy.epsilon: a private training runs in one process, unsharded")
     arguments: dict[str, Any] = {
         "recipe": recipe,
         "folder": Path(folder),
@@ -251,10 +253,6 @@ def _data_module(run: Run, mechanism: Mechanism | None, machine: Machine) -> Run
 
 def _trainer(recipe: Recipe, folder: Path, machine: Machine, say: Say | None) -> L.Trainer:
     """Lightning's trainer; `say` is told how far it is."""
-    if recipe.privacy.epsilon and (
-        machine.processes * machine.machines > 1 or machine.strategy == "fsdp"
-    ):
-        raise TrainingError("privacy.epsilon: a private training runs in one process, unsharded")
     optimizer = recipe.optimizer
     checked = bool(recipe.data.validation)
     every = recipe.check.every
