@@ -77,9 +77,6 @@ def temporary_beside(path: Path) -> Path:
     return path.parent / f".seq2edge-{secrets.token_hex(6)}.partial"
 
 
-hidden_sibling = temporary_beside  # while training/ uses it
-
-
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields where to write a new file, which takes `path`'s place whole or not at all.

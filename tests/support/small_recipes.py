@@ -1,4 +1,4 @@
-"""Tiny tasks to train on: words to spell, a recipe that learns in a second."""
+"""Tiny tasks to train on, and recipes of them that take a second."""
 
 from __future__ import annotations
 
@@ -16,6 +16,18 @@ SIZES: dict[str, Any] = {
     "decoder_layers": 1,
     "max_positions": 24,
     "dropout": 0.1,
+}
+
+
+WORDS = "red green blue black white brown grey pink".split()
+SMALLEST: dict[str, Any] = {
+    "width": 16,
+    "hidden": 32,
+    "heads": 2,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "max_positions": 32,
+    "dropout": 0.0,
 }
 
 
@@ -95,4 +107,35 @@ def changed(values: dict[str, Any], changes: dict[str, Any]) -> Recipe:
             values.setdefault(section, {})[key] = value
         else:
             values[section] = value
+    return recipe_of(values)
+
+
+def lines(count: int = 40, seed: int = 0) -> list[tuple[str, str]]:
+    """Colours, and the same in reverse order."""
+    random_ = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        words = random_.choices(WORDS, k=random_.randint(1, 5))
+        rows.append((" ".join(words), " ".join(reversed(words))))
+    return rows
+
+
+def small_recipe(folder: Path, **changes: Any) -> Recipe:
+    """Ten steps on colours in reverse order; `changes` are sections, merged into the defaults."""
+    values: dict[str, Any] = {
+        "objective": "seq2seq",
+        "data": {},
+        "tokenizer": {"kind": "words", "size": 200},
+        "model": dict(SMALLEST),
+        "optimizer": {"steps": 10, "batch_tokens": 200, "warmup": 2, "label_smoothing": 0.0},
+        "check": {"every": 5},
+    }
+    if "train" not in changes.get("data", {}):
+        values["data"]["train"] = [write_rows(folder / "train.tsv", lines())]
+    for name, change in changes.items():
+        if isinstance(change, dict):
+            values.setdefault(name, {}).update(change)
+        else:
+            values[name] = change
+    values["data"]["train"] = list(map(str, values["data"]["train"]))
     return recipe_of(values)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_trainings import lines, small_recipe, write_pairs
+from small_recipes import lines, small_recipe, write_rows
 
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import TrainingError
@@ -141,7 +141,7 @@ def test_new_heads_are_saved_beside_the_merged_layers(base: Path, tmp_path: Path
     recipe = small_recipe(
         tmp_path,
         objective="classify",
-        data={"train": [write_pairs(tmp_path / "labels.tsv", rows)]},
+        data={"train": [write_rows(tmp_path / "labels.tsv", rows)]},
         start=str(base),
         adapter={"rank": 2},
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from small_trainings import MODEL, lines, small_recipe, write_pairs
+from small_recipes import SMALLEST, lines, small_recipe, write_rows
 
 from seq2edge.cli import main
 from seq2edge.errors import TrainingError
@@ -37,7 +37,7 @@ def bytes_recipe(folder: Path, **changes: Any) -> Recipe:
     """Bytes, which are learnt from nothing, and enough steps to memorise."""
     values: dict[str, Any] = {
         "tokenizer": {"kind": "bytes", "size": 300},
-        "model": {**MODEL, "width": 32, "hidden": 64, "max_positions": 64},
+        "model": {**SMALLEST, "width": 32, "hidden": 64, "max_positions": 64},
         "optimizer": {"steps": 250, "batch_tokens": 2500, "learning_rate": 0.01, "warmup": 20},
         "check": {"every": 1000},
     }
@@ -72,7 +72,7 @@ def test_the_training_reads_what_is_measured(objective: str, tmp_path: Path) -> 
     rows = [row[:1] if objective == "causal" else row for row in lines()]
     name = "t.txt" if objective == "causal" else "t.tsv"
     recipe = bytes_recipe(
-        tmp_path, objective=objective, data={"train": [write_pairs(tmp_path / name, rows)]}
+        tmp_path, objective=objective, data={"train": [write_rows(tmp_path / name, rows)]}
     )
     folder = tmp_path / "run"
     run = prepare_run(insert_canaries(recipe, folder, SETTINGS), folder, lambda _: None)
@@ -149,7 +149,7 @@ def test_a_tokenizer_of_words_learns_all_digits(tmp_path: Path) -> None:
 
 def test_the_command_prints_a_line_for_every_canary(tmp_path: Path) -> None:
     """And the mean on stderr; bad sizes are wrong usage."""
-    write_pairs(tmp_path / "train.tsv", lines())
+    write_rows(tmp_path / "train.tsv", lines())
     (tmp_path / "r.toml").write_text(
         'objective = "seq2seq"\ndata.train = ["train.tsv"]\ntokenizer.kind = "bytes"\n'
         "[model]\nwidth = 16\nhidden = 32\nheads = 2\nmax_positions = 64\n"

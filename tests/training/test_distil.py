@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from small_trainings import lines, small_recipe, write_pairs
+from small_recipes import lines, small_recipe, write_rows
 
 import seq2edge
 from seq2edge.cli import main
@@ -47,7 +47,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle that labels colours."""
     folder = tmp_path_factory.mktemp("judge")
     rows = [(source, "long" if len(source.split()) > 2 else "short") for source, _ in lines()]
-    train_file = write_pairs(folder / "l.tsv", rows)
+    train_file = write_rows(folder / "l.tsv", rows)
     recipe = small_recipe(folder, objective="classify", data={"train": [train_file]})
     return bundle_of(folder, recipe)
 

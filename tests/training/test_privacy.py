@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from opacus.accountants import create_accountant
 from opacus.optimizers import DPOptimizer
 from safetensors.torch import load_file
-from small_trainings import MODEL, lines, small_recipe, write_pairs
+from small_recipes import SMALLEST, lines, small_recipe, write_rows
 
 from seq2edge.cli import main
 from seq2edge.errors import CheckpointError, TrainingError
@@ -57,7 +57,7 @@ def private(folder: Path, **changes: Any) -> Recipe:
     values: dict[str, Any] = {
         "tokenizer": {"kind": "bytes", "size": 300},
         "privacy": {"epsilon": 5.0, "delta": 1e-3, "batch": 10},
-        "model": {**MODEL, "max_positions": 64},
+        "model": {**SMALLEST, "max_positions": 64},
     }
     for name, change in changes.items():
         values[name] = {**values.get(name, {}), **change} if isinstance(change, dict) else change
@@ -66,7 +66,7 @@ def private(folder: Path, **changes: Any) -> Recipe:
 
 def raw_text(folder: Path) -> dict[str, Any]:
     """Changes of a recipe to a model with a decoder alone, which exports in half the time."""
-    file = write_pairs(folder / "lines.tsv", [(text,) for text, _ in lines()])
+    file = write_rows(folder / "lines.tsv", [(text,) for text, _ in lines()])
     return {"objective": "causal", "data": {"train": [file]}}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import small_recipes
-from small_trainings import small_recipe, write_pairs
+from small_recipes import small_recipe, write_rows
 
 from seq2edge.errors import TrainingError
 from seq2edge.runtime.tokenizer import Tokenizer
@@ -23,7 +23,7 @@ from seq2edge.training.train import Machine, train
 def prepared(folder: Path, **data: Any) -> Run:
     """Ten rows of news and four of talks, and two rows to validate on."""
     files = {
-        name: write_pairs(folder / f"{name}.tsv", [(f"{name} {i}", str(i)) for i in range(count)])
+        name: write_rows(folder / f"{name}.tsv", [(f"{name} {i}", str(i)) for i in range(count)])
         for name, count in (("news", 10), ("talks", 4), ("check", 2))
     }
     recipe = small_recipe(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_trainings import WORDS, small_recipe, write_pairs
+from small_recipes import WORDS, small_recipe, write_rows
 from tokenizers import Tokenizer
 
 from seq2edge.errors import TrainingError
@@ -67,7 +67,7 @@ def test_tokens_get_the_vectors_of_their_words_and_others_stay(tmp_path: Path) -
 
 def test_the_exact_word_comes_before_its_lower_case(tmp_path: Path) -> None:
     """`Red` takes `Red` where the file has it, else `red`."""
-    pairs = write_pairs(tmp_path / "t.tsv", [("Red Blue", "x")] * 5)
+    pairs = write_rows(tmp_path / "t.tsv", [("Red Blue", "x")] * 5)
     vectors = write_vectors(tmp_path / "v.txt", ["red", "Red", "blue"])
     changes = {"data": {"train": [pairs]}, "vectors": {"file": str(tmp_path / "v.txt")}}
     run = prepared(tmp_path, **changes)
@@ -103,7 +103,7 @@ def test_frozen_tables_do_not_learn_and_others_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize("chosen", ["both", "source", "target"])
 def test_split_vocabularies_each_get_what_matches(tmp_path: Path, chosen: str) -> None:
     """Both tables by default, or the one that the recipe names."""
-    pairs = write_pairs(tmp_path / "t.tsv", [("red blue", "rot blau")] * 5)
+    pairs = write_rows(tmp_path / "t.tsv", [("red blue", "rot blau")] * 5)
     write_vectors(tmp_path / "v.txt", ["red", "rot", "blau"])
     said: list[str] = []
     run = prepared(
