@@ -27,8 +27,8 @@ def main() -> None:
     expected = []
     for prompt in PROMPTS:
         for beams in (1, 4):
-            found = model.generate(torch.tensor([prompt]), num_beams=beams, max_new_tokens=12)
-            expected.append({"prompt": prompt, "beams": beams, "ids": found[0, 1:].tolist()})
+            sequences = model.generate(torch.tensor([prompt]), num_beams=beams, max_new_tokens=12)
+            expected.append({"prompt": prompt, "beams": beams, "ids": sequences[0, 1:].tolist()})
     (folder / "expected.json").write_text(json.dumps(expected))
 
 

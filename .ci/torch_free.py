@@ -22,9 +22,9 @@ def main() -> int:
     model = seq2edge.load(sys.argv[1])
     for case in json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")):
         options = model.options.replace(num_beams=case["beams"], max_new_tokens=12, max_length=None)
-        found = list(model.generate_ids([case["prompt"]], options)[0][0].ids)
-        if found != case["ids"]:
-            print(f"torch-free: {case} became {found}")
+        tokens = list(model.generate_ids([case["prompt"]], options)[0][0].ids)
+        if tokens != case["ids"]:
+            print(f"torch-free: {case} became {tokens}")
             return 1
     print(f"torch-free: Python {sys.version.split()[0]}, {model.reason}, tokens equal")
     return 0

@@ -6,7 +6,7 @@ with TensorRT-RTX, which needs no GPU. The peak is the kernel's own figure of th
 and activations are what the builder states of its engine.
 
     python benchmarks/build_memory.py [--models Whisper ...] [--write docs/building.md]
-    python benchmarks/build_memory.py --plans docs/jetson.md    # what is told for a board, no build
+    python benchmarks/build_memory.py --plans docs/jetson.md    # plans for a board, no build
 """
 
 from __future__ import annotations
@@ -246,8 +246,8 @@ class Measured:
 
 def measure(graph: Path, role: Role, sizes: BuildSizes, target: Target) -> Measured:
     """Build in a fresh process."""
-    given = json.dumps(dataclasses.asdict(sizes))
-    command = [sys.executable, __file__, "--build", str(graph), role, given, target.name]
+    as_json = json.dumps(dataclasses.asdict(sizes))
+    command = [sys.executable, __file__, "--build", str(graph), role, as_json, target.name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"build_memory: {graph}: {done.stderr.strip().splitlines()[-1:]}")
@@ -256,8 +256,8 @@ def measure(graph: Path, role: Role, sizes: BuildSizes, target: Target) -> Measu
 
 def build(graph: str, role: str, sizes: str, target: str) -> None:
     """In the fresh process: build, and print what it took."""
-    wanted = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(sizes).items()}
-    chosen = BuildSizes(**wanted)
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(sizes).items()}
+    chosen = BuildSizes(**fields)
     begin = time.monotonic()
     engine = build_engine(
         Path(graph),
@@ -268,13 +268,13 @@ def build(graph: str, role: str, sizes: str, target: str) -> None:
     seconds = time.monotonic() - begin
     log = "\n".join(text for _, text in _logger(import_tensorrt()).lines)
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    found = Measured(
+    measured = Measured(
         peak=int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) * 1024,
         engine=len(engine.plan),
         activations=sum(map(int, re.findall(r"Total Activation Memory: (\d+)", log))),
         seconds=round(seconds, 1),
     )
-    print(json.dumps(dataclasses.asdict(found)))
+    print(json.dumps(dataclasses.asdict(measured)))
 
 
 def profiles(role: str, sizes: BuildSizes) -> tuple[Profile, ...]:
@@ -296,25 +296,25 @@ def rows(case: Case, folder: Path) -> Iterator[str]:
     sizes = SIZES[case.sizes].fitted(bundle.manifest.dims)
     plan = plan_memory(bundle, sizes, files, target=target)
     for graph in plan.graphs:
-        found = measure(files[graph.role], graph.role, sizes, target)
-        yield _row(case, graph, found)
+        measured = measure(files[graph.role], graph.role, sizes, target)
+        yield _row(case, graph, measured)
 
 
-def _row(case: Case, graph: GraphPlan, found: Measured) -> str:
-    off = graph.build_peak / found.peak - 1
+def _row(case: Case, graph: GraphPlan, measured: Measured) -> str:
+    off = graph.build_peak / measured.peak - 1
     pairs = (
-        (found.engine, graph.engine),
-        (found.activations, graph.activations),
+        (measured.engine, graph.engine),
+        (measured.activations, graph.activations),
     )
-    sizes = " | ".join(f"{seen / 1e6:.0f} | {told / 1e6:.0f}" for seen, told in pairs)
+    sizes = " | ".join(f"{actual / 1e6:.0f} | {planned / 1e6:.0f}" for actual, planned in pairs)
     return (
-        f"| {case.name} | {graph.role} | {case.target} | {case.sizes} | {found.peak / 1e6:.0f} "
-        f"| {graph.build_peak / 1e6:.0f} | {off:+.0%} | {sizes} | {found.seconds:.1f} |"
+        f"| {case.name} | {graph.role} | {case.target} | {case.sizes} | {measured.peak / 1e6:.0f} "
+        f"| {graph.build_peak / 1e6:.0f} | {off:+.0%} | {sizes} | {measured.seconds:.1f} |"
     )
 
 
-def told(folder: Path) -> Iterator[str]:
-    """A line for each model, of what is told for a board."""
+def plan_rows(folder: Path) -> Iterator[str]:
+    """A line for each model, of what is planned for a board."""
     for model, precision in ON_BOARDS:
         case = Case(model=model, precision=precision, target=BOARD, sizes="a board")
         bundle, files = make_graphs(case, folder)
@@ -343,18 +343,18 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="replace the table in this file")
     parser.add_argument("--plans", type=Path, help="replace the table of plans in this file")
     parser.add_argument("--build", nargs=4, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.build:
-        build(*given.build)
+    arguments = parser.parse_args()
+    if arguments.build:
+        build(*arguments.build)
         return
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
-    if given.plans:
-        write_table(given.plans, PLANS, [PLANS_HEAD, *told(given.folder)])
+    if arguments.plans:
+        write_table(arguments.plans, PLANS, [PLANS_HEAD, *plan_rows(arguments.folder)])
         return
     lines = []
     for case in CASES:
-        if not given.models or any(part in case.name for part in given.models):
-            for line in rows(case, given.folder):
+        if not arguments.models or any(part in case.name for part in arguments.models):
+            for line in rows(case, arguments.folder):
                 lines.append(line)
                 print(line, flush=True)
     trt = import_tensorrt()
@@ -363,8 +363,8 @@ def main() -> None:
         f"{trt.__name__} {trt.__version__}, Python {platform.python_version()}, "
         f"{platform.machine()}, no GPU."
     )
-    if given.write:
-        write_table(given.write, MEASURED, [note, "", HEAD, *lines])
+    if arguments.write:
+        write_table(arguments.write, MEASURED, [note, "", HEAD, *lines])
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ WIDTH, HIDDEN, HEADS, KEY_HEADS, VOCAB = 1024, 4096, 16, 4, 32000
 def shapes(layers: int) -> dict[str, tuple[int, ...]]:
     """Every tensor of the checkpoint."""
     key = WIDTH // HEADS * KEY_HEADS
-    found: dict[str, tuple[int, ...]] = {
+    tensors: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (VOCAB, WIDTH),
         "lm_head.weight": (VOCAB, WIDTH),
         "model.norm.weight": (WIDTH,),
@@ -43,8 +43,8 @@ def shapes(layers: int) -> dict[str, tuple[int, ...]]:
             "mlp.up_proj": (HIDDEN, WIDTH),
             "mlp.down_proj": (WIDTH, HIDDEN),
         }
-        found |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
-    return found
+        tensors |= {f"model.layers.{i}.{name}.weight": shape for name, shape in layer.items()}
+    return tensors
 
 
 def write(folder: Path, gigabytes: float) -> int:

@@ -115,41 +115,41 @@ def main() -> None:
     parser.add_argument("--targets", nargs="*", default=["onnxruntime", "tensorrt"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", type=Path, help="replace the table in this file")
-    given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for subject in SUBJECTS:
-        if not given.models or any(part in subject.name for part in given.models):
-            for row in measure(subject, given):
+        if not arguments.models or any(part in subject.name for part in arguments.models):
+            for row in measure(subject, arguments):
                 rows.append(row)
                 print(row, flush=True)
     note = (
         f"Made by `python benchmarks/quantization.py` on {time.strftime('%Y-%m-%d')}: "
-        f"{_processor()}, {given.threads} threads, onnxruntime {onnxruntime.__version__}."
+        f"{_processor()}, {arguments.threads} threads, onnxruntime {onnxruntime.__version__}."
     )
     table = "\n".join((note, "", HEAD, *rows))
-    if given.write:
-        text = given.write.read_text(encoding="utf-8")
+    if arguments.write:
+        text = arguments.write.read_text(encoding="utf-8")
         before, rest = text.split(BEGIN)
         after = rest.split(END)[1]
-        given.write.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+        arguments.write.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
 
 
-def measure(subject: Subject, given: argparse.Namespace) -> Iterator[str]:
+def measure(subject: Subject, arguments: argparse.Namespace) -> Iterator[str]:
     """A row of the table for every recipe, target and set of options."""
-    folder, threads = given.folder, given.threads
+    folder, threads = arguments.folder, arguments.threads
     path = folder / subject.name.split(",")[0]
     export_checkpoint(subject.checkpoint(folder), path, overwrite=True)
     calibration, evaluation = subject.examples()
     quantizer = Quantizer(path, calibration=calibration, threads=threads)
     first = True
-    for name, options in (*((n, Options()) for n in given.recipes), *EXTRA):
+    for name, options in (*((n, Options()) for n in arguments.recipes), *EXTRA):
         decodes = quantizer.bundle.manifest.dims.decoder is not None
-        if name not in given.recipes or (options.int8_cache and not decodes):
+        if name not in arguments.recipes or (options.int8_cache and not decodes):
             continue
         recipe = RECIPES[name]
         for target in recipe.targets:
-            if target not in given.targets or (options.int8_cache and target == "tensorrt"):
+            if target not in arguments.targets or (options.int8_cache and target == "tensorrt"):
                 continue
             with tempfile.TemporaryDirectory() as temporary:
                 report = quantizer.write(

@@ -24,7 +24,7 @@ from seq2edge.evaluation.text_metrics import Sums
 from seq2edge.runtime.model import Classification, Model
 
 SAMPLES = 1000  # of the bootstrap
-AGREEMENT = "agreement"  # the one metric that compares two models: see quantize/race.py
+AGREEMENT = "agreement"  # the one metric that compares two models: see quantize/benchmark.py
 USUAL: dict[str, tuple[str, ...]] = {  # of each manifest task, the most telling first
     "generate": ("chrf", "bleu"),
     "transcribe": ("wer", "cer"),

@@ -43,7 +43,7 @@ def packages() -> list[Package]:
     """All packages with an English description, by name. Raises FetchError with the reason."""
     lists = _fetch()
     texts = {language: _descriptions(lists, language) for language in LANGUAGES}
-    found = {}
+    by_name = {}
     for path in sorted(lists.glob("*_Packages")):
         for entry in _entries(path):
             key = entry.get("Description-md5", "")
@@ -51,13 +51,13 @@ def packages() -> list[Package]:
             if "en" in described:
                 source = entry.get("Source", entry["Package"]).split()[0]
                 section = entry.get("Section", "").rpartition("/")[2]
-                found[entry["Package"]] = Package(
+                by_name[entry["Package"]] = Package(
                     name=entry["Package"],
                     source=source,
                     section=section,
                     descriptions=described,
                 )
-    return [found[name] for name in sorted(found)]
+    return [by_name[name] for name in sorted(by_name)]
 
 
 def unpacked(name: str) -> Path:
@@ -120,13 +120,13 @@ def _environment() -> dict[str, str]:
 
 def _descriptions(lists: Path, language: str) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Synopsis and paragraphs by the MD5 of the English description."""
-    found = {}
+    descriptions = {}
     for path in sorted(lists.glob(f"*_Translation-{language}")):
         for entry in _entries(path):
             text = entry.get(f"Description-{language}", "")
             synopsis, _, long = text.partition("\n")
-            found[entry["Description-md5"]] = (synopsis.strip(), _paragraphs(long))
-    return found
+            descriptions[entry["Description-md5"]] = (synopsis.strip(), _paragraphs(long))
+    return descriptions
 
 
 def _paragraphs(long: str) -> tuple[str, ...]:

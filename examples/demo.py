@@ -26,7 +26,7 @@ def main() -> None:
 
     BUNDLE.parent.mkdir(parents=True, exist_ok=True)
     report = export_checkpoint(CHECKPOINT, BUNDLE, overwrite=True)
-    worst = max(found.max_absolute for found in report.parity.values())
+    worst = max(parity.max_absolute for parity in report.parity.values())
     stages.done("export", f"{megabytes(BUNDLE):.1f} MB ONNX, logits within {worst:.1e} of PyTorch")
 
     import seq2edge
@@ -52,10 +52,10 @@ def main() -> None:
     stages.done("count errors", f"phoneme error {errors} % on {len(counted)} held-out words")
 
     table = Table("word", "phonemes", "dictionary", title="Held-out words")
-    for example, found in zip(shown, answers, strict=True):
-        right = found[0].text in example.references
+    for example, texts in zip(shown, answers, strict=True):
+        right = texts[0].text in example.references
         mark = "" if right else "  [bold red]differs[/bold red]"
-        table.add_row(str(example.input), found[0].text + mark, " | ".join(example.references))
+        table.add_row(str(example.input), texts[0].text + mark, " | ".join(example.references))
     console.print(table)
     console.print(stages.table)
 

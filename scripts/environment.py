@@ -32,8 +32,8 @@ def main() -> int:
         return 1
     torch = os.environ.get("TORCH") or "torch==2.13.0"
     index = os.environ.get("TORCH_INDEX")
-    wanted = fingerprint(torch, index or "")
-    if STAMP.is_file() and STAMP.read_text() == wanted:
+    stamp = fingerprint(torch, index or "")
+    if STAMP.is_file() and STAMP.read_text() == stamp:
         return 0
     print(f"environment: installing into {FOLDER}", flush=True)
     venv.create(FOLDER, with_pip=True, clear=True)
@@ -41,7 +41,7 @@ def main() -> int:
     extra = ["--extra-index-url", index] if index else []
     install([torch, *extra])
     install(["-e", f"{ROOT}[{EXTRAS}]", torch, *extra])
-    STAMP.write_text(wanted)
+    STAMP.write_text(stamp)
     return 0
 
 

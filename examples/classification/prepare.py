@@ -27,15 +27,15 @@ def main() -> None:
     """See the module."""
     rows = collect(packages())
     DATA.mkdir(exist_ok=True)
-    for part, found in rows.items():
-        write(DATA / f"{part}.tsv", found)
+    for part, examples in rows.items():
+        write(DATA / f"{part}.tsv", examples)
     write(DATA / f"train-{FEW}.tsv", random.Random(SEED).sample(rows["train"], FEW))
 
 
-def collect(found: list[Package]) -> dict[str, list[tuple[str, str]]]:
+def collect(candidates: list[Package]) -> dict[str, list[tuple[str, str]]]:
     """Rows by part; of the largest sections."""
     texts: dict[str, tuple[str, str]] = {}
-    for package in found:
+    for package in candidates:
         text = " ".join(package.descriptions["en"][1])
         if text:
             texts.setdefault(text, (package.section, part_of(package.source)))

@@ -27,9 +27,9 @@ def main() -> None:
         if part in parts:
             parts[part].update(dict.fromkeys(package.descriptions["en"][1]))
     DATA.mkdir(exist_ok=True)
-    seen = parts["train"]
-    held = [line for line in parts["validation"] if line not in seen]
-    for name, lines in (("train", list(seen)), ("validation", held)):
+    training = parts["train"]
+    held = [line for line in parts["validation"] if line not in training]
+    for name, lines in (("train", list(training)), ("validation", held)):
         text = "".join(f"{line}\n" for line in lines)
         (DATA / f"{name}.txt").write_text(text, encoding="utf-8")
         print(f"{DATA / name}.txt: {len(lines):,} paragraphs, {len(text) / 1e6:.1f} MB")

@@ -30,8 +30,8 @@ def main() -> None:
         if synopsis and paragraphs:
             rows[part_of(package.source)][" ".join(paragraphs), synopsis] = None
     DATA.mkdir(exist_ok=True)
-    for part, found in rows.items():
-        write(DATA / f"{part}.tsv", list(found))
+    for part, examples in rows.items():
+        write(DATA / f"{part}.tsv", list(examples))
     write(DATA / f"train-{FEW}.tsv", random.Random(SEED).sample(list(rows["train"]), FEW))
 
 

@@ -33,10 +33,10 @@ class Paragraphs(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """A paragraph begins."""
-        found = dict(attrs).get("id") or ""
-        if re.match(r"(par|hd)_id", found):
-            self._id, self._tag = found, tag
-            self.texts[found] = ""
+        name = dict(attrs).get("id") or ""
+        if re.match(r"(par|hd)_id", name):
+            self._id, self._tag = name, tag
+            self.texts[name] = ""
 
     def handle_endtag(self, tag: str) -> None:
         """A paragraph ends."""
