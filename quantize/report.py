@@ -13,8 +13,8 @@ from typing import Any
 
 from seq2edge.evaluation.plots import as_svg, new_figure
 from seq2edge.files.storage import file_errors
-from seq2edge.quantize.automatic import Search, Trial
-from seq2edge.quantize.race import BATCHES
+from seq2edge.quantize.benchmark import BATCHES
+from seq2edge.quantize.search import Search, Trial
 from seq2edge.quantize.sensitivity import LayerError
 
 COLOURS = {"within": "#1b7f4d", "exceeded": "#b3402f", "float32": "#555555"}
@@ -64,7 +64,7 @@ def write_report(path: Path, search: Search, sentence: str, title: str) -> None:
 def _rows(search: Search) -> str:
     metric = escape(search.budget.metric)
     heads = ["", "size, MB", *(f"speed, batch {b}" for b in BATCHES), metric, "change"]
-    heads += ["95 % of draws", f"budget {search.budget}"]
+    heads += ["95 % CI", f"budget {search.budget}"]
     rows = ["<tr>" + "".join(f"<th>{escape(head)}</th>" for head in heads) + "</tr>"]
     cells = ["float32", f"{search.float_bytes / 1e6:.1f}", *("1.00x" for _ in BATCHES)]
     cells += [f"{search.float_quality.value:.2f}", "", "", ""]

@@ -7,29 +7,28 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import seq2edge
 from seq2edge.bundle import Bundle
 from seq2edge.evaluation.answers import Request
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import choose_metric, score
 from seq2edge.evaluation.scores import Estimate
-from seq2edge.quantize.race import (
+from seq2edge.quantize.benchmark import (
     BATCHES,
-    Rates,
+    Throughput,
     agreements,
-    answers,
-    inputs_of,
+    greedy_outputs,
+    measure_throughput,
+    model_inputs,
     peak_memory,
-    race,
 )
-from seq2edge.runtime.model import Model
+from seq2edge.runtime.model import Model, load
 
 PAYS = 1.1  # a ratio of speeds above which faster is called faster, noise considered
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Side:
-    """One bundle's figures. Rates are tokens (or inputs, without decoding) per second, by batch.
+    """One bundle's figures: sizes in bytes, tokens (inputs, without decoding) per second by batch.
 
     Without memory, time and rates: only an engine on its device can tell them.
     """
@@ -37,7 +36,7 @@ class Side:
     bytes: int
     peak_memory: int | None = None
     load_seconds: float | None = None
-    rates: Rates = dataclasses.field(default_factory=dict)
+    rates: Throughput = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,10 +116,10 @@ def judge(
     """
     sides = [_open(bundle, threads) for bundle in (float_bundle, emulated or quantized)]
     models = [model for model, _ in sides]
-    inputs = inputs_of(models[0], examples)
+    inputs = model_inputs(models[0], examples)
     quality = _quality(models, examples, metric, language)
     agreement = statistics.fmean(
-        agreements(*(answers(model, inputs, language) for model in models))
+        agreements(*(greedy_outputs(model, inputs, language) for model in models))
     )
     if emulated is None:
         figures = [
@@ -131,7 +130,10 @@ def judge(
                 rates=rates,
             )
             for bundle, (_, seconds), rates in zip(
-                (float_bundle, quantized), sides, race(models, inputs, language), strict=True
+                (float_bundle, quantized),
+                sides,
+                measure_throughput(models, inputs, language),
+                strict=True,
             )
         ]
     else:
@@ -151,7 +153,7 @@ def judge(
 
 def _open(bundle: Bundle, threads: int | None) -> tuple[Model, float]:
     begin = time.perf_counter()
-    model = seq2edge.load(bundle.path, device="cpu", threads=threads)
+    model = load(bundle.path, device="cpu", threads=threads)
     return model, time.perf_counter() - begin
 
 
@@ -190,7 +192,7 @@ def _sentence(verdict: Verdict, name: str, *, sampled: bool) -> str:
     change = quality.change
     return (
         f"{sentence}; {quality.metric} {quality.float32.value:.2f} becomes "
-        f"{quality.quantized.value:.2f} ({change.value:+.2f}, 95 % of draws "
+        f"{quality.quantized.value:.2f} ({change.value:+.2f}, 95 % CI "
         f"{change.low:+.2f} to {change.high:+.2f})"
     )
 

@@ -17,7 +17,7 @@ from seq2edge.evaluation.examples import Example
 from seq2edge.quantize import calibrated
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.passes.block_weights import QuantizedWeights
-from seq2edge.quantize.passes.sites import find_sites
+from seq2edge.quantize.passes.weight_uses import find_weight_uses
 from seq2edge.quantize.recipes import RECIPES
 
 
@@ -39,8 +39,8 @@ def inputs(bundle):
     names = {}
     for graph in bundle.manifest.graphs:
         if graph.target == "onnxruntime":
-            sites = find_sites(ir.load(bundle.file(graph.file)).graph, {tiny_models.VOCAB})
-            found = [s.node.inputs[0].name for s in sites if s.kind != "table"]
+            uses = find_weight_uses(ir.load(bundle.file(graph.file)).graph, {tiny_models.VOCAB})
+            found = [s.node.inputs[0].name for s in uses if s.kind != "table"]
             names[graph.role] = list(dict.fromkeys(found))
     return names
 
@@ -110,9 +110,9 @@ def test_groups_of_moments_give_what_all_at_once_do(bundles, monkeypatch, name):
             for g in bundle.manifest.graphs
             if g.target == "onnxruntime"
         }
-        sites = {role: find_sites(model.graph, plan.tables) for role, model in models.items()}
+        uses = {role: find_weight_uses(model.graph, plan.tables) for role, model in models.items()}
         parts = []
-        found.append(calibrated.calibrate_weights(calibration, sites, plan, parts.append))
+        found.append(calibrated.calibrate_weights(calibration, uses, plan, parts.append))
         assert parts == sorted(parts)
     assert found[0].keys() == found[1].keys()
     assert found[0]

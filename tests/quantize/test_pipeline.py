@@ -18,7 +18,7 @@ from seq2edge.errors import BundleError, ExportError, OptionError
 from seq2edge.evaluation.examples import Example
 from seq2edge.export.pipeline import export_checkpoint
 from seq2edge.quantize.passes.block_weights import QuantizedWeights, table_sizes
-from seq2edge.quantize.passes.sites import find_sites
+from seq2edge.quantize.passes.weight_uses import find_weight_uses
 from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.quantize.recipes import RECIPES, find_recipe
 from seq2edge.runtime.verification import verify_graphs
@@ -81,11 +81,11 @@ def test_every_product_computes_in_integers(tmp_path, name, recipe):
             ir.load(b.file(b.graph(role, "onnxruntime").file)).graph
             for b in (source, report.bundle)
         ]
-        products = [s for s in find_sites(graphs[0], tables) if s.kind != "table"]
+        products = [s for s in find_weight_uses(graphs[0], tables) if s.kind != "table"]
         found = [node.op_type for node in graphs[1]]
         assert found.count(operator[recipe]) == len(products) > 0
         assert "DequantizeLinear" not in found
-        assert not [site for site in find_sites(graphs[1], tables) if site.kind != "table"]
+        assert not [use for use in find_weight_uses(graphs[1], tables) if use.kind != "table"]
     assert report.kept == ()
     assert report.parity.max_relative < CLOSE["int8-weight"]
     assert all(outcome.passed for _, outcome in verify_graphs(report.bundle, device="cpu"))
@@ -159,8 +159,8 @@ def test_answers_that_are_no_numbers_are_not_written(exported, tmp_path, monkeyp
     """Whatever went wrong in a weight."""
     original = QuantizedWeights._quantize
 
-    def broken(self, site, form):
-        blocked = original(self, site, form)
+    def broken(self, use, form):
+        blocked = original(self, use, form)
         return dataclasses.replace(blocked, scales=np.full_like(blocked.scales, np.nan))
 
     monkeypatch.setattr(QuantizedWeights, "_quantize", broken)

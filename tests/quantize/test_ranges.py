@@ -11,13 +11,13 @@ from speaking import sentences, speaking_bundle
 from seq2edge.bundle import Bundle
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.onnxruntime_graphs import read_graphs
-from seq2edge.quantize.passes.sites import find_sites
+from seq2edge.quantize.passes.weight_uses import find_weight_uses
 from seq2edge.quantize.ranges import (
     find_channels,
     find_factors,
     find_ranges,
     product_inputs,
-    study_inputs,
+    collect_input_stats,
 )
 from seq2edge.quantize.recipes import RANGE_METHODS, RECIPES, Options
 
@@ -30,18 +30,18 @@ def calibration(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sites(calibration):
+def uses(calibration):
     """Its products by graph."""
     models = read_graphs(calibration.bundle, "onnxruntime")
     vocab = {calibration.bundle.manifest.dims.vocab}
-    return {role: find_sites(model.graph, vocab) for role, model in models.items()}
+    return {role: find_weight_uses(model.graph, vocab) for role, model in models.items()}
 
 
 @pytest.fixture(scope="module")
-def values(calibration, sites):
+def values(calibration, uses):
     """All values of every input, as numpy sees them."""
     seen = defaultdict(list)
-    wanted = {role: list(product_inputs(some)) for role, some in sites.items()}
+    wanted = {role: list(product_inputs(some)) for role, some in uses.items()}
     calibration.observe(wanted, lambda role, name, found: seen[role, name].append(found.copy()))
     return {
         place: np.concatenate([v.reshape(-1, v.shape[-1]) for v in found])
@@ -50,9 +50,9 @@ def values(calibration, sites):
 
 
 @pytest.mark.parametrize("method", RANGE_METHODS)
-def test_every_method_finds_a_range_within_the_values(calibration, sites, values, method, capsys):
+def test_every_method_finds_a_range_within_the_values(calibration, uses, values, method, capsys):
     """The largest, the 99.99th percentile, or less; nothing is printed."""
-    channels = find_channels(calibration, sites, "onnxruntime")
+    channels = find_channels(calibration, uses, "onnxruntime")
     found = find_ranges(calibration, channels, {}, method, "onnxruntime")
     assert found.keys() == values.keys()
     for place, array in values.items():
@@ -69,7 +69,7 @@ def test_every_method_finds_a_range_within_the_values(calibration, sites, values
     assert capsys.readouterr().out == ""
 
 
-def test_an_outlier_moves_the_largest_value_alone(calibration, sites, values):
+def test_an_outlier_moves_the_largest_value_alone(calibration, uses, values):
     """One value in ten thousand is not what the percentile is about."""
     place = next(iter(values))
     array = np.tile(values[place], (40, 1))
@@ -87,23 +87,23 @@ def test_an_outlier_moves_the_largest_value_alone(calibration, sites, values):
     assert ranges["percentile"][place] < 10.0
 
 
-def test_factors_balance_inputs_and_weights(calibration, sites):
+def test_factors_balance_inputs_and_weights(calibration, uses):
     """With half of the outliers moved, both sides' channels are equally large, behind norms."""
-    channels = find_channels(calibration, sites, "onnxruntime")
-    factors = find_factors(channels, sites, 0.5)
+    channels = find_channels(calibration, uses, "onnxruntime")
+    factors = find_factors(channels, uses, 0.5)
     assert set() < factors.keys() < channels.keys()
-    for role, some in sites.items():
+    for role, some in uses.items():
         for name, readers in product_inputs(some).items():
             normed = "Normalization" in readers[0].node.inputs[0].producer().op_type
             assert ((role, name) in factors) == normed
             if not normed:
                 continue
-            rows = np.max([np.abs(site.weight()).max(axis=1) for site in readers], axis=0)
+            rows = np.max([np.abs(use.weight()).max(axis=1) for use in readers], axis=0)
             inputs = channels[role, name] / factors[role, name]
             np.testing.assert_allclose(inputs, rows * factors[role, name], rtol=1e-3)
 
 
-def test_nothing_is_read_where_nothing_is_needed(sites):
+def test_nothing_is_read_where_nothing_is_needed(uses):
     """Recipes without fixed ranges or smoothing need no examples."""
-    study = study_inputs(None, sites, RECIPES["int8-dynamic"], Options(), "onnxruntime")
+    study = collect_input_stats(None, uses, RECIPES["int8-dynamic"], Options(), "onnxruntime")
     assert (study.factors, study.ranges) == ({}, {})

@@ -10,7 +10,7 @@ from seq2edge.errors import OptionError
 from seq2edge.quantize.onnxruntime_graphs import read_graphs
 from seq2edge.quantize.pipeline import Quantizer
 from seq2edge.quantize.recipes import RECIPES, Options
-from seq2edge.quantize.sensitivity import Listener, _divergence, measure_layers
+from seq2edge.quantize.sensitivity import LayerProbe, _divergence, measure_layers
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +54,13 @@ def test_every_part_is_measured(quantizers, name, recipe):
 def test_the_float_graphs_err_nothing(quantizers):
     """And quantized ones do, whichever graph it is."""
     quantizer = quantizers("bart")
-    listener = Listener(quantizer.seen())
+    probe = LayerProbe(quantizer.seen())
     models = read_graphs(quantizer.bundle, "onnxruntime")
-    assert listener.error(models) == pytest.approx(0.0, abs=1e-6)
+    assert probe.error(models) == pytest.approx(0.0, abs=1e-6)
     made = quantizer.make(RECIPES["int8-dynamic"], "onnxruntime").models
-    assert listener.error(made) > 1e-6
-    assert listener.error(made, "encoder") > 1e-6
-    assert listener.error(made, "decoder") > 1e-6
+    assert probe.error(made) > 1e-6
+    assert probe.error(made, "encoder") > 1e-6
+    assert probe.error(made, "decoder") > 1e-6
 
 
 def test_the_worst_part_is_found(quantizers, monkeypatch):
@@ -69,9 +69,9 @@ def test_the_worst_part_is_found(quantizers, monkeypatch):
 
     original = integer_products.scale_columns
 
-    def coarse(site, dtype):
-        scaled = original(site, dtype)
-        if "layers.1.feedforward" in site.name:
+    def coarse(use, dtype):
+        scaled = original(use, dtype)
+        if "layers.1.feedforward" in use.name:
             scaled.codes.numpy()[:] = scaled.codes.numpy() // 64 * 64
         return scaled
 
@@ -86,11 +86,11 @@ def test_finer_layers_lose_less(quantizers):
     quantizer, recipe = quantizers("llama"), RECIPES["int8-dynamic"]
     parts = [part for part in measure_layers(quantizer, recipe) if part.error > 0]
     half = len(parts) // 2
-    listener, errors = Listener(quantizer.seen()), []
+    probe, errors = LayerProbe(quantizer.seen()), []
     for chosen in (parts[:half], parts[-half:]):
         finer = frozenset(weight for part in chosen for weight in part.weights)
         made = quantizer.make(recipe, "onnxruntime", Options(finer=finer))
-        errors.append(listener.error(made.models))
+        errors.append(probe.error(made.models))
         for weight in finer:
             assert made.forms[f"decoder: {weight}"] == "float32"
     assert errors[0] < errors[1]

@@ -15,9 +15,9 @@ from seq2edge.errors import BundleError, ExportError, OptionError
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.emulation import emulate_bundle
 from seq2edge.quantize.passes.block_weights import QuantizedWeights
-from seq2edge.quantize.passes.narrow import Narrow, NarrowedWeights
+from seq2edge.quantize.passes.half_precision import ToHalfPrecision, HalfPrecisionWeights
 from seq2edge.quantize.pipeline import quantize_bundle
-from seq2edge.quantize.ranges import InputStudy
+from seq2edge.quantize.ranges import InputStats
 from seq2edge.quantize.recipes import RECIPES
 from seq2edge.quantize.tensorrt_graphs import _is_wide, find_largest, make_graphs
 from seq2edge.runtime.verification import verify_graphs
@@ -79,10 +79,10 @@ def first_logits(path, ids=(5, 6, 7, 2)):
 def test_plain_float16_overflows_where_bfloat16_does_not(loud, tmp_path, dtype, finite):
     """The model is one that float16 alone turns into no numbers."""
     assert np.isfinite(first_logits(loud.path)).all()
-    models, weights = {}, NarrowedWeights(dtype)
+    models, weights = {}, HalfPrecisionWeights(dtype)
     for role in ("encoder", "decoder"):
         models[role] = ir.load(loud.file(loud.graph(role, "canonical").file))
-        Narrow(weights)(models[role])
+        ToHalfPrecision(weights)(models[role])
     twin = emulate_bundle(tmp_path / "twin", loud, models)
     assert np.isfinite(first_logits(twin.path)).all() == finite
 
@@ -245,7 +245,7 @@ def test_calibrated_weights_reach_the_graph(speaking, tmp_path):
     bundle = for_tensorrt(source, tmp_path, "int4-weight", calibration=examples).bundle
     assert bundle.manifest.quantization.method == "GPTQ"
     plain = QuantizedWeights(source.manifest.dims, RECIPES["int4-weight"])
-    study = InputStudy(factors={}, ranges={})
+    study = InputStats(factors={}, ranges={})
     rounded = make_graphs(source, plain, study, Calibration(source, examples, threads=1))
     changed = []
     for role, model in rounded.models.items():
@@ -265,4 +265,4 @@ def test_a_bundle_without_canonical_graphs_is_refused(speaking):
     bare = Bundle(path=bundle.path, manifest=dataclasses.replace(bundle.manifest, graphs=graphs))
     weights = QuantizedWeights(bundle.manifest.dims, RECIPES["bf16"])
     with pytest.raises(BundleError, match="has no canonical graphs, export the checkpoint again"):
-        make_graphs(bare, weights, InputStudy(factors={}, ranges={}), None)
+        make_graphs(bare, weights, InputStats(factors={}, ranges={}), None)

@@ -238,8 +238,8 @@ def test_nothing_is_cut_where_there_is_no_encoder_of_texts(loaded, name):
         ("gpt2", 44, 20),  # prompt and answer share the positions
         ("gpt2", 1, 64),
         ("gpt2", 1, 99),
-        ("llama", None, 20),  # any number
-        ("t5", None, 20),
+        ("llama", 44, 20),
+        ("t5", None, 20),  # any number
     ],
 )
 def test_what_is_read_of_a_text(speaking, name, read, answer):

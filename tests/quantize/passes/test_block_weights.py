@@ -11,8 +11,8 @@ import pytest
 from small_products import DIMS, VOCAB, WIDTH, biased, model, random, run
 
 from seq2edge.quantize.passes.block_weights import BlockWeights, Codes, QuantizedWeights
-from seq2edge.quantize.passes.sites import place_of
-from seq2edge.quantize.recipes import RECIPES, Form, Recipe
+from seq2edge.quantize.passes.weight_uses import storage_key
+from seq2edge.quantize.recipes import RECIPES, BlockFormat, Recipe
 
 INT8, INT4 = RECIPES["int8-weight"], RECIPES["int4-weight"]
 FOR_ONNXRUNTIME = [recipe for recipe in RECIPES.values() if "onnxruntime" in recipe.targets]
@@ -142,7 +142,7 @@ def test_recipes_are_made_of_sizes_that_kernels_have():
             assert form.block in {16, 32, 64, 128, 256}
 
 
-@pytest.mark.parametrize("form", [Form(bits=4, block=32), Form(bits=8, block=64)])
+@pytest.mark.parametrize("form", [BlockFormat(bits=4, block=32), BlockFormat(bits=8, block=64)])
 def test_packed_codes_are_what_the_operator_reads(form):
     """The layout of onnxruntime's own quantizer: its kernel multiplies by exactly these values."""
     half = 2 ** (form.bits - 1)
@@ -150,7 +150,7 @@ def test_packed_codes_are_what_the_operator_reads(form):
     codes = rng.integers(-half, half, (WIDTH, 30)).astype(np.int8)
     scales = rng.uniform(-0.1, 0.1, (WIDTH // form.block, 30)).astype(np.float32)
     float_model = model(random(WIDTH, 30), random(VOCAB, WIDTH))
-    place = place_of(float_model.graph.initializers["W"].const_value)
+    place = storage_key(float_model.graph.initializers["W"].const_value)
     recipe = dataclasses.replace(INT8, layers=form)
     calibrated = {place: Codes(values=codes, scales=scales)}
     BlockWeights(QuantizedWeights(DIMS, recipe, calibrated))(float_model)

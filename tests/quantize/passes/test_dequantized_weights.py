@@ -14,8 +14,8 @@ from seq2edge.export.weights import WeightsWriter
 from seq2edge.model.dims import Dims, StackDims
 from seq2edge.quantize.passes.block_weights import Codes, QuantizedWeights
 from seq2edge.quantize.passes.dequantized_weights import DequantizedWeights, ScaledWeights
-from seq2edge.quantize.passes.narrow import Narrow, NarrowedWeights
-from seq2edge.quantize.passes.sites import find_sites
+from seq2edge.quantize.passes.half_precision import ToHalfPrecision, HalfPrecisionWeights
+from seq2edge.quantize.passes.weight_uses import find_weight_uses
 from seq2edge.quantize.recipes import RECIPES
 
 STACK = StackDims(layers=1, heads=1, kv_heads=1, head_dim=4, hidden=4, activation="relu")
@@ -117,8 +117,8 @@ def test_four_bits_have_blocks_along_the_inner_axis():
     """The codes and scales of onnxruntime's own quantizer; table and attention have 8 bits."""
     weight = random(WIDTH, OUT, seed=1)
     float_model = model(weight)
-    site = next(s for s in find_sites(float_model.graph, {VOCAB}) if s.name == "W")
-    blocked = QuantizedWeights(DIMS, INT4).of(site)
+    use = next(s for s in find_weight_uses(float_model.graph, {VOCAB}) if s.name == "W")
+    blocked = QuantizedWeights(DIMS, INT4).of(use)
     codes = np.stack([blocked.packed & 15, blocked.packed >> 4], axis=-1).reshape(OUT, 2, 32)
     scales = blocked.scales.reshape(OUT, 2, 1).astype(np.float16).astype(np.float32)
     wanted = ((codes.astype(np.float32) - 8) * scales).reshape(OUT, WIDTH).T
@@ -152,7 +152,7 @@ def test_calibrated_codes_are_taken_as_they_are():
     codes = rng.integers(-8, 8, (WIDTH, OUT)).astype(np.int8)
     scales = rng.uniform(0.01, 0.1, (2, OUT)).astype(np.float16).astype(np.float32)
     float_model = model()
-    place = next(s for s in find_sites(float_model.graph, {VOCAB}) if s.name == "W").place
+    place = next(s for s in find_weight_uses(float_model.graph, {VOCAB}) if s.name == "W").place
     calibrated = {place: Codes(values=codes, scales=scales)}
     changed, _ = quantized(float_model, INT4, calibrated=calibrated)
     found = run(changed, x=np.eye(WIDTH, dtype=np.float32), ids=[0])["y"]
@@ -162,7 +162,7 @@ def test_calibrated_codes_are_taken_as_they_are():
 def test_a_block_without_a_scale_in_float16_is_zeros():
     """Its codes would count whole ones otherwise."""
     float_model = model()
-    place = next(s for s in find_sites(float_model.graph, {VOCAB}) if s.name == "W").place
+    place = next(s for s in find_weight_uses(float_model.graph, {VOCAB}) if s.name == "W").place
     scales = np.full((2, OUT), 0.5, dtype=np.float32)
     scales[1, 4] = 1e-9
     codes = np.full((WIDTH, OUT), 5, dtype=np.int8)
@@ -244,7 +244,7 @@ def test_codes_and_scales_of_two_graphs_are_stored_once(tmp_path, recipe):
     """After narrowing too, which makes scales of another type."""
     weight, table = (ir.Tensor(random(*shape)) for shape in ((256, 512), (VOCAB, 256)))
     dims = Dims(width=256, vocab=VOCAB, decoder=STACK)
-    weights, narrow = scaled(recipe, dims), NarrowedWeights(ir.DataType.FLOAT16)
+    weights, narrow = scaled(recipe, dims), HalfPrecisionWeights(ir.DataType.FLOAT16)
     text = TEXT.replace("64]", "256]").replace("n, 30", "n, 512")
     models = []
     for _ in range(2):
@@ -252,7 +252,7 @@ def test_codes_and_scales_of_two_graphs_are_stored_once(tmp_path, recipe):
         made.graph.initializers["W"].const_value = weight
         made.graph.initializers["T"].const_value = table
         DequantizedWeights(weights)(made)
-        Narrow(narrow)(made)
+        ToHalfPrecision(narrow)(made)
         models.append(made)
     WeightsWriter(tmp_path / "weights.data").write(models)
     first, second = (made.graph.initializers for made in models)

@@ -9,7 +9,7 @@ from speaking import sentences, speaking_bundle
 import seq2edge
 from seq2edge.evaluation.metrics import score
 from seq2edge.quantize.pipeline import quantize_bundle
-from seq2edge.quantize.race import BATCHES, agreement_metric, agreements, answers, inputs_of, race
+from seq2edge.quantize.benchmark import BATCHES, agreement_metric, agreements, answers, model_inputs, race
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +33,17 @@ def test_agreement_counts_up_to_the_first_difference():
 def test_agreement_is_a_metric(models):
     """A model agrees with itself to 100 percent, with its quantized twin to less."""
     examples = sentences(20)
-    metric = agreement_metric(models[0], inputs_of(models[0], examples))
+    metric = agreement_metric(models[0], model_inputs(models[0], examples))
     same, other = (score(metric, model, examples) for model in models)
     assert same.estimate().value == 100
-    shares = agreements(*(answers(model, inputs_of(models[0], examples)) for model in models))
+    shares = agreements(*(answers(model, model_inputs(models[0], examples)) for model in models))
     assert other.estimate().value == pytest.approx(100 * np.mean(list(shares)))
     assert other.change_from(same).value < 0
 
 
 def test_rates_are_of_every_model_and_batch(models):
     """In the order of the models."""
-    found = race(models, inputs_of(models[0], ()))
+    found = race(models, model_inputs(models[0], ()))
     assert len(found) == 2
     for rates in found:
         assert set(rates) == set(BATCHES)

@@ -10,7 +10,7 @@ from speaking import sentences, speaking_bundle
 from seq2edge.bundle import Bundle
 from seq2edge.errors import BundleError, OptionError
 from seq2edge.quantize import automatic
-from seq2edge.quantize.automatic import quantize_automatically
+from seq2edge.quantize.search import quantize_automatically
 from seq2edge.quantize.budget import Budget
 from seq2edge.quantize.pipeline import Quantizer
 from seq2edge.quantize.report import write_report
