@@ -18,7 +18,7 @@ from typing import BinaryIO
 from seq2edge.bundle.folder import Bundle, BundleWriter, check_record
 from seq2edge.bundle.manifest import LARGEST_MANIFEST, MANIFEST, Manifest
 from seq2edge.errors import BundleError
-from seq2edge.files.storage import FileRecord, copy_hashed, file_errors, hidden_sibling, sync
+from seq2edge.files.storage import FileRecord, copy_hashed, file_errors, replacing
 
 BLOCK = tarfile.BLOCKSIZE
 LIMIT = 64 * 2**30  # bytes that `unpack` writes unless told otherwise
@@ -38,16 +38,8 @@ def pack(
     opened = Bundle.open(bundle)
     target = Path(os.path.realpath(file))
     _check_target(target, opened, overwrite=overwrite)
-    partial = hidden_sibling(target)
-    try:
-        with file_errors(target):
-            with partial.open("xb") as sink:
-                _write_members(opened, sink)
-            sync(partial)
-            partial.replace(target)
-            sync(target.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+    with file_errors(target), replacing(target) as partial, partial.open("xb") as sink:
+        _write_members(opened, sink)
     return Path(file)
 
 

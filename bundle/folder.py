@@ -30,9 +30,10 @@ from seq2edge.files.storage import (
     FileRecord,
     file_errors,
     fingerprint,
-    hidden_sibling,
+    move_folder,
     scan,
-    sync,
+    sync_folder,
+    temporary_beside,
 )
 
 
@@ -132,7 +133,7 @@ class BundleWriter:
     def __init__(self, destination: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         self.destination = Path(os.path.realpath(destination))
         self._overwrite = overwrite
-        self._folder = hidden_sibling(self.destination)
+        self._folder = temporary_beside(self.destination)
 
     def __enter__(self) -> BundleWriter:
         self.check_destination()
@@ -181,11 +182,9 @@ class BundleWriter:
         with file_errors(self.destination):
             (self._folder / MANIFEST).write_bytes(manifest)
             check_files(self._folder, decoded)
-            for path in (*self._folder.rglob("*"), self._folder):
-                sync(path)
+            sync_folder(self._folder)
             self.check_destination()
-            self._move_in()
-            sync(self.destination.parent)
+            move_folder(self._folder, self.destination)
         return Bundle(path=self.destination, manifest=decoded)
 
     def check_destination(self) -> None:
@@ -198,22 +197,6 @@ class BundleWriter:
         if not self._overwrite:
             raise BundleError(f"{self.destination}: exists, choose another place or overwrite it")
         _require_own_files(self.destination)
-
-    def _move_in(self) -> None:
-        if not self.destination.exists():
-            self._folder.rename(self.destination)
-        elif _is_empty_folder(self.destination):
-            self.destination.rmdir()
-            self._folder.rename(self.destination)
-        else:
-            old = hidden_sibling(self.destination)
-            self.destination.rename(old)
-            try:
-                self._folder.rename(self.destination)
-            except OSError:
-                old.rename(self.destination)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer
+import tokenizers
 
 from seq2edge.bundle.manifest import TokenizerRecord
 from seq2edge.checkpoints.sentencepiece import Numbering, build, read_pieces
@@ -24,7 +24,7 @@ from seq2edge.checkpoints.tokenizer import (
     to_bytes,
 )
 from seq2edge.errors import CheckpointError, UnsupportedError
-from seq2edge.runtime.text import Text
+from seq2edge.runtime.tokenizer import Tokenizer
 
 SAMPLE = (
     "",
@@ -77,7 +77,7 @@ def convert_marian(original: Original, copy: Path, folder: Path) -> Converted:
     return _proven(Converted(files=files, record=record), original, folder)
 
 
-def _marian_target(original: Original, copy: Path, folder: Path) -> Tokenizer:
+def _marian_target(original: Original, copy: Path, folder: Path) -> tokenizers.Tokenizer:
     path = folder / "target_vocab.json"
     ids = _numbers(original.target_encoder, path)
     added = {token: ids[token] for token in _added(original) if token in ids}
@@ -141,7 +141,7 @@ def _added(original: Original) -> dict[str, int]:
     return {token.content: i for i, token in original.added_tokens_decoder.items()}
 
 
-def _tokens(original: Original, contents: Mapping[str, int]) -> tuple[AddedToken, ...]:
+def _tokens(original: Original, contents: Mapping[str, int]) -> tuple[tokenizers.AddedToken, ...]:
     """The added tokens, special exactly where transformers leaves them out of decoded text."""
     found = []
     for token in original.added_tokens_decoder.values():
@@ -149,7 +149,9 @@ def _tokens(original: Original, contents: Mapping[str, int]) -> tuple[AddedToken
             kept = {"lstrip": token.lstrip, "rstrip": token.rstrip}
             special = token.content in original.all_special_tokens
             found.append(
-                AddedToken(token.content, single_word=token.single_word, special=special, **kept)
+                tokenizers.AddedToken(
+                    token.content, single_word=token.single_word, special=special, **kept
+                )
             )
     return tuple(found)
 
@@ -159,7 +161,7 @@ def _proven(converted: Converted, original: Original, folder: Path) -> Converted
     with tempfile.TemporaryDirectory() as temporary:
         for name, data in converted.files.items():
             (Path(temporary) / name).write_bytes(data)
-        text = Text(Path(temporary), converted.record)
+        text = Tokenizer(Path(temporary), converted.record)
         for line in SAMPLE:
             found, expected = text.encode(line), original(line).input_ids
             if found != expected:

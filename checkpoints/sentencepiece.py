@@ -26,7 +26,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 
 from seq2edge.errors import CheckpointError, UnsupportedError
-from seq2edge.runtime.text import HIDDEN
+from seq2edge.runtime.tokenizer import HIDDEN
 
 SPACE = "\u2581"
 _STRANGE = "\ue001"  # a language code that the vocabulary does not know

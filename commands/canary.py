@@ -58,12 +58,12 @@ def canary(
     for one that was memorised. The model knows the canaries: throw it away.
     """
     try:
-        from seq2edge.training.canary import CHANCE, Settings, expose
+        from seq2edge.training.canary import CHANCE, Settings, measure_exposure
         from seq2edge.training.recipe import read_recipe
         from seq2edge.training.train import Machine
     except ImportError as error:
         raise click.ClickException(f"canary: {error}; install seq2edge[train,cpu]") from error
-    found = expose(
+    found = measure_exposure(
         read_recipe(recipe, changes_of(settings, start)),
         output,
         Settings(**sizes),

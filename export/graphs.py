@@ -51,7 +51,7 @@ class DecoderGraph(nn.Module):
     ) -> tuple[Tensor, ...]:
         """See the graph contract in ARCHITECTURE.md."""
         hidden, present = self.model.decode(
-            input_ids, cache_length, _pairs(past), _pairs(cross), source_length
+            input_ids, _pairs(cross), source_length, start=cache_length, past=_pairs(past)
         )
         logits = self.model.last_logits(hidden, new_length)
         return (logits, *(t for pair in present for t in pair))

@@ -1,4 +1,4 @@
-"""Files as bundles need them: listed, hashed, forced onto the disk, errors as BundleError."""
+"""Files: listed, hashed, replaced whole or not at all, errors as errors of ours."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO, TypeAlias
@@ -71,9 +72,64 @@ def copy_hashed(source: BinaryIO, sink: BinaryIO | None, size: int | None) -> Fi
     return FileRecord(size=done, sha256=digest.hexdigest())
 
 
-def hidden_sibling(path: Path) -> Path:
-    """A new name in the same folder, and so on the same file system, as `path`."""
+def temporary_beside(path: Path) -> Path:
+    """A new hidden name in the same folder, and so on the same file system, as `path`."""
     return path.parent / f".seq2edge-{secrets.token_hex(6)}.partial"
+
+
+hidden_sibling = temporary_beside  # while training/ uses it
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields where to write a new file, which takes `path`'s place whole or not at all.
+
+        with file_errors(path), replacing(path) as partial:
+            partial.write_bytes(...)
+
+    An exception leaves `path` as it was. Raises OSError where the file system refuses.
+    """
+    partial = temporary_beside(path)
+    try:
+        yield partial
+        sync(partial)
+        partial.replace(path)
+        sync(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder: yields a new, empty one; missing parents are made."""
+    partial = temporary_beside(path)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        sync_folder(partial)
+        move_folder(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def move_folder(folder: Path, path: Path) -> None:
+    """Move `folder` to `path`, both on one file system; what was at `path` is removed.
+
+    Raises OSError where that cannot be, and then `path` is as it was.
+    """
+    old = temporary_beside(path) if path.exists() else None
+    if old is not None:
+        path.rename(old)
+    try:
+        folder.rename(path)
+    except OSError:
+        if old is not None:
+            old.rename(path)
+        raise
+    sync(path.parent)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
@@ -85,6 +141,12 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder and everything in it onto the disk."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
 
 
 @contextlib.contextmanager

@@ -5,11 +5,11 @@ Whoever uses one goes on without it where it cannot be read or written.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import secrets
 from pathlib import Path
+
+from seq2edge.files.storage import replacing
 
 
 def cache_folder() -> Path | None:
@@ -28,11 +28,5 @@ def file_name(*parts: str, suffix: str) -> str:
 def write_cached(path: Path, data: bytes) -> None:
     """Write the file whole or not at all, its folder too. Raises OSError where it cannot be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
-    try:
+    with replacing(path) as partial:
         partial.write_bytes(data)
-        partial.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise

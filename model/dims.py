@@ -24,29 +24,36 @@ class StackDims:
     """One stack of layers, encoder or decoder."""
 
     layers: int
-    heads: int
+    heads: int  # query heads
+    # Heads of keys and values; fewer than `heads` where query heads share one (grouped-query
+    # attention, Ainslie et al. 2023). With 4 query heads:
+    #
+    #     kv_heads = 4       kv_heads = 2       kv_heads = 1
+    #     q  q  q  q         q  q  q  q         q  q  q  q
+    #     |  |  |  |          \/    \/           \  \/  /
+    #     kv kv kv kv         kv    kv              kv
     kv_heads: int
-    head_dim: int
-    hidden: int
-    activation: str
-    gated: bool = False
-    norm: str = "layer"
-    norm_epsilon: float = 1e-5
-    pre_norm: bool = True
-    final_norm: bool = True
-    embedding_norm: bool = False
-    positions: str = "learned"
-    max_positions: int = 0
-    relative_buckets: int = 0
-    relative_distance: int = 0
-    rotary_theta: float = 0.0
-    embedding_scale: float = 1.0
-    attention_scale: float = 1.0
-    qkv_bias: bool = True
-    attention_bias: bool = True
+    head_dim: int  # width of one head; heads * head_dim need not be the model's width
+    hidden: int  # width between the two products of the feed-forward
+    activation: str  # between those two: one of ACTIVATIONS
+    gated: bool = False  # activation(gate) * up instead of activation(up) (Shazeer 2020)
+    norm: str = "layer"  # one of NORMS: LayerNorm, or RMSNorm (Zhang and Sennrich 2019)
+    norm_epsilon: float = 1e-5  # added to the variance below the root
+    pre_norm: bool = True  # x + f(norm(x)); False: norm(x + f(x)), as in Vaswani et al. 2017
+    final_norm: bool = True  # one more norm behind the last layer
+    embedding_norm: bool = False  # and one behind the embedding
+    positions: str = "learned"  # one of POSITIONS
+    max_positions: int = 0  # rows of the table of positions; 0: no limit (rotary, relative)
+    relative_buckets: int = 0  # T5: how many biases per head
+    relative_distance: int = 0  # T5: all distances from there on share the last bucket
+    rotary_theta: float = 0.0  # base of the rotary frequencies
+    embedding_scale: float = 1.0  # embedded tokens are multiplied by it, often by sqrt(width)
+    attention_scale: float = 1.0  # so are attention scores, often by 1 / sqrt(head_dim)
+    qkv_bias: bool = True  # of the products that make queries, keys and values
+    attention_bias: bool = True  # of the product behind the heads
     feedforward_bias: bool = True
-    qk_norm: bool = False
-    window: int = 0
+    qk_norm: bool = False  # RMSNorm of each query and key head, before the rotation
+    window: int = 0  # >0: a token attends to that many tokens, itself included
 
     def __post_init__(self) -> None:
         _choose("activation", self.activation, ACTIVATIONS)
@@ -72,21 +79,21 @@ class StackDims:
 class Dims:
     """A whole model. `encoder` or `decoder` is None where the model has none."""
 
-    width: int
-    vocab: int
+    width: int  # of embeddings and of the residual stream
+    vocab: int  # rows of the decoder's (or only) embedding table, and logits
     encoder: StackDims | None = None
     decoder: StackDims | None = None
-    head: str = "lm"
-    source_vocab: int = 0  # 0: the encoder shares the decoder's table
+    head: str = "lm"  # what stands behind the last layer, one of HEADS
+    source_vocab: int = 0  # rows of the encoder's own table; 0: it shares the decoder's
     tied: bool = True  # the LM head is the embedding table
-    logits_bias: bool = False
-    logits_scale: float = 1.0
-    mels: int = 0  # >0: the encoder reads log-mel features, not tokens
-    token_types: int = 0
-    labels: int = 0
-    classifier_activation: str = ""
-    pooling: str = ""
-    normalize: bool = False
+    logits_bias: bool = False  # one bias per token of the vocabulary
+    logits_scale: float = 1.0  # hidden states are multiplied by it before the LM head
+    mels: int = 0  # >0: the encoder reads log-mel features of so many bands, not tokens
+    token_types: int = 0  # >0: rows of BERT's table of segments, of which row 0 is used
+    labels: int = 0  # classes of a classifier
+    classifier_activation: str = ""  # between the classifier's two products
+    pooling: str = ""  # how an encoder-only model sums up its positions, one of POOLINGS
+    normalize: bool = False  # embeddings have the length 1
 
     def __post_init__(self) -> None:
         _choose("head", self.head, HEADS)

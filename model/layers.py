@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import torch
@@ -32,23 +31,10 @@ def _gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-class RMSNorm(nn.Module):
-    """Root-mean-square normalization (Zhang and Sennrich 2019)."""
-
-    def __init__(self, width: int, epsilon: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.epsilon = epsilon
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last axis."""
-        return F.rms_norm(x, self.weight.shape, self.weight, self.epsilon)
-
-
 def norm(stack: StackDims, width: int) -> nn.Module:
     """The stack's kind of normalization."""
     if stack.norm == "rms":
-        return RMSNorm(width, stack.norm_epsilon)
+        return nn.RMSNorm(width, eps=stack.norm_epsilon)
     return nn.LayerNorm(width, eps=stack.norm_epsilon)
 
 
@@ -62,8 +48,8 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, merged, bias=stack.qkv_bias)
         self.out = nn.Linear(stack.query_width, width, bias=stack.attention_bias)
         if stack.qk_norm:
-            self.query_norm = RMSNorm(stack.head_dim, stack.norm_epsilon)
-            self.key_norm = RMSNorm(stack.head_dim, stack.norm_epsilon)
+            self.query_norm = nn.RMSNorm(stack.head_dim, eps=stack.norm_epsilon)
+            self.key_norm = nn.RMSNorm(stack.head_dim, eps=stack.norm_epsilon)
 
     def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """x (rows, new, width) -> query, key, value, each (rows, heads, new, head_dim)."""
@@ -83,8 +69,7 @@ class SelfAttention(nn.Module):
         )
 
     def _normalise(self, x: Tensor, head_norm: nn.Module, heads: int) -> Tensor:
-        split = operators.split_heads(x, heads)
-        return operators.merge_heads(head_norm(split))
+        return operators.merge_heads(head_norm(operators.split_heads(x, heads)))
 
     def forward(
         self,
@@ -100,11 +85,10 @@ class SelfAttention(nn.Module):
         if past is not None and start is not None:
             key = operators.write_cache(past[0], key, start)
             value = operators.write_cache(past[1], value, start)
-        seen = operators.attend(
+        heads = operators.attend(
             query, key, value, scale=self.stack.attention_scale, mask=mask, length=length
         )
-        out: Tensor = self.out(operators.merge_heads(seen))
-        return out, (key, value)
+        return self.out(operators.merge_heads(heads)), (key, value)
 
 
 class CrossAttention(nn.Module):
@@ -127,11 +111,10 @@ class CrossAttention(nn.Module):
         """x (batch * beams, new, width); the beams of an input share its keys and values."""
         folded = operators.fold_beams(self.query(x), source_length)
         query = operators.split_heads(folded, self.stack.heads)
-        seen = operators.attend(
+        heads = operators.attend(
             query, *source, scale=self.stack.attention_scale, length=source_length
         )
-        out: Tensor = self.out(operators.unfold_beams(operators.merge_heads(seen), x))
-        return out
+        return self.out(operators.unfold_beams(operators.merge_heads(heads), x))
 
 
 class FeedForward(nn.Module):
@@ -150,23 +133,12 @@ class FeedForward(nn.Module):
         x = self.up(x)
         if self.gated:
             gate, x = x.chunk(2, dim=-1)
-            inner = self.activation(gate) * x
-        else:
-            inner = self.activation(x)
-        out: Tensor = self.down(inner)
-        return out
-
-
-def drop(module: nn.Module, x: Tensor) -> Tensor:
-    """Dropout (Srivastava et al. 2014) at the module's rate while it trains, else x itself."""
-    rate = float(module.dropout)  # type: ignore[arg-type]
-    return F.dropout(x, rate) if module.training and rate else x
+            return self.down(self.activation(gate) * x)
+        return self.down(self.activation(x))
 
 
 class Layer(nn.Module):
     """Self-attention, cross-attention where there is an encoder, feed-forward."""
-
-    dropout = 0.0  # while training; graphs never have it
 
     def __init__(self, stack: StackDims, width: int, *, cross: bool) -> None:
         super().__init__()
@@ -177,36 +149,35 @@ class Layer(nn.Module):
         self.cross_norm = norm(stack, width) if cross else None
         self.feedforward = FeedForward(stack, width)
         self.feedforward_norm = norm(stack, width)
+        self.dropout = nn.Dropout(0.0)  # its rate is set by training alone
 
-    def _residual(self, x: Tensor, norm_: nn.Module, part: Callable[[Tensor], Tensor]) -> Tensor:
-        if self.pre_norm:
-            return x + drop(self, part(norm_(x)))
-        normed: Tensor = norm_(x + drop(self, part(x)))
-        return normed
+    def _before(self, x: Tensor, norm_: nn.Module) -> Tensor:
+        return norm_(x) if self.pre_norm else x
+
+    def _after(self, x: Tensor, change: Tensor, norm_: nn.Module) -> Tensor:
+        """The residual sum, normalised where the norm comes last."""
+        x = x + self.dropout(change)
+        return x if self.pre_norm else norm_(x)
 
     def forward(
         self,
         x: Tensor,
-        rotation: Rotation,
-        mask: Tensor | None,
-        length: Tensor | None,
+        *,
+        rotation: Rotation = None,
+        mask: Tensor | None = None,
+        length: Tensor | None = None,
         past: KeyValue | None = None,
         start: Tensor | None = None,
         source: KeyValue | None = None,
         source_length: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue]:
         """x (rows, new, width); returns it and the keys and values of this layer."""
-        present: list[KeyValue] = []
-
-        def attend(y: Tensor) -> Tensor:
-            out: Tensor
-            out, key_value = self.attention(y, rotation, mask, length, past, start)
-            present.append(key_value)
-            return out
-
-        x = self._residual(x, self.attention_norm, attend)
+        y, present = self.attention(
+            self._before(x, self.attention_norm), rotation, mask, length, past, start
+        )
+        x = self._after(x, y, self.attention_norm)
         if self.cross is not None and self.cross_norm is not None:
-            crossing = functools.partial(self.cross, source=source, source_length=source_length)
-            x = self._residual(x, self.cross_norm, crossing)
-        x = self._residual(x, self.feedforward_norm, self.feedforward)
-        return x, present[0]
+            y = self.cross(self._before(x, self.cross_norm), source, source_length)
+            x = self._after(x, y, self.cross_norm)
+        y = self.feedforward(self._before(x, self.feedforward_norm))
+        return self._after(x, y, self.feedforward_norm), present

@@ -66,7 +66,7 @@ def attend(
         )
     if length is not None:
         valid = torch.arange(key.shape[2], device=key.device) < length[:, None]
-        valid = valid[:, None, None, :]
+        valid = valid[:, None, None, :]  # (batch, heads: 1, new: 1, total)
         if mask is None:
             mask = valid
         elif mask.dtype == torch.bool:
@@ -84,17 +84,17 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     if exporting():
         x = _reshape(x, (0, 0, heads, head_dim), (x.shape[0], x.shape[1], heads, head_dim))
     else:
-        x = x.view(x.shape[0], x.shape[1], heads, head_dim)
+        x = x.view(x.shape[0], x.shape[1], heads, head_dim)  # (batch, length, heads, head_dim)
     return x.transpose(1, 2)  # (batch, heads, length, head_dim)
 
 
 def merge_heads(x: Tensor) -> Tensor:
     """(batch, heads, length, head_dim) -> (batch, length, heads * head_dim)."""
     batch, heads, length, head_dim = x.shape
-    x = x.transpose(1, 2)
+    x = x.transpose(1, 2)  # (batch, length, heads, head_dim)
     if exporting():
         return _reshape(x, (0, 0, heads * head_dim), (batch, length, heads * head_dim))
-    return x.reshape(batch, length, heads * head_dim)
+    return x.reshape(batch, length, heads * head_dim)  # (batch, length, heads * head_dim)
 
 
 def fold_beams(x: Tensor, batch_of: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def fold_beams(x: Tensor, batch_of: Tensor) -> Tensor:
     if exporting():
         shape = (batch, x.shape[0] * x.shape[1] // batch, width)
         return _reshape_like(x, batch_of, (-1, width), shape)
-    return x.reshape(batch, -1, width)
+    return x.reshape(batch, -1, width)  # (batch, beams * new, width)
 
 
 def unfold_beams(x: Tensor, like: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def unfold_beams(x: Tensor, like: Tensor) -> Tensor:
             "Shape", (like,), {"start": 0, "end": 2}, dtype=torch.int64, shape=(2,), version=OPSET
         )
         return _reshape_to(x, tokens, (x.shape[2],), (rows, new, x.shape[2]))
-    return x.reshape(rows, new, x.shape[2])
+    return x.reshape(rows, new, x.shape[2])  # (batch * beams, new, width)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
@@ -135,10 +135,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
             version=23,
         )
     rows, new, width = x.shape
-    first, second = x.view(rows, new, heads, width // heads).chunk(2, dim=-1)
-    cos, sin = cos[:, :, None], sin[:, :, None]
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    return turned.view(rows, new, width)
+    x = x.view(rows, new, heads, width // heads)
+    first, second = x.chunk(2, dim=-1)  # (rows, new, heads, head_dim / 2)
+    cos, sin = cos[:, :, None], sin[:, :, None]  # (rows, new, heads: 1, head_dim / 2)
+    x = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return x.view(rows, new, width)  # (rows, new, heads * head_dim)
 
 
 def _reshape(x: Tensor, target: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:

@@ -34,7 +34,7 @@ class Rotary(nn.Module):
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """positions (rows, new) -> cos, sin (rows, new, head_dim / 2)."""
-        angle = positions[:, :, None].float() * self.frequency
+        angle = positions[:, :, None].float() * self.frequency  # (rows, new, head_dim / 2)
         return angle.cos(), angle.sin()
 
 
@@ -73,4 +73,5 @@ class RelativeBias(nn.Module):
         """query (rows, new), key (total,) positions -> (rows, heads, new, total)."""
         nearest = -self.farthest if self.bidirectional else 0
         distance = (query[:, :, None] - key).clamp(nearest, self.farthest) - nearest
-        return self.weight[self.buckets][distance].permute(0, 3, 1, 2)
+        bias = self.weight[self.buckets][distance]  # (rows, new, total, heads)
+        return bias.permute(0, 3, 1, 2)  # (rows, heads, new, total)

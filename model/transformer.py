@@ -10,14 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seq2edge.model.dims import Dims, StackDims
-from seq2edge.model.layers import KeyValue, Layer, Rotation, activation, drop, norm
+from seq2edge.model.layers import KeyValue, Layer, Rotation, activation, norm
 from seq2edge.model.positions import RelativeBias, Rotary
 
 
 class Stack(nn.Module):
     """Embedded tokens or features in, hidden states out; encoder or decoder."""
-
-    dropout = 0.0  # while training; graphs never have it
 
     def __init__(self, stack: StackDims, width: int, *, causal: bool, cross: bool) -> None:
         super().__init__()
@@ -26,6 +24,7 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(Layer(stack, width, cross=cross) for _ in range(stack.layers))
         self.embedding_norm = norm(stack, width) if stack.embedding_norm else nn.Identity()
         self.final_norm = norm(stack, width) if stack.final_norm else nn.Identity()
+        self.dropout = nn.Dropout(0.0)  # its rate is set by training alone
         if stack.positions in ("learned", "sinusoidal"):
             self.positions = nn.Embedding(stack.max_positions, width)
         elif stack.positions == "rotary":
@@ -39,8 +38,7 @@ class Stack(nn.Module):
             x = x * self.dims.embedding_scale
         if self.dims.positions in ("learned", "sinusoidal"):
             x = x + self.positions(positions)
-        normed: Tensor = self.embedding_norm(x)
-        return drop(self, normed)
+        return self.dropout(self.embedding_norm(x))
 
     def rotation(self, positions: Tensor) -> Rotation:
         """Rotary angles of these positions, or None."""
@@ -51,14 +49,14 @@ class Stack(nn.Module):
 
         positions (rows, new); capacity (capacity,) key positions. (rows, 1 or heads, new, capacity)
         """
-        query = positions[:, :, None]
+        query = positions[:, :, None]  # (rows, new, 1)
         allowed = capacity <= query
         if self.dims.window:
             allowed = allowed & (capacity > query - self.dims.window)
         if self.dims.positions == "relative":
-            bias: Tensor = self.relative(positions, capacity)
+            bias = self.relative(positions, capacity)  # (rows, heads, new, capacity)
             return bias.masked_fill(~allowed[:, None], float("-inf"))
-        return allowed[:, None]
+        return allowed[:, None]  # (rows, 1, new, capacity)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -119,9 +117,8 @@ class Transformer(nn.Module):
         if self.encoder.dims.positions == "relative":
             mask = self.encoder.relative(positions[None], positions)
         for layer in self.encoder.layers:
-            x, _ = layer(x, None, mask, source_length)
-        encoded: Tensor = self.encoder.final_norm(x)
-        return encoded
+            x, _ = layer(x, mask=mask, length=source_length)
+        return self.encoder.final_norm(x)
 
     def project_source(self, encoded: Tensor) -> list[KeyValue]:
         """Cross-attention keys and values for every decoder layer."""
@@ -131,36 +128,35 @@ class Transformer(nn.Module):
     def decode(
         self,
         tokens: Tensor,
-        start: Tensor,
-        past: list[KeyValue],
         source: list[KeyValue],
         source_length: Tensor | None,
+        *,
+        start: Tensor | None = None,
+        past: list[KeyValue] | None = None,
     ) -> tuple[Tensor, list[KeyValue]]:
-        """tokens (rows, new) placed from `start` (rows,) on -> hidden (rows, new, width), cache."""
-        stack = self.decoder
-        positions = start[:, None] + torch.arange(tokens.shape[1], device=tokens.device)
-        capacity = torch.arange(past[0][0].shape[2], device=tokens.device)
+        """tokens (rows, new) -> hidden (rows, new, width), keys and values.
+
+        With a cache (`past`) row r is placed from `start[r]` on; without one the tokens are whole
+        sequences, as in training.
+        """
+        stack, new = self.decoder, torch.arange(tokens.shape[1], device=tokens.device)
+        positions = new[None] if start is None else start[:, None] + new
+        keys = new if past is None else torch.arange(past[0][0].shape[2], device=tokens.device)
         x = stack.embed(self.embedding(tokens), positions)
-        rotation, mask = stack.rotation(positions), stack.causal_mask(positions, capacity)
+        rotation, mask = stack.rotation(positions), stack.causal_mask(positions, keys)
         present = []
         for index, layer in enumerate(stack.layers):
-            cross = source[index] if source else None
-            x, key_value = layer(x, rotation, mask, None, past[index], start, cross, source_length)
+            x, key_value = layer(
+                x,
+                rotation=rotation,
+                mask=mask,
+                past=past[index] if past else None,
+                start=start,
+                source=source[index] if source else None,
+                source_length=source_length,
+            )
             present.append(key_value)
         return stack.final_norm(x), present
-
-    def read(self, tokens: Tensor, source: list[KeyValue], source_length: Tensor | None) -> Tensor:
-        """Whole sequences at once, as in training: tokens (rows, new) -> (rows, new, width)."""
-        stack = self.decoder
-        positions = torch.arange(tokens.shape[1], device=tokens.device)
-        x = stack.embed(self.embedding(tokens), positions[None])
-        rotation = stack.rotation(positions[None])
-        mask = stack.causal_mask(positions[None], positions)
-        for index, layer in enumerate(stack.layers):
-            cross = source[index] if source else None
-            x, _ = layer(x, rotation, mask, None, None, None, cross, source_length)
-        hidden: Tensor = stack.final_norm(x)
-        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (..., width) -> (..., vocab)."""
@@ -180,13 +176,12 @@ class Transformer(nn.Module):
         if self.dims.pooling == "mean":
             valid = torch.arange(encoded.shape[1], device=encoded.device) < source_length[:, None]
             total = (encoded * valid[:, :, None].to(encoded.dtype)).sum(dim=1)
-            pooled = total / source_length[:, None].clamp(min=1).to(encoded.dtype)
+            pooled = total / source_length[:, None].clamp(min=1).to(encoded.dtype)  # (batch, width)
         else:
             pooled = encoded[:, 0]
         if self.dims.head == "classifier":
             dense = self.classifier_dense(pooled)
-            scores: Tensor = self.classifier_out(self.classifier_activation(dense))
-            return scores
+            return self.classifier_out(self.classifier_activation(dense))
         return F.normalize(pooled, dim=-1) if self.dims.normalize else pooled
 
     def start(
@@ -208,7 +203,7 @@ class Transformer(nn.Module):
     def step(self, tokens: Tensor, new_length: Tensor, cache: StaticCache) -> Tensor:
         """Append `new_length[r]` tokens to row r; logits after the last, (rows, vocab)."""
         hidden, _ = self.decode(
-            tokens, cache.length, cache.layers, cache.source, cache.source_length
+            tokens, cache.source, cache.source_length, start=cache.length, past=cache.layers
         )
         cache.length = cache.length + new_length
         return self.last_logits(hidden, new_length)

@@ -21,7 +21,7 @@ from seq2edge.runtime.decoding import GeneratedSequence, decode
 from seq2edge.runtime.options import DecodeOptions
 
 if TYPE_CHECKING:
-    from seq2edge.runtime.text import Text
+    from seq2edge.runtime.tokenizer import Tokenizer
 
 DEFAULT_NEW_TOKENS = 256  # where neither the options nor the checkpoint say
 Ids = Sequence[int]
@@ -85,19 +85,19 @@ class Model:
         self.reason = reason
         self.dims = bundle.manifest.dims
         self.options = DecodeOptions.from_dict(dict(bundle.manifest.generation or {}))
-        self._text: Text | None = None
+        self._tokenizer: Tokenizer | None = None
 
     @property
-    def tokenizer(self) -> Text:
+    def tokenizer(self) -> Tokenizer:
         """The bundle's tokenizer. Raises InputError where the checkpoint had none."""
-        if self._text is None:
+        if self._tokenizer is None:
             record = self.bundle.manifest.tokenizer
             if record is None:
                 raise InputError(f"{self.bundle.path}: has no tokenizer, use token ids")
-            from seq2edge.runtime.text import Text
+            from seq2edge.runtime.tokenizer import Tokenizer
 
-            self._text = Text(self.bundle.path, record)
-        return self._text
+            self._tokenizer = Tokenizer(self.bundle.path, record)
+        return self._tokenizer
 
     def generate_ids(
         self, prompts: Sequence[Ids], options: DecodeOptions | None = None

@@ -19,18 +19,18 @@ from torch import Tensor
 
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import TrainingError
-from seq2edge.runtime.text import Text
-from seq2edge.training.learner import Learner
-from seq2edge.training.material import (
+from seq2edge.runtime.tokenizer import Tokenizer
+from seq2edge.training.collate import IGNORED, Collator, Example
+from seq2edge.training.recipe import Recipe
+from seq2edge.training.run_folder import (
     TOKENIZER,
-    Material,
-    open_material,
+    Run,
+    open_run,
     prepare,
     write_json,
 )
-from seq2edge.training.objectives import IGNORED, Pair, Teacher
-from seq2edge.training.recipe import Recipe
 from seq2edge.training.train import train
+from seq2edge.training.training_module import TrainingModule
 
 ROWS, RESULT = "canaries.jsonl", "canaries.json"
 DIGITS = "0 1 2 3 4 5 6 7 8 9"  # one more row, from which a tokenizer learns all of them
@@ -57,7 +57,7 @@ class Exposure:
     bits: float
 
 
-def plant(recipe: Recipe, folder: Path, settings: Settings) -> Recipe:
+def insert_canaries(recipe: Recipe, folder: Path, settings: Settings) -> Recipe:
     """Write the canaries' rows into the run's folder and add them to the training files.
 
     The same seed makes the same canaries. Raises TrainingError for objectives whose answers hold
@@ -106,7 +106,7 @@ def numbers(recipe: Recipe, settings: Settings) -> list[str]:
     return [_spaced(int(number), settings.digits) for number in drawn]
 
 
-def expose(
+def measure_exposure(
     recipe: Recipe,
     folder: str | Path,
     settings: Settings = Settings(),
@@ -119,7 +119,7 @@ def expose(
     `training` is handed to `train`. The result is kept in the run's folder as `canaries.json`.
     """
     folder = Path(folder)
-    planted = plant(recipe, folder, settings)
+    planted = insert_canaries(recipe, folder, settings)
     prepare(planted, folder, say)
     _check_digits(folder)
     trained = train(planted, folder, say=say, **training)
@@ -138,14 +138,14 @@ def measure(checkpoint: Path, folder: Path, settings: Settings) -> list[Exposure
 
     Each is ranked by log-likelihood among itself and `candidates` - 1 other numbers, drawn anew.
     """
-    material = open_material(folder)
+    material = open_run(folder)
     model = load_checkpoint(checkpoint).model.eval()
-    learner = Learner(model, material.recipe.optimizer, seed=0)
+    module = TrainingModule(model, material.recipe.optimizer, seed=0)
     rng = np.random.default_rng((material.recipe.seed, 1))
     found = []
     for i, number in enumerate(numbers(material.recipe, settings)):
         rivals = _rivals(number, rng, settings)
-        scores = _likelihoods(learner, material, folder, i, [number, *rivals])
+        scores = _likelihoods(module, material, folder, i, [number, *rivals])
         rank = int((scores >= scores[0]).sum())  # ties count against it
         bits = exposure_bits(rank, settings.candidates)
         found.append(Exposure(number=number, rank=rank, bits=bits))
@@ -159,7 +159,7 @@ def exposure_bits(rank: int, candidates: int) -> float:
 
 def _check_digits(folder: Path) -> None:
     """Whether the tokenizer tells all numbers apart; else they would be one and the same text."""
-    text = Text(folder / TOKENIZER, open_material(folder).facts.tokenizer)
+    text = Tokenizer(folder / TOKENIZER, open_run(folder).facts.tokenizer)
     if len({tuple(text.encode_target(f"1 {digit} 1")) for digit in DIGITS.split()}) < 10:
         raise TrainingError(
             "canaries: the tokenizer does not tell their digits apart, choose a larger "
@@ -187,13 +187,13 @@ def _two_sided(recipe: Recipe) -> bool:
 
 
 def _likelihoods(
-    learner: Learner, material: Material, folder: Path, index: int, candidates: Sequence[str]
+    module: TrainingModule, material: Run, folder: Path, index: int, candidates: Sequence[str]
 ) -> Tensor:
     """Log-likelihood of each candidate as the canary's number, (candidates,)."""
     recipe, facts = material.recipe, material.facts
-    text = Text(folder / TOKENIZER, facts.tokenizer)
+    text = Tokenizer(folder / TOKENIZER, facts.tokenizer)
     pairs = [_pair(text, material, _texts(index, number, recipe)) for number in candidates]
-    teacher = Teacher(
+    collator = Collator(
         objective=recipe.objective,
         corpus=material.train,
         start=facts.start,
@@ -203,14 +203,14 @@ def _likelihoods(
     scores = []
     with torch.no_grad():
         for start in range(0, len(pairs), BATCH):
-            batch = teacher.batch(pairs[start : start + BATCH], 1.0)
+            batch = collator.collate(pairs[start : start + BATCH], 1.0)
             losses = torch.zeros(batch["labels"].shape)
-            losses[batch["labels"] != IGNORED] = learner.loss(batch, 0.0)
+            losses[batch["labels"] != IGNORED] = module.loss(batch, 0.0)
             scores.append(-losses.double().sum(dim=1))
     return torch.cat(scores)
 
 
-def _pair(text: Text, material: Material, row: tuple[str, ...]) -> Pair:
+def _pair(text: Tokenizer, material: Run, row: tuple[str, ...]) -> Example:
     """Ids as the training read them."""
     facts = material.facts
     if len(row) == 1:

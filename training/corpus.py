@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from seq2edge.errors import InputError, TrainingError
 from seq2edge.files.storage import file_errors, hidden_sibling
-from seq2edge.training.text_files import BadLines, read_rows
+from seq2edge.training.text_files import SkippedLines, read_rows
 
 Ids: TypeAlias = Sequence[int]
 Encoded: TypeAlias = Iterable[tuple[Ids, ...]]  # the rows that one line becomes: none, one, several
@@ -40,7 +40,7 @@ class Corpus:
     ids: tuple[NDArray[np.uint32], ...]  # of each column, (all tokens,)
     ends: tuple[NDArray[np.int64], ...]  # of each column, (rows,)
     files: tuple[int, ...]
-    bad: BadLines
+    bad: SkippedLines
 
     def __len__(self) -> int:
         return len(self.ends[0])
@@ -99,7 +99,7 @@ def open_corpus(folder: Path) -> Corpus:
             ids=tuple(np.memmap(folder / f"{n}.ids", dtype=np.uint32, mode="r") for n in names),
             ends=tuple(np.memmap(folder / f"{n}.ends", dtype=np.int64, mode="r") for n in names),
             files=tuple(meta["files"]),
-            bad=BadLines(**meta["bad"]),
+            bad=SkippedLines(**meta["bad"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{folder}: not a prepared corpus: {error}") from error
@@ -113,8 +113,8 @@ def _write(
     texts: int,
     fields: tuple[str, ...],
     most: int,
-) -> tuple[list[int], BadLines]:
-    bad, counts = BadLines(), []
+) -> tuple[list[int], SkippedLines]:
+    bad, counts = SkippedLines(), []
     writers = [_Column(folder, name) for name in COLUMNS[:columns]]
     try:
         for number, path in enumerate(files):
@@ -141,7 +141,7 @@ def _encoded(
     encode: Encode,
     texts: int,
     fields: tuple[str, ...],
-    bad: BadLines,
+    bad: SkippedLines,
 ) -> Iterator[tuple[Ids, ...]]:
     for line, row in read_rows(path, columns=texts, fields=fields, bad=bad):
         try:

@@ -22,7 +22,7 @@ from seq2edge.errors import CapacityError, InputError, TrainingError
 from seq2edge.files.storage import DISK_FULL, hidden_sibling
 from seq2edge.runtime.model import Model
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.training.text_files import BadLines, read_rows
+from seq2edge.training.text_files import SkippedLines, read_rows
 
 Answer: TypeAlias = tuple[str, bool]  # the text, and whether the teacher ended it
 Lines: TypeAlias = list[tuple[int, str]]  # numbers from 1, and texts
@@ -86,7 +86,7 @@ class _State:
         self.part = output.with_name(output.name + ".part")
         self.notes = self.part.with_name(self.part.name + ".json")
         self.lines = self.texts = self.pairs = self.bytes = 0
-        self.bad = BadLines()
+        self.bad = SkippedLines()
         if output.exists():
             raise TrainingError(f"{output}: exists, choose another name")
         if self.notes.exists():
@@ -95,7 +95,7 @@ class _State:
     def _read(self) -> None:
         try:
             values = json.loads(self.notes.read_text(encoding="utf-8"))
-            bad = BadLines(counts=values["counts"], first=values["first"])
+            bad = SkippedLines(counts=values["counts"], first=values["first"])
             asked = values["asked"]
             numbers = [int(values[name]) for name in ("lines", "texts", "pairs", "bytes")]
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -128,7 +128,7 @@ class _State:
             if not self.notes.exists():
                 self.part.unlink(missing_ok=True)
 
-    def keep(self, file: IO[bytes], rows: list[str], group: Lines, bad: BadLines) -> None:
+    def keep(self, file: IO[bytes], rows: list[str], group: Lines, bad: SkippedLines) -> None:
         """Write the rows of a batch of texts; all up to here is done then."""
         self.lines = group[-1][0] if group else self.lines
         self.texts += len(group)
@@ -169,7 +169,7 @@ class _State:
 
 
 @dataclasses.dataclass(kw_only=True)
-class _Later(BadLines):
+class _Later(SkippedLines):
     """Lines up to `after` were counted by the call before."""
 
     after: int
@@ -179,13 +179,13 @@ class _Later(BadLines):
             super().add(path, number, fact)
 
 
-def _groups(texts: Path, size: int, done: int) -> Iterator[tuple[Lines, BadLines]]:
+def _groups(texts: Path, size: int, done: int) -> Iterator[tuple[Lines, SkippedLines]]:
     """Batches of lines after line `done`, each with the lines that were left out before its end."""
     bad = _Later(after=done)
     rows = read_rows(texts, columns=1, bad=bad)
     lines = ((number, row[0]) for number, row in rows if number > done)
     while group := list(itertools.islice(lines, size)):
-        yield group, BadLines(counts=dict(bad.counts), first=list(bad.first))
+        yield group, SkippedLines(counts=dict(bad.counts), first=list(bad.first))
         bad.counts.clear()
         bad.first.clear()
     if bad.counts:
@@ -212,7 +212,7 @@ def _answerer(
 
 
 def _safe(
-    answer: Callable[[list[str]], list[list[Answer]]], group: Lines, bad: BadLines, path: Path
+    answer: Callable[[list[str]], list[list[Answer]]], group: Lines, bad: SkippedLines, path: Path
 ) -> Sequence[list[Answer]]:
     """The answers; a text that the model does not take is counted and has none."""
     if not group:
@@ -228,7 +228,7 @@ def _safe(
 
 
 def _rows(
-    group: Lines, answers: Sequence[list[Answer]], suffix: str, bad: BadLines, path: Path
+    group: Lines, answers: Sequence[list[Answer]], suffix: str, bad: SkippedLines, path: Path
 ) -> Iterator[str]:
     """Lines of the output, for all answers that teach something."""
     for (number, text), found in zip(group, answers, strict=True):

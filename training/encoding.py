@@ -6,25 +6,25 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tokenizers import Tokenizer
+import tokenizers
 
 from seq2edge.bundle.manifest import TokenizerRecord
 from seq2edge.errors import InputError, TrainingError
-from seq2edge.runtime.text import Text
+from seq2edge.runtime.tokenizer import Tokenizer
 from seq2edge.training.corpus import Encode, Ids, TooLong
 from seq2edge.training.presets import longest
 from seq2edge.training.recipe import TWO_SIDED, Objective, Recipe
-from seq2edge.training.text_files import BadLines, read_rows
-from seq2edge.training.vocabulary import MASK, RECORD, SENTINELS, sentinel, train_tokenizer
+from seq2edge.training.text_files import SkippedLines, read_rows
+from seq2edge.training.train_tokenizer import MASK, RECORD, SENTINELS, sentinel, train_tokenizer
 
 SOURCE, TARGET = "tokenizer.json", "tokenizer.target.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Vocabulary:
+class TokenIds:
     """Ids that training needs beside the text's own. `first` is forced out of the decoder first."""
 
-    text: Text
+    text: Tokenizer
     start: int
     end: int
     special: tuple[int, ...] = ()
@@ -65,7 +65,7 @@ def vocabulary_sizes(folder: Path, record: TokenizerRecord) -> tuple[int, int]:
     """Tokens of the decoder's and of the encoder's own vocabulary (0: the same)."""
 
     def size(name: str) -> int:
-        tokenizer = Tokenizer.from_file(str(folder / name))
+        tokenizer = tokenizers.Tokenizer.from_file(str(folder / name))
         found: int = tokenizer.get_vocab_size(with_added_tokens=True)
         return found
 
@@ -74,7 +74,7 @@ def vocabulary_sizes(folder: Path, record: TokenizerRecord) -> tuple[int, int]:
     return size(record.source), 0
 
 
-def encoder(recipe: Recipe, vocabulary: Vocabulary, *, tags: Sequence[str] = ()) -> Encode:
+def encoder(recipe: Recipe, vocabulary: TokenIds, *, tags: Sequence[str] = ()) -> Encode:
     """The function that turns a line of file `number` into rows of ids.
 
     It raises TooLong where a row does not fit, and InputError for an unknown label.
@@ -104,7 +104,7 @@ def encoder(recipe: Recipe, vocabulary: Vocabulary, *, tags: Sequence[str] = ())
     return functions.get(recipe.objective) or _raw(recipe, vocabulary)
 
 
-def _raw(recipe: Recipe, vocabulary: Vocabulary) -> Encode:
+def _raw(recipe: Recipe, vocabulary: TokenIds) -> Encode:
     """Texts without an answer, in pieces of the longest length."""
     text = vocabulary.text
     causal = recipe.objective == "causal"
@@ -145,7 +145,7 @@ def _rows(recipe: Recipe, *, most: int) -> Iterator[tuple[str, ...]]:
             Path(name),
             columns=2 if recipe.objective in TWO_SIDED else 1,
             fields=recipe.data.fields,
-            bad=BadLines(),  # they are reported when the corpus is prepared
+            bad=SkippedLines(),  # they are reported when the corpus is prepared
         )
         for count, (_, row) in enumerate(rows, start=1):
             yield (tag + row[0], *row[1:])

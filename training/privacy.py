@@ -31,10 +31,10 @@ from torch.utils.data import DataLoader
 from seq2edge.errors import TrainingError
 from seq2edge.model.transformer import Transformer
 from seq2edge.training.batches import Plan, Rows
-from seq2edge.training.learner import Learner, schedule
-from seq2edge.training.material import Loaders, Material, read_json, write_json
-from seq2edge.training.objectives import IGNORED, Batch, Lessons
+from seq2edge.training.collate import IGNORED, Batch, StepBatches
 from seq2edge.training.recipe import PrivacyRecipe, Recipe
+from seq2edge.training.run_folder import Run, RunDataModule, read_json, write_json
+from seq2edge.training.training_module import TrainingModule, schedule
 
 FILE = "privacy.json"
 STATE = "privacy"  # the account's place in a training's checkpoint
@@ -56,7 +56,7 @@ class Mechanism:
         return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def prepare_privacy(material: Material, folder: Path) -> None:
+def prepare_privacy(material: Run, folder: Path) -> None:
     """Find the noise that spends the recipe's epsilon over all steps, and draw the run's secret.
 
     Raises TrainingError for budgets and batches that do not go with the number of rows.
@@ -84,7 +84,7 @@ def open_mechanism(folder: Path) -> Mechanism:
         raise TrainingError(f"{folder / FILE}: damaged: {error}") from error
 
 
-def plain_optimizer(recipe: Recipe) -> Recipe:
+def without_clipping(recipe: Recipe) -> Recipe:
     """The recipe as Lightning may see it: no clipping, parts or precision of its own."""
     if not recipe.privacy.epsilon:
         return recipe
@@ -92,12 +92,12 @@ def plain_optimizer(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, optimizer=optimizer)
 
 
-def private_card(card: dict[str, Any], learner: PrivateLearner) -> dict[str, Any]:
+def private_card(card: dict[str, Any], module: PrivateModule) -> dict[str, Any]:
     """What `training.json` says of a private training: the budget, and no counts of the data."""
     counts = ("tokens", "lines_left_out")
     return {
         **{name: value for name, value in card.items() if name not in counts},
-        "privacy": learner.spent(),
+        "privacy": module.spent(),
     }
 
 
@@ -115,7 +115,7 @@ def spent_epsilon(history: list[tuple[float, float, int]], delta: float) -> floa
     return math.ceil(float(epsilon) * 1e4) / 1e4
 
 
-class PrivateLearner(Learner):
+class PrivateModule(TrainingModule):
     """Learns from clipped gradients of rows and noise.
 
     The loss of a row is the mean over its answers, so that long rows are clipped no more than
@@ -123,7 +123,7 @@ class PrivateLearner(Learner):
     """
 
     def __init__(self, model: Transformer, recipe: Recipe, mechanism: Mechanism) -> None:
-        super().__init__(model, plain_optimizer(recipe).optimizer, seed=recipe.seed)
+        super().__init__(model, without_clipping(recipe).optimizer, seed=recipe.seed)
         self.automatic_optimization = False
         self.privacy = recipe.privacy
         self.parts = recipe.optimizer.accumulate
@@ -195,7 +195,7 @@ class PrivateLearner(Learner):
         if model.dims.head == "classifier":
             logits = model.pool(batch["source"], batch["source_length"])
         else:  # of every position: shapes may not depend on what a row holds
-            logits = model.logits(self.read(batch))
+            logits = model.logits(self.decoder_states(batch))
         total = F.cross_entropy(
             logits.flatten(0, -2).float(),
             labels.flatten(),
@@ -244,21 +244,21 @@ class PoissonPlan(Plan):
             step += 1
 
 
-class PrivateLessons(Lessons):
+class PrivateStepBatches(StepBatches):
     """A step's rows in one batch; of a step without rows a batch that does not count."""
 
-    def lesson(self, epoch: int, rows: Rows, part: int) -> Batch:
-        """See `Lessons`."""
+    def step_batch(self, epoch: int, rows: Rows, part: int) -> Batch:
+        """See `StepBatches`."""
         del part
         drawn = rows if len(rows) else np.zeros(1, dtype=np.int64)
-        pairs = [self.teacher.pair(int(row), epoch) for row in drawn]
-        return self.teacher.batch(pairs, 1.0 if len(rows) else 0.0)
+        examples = [self.collator.example(int(row), epoch) for row in drawn]
+        return self.collator.collate(examples, 1.0 if len(rows) else 0.0)
 
 
-class PrivateLoaders(Loaders):
+class PrivateDataModule(RunDataModule):
     """The run's batches, of rows drawn by chance."""
 
-    def __init__(self, material: Material, mechanism: Mechanism, *, workers: int) -> None:
+    def __init__(self, material: Run, mechanism: Mechanism, *, workers: int) -> None:
         super().__init__(material, workers=workers)
         self.mechanism = mechanism
 
@@ -266,10 +266,10 @@ class PrivateLoaders(Loaders):
         """From the step that the training has reached."""
         plain: Any = super().train_dataloader().dataset
         plan = PoissonPlan(corpus=self.material.train, tokens=0, seed=0, mechanism=self.mechanism)
-        lessons = PrivateLessons(
-            plan, plain.teacher, first=plain.first, steps=plain.steps, accumulate=1
+        batches = PrivateStepBatches(
+            plan, plain.collator, first=plain.first, steps=plain.steps, accumulate=1
         )
-        return DataLoader(lessons, batch_size=None, num_workers=self.workers)
+        return DataLoader(batches, batch_size=None, num_workers=self.workers)
 
 
 def _noise(wanted: PrivacyRecipe, rate: float, steps: int) -> float:

@@ -1,7 +1,7 @@
 """Several processes that train one model: started together, watched, ended together.
 
-`spread` starts them on this machine. Under torchrun, on one machine or on many, each process finds
-its place in the environment.
+`launch_processes` starts them on this machine. Under torchrun, on one machine or on many, each
+process finds its place in the environment.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 RESUME = "what was learnt up to the last check is kept, resume from it"
 
 
-class LostError(TrainingError):
+class PeerLostError(TrainingError):
     """Another process is not there any more; what ended it is told elsewhere."""
 
 
@@ -55,11 +55,11 @@ def first_process() -> bool:
 
 
 def started_by_launcher() -> bool:
-    """Whether `spread` or torchrun started this process as one of a group."""
+    """Whether `launch_processes` or torchrun started this process as one of a group."""
     return "LOCAL_RANK" in os.environ
 
 
-def placed(processes: int, machines: int) -> tuple[int, int]:
+def resolve_world(processes: int, machines: int) -> tuple[int, int]:
     """Processes on each machine and machines: what torchrun says, else what was asked for.
 
     Raises TrainingError where both say something else, and for several machines without torchrun.
@@ -96,7 +96,7 @@ def check_device(device: str, processes: int) -> None:
         raise TrainingError("device: mps is for one process on a Mac with Metal, choose cpu")
 
 
-def spread(
+def launch_processes(
     work: Callable[..., Any],
     arguments: Mapping[str, Any],
     *,
@@ -217,7 +217,7 @@ def _raise_cause(group: list[_Child], say: Callable[[str], None]) -> None:
         _listen(child, say)
     failed = [child for child in group if child.process.exitcode and not child.stopped]
     for child in failed:
-        if child.error is not None and not isinstance(child.error, LostError):
+        if child.error is not None and not isinstance(child.error, PeerLostError):
             raise child.error
     for child in sorted(failed, key=lambda child: child.error is not None):
         if child.error is not None:
@@ -241,7 +241,7 @@ def _free_port() -> int:
 
 
 def environment() -> ClusterEnvironment:
-    """Where Lightning finds this process's place: torchrun's variables, or those of `spread`."""
+    """Where Lightning finds this process's place: torchrun's variables, or our launch's."""
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
@@ -251,13 +251,13 @@ def environment() -> ClusterEnvironment:
 
 @contextmanager
 def lost_processes(processes: int) -> Iterator[None]:
-    """What gloo and NCCL say when another process is gone becomes a LostError."""
+    """What gloo and NCCL say when another process is gone becomes a PeerLostError."""
     try:
         yield
     except RuntimeError as error:
         said = str(error).splitlines()[0] if str(error) else ""
         if processes == 1 or not re.search("gloo|nccl|TCPStore|Connection", said, re.IGNORECASE):
             raise
-        raise LostError(
+        raise PeerLostError(
             f"another process of the training has ended ({said:.120}); {RESUME}"
         ) from error

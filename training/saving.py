@@ -16,7 +16,7 @@ from torch import Tensor
 import seq2edge
 from seq2edge.errors import TrainingError
 from seq2edge.files.storage import file_errors, hidden_sibling
-from seq2edge.training.material import TOKENIZER, Facts
+from seq2edge.training.run_folder import TOKENIZER, RunSetup
 
 WEIGHTS = "model.safetensors"
 Stored: TypeAlias = Literal["float32", "float16"]
@@ -25,7 +25,7 @@ Stored: TypeAlias = Literal["float32", "float16"]
 def save_checkpoint(
     folder: Path,
     weights: Mapping[str, Tensor],
-    facts: Facts,
+    facts: RunSetup,
     run: Path,
     card: Mapping[str, Any],
     *,
@@ -58,7 +58,7 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _config(facts: Facts) -> dict[str, Any]:
+def _config(facts: RunSetup) -> dict[str, Any]:
     config: dict[str, Any] = {
         "model_type": "seq2edge",
         "seq2edge_version": seq2edge.__version__,

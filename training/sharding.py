@@ -18,13 +18,13 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
 from seq2edge.model.layers import CrossAttention, Layer
-from seq2edge.training.learner import Learner
+from seq2edge.training.training_module import TrainingModule
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-class ShardedLearner(Learner):
-    """A learner whose weights, gradients and optimizer states are shared out over all processes.
+class ShardedModule(TrainingModule):
+    """A module whose weights, gradients and optimizer states are shared out over all processes.
 
     A layer's weights are whole while it computes; what stands outside of layers (tables, last
     norms) is whole during a step.
@@ -57,7 +57,7 @@ class Sharded(ModelParallelStrategy):
         assert self.model is not None
         optimizer = getattr(optimizer, "_optimizer", optimizer)  # out of Lightning's wrapper
         named = get_optimizer_state_dict(self.model, optimizer, options=WHOLE)
-        return numbered(named) if self.is_global_zero else {}
+        return by_index(named) if self.is_global_zero else {}
 
     def load_checkpoint(
         self,
@@ -71,12 +71,12 @@ class Sharded(ModelParallelStrategy):
         set_model_state_dict(self.model, checkpoint["state_dict"], options=WHOLE)
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             set_optimizer_state_dict(
-                self.model, optimizer, named(state, optimizer, self.model), options=WHOLE
+                self.model, optimizer, by_name(state, optimizer, self.model), options=WHOLE
             )
         return checkpoint
 
 
-def numbered(state: Mapping[str, Any]) -> dict[str, Any]:
+def by_index(state: Mapping[str, Any]) -> dict[str, Any]:
     """An optimizer's state by parameter names as `Optimizer.state_dict` gives it, by numbers."""
     names = [name for group in state["param_groups"] for name in group["params"]]
     numbers = {name: number for number, name in enumerate(names)}
@@ -90,8 +90,8 @@ def numbered(state: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def named(state: Mapping[str, Any], optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
-    """The inverse of `numbered`, for an optimizer with the same groups."""
+def by_name(state: Mapping[str, Any], optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
+    """The inverse of `by_index`, for an optimizer with the same groups."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     ordered = [
         names[parameter] for group in optimizer.param_groups for parameter in group["params"]

@@ -17,7 +17,7 @@ from seq2edge.errors import TrainingError
 from seq2edge.model.dims import Dims
 from seq2edge.model.transformer import Transformer
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.text import Text
+from seq2edge.runtime.tokenizer import Tokenizer
 from seq2edge.training.encoding import extra_tokens
 from seq2edge.training.initialise import freeze_positions, new_model
 from seq2edge.training.presets import DECODES, ENCODES
@@ -25,7 +25,7 @@ from seq2edge.training.recipe import Recipe
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Start:
+class StartCheckpoint:
     """What a checkpoint says, beside its weights."""
 
     path: Path
@@ -69,7 +69,7 @@ class Start:
         return dims
 
 
-def read_start(recipe: Recipe, folder: Path) -> Start:
+def read_start_checkpoint(recipe: Recipe, folder: Path) -> StartCheckpoint:
     """Load the checkpoint's facts and write its tokenizer into `folder`."""
     path = Path(recipe.start)
     loaded = load_checkpoint(path)
@@ -84,14 +84,14 @@ def read_start(recipe: Recipe, folder: Path) -> Start:
         raise TrainingError(f"{path}: has no tokenizer, training reads text")
     for name, data in converted.files.items():
         (folder / name).write_bytes(data)
-    text = Text(folder, converted.record)
+    text = Tokenizer(folder, converted.record)
     settings = _generation(loaded)
     end = settings.get("eos_token_id")
     end = end[0] if isinstance(end, list) else end
     if end is None:
         end = text.token_id(converted.record.special.eos or "")
     first = settings.get("forced_bos_token_id")
-    return Start(
+    return StartCheckpoint(
         path=path,
         dims=loaded.dims,
         tokenizer=converted.record,
@@ -137,7 +137,7 @@ def _generation(loaded: Checkpoint) -> dict[str, Any]:
     return read_generation(loaded.source.generation, loaded.source.config, fields).options
 
 
-def _special(recipe: Recipe, text: Text, path: Path) -> tuple[int, ...]:
+def _special(recipe: Recipe, text: Tokenizer, path: Path) -> tuple[int, ...]:
     ids = tuple(text.token_id(token) for token in extra_tokens(recipe.objective))
     if -1 in ids:
         raise TrainingError(f"{path}: its tokenizer has no tokens for {recipe.objective}")

@@ -13,25 +13,25 @@ from typing import Any, TypeAlias
 
 from seq2edge.bundle.manifest import utc_now
 from seq2edge.errors import TrainingError
-from seq2edge.training.material import (
-    RECIPE,
-    asked_of,
-    open_material,
-    prepare,
-    read_json,
-    write_json,
-)
 from seq2edge.training.presets import count_parameters
 from seq2edge.training.processes import started_by_launcher
 from seq2edge.training.recipe import Recipe
+from seq2edge.training.run_folder import (
+    RECIPE,
+    open_run,
+    prepare,
+    read_json,
+    run_fingerprint,
+    write_json,
+)
 from seq2edge.training.scaling import Fit, Observation, fit_law
 from seq2edge.training.sweep_runs import (
     Budget,
-    budgeted,
     dims_of,
-    fill_run,
-    sized,
+    prepare_run_folder,
     step_tokens,
+    with_budget,
+    with_size,
 )
 from seq2edge.training.train import LAST, MODEL, Machine, train
 
@@ -92,10 +92,10 @@ def sweep(
     rows and recipes that cannot be swept, and whatever a training raises.
     """
     folder = Path(folder)
-    recipes = [sized(recipe, size) for size in sizes]
+    recipes = [with_size(recipe, size) for size in sizes]
     _check(recipe, sizes, rows, budget)
     prepare(recipe, folder / SHARED, say)
-    shared = open_material(folder / SHARED)
+    shared = open_run(folder / SHARED)
     for changed in recipes:
         dims_of(changed, shared.facts)
     amounts = _amounts(rows, len(shared.train))
@@ -143,14 +143,14 @@ def _run(
 ) -> Run:
     """One run, unless it is done."""
     place = folder / f"{size}-{rows}"
-    shared = open_material(folder / SHARED)
+    shared = open_run(folder / SHARED)
     everything, inner = count_parameters(dims_of(recipe, shared.facts))
     each = step_tokens(shared.train, recipe)
-    recipe = budgeted(recipe, budget, inner, each)
-    if (place / LAST).is_file() and read_json(place / RECIPE) != asked_of(recipe):
+    recipe = with_budget(recipe, budget, inner, each)
+    if (place / LAST).is_file() and read_json(place / RECIPE) != run_fingerprint(recipe):
         raise TrainingError(f"{place}: was run with another budget or recipe, choose a new folder")
     if not (place / MODEL / "training.json").is_file():
-        fill_run(recipe, folder / SHARED, place, rows)
+        prepare_run_folder(recipe, folder / SHARED, place, rows)
         train(recipe, place, resume=(place / LAST).is_file(), machine=machine, quiet=quiet)
     return _read(place, size, everything, inner, each)
 

@@ -18,21 +18,21 @@ from seq2edge.files.storage import file_errors, hidden_sibling
 from seq2edge.model.dims import Dims
 from seq2edge.training.batches import Plan
 from seq2edge.training.corpus import COLUMNS, Corpus
-from seq2edge.training.material import (
+from seq2edge.training.presets import PRESETS, make_dims
+from seq2edge.training.recipe import Recipe
+from seq2edge.training.run_folder import (
     FACTS,
     RECIPE,
     TOKENIZER,
     TRAIN,
     VALIDATION,
-    Facts,
-    Material,
-    asked_of,
-    open_material,
+    Run,
+    RunSetup,
+    open_run,
     read_json,
+    run_fingerprint,
     write_json,
 )
-from seq2edge.training.presets import PRESETS, make_dims
-from seq2edge.training.recipe import Recipe
 
 Rows: TypeAlias = NDArray[np.int64]
 HEAD = 32  # least width of a head
@@ -49,7 +49,7 @@ class Budget:
     flops: float = 0.0
 
 
-def sized(recipe: Recipe, size: str) -> Recipe:
+def with_size(recipe: Recipe, size: str) -> Recipe:
     """The recipe with the sizes of a preset, or of WIDTHxLAYERS (64x2: 2 layers in each stack).
 
     Raises TrainingError for anything else.
@@ -78,7 +78,7 @@ def sized(recipe: Recipe, size: str) -> Recipe:
     return dataclasses.replace(recipe, model=model)
 
 
-def dims_of(recipe: Recipe, facts: Facts) -> Dims:
+def dims_of(recipe: Recipe, facts: RunSetup) -> Dims:
     """The dims of another size with the same vocabularies."""
     known = facts.dims
     return make_dims(
@@ -86,7 +86,7 @@ def dims_of(recipe: Recipe, facts: Facts) -> Dims:
     )
 
 
-def budgeted(recipe: Recipe, budget: Budget, parameters: int, step_tokens: float) -> Recipe:
+def with_budget(recipe: Recipe, budget: Budget, parameters: int, step_tokens: float) -> Recipe:
     """The recipe with the budget's steps, rounded to whole checks so that the last one counts."""
     steps = budget.steps or recipe.optimizer.steps
     if budget.flops:
@@ -112,12 +112,12 @@ def step_tokens(corpus: Corpus, recipe: Recipe) -> float:
     return sum(map(len, corpus.ids)) / sum(1 for _ in plan.epoch(0))
 
 
-def fill_run(recipe: Recipe, shared: Path, folder: Path, rows: int) -> Material:
+def prepare_run_folder(recipe: Recipe, shared: Path, folder: Path, rows: int) -> Run:
     """Make a run folder whose corpora are there already; `rows` of the training rows at random.
 
     A smaller part is a part of every larger one.
     """
-    asked, material = asked_of(recipe), open_material(shared)
+    asked, material = run_fingerprint(recipe), open_run(shared)
     facts = dataclasses.replace(material.facts, dims=dims_of(recipe, material.facts))
     with file_errors(folder, TrainingError):
         if (folder / RECIPE).is_file() and read_json(folder / RECIPE) != asked:
@@ -129,7 +129,7 @@ def fill_run(recipe: Recipe, shared: Path, folder: Path, rows: int) -> Material:
             write_part(material.train, folder / TRAIN, rows, recipe.seed)
     write_json(folder / FACTS, json.loads(json.dumps(dataclasses.asdict(facts))))
     write_json(folder / RECIPE, asked)
-    return open_material(folder)
+    return open_run(folder)
 
 
 def write_part(corpus: Corpus, folder: Path, rows: int, seed: int) -> None:

@@ -16,7 +16,7 @@ SHOWN = 5  # bad lines that a report names
 
 
 @dataclasses.dataclass(kw_only=True)
-class BadLines:
+class SkippedLines:
     """Lines that were left out: how many of each kind, and where the first ones stand."""
 
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -35,7 +35,7 @@ class BadLines:
 
 
 def read_rows(
-    path: Path, *, columns: int, fields: tuple[str, ...] = (), bad: BadLines
+    path: Path, *, columns: int, fields: tuple[str, ...] = (), bad: SkippedLines
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Line numbers (from 1) and rows of `columns` texts.
 

@@ -23,36 +23,36 @@ from seq2edge.model.transformer import Transformer
 from seq2edge.training.adapters import add_adapters, merged
 from seq2edge.training.checkpoints import SafeCheckpointIO
 from seq2edge.training.initialise import new_model
-from seq2edge.training.learner import Learner, set_dropout
-from seq2edge.training.material import (
-    READY,
-    Loaders,
-    Material,
-    open_material,
-    prepare,
-    wait_until_prepared,
-)
 from seq2edge.training.presets import count_parameters
 from seq2edge.training.privacy import (
-    PrivateLearner,
-    PrivateLoaders,
+    PrivateDataModule,
+    PrivateModule,
     open_mechanism,
-    plain_optimizer,
     prepare_privacy,
     private_card,
+    without_clipping,
 )
 from seq2edge.training.processes import (
     check_device,
     environment,
     first_process,
+    launch_processes,
     lost_processes,
-    placed,
-    spread,
+    resolve_world,
     started_by_launcher,
 )
 from seq2edge.training.recipe import Recipe, without_folders
+from seq2edge.training.run_folder import (
+    READY,
+    Run,
+    RunDataModule,
+    open_run,
+    prepare,
+    wait_until_prepared,
+)
 from seq2edge.training.saving import Stored, save_checkpoint
 from seq2edge.training.start import start_model
+from seq2edge.training.training_module import TrainingModule, set_dropout
 from seq2edge.training.vectors import fill_vectors, prepare_vectors, report_of
 
 Say: TypeAlias = Callable[[str], None]
@@ -102,7 +102,7 @@ def train(
     `resume` goes on from the last check of the same recipe. Raises TrainingError for data,
     checkpoints and folders that cannot be used; the last good checkpoint stays then.
     """
-    processes, machines = placed(machine.processes, machine.machines)
+    processes, machines = resolve_world(machine.processes, machine.machines)
     check_device(machine.device, processes)
     arguments: dict[str, Any] = {
         "recipe": recipe,
@@ -113,7 +113,7 @@ def train(
         "quiet": quiet,
     }
     if processes > 1 and not started_by_launcher():
-        trained: Trained = spread(_train, arguments, processes=processes, say=say)
+        trained: Trained = launch_processes(_train, arguments, processes=processes, say=say)
         return trained
     return _train(**arguments, say=say if first_process() else lambda _: None)
 
@@ -137,26 +137,26 @@ def _train(
         _prepare(recipe, folder, say)
     else:
         wait_until_prepared(recipe, folder)
-    material = open_material(folder)
+    material = open_run(folder)
     with _silenced(), lost_processes(everyone):
-        trainer = _trainer(plain_optimizer(recipe), folder, machine, quiet=quiet)
-        learner = _learner(material, folder, machine, say)
+        trainer = _trainer(without_clipping(recipe), folder, machine, quiet=quiet)
+        module = _module(material, folder, machine, say)
         trainer.fit(
-            learner,
+            module,
             datamodule=_loaders(material, folder, machine),
             ckpt_path=last if last.is_file() else None,
             weights_only=True,
         )
         if trainer.interrupted:
             raise KeyboardInterrupt
-        return _finish(trainer, learner, material, folder, began=began, stored=stored)
+        return _finish(trainer, module, material, folder, began=began, stored=stored)
 
 
 def _prepare(recipe: Recipe, folder: Path, say: Say) -> None:
     with file_errors(folder, TrainingError):
         (folder / READY).unlink(missing_ok=True)
     prepare(recipe, folder, say)
-    material = open_material(folder)
+    material = open_run(folder)
     prepare_vectors(material, folder, say)
     prepare_privacy(material, folder)
     with file_errors(folder, TrainingError):
@@ -165,25 +165,25 @@ def _prepare(recipe: Recipe, folder: Path, say: Say) -> None:
 
 def _finish(
     trainer: L.Trainer,
-    learner: Learner,
-    material: Material,
+    module: TrainingModule,
+    material: Run,
     folder: Path,
     *,
     began: float,
     stored: Stored,
 ) -> Trained:
     """Save the best weights, as those of a plain model, and say what was done."""
-    weights, loss = _best(trainer, learner, folder)
+    weights, loss = _best(trainer, module, folder)
     if material.recipe.adapter.rank and trainer.is_global_zero:
         weights = merged(weights, material.recipe.adapter)
     seconds = time.monotonic() - began
     count, _ = count_parameters(material.facts.dims)
     card = _card(material, trainer, loss, seconds, count)
-    card["learnt_parameters"] = learnt_parameters(learner.model)
+    card["learnt_parameters"] = learnt_parameters(module.model)
     if material.recipe.vectors.file:
         card |= report_of(folder)
-    if isinstance(learner, PrivateLearner):
-        card = private_card(card, learner)
+    if isinstance(module, PrivateModule):
+        card = private_card(card, module)
     if trainer.is_global_zero:
         save_checkpoint(folder / MODEL, weights, material.facts, folder, card, stored=stored)
     return Trained(
@@ -195,7 +195,7 @@ def _finish(
     )
 
 
-def build_model(material: Material, say: Say) -> Transformer:
+def build_model(material: Run, say: Say) -> Transformer:
     """The model before the first step."""
     recipe, dims = material.recipe, material.facts.dims
     if recipe.start:
@@ -216,7 +216,7 @@ def learnt_parameters(model: Transformer) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def _learner(material: Material, folder: Path, machine: Machine, say: Say) -> Learner:
+def _module(material: Run, folder: Path, machine: Machine, say: Say) -> TrainingModule:
     recipe = material.recipe
     model = build_model(material, say)
     if recipe.vectors.file:
@@ -231,18 +231,18 @@ def _learner(material: Material, folder: Path, machine: Machine, say: Say) -> Le
             f"private: epsilon {recipe.privacy.epsilon:g}, about {recipe.privacy.batch} of "
             f"{len(material.train):,} rows a step, noise {mechanism.noise:.3g} times the clip"
         )
-        return PrivateLearner(model, recipe, mechanism)
+        return PrivateModule(model, recipe, mechanism)
     if machine.strategy == "fsdp":
-        from seq2edge.training.sharding import ShardedLearner
+        from seq2edge.training.sharding import ShardedModule
 
-        return ShardedLearner(model, recipe.optimizer, seed=recipe.seed)
-    return Learner(model, recipe.optimizer, seed=recipe.seed)
+        return ShardedModule(model, recipe.optimizer, seed=recipe.seed)
+    return TrainingModule(model, recipe.optimizer, seed=recipe.seed)
 
 
-def _loaders(material: Material, folder: Path, machine: Machine) -> Loaders:
+def _loaders(material: Run, folder: Path, machine: Machine) -> RunDataModule:
     if material.recipe.privacy.epsilon:
-        return PrivateLoaders(material, open_mechanism(folder), workers=machine.workers)
-    return Loaders(material, workers=machine.workers)
+        return PrivateDataModule(material, open_mechanism(folder), workers=machine.workers)
+    return RunDataModule(material, workers=machine.workers)
 
 
 def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, quiet: bool) -> L.Trainer:
@@ -332,7 +332,7 @@ def _precision(recipe: Recipe, machine: Machine) -> Any:
 
 
 def _best(
-    trainer: L.Trainer, learner: Learner, folder: Path
+    trainer: L.Trainer, module: TrainingModule, folder: Path
 ) -> tuple[dict[str, Tensor], float | None]:
     """Weights of the best check, of the last step where nothing was checked; and the loss.
 
@@ -348,12 +348,12 @@ def _best(
         return {}, loss
     if checked:
         state = torch.load(folder / BEST, map_location="cpu", weights_only=True)["state_dict"]
-    names = dict(learner.model.named_parameters())
+    names = dict(module.model.named_parameters())
     return {name: state[f"model.{name}"].cpu() for name in names}, loss
 
 
 def _card(
-    material: Material, trainer: L.Trainer, loss: float | None, seconds: float, count: int
+    material: Run, trainer: L.Trainer, loss: float | None, seconds: float, count: int
 ) -> dict[str, Any]:
     """What `training.json` of the checkpoint says."""
     return {

@@ -18,7 +18,7 @@ from seq2edge.errors import TrainingError
 from seq2edge.files.storage import file_errors, hidden_sibling
 from seq2edge.model.transformer import Transformer
 from seq2edge.training.corpus import Corpus
-from seq2edge.training.material import TOKENIZER, Material, read_json, write_json
+from seq2edge.training.run_folder import TOKENIZER, Run, read_json, write_json
 from seq2edge.training.vector_files import Vector, read_vectors
 
 VALUES, REPORT = "vectors.npz", "vectors.json"
@@ -36,7 +36,7 @@ class Table:
     columns: tuple[int, ...]
 
 
-def prepare_vectors(material: Material, folder: Path, say: Callable[[str], None]) -> None:
+def prepare_vectors(material: Run, folder: Path, say: Callable[[str], None]) -> None:
     """Find the vectors of the run's vocabularies once, and keep them in its folder.
 
     Raises TrainingError for broken files, another width than the model's, and where no token of
@@ -122,7 +122,7 @@ def _keep(folder: Path, values: dict[str, NDArray[Any]], report: dict[str, Any])
     write_json(folder / REPORT, report)
 
 
-def _tables(material: Material) -> Iterator[Table]:
+def _tables(material: Run) -> Iterator[Table]:
     record = material.facts.tokenizer
     columns = tuple(range(len(material.train.ids)))
     if record.target is None:

@@ -4,7 +4,7 @@
 scores, exactly, in every float type, but for queries that are no normal numbers after it. TensorRT
 leaves a factor of 1 out; then it makes keys that a `TensorScatter` just wrote part of a kernel that
 reads them from a copy, and copies the whole cache at every call; seen in TensorRT-RTX 1.7's reports
-(tests/export/test_tensorrt.py). With any other factor caches are updated where they are.
+(tests/export/tensorrt/test_engine.py). With any other factor caches are updated where they are.
 
 Queries are made smaller, not larger, since nothing is known of their size in float16; keys, which
 the operator may multiply by the scale's root, are known to have room for it (`tensorrt_graphs.py`).

@@ -3,7 +3,7 @@
 `Split` of the columns, then `Reshape` and `Transpose` of each part to (batch, heads, length,
 head_dim), becomes one `Reshape`, one `Transpose` and a `Split` of the heads. From the first form
 TensorRT takes the weight apart again, so that a quantized one is written out as floats at every
-call; seen in TensorRT-RTX 1.7's reports (tests/export/test_quantized_engines.py).
+call; seen in TensorRT-RTX 1.7's reports (tests/export/tensorrt/test_quantized_engines.py).
 """
 
 from __future__ import annotations

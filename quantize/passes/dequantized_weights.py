@@ -9,7 +9,8 @@
    product computes in integers. Embeddings and LM heads have no such input.
 
 Scales have the activations' type: the pass that narrows those goes after this one. Which forms are
-read as they are was seen in TensorRT-RTX 1.7's reports (tests/export/test_tensorrt_quantized.py).
+read as they are was seen in TensorRT-RTX 1.7's reports
+(tests/export/tensorrt/test_engine_quantized.py).
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def answers(model: Any) -> torch.Tensor:
     source, length = torch.arange(2, 12).view(2, 5), torch.tensor([5, 3])
     crossing = model.project_source(model.encode(source, length))
     with torch.no_grad():
-        return model.logits(model.read(source.flip(1), crossing, length))
+        return model.logits(model.decode(source.flip(1), crossing, length)[0])
 
 
 def test_merged_weights_answer_as_the_adapted_model(base: Path) -> None:

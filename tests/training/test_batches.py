@@ -5,7 +5,7 @@ import pytest
 
 from seq2edge.training.batches import Plan, cut
 from seq2edge.training.corpus import Corpus
-from seq2edge.training.text_files import BadLines
+from seq2edge.training.text_files import SkippedLines
 
 
 def corpus_of(*columns, files=None):
@@ -14,7 +14,7 @@ def corpus_of(*columns, files=None):
         ids=tuple(np.zeros(sum(c), dtype=np.uint32) for c in columns),
         ends=tuple(np.cumsum(c, dtype=np.int64) for c in columns),
         files=files or (len(columns[0]),),
-        bad=BadLines(),
+        bad=SkippedLines(),
     )
 
 

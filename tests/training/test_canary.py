@@ -17,16 +17,16 @@ from seq2edge.training.canary import (
     ROWS,
     Settings,
     _likelihoods,
-    expose,
     exposure_bits,
+    insert_canaries,
+    measure_exposure,
     numbers,
-    plant,
 )
+from seq2edge.training.collate import Collator
 from seq2edge.training.initialise import new_model
-from seq2edge.training.learner import Learner
-from seq2edge.training.material import open_material, prepare
-from seq2edge.training.objectives import Teacher
 from seq2edge.training.recipe import Recipe
+from seq2edge.training.run_folder import open_run, prepare
+from seq2edge.training.training_module import TrainingModule
 
 SETTINGS = Settings(count=4, repeats=8, digits=4, candidates=200)
 
@@ -51,9 +51,9 @@ def test_exposure_is_the_bits_that_a_rank_saves() -> None:
 
 def test_memorised_numbers_are_exposed_and_private_training_hides_them(tmp_path: Path) -> None:
     """The same rows and steps: near all bits without privacy, near chance with epsilon 0.5."""
-    plain = expose(bytes_recipe(tmp_path), tmp_path / "plain", SETTINGS, quiet=True)
+    plain = measure_exposure(bytes_recipe(tmp_path), tmp_path / "plain", SETTINGS, quiet=True)
     privacy = {"epsilon": 0.5, "delta": 1e-3, "batch": 16}
-    hidden = expose(
+    hidden = measure_exposure(
         bytes_recipe(tmp_path, privacy=privacy), tmp_path / "private", SETTINGS, quiet=True
     )
     most = exposure_bits(1, SETTINGS.candidates)
@@ -73,18 +73,18 @@ def test_the_training_reads_what_is_measured(objective: str, tmp_path: Path) -> 
         tmp_path, objective=objective, data={"train": [write_pairs(tmp_path / name, rows)]}
     )
     run = tmp_path / "run"
-    prepare(plant(recipe, run, SETTINGS), run, lambda _: None)
-    material = open_material(run)
+    prepare(insert_canaries(recipe, run, SETTINGS), run, lambda _: None)
+    material = open_run(run)
     assert material.train.files == (40, 4 * 8 + 1)
-    learner = Learner(new_model(material.facts.dims, 0).eval(), recipe.optimizer, seed=0)
-    teacher = Teacher(
+    module = TrainingModule(new_model(material.facts.dims, 0).eval(), recipe.optimizer, seed=0)
+    collator = Collator(
         objective=recipe.objective, corpus=material.train, start=material.facts.start,
         end=material.facts.end, denoise=recipe.denoise,
     )  # fmt: skip
     for i, number in enumerate(numbers(recipe, SETTINGS)):
-        (score,) = _likelihoods(learner, material, run, i, [number])
+        (score,) = _likelihoods(module, material, run, i, [number])
         with torch.no_grad():
-            losses = learner.loss(teacher.batch([teacher.pair(40 + i, 0)], 1.0), 0.0)
+            losses = module.loss(collator.collate([collator.example(40 + i, 0)], 1.0), 0.0)
         assert score.item() == pytest.approx(-losses.sum().item(), rel=1e-5)
 
 
@@ -94,7 +94,7 @@ def test_canaries_depend_on_the_seed_and_stand_beside_the_other_files(tmp_path: 
     rows.write_text('{"a": "x", "b": "y"}\n')
     data = {"train": [str(rows)], "fields": ["a", "b"], "weights": [2.0], "tags": ["t "]}
     recipe = bytes_recipe(tmp_path, data=data)
-    planted = plant(recipe, tmp_path / "run", SETTINGS)
+    planted = insert_canaries(recipe, tmp_path / "run", SETTINGS)
     assert planted.data.train == (str(rows), str(tmp_path / "run" / ROWS))
     assert planted.data.weights == (2.0, 1.0)
     assert planted.data.tags == ("t ", "")
@@ -117,34 +117,34 @@ def test_what_cannot_hold_a_canary_is_refused(
 ) -> None:
     """Before anything is trained."""
     with pytest.raises(TrainingError, match=message):
-        plant(bytes_recipe(tmp_path, **changes), tmp_path / "run", SETTINGS)
+        insert_canaries(bytes_recipe(tmp_path, **changes), tmp_path / "run", SETTINGS)
 
 
 def test_a_folder_keeps_its_canaries(tmp_path: Path) -> None:
     """Others than those that were read would be measured."""
-    plant(bytes_recipe(tmp_path), tmp_path / "run", SETTINGS)
-    plant(bytes_recipe(tmp_path), tmp_path / "run", SETTINGS)
+    insert_canaries(bytes_recipe(tmp_path), tmp_path / "run", SETTINGS)
+    insert_canaries(bytes_recipe(tmp_path), tmp_path / "run", SETTINGS)
     with pytest.raises(TrainingError, match=r"canaries\.jsonl: holds other canaries"):
-        plant(bytes_recipe(tmp_path), tmp_path / "run", Settings(digits=4, candidates=9))
+        insert_canaries(bytes_recipe(tmp_path), tmp_path / "run", Settings(digits=4, candidates=9))
 
 
 def test_too_few_numbers_are_refused(tmp_path: Path) -> None:
     """A rank among all of them needs as many."""
     with pytest.raises(TrainingError, match="2 digits give fewer than 1,000 candidates"):
-        plant(bytes_recipe(tmp_path), tmp_path / "run", Settings(digits=2))
+        insert_canaries(bytes_recipe(tmp_path), tmp_path / "run", Settings(digits=2))
 
 
 def test_digits_that_the_tokenizer_does_not_know_are_an_error(tmp_path: Path) -> None:
     """Candidates would be one and the same text; it is said before anything is learnt."""
     with pytest.raises(TrainingError, match="does not tell their digits apart"):
-        expose(small_recipe(tmp_path, tokenizer={"size": 13}), tmp_path / "run", SETTINGS)
+        measure_exposure(small_recipe(tmp_path, tokenizer={"size": 13}), tmp_path / "run", SETTINGS)
     assert not (tmp_path / "run" / "last.ckpt").exists()
 
 
 def test_a_tokenizer_of_words_learns_all_digits(tmp_path: Path) -> None:
     """Also those of no canary."""
     few = Settings(count=1, digits=2, candidates=50)
-    (found,) = expose(small_recipe(tmp_path), tmp_path / "run", few, quiet=True)
+    (found,) = measure_exposure(small_recipe(tmp_path), tmp_path / "run", few, quiet=True)
     assert 1 <= found.rank <= 50
 
 

@@ -21,9 +21,9 @@ from safetensors.numpy import load_file
 
 from seq2edge.errors import TrainingError
 from seq2edge.training import processes
-from seq2edge.training.learner import Learner
 from seq2edge.training.recipe import Recipe, read_recipe
 from seq2edge.training.train import Machine, train
+from seq2edge.training.training_module import TrainingModule
 
 LOSS, WEIGHT = 1e-5, 1e-4  # sums in another order, after twelve steps of Adam
 RECIPE = """
@@ -151,7 +151,7 @@ def test_fsdp_to_one(folder: Path, one: Path) -> None:
         "step": 10,
     }
     with pytest.raises(TrainingError, match=r"process 1 of 2 was ended by SIGKILL.*resume"):
-        processes.spread(group_work.die_in_training, arguments, processes=2, say=print)
+        processes.launch_processes(group_work.die_in_training, arguments, processes=2, say=print)
     np.testing.assert_allclose(curve(run), curve(one)[:2], atol=LOSS, rtol=0)
     train(arguments["recipe"], run, resume=True, machine=Machine(device="cpu"), quiet=True)  # type: ignore[arg-type]
     assert_same(run, one, checks=1)
@@ -159,15 +159,15 @@ def test_fsdp_to_one(folder: Path, one: Path) -> None:
 
 def test_one_to_fsdp(folder: Path, one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two sharded processes go on from the checkpoint of one."""
-    run, draw = folder / "single", Learner.on_train_batch_start
+    run, draw = folder / "single", TrainingModule.on_train_batch_start
 
-    def stop(self: Learner, batch: Any, batch_idx: int) -> None:
+    def stop(self: TrainingModule, batch: Any, batch_idx: int) -> None:
         if self.trainer.global_step == 6:
             raise TrainingError("stop here")
         draw(self, batch, batch_idx)
 
     with monkeypatch.context() as patch, pytest.raises(TrainingError, match="stop here"):
-        patch.setattr(Learner, "on_train_batch_start", stop)
+        patch.setattr(TrainingModule, "on_train_batch_start", stop)
         train(recipe(folder), run, machine=Machine(device="cpu"), quiet=True)
     state = torch.load(run / "last.ckpt", weights_only=True)
     assert state["global_step"] == 4

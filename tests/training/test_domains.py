@@ -11,12 +11,12 @@ import pytest
 from small_trainings import small_recipe, write_pairs
 
 from seq2edge.errors import TrainingError
-from seq2edge.runtime.text import Text
+from seq2edge.runtime.tokenizer import Tokenizer
 from seq2edge.training.batches import Plan
-from seq2edge.training.material import Material, open_material, prepare
+from seq2edge.training.run_folder import Run, open_run, prepare
 
 
-def material(folder: Path, **data: Any) -> Material:
+def material(folder: Path, **data: Any) -> Run:
     """Ten rows of news and four of talks, and two rows to validate on."""
     files = {
         name: write_pairs(folder / f"{name}.tsv", [(f"{name} {i}", str(i)) for i in range(count)])
@@ -31,7 +31,7 @@ def material(folder: Path, **data: Any) -> Material:
         },
     )
     prepare(recipe, folder / "run", lambda _: None)
-    return open_material(folder / "run")
+    return open_run(folder / "run")
 
 
 def test_texts_without_an_answer_have_no_tags(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_texts_without_an_answer_have_no_tags(tmp_path: Path) -> None:
         small_recipe(tmp_path, objective="causal", data={"train": ["a.txt"], "tags": ["x"]})
 
 
-def read_in_an_epoch(found: Material, epoch: int = 0) -> Counter[int]:
+def read_in_an_epoch(found: Run, epoch: int = 0) -> Counter[int]:
     """How often each row is read."""
     weights = found.recipe.data.weights
     plan = Plan(corpus=found.train, tokens=60, seed=0, weights=weights)
@@ -68,7 +68,7 @@ def test_a_weight_says_how_often_a_files_rows_are_read(tmp_path: Path) -> None:
 def test_a_tag_stands_before_the_inputs_of_its_file_alone(tmp_path: Path) -> None:
     """Not before answers, and not before validation rows; the tokenizer knows it."""
     found = material(tmp_path, tags=["", "talks: "])
-    text = Text(tmp_path / "run" / "tokenizer", found.facts.tokenizer)
+    text = Tokenizer(tmp_path / "run" / "tokenizer", found.facts.tokenizer)
 
     def shown(corpus: Any, row: int, column: int) -> str:
         return text.decode(corpus.row(row, column).tolist(), skip_special_tokens=False)

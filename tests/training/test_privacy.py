@@ -21,17 +21,17 @@ from seq2edge.errors import CheckpointError, TrainingError
 from seq2edge.export.pipeline import export_checkpoint
 from seq2edge.model.dims import Dims, StackDims
 from seq2edge.training.adapters import add_adapters
+from seq2edge.training.collate import IGNORED
 from seq2edge.training.initialise import new_model
-from seq2edge.training.material import open_material, prepare
-from seq2edge.training.objectives import IGNORED
 from seq2edge.training.privacy import (
     Mechanism,
     PoissonPlan,
-    PrivateLearner,
+    PrivateModule,
     prepare_privacy,
     spent_epsilon,
 )
 from seq2edge.training.recipe import AdapterRecipe, Recipe
+from seq2edge.training.run_folder import open_run, prepare
 from seq2edge.training.train import Machine, train
 
 MECHANISM = Mechanism(secret=5, rate=0.25, noise=1.0)
@@ -65,9 +65,9 @@ def private(folder: Path, **changes: Any) -> Recipe:
     return small_recipe(folder, **values)
 
 
-def learner_of(name: str, folder: Path) -> PrivateLearner:
-    """A private learner of one of the models."""
-    return PrivateLearner(new_model(MODELS[name], 0), private(folder), MECHANISM)
+def module_of(name: str, folder: Path) -> PrivateModule:
+    """A private module of one of the models."""
+    return PrivateModule(new_model(MODELS[name], 0), private(folder), MECHANISM)
 
 
 def rows_of(dims: Dims, rows: int = 4) -> dict[str, torch.Tensor]:
@@ -88,15 +88,15 @@ def rows_of(dims: Dims, rows: int = 4) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", MODELS)
 def test_each_rows_gradient_is_what_the_row_alone_gives(name: str, tmp_path: Path) -> None:
     """Through tables used twice, biases of positions, and padding."""
-    learner = learner_of(name, tmp_path)
+    module = module_of(name, tmp_path)
     batch = rows_of(MODELS[name])
-    learner.set_gradients(batch)
+    module.set_gradients(batch)
     for row in range(4):
-        learner.model.zero_grad()
+        module.model.zero_grad()
         alone = {key: value[row : row + 1] for key, value in batch.items()}
-        loss = learner.loss({**alone, "scale": torch.ones(())}, 0.0).mean()
+        loss = module.loss({**alone, "scale": torch.ones(())}, 0.0).mean()
         loss.backward()
-        for parameter_name, parameter in learner.model.named_parameters():
+        for parameter_name, parameter in module.model.named_parameters():
             if parameter.requires_grad:
                 torch.testing.assert_close(
                     parameter.grad_sample[row],
@@ -107,33 +107,33 @@ def test_each_rows_gradient_is_what_the_row_alone_gives(name: str, tmp_path: Pat
 
 def test_adapters_have_gradients_of_rows_too(tmp_path: Path) -> None:
     """Only what learns is clipped and noised."""
-    learner = learner_of("tied", tmp_path)
-    layers = add_adapters(learner.model, AdapterRecipe(rank=2), (), seed=0)
-    learner.set_gradients(rows_of(MODELS["tied"]))
-    found = [p for p in learner.parameters() if getattr(p, "grad_sample", None) is not None]
+    module = module_of("tied", tmp_path)
+    layers = add_adapters(module.model, AdapterRecipe(rank=2), (), seed=0)
+    module.set_gradients(rows_of(MODELS["tied"]))
+    found = [p for p in module.parameters() if getattr(p, "grad_sample", None) is not None]
     assert len(found) == 2 * len(layers)
 
 
-def clipped(learner: PrivateLearner, batch: dict[str, torch.Tensor], clip: float) -> torch.Tensor:
+def clipped(module: PrivateModule, batch: dict[str, torch.Tensor], clip: float) -> torch.Tensor:
     """The sum of the rows' clipped gradients, (parameters,)."""
-    learning = [p for p in learner.parameters() if p.requires_grad]
+    learning = [p for p in module.parameters() if p.requires_grad]
     optimizer = DPOptimizer(
         torch.optim.SGD(learning, lr=1.0),
         noise_multiplier=0.0,
         max_grad_norm=clip,
         expected_batch_size=1,
     )
-    learner.set_gradients(batch)
+    module.set_gradients(batch)
     optimizer.clip_and_accumulate()
     return torch.cat([p.summed_grad.flatten() for p in learning])
 
 
 def test_one_row_more_changes_the_sum_by_no_more_than_the_clip(tmp_path: Path) -> None:
     """Which is what the noise is measured by; without a bound it would change by more."""
-    learner, batch = learner_of("tied", tmp_path), rows_of(MODELS["tied"])
+    module, batch = module_of("tied", tmp_path), rows_of(MODELS["tied"])
     fewer = {key: value[:-1] for key, value in batch.items()}
     for clip, bound in ((0.01, True), (1e9, False)):
-        change = clipped(learner, batch, clip) - clipped(learner, fewer, clip)
+        change = clipped(module, batch, clip) - clipped(module, fewer, clip)
         assert (change.norm().item() <= 0.01 * 1.001) == bound
 
 
@@ -141,7 +141,7 @@ def test_every_row_is_drawn_on_its_own_and_again_after_a_resume(tmp_path: Path) 
     """Rates of rows and of pairs are those of independent draws; the secret decides, no seed."""
     recipe = private(tmp_path)
     prepare(recipe, tmp_path / "run", lambda _: None)
-    corpus = open_material(tmp_path / "run").train
+    corpus = open_run(tmp_path / "run").train
 
     def drawn(secret: int, first: int, count: int, seed: int = 0) -> np.ndarray:
         plan = PoissonPlan(
@@ -199,7 +199,7 @@ def test_a_stopped_training_goes_on_with_rows_noise_and_account(tmp_path: Path, 
         tmp_path, optimizer={"accumulate": parts, "schedule": "constant"}, model={"dropout": 0.1}
     )
     prepare(recipe, tmp_path / "whole", lambda _: None)
-    prepare_privacy(open_material(tmp_path / "whole"), tmp_path / "whole")
+    prepare_privacy(open_run(tmp_path / "whole"), tmp_path / "whole")
     half = dataclasses.replace(recipe, optimizer=dataclasses.replace(recipe.optimizer, steps=5))
     prepare(half, tmp_path / "parts", lambda _: None)
     mechanism = (tmp_path / "whole" / "privacy.json").read_text()

@@ -12,11 +12,11 @@ import pytest
 from seq2edge.errors import TrainingError
 from seq2edge.training import processes
 from seq2edge.training.processes import (
-    LostError,
+    PeerLostError,
     check_device,
+    launch_processes,
     lost_processes,
-    placed,
-    spread,
+    resolve_world,
 )
 
 
@@ -38,7 +38,7 @@ def alive(number: int) -> bool:
 def test_first_process() -> None:
     """The first process speaks and answers for all."""
     lines: list[str] = []
-    result = spread(group_work.speak, {"words": "done"}, processes=3, say=lines.append)
+    result = launch_processes(group_work.speak, {"words": "done"}, processes=3, say=lines.append)
     assert result == "done 0"
     assert lines == ["done"]
 
@@ -46,7 +46,7 @@ def test_first_process() -> None:
 def test_error() -> None:
     """An error of any process is raised as it is."""
     with pytest.raises(TrainingError, match=r"^data: broken$"):
-        spread(group_work.fail, {"message": "data: broken"}, processes=2, say=print)
+        launch_processes(group_work.fail, {"message": "data: broken"}, processes=2, say=print)
 
 
 def test_killed(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_killed(tmp_path: Path) -> None:
     with pytest.raises(
         TrainingError, match=r"process 1 of 2 was ended by SIGKILL, as .* memory .*resume from it"
     ):
-        spread(group_work.die, {"folder": tmp_path}, processes=2, say=print)
+        launch_processes(group_work.die, {"folder": tmp_path}, processes=2, say=print)
     assert not alive(int((tmp_path / "0").read_text()))
     assert time.monotonic() - began < 60
 
@@ -63,16 +63,17 @@ def test_killed(tmp_path: Path) -> None:
 def test_crashed() -> None:
     """A crashed process is named with its code."""
     with pytest.raises(TrainingError, match="process 1 of 2 ended with code 3, see its message"):
-        spread(group_work.crash, {}, processes=2, say=print)
+        launch_processes(group_work.crash, {}, processes=2, say=print)
 
 
 def test_parent(tmp_path: Path) -> None:
     """Processes end with the one that started them."""
     program = (
-        "import group_work, pathlib, sys; from seq2edge.training.processes import spread\n"
+        "import group_work, pathlib, sys\n"
+        "from seq2edge.training.processes import launch_processes\n"
         "if __name__ == '__main__':\n"
         "    folder = {'folder': pathlib.Path(sys.argv[1])}\n"
-        "    spread(group_work.die, folder, processes=1, say=print)\n"
+        "    launch_processes(group_work.die, folder, processes=1, say=print)\n"
     )
     (tmp_path / "program.py").write_text(program)
     environment = {**os.environ, "PYTHONPATH": str(Path(group_work.__file__).parent)}
@@ -94,20 +95,20 @@ def test_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The place under torchrun is read from its variables."""
-    assert placed(4, 1) == (4, 1)
+    assert resolve_world(4, 1) == (4, 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     monkeypatch.setenv("WORLD_SIZE", "16")
-    assert placed(1, 1) == placed(8, 2) == (8, 2)
+    assert resolve_world(1, 1) == resolve_world(8, 2) == (8, 2)
     with pytest.raises(TrainingError, match="processes: 4 asked for, torchrun started 8"):
-        placed(4, 2)
+        resolve_world(4, 2)
     with pytest.raises(TrainingError, match="machines: 3 asked for, torchrun started 2"):
-        placed(8, 3)
+        resolve_world(8, 3)
 
 
 def test_machines() -> None:
     """Several machines need torchrun."""
     with pytest.raises(TrainingError, match="machines: 2 of them need a launcher, start with"):
-        placed(8, 2)
+        resolve_world(8, 2)
 
 
 def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +134,7 @@ def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lost() -> None:
     """A lost connection is told and other errors stay."""
     told = r"another process .* has ended .*closed by peer.*resume"
-    with pytest.raises(LostError, match=told), lost_processes(2):
+    with pytest.raises(PeerLostError, match=told), lost_processes(2):
         raise RuntimeError("[gloo/pair.cc:1] Connection closed by peer\nmore")
     with pytest.raises(RuntimeError, match=r"^shapes differ$"), lost_processes(2):
         raise RuntimeError("shapes differ")

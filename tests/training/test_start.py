@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import TrainingError
 from seq2edge.training.train import Machine, train
-from seq2edge.training.vocabulary import train_tokenizer
+from seq2edge.training.train_tokenizer import train_tokenizer
 
 SLOW = {"optimizer__learning_rate": 1e-12, "optimizer__steps": 2, "check__every": 2}
 

@@ -11,7 +11,7 @@ from seq2edge.training.recipe import (
     OptimizerRecipe,
     Recipe,
 )
-from seq2edge.training.sweep_runs import Budget, budgeted, choose, sized
+from seq2edge.training.sweep_runs import Budget, choose, with_budget, with_size
 
 
 def recipe(steps: int = 100, every: int = 30) -> Recipe:
@@ -27,11 +27,11 @@ def recipe(steps: int = 100, every: int = 30) -> Recipe:
 
 def test_sizes() -> None:
     """A size replaces the recipe's sizes and leaves the kind of norm; heads divide the width."""
-    model = sized(recipe(), "112x3").model
+    model = with_size(recipe(), "112x3").model
     assert (model.width, model.hidden, model.heads) == (112, 448, 2)
     assert (model.encoder_layers, model.decoder_layers, model.norm) == (3, 3, "rms")
-    assert sized(recipe(), "8x1").model.heads == 1
-    preset = sized(recipe(), "base").model
+    assert with_size(recipe(), "8x1").model.heads == 1
+    preset = with_size(recipe(), "base").model
     assert (preset.preset, preset.width, preset.encoder_layers) == ("base", 0, 0)
 
 
@@ -39,20 +39,20 @@ def test_sizes() -> None:
 def test_bad_sizes(size: str) -> None:
     """What is no size is named with what would be one."""
     with pytest.raises(TrainingError, match=r"sizes: .* is neither WIDTHxLAYERS, .*tiny, small"):
-        sized(recipe(), size)
+        with_size(recipe(), size)
 
 
 def test_budget() -> None:
     """Steps are whole checks; operations are 6 x parameters x tokens, never more."""
-    changed = budgeted(recipe(every=30), Budget(), 1000, 10.0)
+    changed = with_budget(recipe(every=30), Budget(), 1000, 10.0)
     assert (changed.optimizer.steps, changed.check.every) == (100, 25)
-    changed = budgeted(recipe(), Budget(steps=7), 1000, 10.0)
+    changed = with_budget(recipe(), Budget(steps=7), 1000, 10.0)
     assert (changed.optimizer.steps, changed.check.every) == (7, 7)
     flops = 6 * 1000 * 10.0 * 60.5
-    changed = budgeted(recipe(), Budget(flops=flops), 1000, 10.0)
+    changed = with_budget(recipe(), Budget(flops=flops), 1000, 10.0)
     assert (changed.optimizer.steps, changed.check.every) == (60, 30)
     with pytest.raises(TrainingError, match=r"flops: 1.0e\+03 are less than one step of 1,000"):
-        budgeted(recipe(), Budget(flops=1e3), 1000, 10.0)
+        with_budget(recipe(), Budget(flops=1e3), 1000, 10.0)
 
 
 def test_parts() -> None:

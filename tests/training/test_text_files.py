@@ -5,12 +5,12 @@ import lzma
 import pytest
 
 from seq2edge.errors import TrainingError
-from seq2edge.training.text_files import BadLines, read_rows
+from seq2edge.training.text_files import SkippedLines, read_rows
 
 
 def rows_of(path, *, columns=2, fields=()):
     """Rows of a file, and its bad lines."""
-    bad = BadLines()
+    bad = SkippedLines()
     return list(read_rows(path, columns=columns, fields=fields, bad=bad)), bad
 
 

@@ -230,12 +230,12 @@ def test_patience_ends_a_training_that_gains_nothing(tmp_path):
 def test_the_saved_model_is_the_best_check(tmp_path, monkeypatch):
     """The saved model is the best check."""
     scores = iter([3.0, 1.0, 2.0])
-    learner = training.Learner
+    module = training.TrainingModule
 
     def scored(self):
         self.log("validation_loss", torch.tensor(next(scores)))
 
-    monkeypatch.setattr(learner, "on_validation_epoch_end", scored)
+    monkeypatch.setattr(module, "on_validation_epoch_end", scored)
     trained = run(small_recipes.spelling(tmp_path), tmp_path / "run")
     assert trained.validation_loss == 1.0
     best = torch.load(tmp_path / "run" / "best.ckpt", weights_only=True)

@@ -15,10 +15,10 @@ from tokenizers import Tokenizer
 
 from seq2edge.errors import TrainingError
 from seq2edge.training.initialise import new_model
-from seq2edge.training.material import open_material, prepare
+from seq2edge.training.run_folder import open_run, prepare
 from seq2edge.training.train import train
+from seq2edge.training.train_tokenizer import train_tokenizer
 from seq2edge.training.vectors import fill_vectors, prepare_vectors, scaled, whole_word
-from seq2edge.training.vocabulary import train_tokenizer
 
 
 def write_vectors(path: Path, words: list[str], width: int = 16) -> dict[str, np.ndarray]:
@@ -34,7 +34,7 @@ def prepared(folder: Path, said: list[str] | None = None, **changes: Any) -> Any
     """The material of a run whose vectors were looked up, and its folder."""
     recipe = small_recipe(folder, **changes)
     prepare(recipe, folder / "run", lambda _: None)
-    material = open_material(folder / "run")
+    material = open_run(folder / "run")
     prepare_vectors(material, folder / "run", said.append if said is not None else lambda _: None)
     return material, folder / "run"
 

@@ -11,7 +11,7 @@ import tiny_models
 
 from seq2edge.export.pipeline import export_checkpoint
 
-PROGRAM = Path(__file__).with_name("in_place.py")
+PROGRAM = Path(__file__).parents[2] / "support" / "in_place.py"
 CAPACITY, HEAD_DIM, KEY_HEADS, FLOAT = 1 << 16, 128, 2, 4
 CACHE = CAPACITY * HEAD_DIM * KEY_HEADS * FLOAT  # 64 MiB, one of the model's four cache tensors
 COPY_WARNING = "copying"

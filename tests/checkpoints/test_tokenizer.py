@@ -33,7 +33,7 @@ from tokenizers import AddedToken
 from seq2edge.checkpoints.renumbered import SAMPLE
 from seq2edge.checkpoints.tokenizer import Converted, convert_tokenizer
 from seq2edge.errors import CheckpointError, UnsupportedError
-from seq2edge.runtime.text import Text
+from seq2edge.runtime.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
 
@@ -85,16 +85,16 @@ def converted(folder: Path, family: str, **options: Any) -> Converted:
     return result
 
 
-def opened(result: Converted, folder: Path) -> Text:
+def opened(result: Converted, folder: Path) -> Tokenizer:
     """The runtime's side of a conversion."""
     folder.mkdir()
     for name, data in result.files.items():
         (folder / name).write_bytes(data)
-    return Text(folder, result.record)
+    return Tokenizer(folder, result.record)
 
 
 @pytest.fixture(params=KINDS)
-def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Text, Any]:
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Tokenizer, Any]:
     """A kind of tokenizer, converted, and the original."""
     family = KINDS[request.param](tmp_path)
     text = opened(converted(tmp_path, family), tmp_path / "bundle")
@@ -102,7 +102,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Text, Any
     return request.param, text, transformers.AutoTokenizer.from_pretrained(tmp_path)
 
 
-def test_ids_and_text_are_those_of_transformers(pair: tuple[str, Text, Any]) -> None:
+def test_ids_and_text_are_those_of_transformers(pair: tuple[str, Tokenizer, Any]) -> None:
     """Every kind gives the original's ids on all scripts, in every language, and its text back."""
     kind, text, original = pair
     for line in (*SAMPLE, *SPECIAL_TEXTS, *(MARIAN_TEXTS if "m" in kind else ())):
@@ -118,7 +118,7 @@ def test_ids_and_text_are_those_of_transformers(pair: tuple[str, Text, Any]) -> 
             assert text.decode(ids, skip_special_tokens=False) == original.decode(ids)
 
 
-def test_random_ids_decode_as_in_transformers(pair: tuple[str, Text, Any]) -> None:
+def test_random_ids_decode_as_in_transformers(pair: tuple[str, Tokenizer, Any]) -> None:
     """What a model may generate, any ids in any order, becomes the original's text."""
     kind, text, original = pair
     if kind == "marian split":

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from seq2edge.model.layers import Layer
 from seq2edge.model.transformer import Stack, Transformer
-from seq2edge.training.objectives import IGNORED, Batch
+from seq2edge.training.collate import IGNORED, Batch
 from seq2edge.training.recipe import OptimizerRecipe
 
 
-class Learner(L.LightningModule):
+class TrainingModule(L.LightningModule):
     """Learns from batches of any objective. The loss is a mean over all target tokens of a step.
 
     Random numbers of a step depend on the seed, the step and the process alone, so that a resumed
@@ -63,25 +63,26 @@ class Learner(L.LightningModule):
     def loss(self, batch: Batch, smoothing: float) -> Tensor:
         """Cross-entropy of every answer that counts, (answers,)."""
         labels = batch["labels"]
-        logits = self.answers(batch)
+        logits = self.target_logits(batch)
         return F.cross_entropy(
             logits.float(), labels[labels != IGNORED], reduction="none", label_smoothing=smoothing
         )
 
-    def answers(self, batch: Batch) -> Tensor:
+    def target_logits(self, batch: Batch) -> Tensor:
         """Logits where a label stands, (answers, vocab or labels)."""
         model = self.model
         if model.dims.head == "classifier":
             return model.pool(batch["source"], batch["source_length"])
-        return model.logits(self.read(batch)[batch["labels"] != IGNORED])
+        return model.logits(self.decoder_states(batch)[batch["labels"] != IGNORED])
 
-    def read(self, batch: Batch) -> Tensor:
+    def decoder_states(self, batch: Batch) -> Tensor:
         """The decoder's states at every position, (rows, length, width)."""
         model, length = self.model, batch.get("source_length")
         source = []
         if length is not None:
             source = model.project_source(model.encode(batch["source"], length))
-        return model.read(batch["tokens"], source, length)
+        hidden, _ = model.decode(batch["tokens"], source, length)
+        return hidden
 
     def configure_optimizers(self) -> Any:
         """AdamW; norms, biases, tables and positions do not decay."""
@@ -131,4 +132,4 @@ def set_dropout(model: Transformer, rate: float) -> None:
     """The rate of dropout behind embeddings and every part of a layer."""
     for module in model.modules():
         if isinstance(module, Stack | Layer):
-            module.dropout = rate
+            module.dropout.p = rate

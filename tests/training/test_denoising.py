@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seq2edge.training.noise import corrupt_spans, infill
+from seq2edge.training.denoising import corrupt_spans, infill
 
 SENTINELS = np.arange(900, 1000)
 

@@ -12,7 +12,7 @@ from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import CheckpointError
 from seq2edge.export.pipeline import export_checkpoint
 from seq2edge.training.train import Machine, train
-from seq2edge.training.vocabulary import train_tokenizer
+from seq2edge.training.train_tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import pytest
 
 from seq2edge.errors import TrainingError
-from seq2edge.training.vocabulary import END_ID, START_ID, UNKNOWN_ID, train_tokenizer
+from seq2edge.training.train_tokenizer import END_ID, START_ID, UNKNOWN_ID, train_tokenizer
 
 TEXTS = ["the quick brown fox", "the lazy dog sleeps", "Ünïcode and the fox"] * 10
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from seq2edge.bundle.manifest import SpecialTokens, TokenizerRecord
 from seq2edge.errors import BundleError, InputError
-from seq2edge.runtime.text import HIDDEN, Text
+from seq2edge.runtime.tokenizer import HIDDEN, Tokenizer
 
 TOKENS = ["<unk>", "<s>", "</s>", "en", "fr", "hello", "world", ",", "n't", "do", "."]
 RECORD = TokenizerRecord(source="tokenizer.json", special=SpecialTokens(eos="</s>", unk="<unk>"))
@@ -26,10 +27,10 @@ LANGUAGES = dataclasses.replace(
 )
 
 
-def words(tokens: list[str]) -> Tokenizer:
+def words(tokens: list[str]) -> tokenizers.Tokenizer:
     """A tokenizer of whole words between `<s>` and `</s>`."""
     vocabulary = {token: i for i, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
@@ -50,19 +51,19 @@ def folder(tmp_path: Path) -> Path:
 
 def test_text_is_neither_cut_nor_padded(folder: Path) -> None:
     """Truncation and padding stored in a tokenizer.json have no effect."""
-    text = Text(folder, RECORD)
+    text = Tokenizer(folder, RECORD)
     assert text.encode("hello world hello world nothing") == [1, 5, 6, 5, 6, 0, 2]
     assert text.encode("") == [1, 2]
 
 
 def test_special_tokens_may_be_left_out(folder: Path) -> None:
     """A rendered chat has its special tokens written out already."""
-    assert Text(folder, RECORD).encode("<s> hello", special_tokens=False) == [1, 5]
+    assert Tokenizer(folder, RECORD).encode("<s> hello", special_tokens=False) == [1, 5]
 
 
 def test_text_that_is_not_unicode_is_refused(folder: Path) -> None:
     """Lone surrogates and other types are InputErrors."""
-    text = Text(folder, RECORD)
+    text = Tokenizer(folder, RECORD)
     with pytest.raises(InputError, match=r"text: 'a\\udc80' is not Unicode text"):
         text.encode("a\udc80")
     with pytest.raises(InputError, match="text: 5 is not Unicode text"):
@@ -74,17 +75,17 @@ def test_the_source_language_stands_where_the_record_says(
     folder: Path, layout: Any, expected: list[int]
 ) -> None:
     """The language id stands before or after the text, with the end token."""
-    text = Text(folder, dataclasses.replace(LANGUAGES, language_layout=layout))
+    text = Tokenizer(folder, dataclasses.replace(LANGUAGES, language_layout=layout))
     assert text.encode("hello", source_language="fr") == expected
     assert text.encode("hello", source_language="fr", special_tokens=False) == [5]
 
 
 def test_languages_have_defaults(folder: Path) -> None:
     """The record's languages are used where none is given."""
-    text = Text(folder, dataclasses.replace(LANGUAGES, target_language="fr"))
+    text = Tokenizer(folder, dataclasses.replace(LANGUAGES, target_language="fr"))
     assert text.encode("hello") == [3, 5, 2]
     assert (text.target_token(), text.target_token("en")) == (4, 3)
-    assert Text(folder, LANGUAGES).target_token() is None
+    assert Tokenizer(folder, LANGUAGES).target_token() is None
 
 
 def test_a_target_language_may_stand_before_the_source(folder: Path) -> None:
@@ -92,7 +93,7 @@ def test_a_target_language_may_stand_before_the_source(folder: Path) -> None:
     record = dataclasses.replace(
         LANGUAGES, language_layout="", target_layout="source", source_language=""
     )
-    text = Text(folder, record)
+    text = Tokenizer(folder, record)
     assert text.encode("hello", target_language="fr") == [4, 1, 5, 2]
     with pytest.raises(InputError, match="source language 'fr': this model takes none"):
         text.encode("hello", source_language="fr")
@@ -100,25 +101,25 @@ def test_a_target_language_may_stand_before_the_source(folder: Path) -> None:
 
 def test_unknown_languages_list_the_known(folder: Path) -> None:
     """A wrong code is an InputError with the codes that there are."""
-    text = Text(folder, LANGUAGES)
+    text = Tokenizer(folder, LANGUAGES)
     with pytest.raises(InputError, match="source language 'de': unknown, this model knows: en, fr"):
         text.encode("hello", source_language="de")
     with pytest.raises(InputError, match="target language 'de': unknown, this model knows: en, fr"):
         text.target_token("de")
     with pytest.raises(InputError, match="target language 'en': this model takes none"):
-        Text(folder, RECORD).encode("hello", target_language="en")
+        Tokenizer(folder, RECORD).encode("hello", target_language="en")
 
 
 def test_pieces_without_an_embedding_become_unknown(tmp_path: Path) -> None:
     """Ids past the vocabulary are the unknown token; a run only the decoder has keeps its id."""
     words([*TOKENS, f"{HIDDEN}mot", "extra"]).save(str(tmp_path / "tokenizer.json"))
-    text = Text(tmp_path, dataclasses.replace(RECORD, unknown_from=len(TOKENS) + 1))
+    text = Tokenizer(tmp_path, dataclasses.replace(RECORD, unknown_from=len(TOKENS) + 1))
     assert text.encode("hello extra strange mot") == [1, 5, 0, 0, 11, 2]
 
 
 def test_decoding_skips_special_tokens_unless_asked(folder: Path) -> None:
     """Special tokens are left out by default."""
-    text = Text(folder, RECORD)
+    text = Tokenizer(folder, RECORD)
     assert text.decode([1, 5, 6, 2]) == "hello world"
     assert text.decode([1, 5, 2], skip_special_tokens=False) == "<s> hello </s>"
     assert text.decode([]) == ""
@@ -127,9 +128,9 @@ def test_decoding_skips_special_tokens_unless_asked(folder: Path) -> None:
 def test_decoding_cleans_up_where_the_checkpoint_does(folder: Path) -> None:
     """English punctuation loses the space before it only if the record says so."""
     ids = [9, 8, 5, 7, 6, 10]
-    assert Text(folder, RECORD).decode(ids) == "do n't hello , world ."
+    assert Tokenizer(folder, RECORD).decode(ids) == "do n't hello , world ."
     record = dataclasses.replace(RECORD, clean_up=True)
-    assert Text(folder, record).decode(ids) == "don't hello, world."
+    assert Tokenizer(folder, record).decode(ids) == "don't hello, world."
 
 
 def test_decoding_uses_the_target_side(folder: Path) -> None:
@@ -137,7 +138,7 @@ def test_decoding_uses_the_target_side(folder: Path) -> None:
     tokenizer = words(["<unk>", "<s>", "</s>", "bon", "jour"])
     tokenizer.decoder = decoders.Fuse()
     tokenizer.save(str(folder / "tokenizer.target.json"))
-    text = Text(folder, dataclasses.replace(RECORD, target="tokenizer.target.json"))
+    text = Tokenizer(folder, dataclasses.replace(RECORD, target="tokenizer.target.json"))
     assert text.encode("hello") == [1, 5, 2]
     assert text.decode([3, 4]) == "bonjour"
 
@@ -146,7 +147,7 @@ def test_decoding_uses_the_target_side(folder: Path) -> None:
 def test_decoding_refuses_what_is_no_id(folder: Path, number: int) -> None:
     """Negative and absurd ids are InputErrors."""
     with pytest.raises(InputError, match=f"token id {number}: not between 0 and the vocabulary's"):
-        Text(folder, RECORD).decode([number])
+        Tokenizer(folder, RECORD).decode([number])
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b'{"version":"1.0"}', b"\xff"])
@@ -154,13 +155,13 @@ def test_damaged_tokenizers_are_named(tmp_path: Path, data: bytes) -> None:
     """A tokenizer.json that cannot be read is a BundleError with its path."""
     (tmp_path / "tokenizer.json").write_bytes(data)
     with pytest.raises(BundleError, match=r"tokenizer\.json: not a tokenizer"):
-        Text(tmp_path, RECORD)
+        Tokenizer(tmp_path, RECORD)
 
 
 def test_missing_tokenizers_are_named(tmp_path: Path) -> None:
     """So is one that is not there."""
     with pytest.raises(BundleError, match=r"tokenizer\.json: not a tokenizer"):
-        Text(tmp_path, RECORD)
+        Tokenizer(tmp_path, RECORD)
 
 
 CHAT = [
@@ -185,11 +186,13 @@ TEMPLATES = {
 }
 
 
-def chat(folder: Path, template: str) -> Text:
+def chat(folder: Path, template: str) -> Tokenizer:
     """The text side of a bundle with a chat template."""
     (folder / "chat.jinja").write_text(template, encoding="utf-8")
     special = SpecialTokens(bos="<s>", eos="</s>", unk="<unk>")
-    return Text(folder, dataclasses.replace(RECORD, chat_template="chat.jinja", special=special))
+    return Tokenizer(
+        folder, dataclasses.replace(RECORD, chat_template="chat.jinja", special=special)
+    )
 
 
 @pytest.mark.parametrize("prompt", [True, False])
@@ -252,7 +255,7 @@ def test_messages_that_are_no_chat_are_refused(
 def test_chats_need_a_template(folder: Path) -> None:
     """A model without a chat template says so."""
     with pytest.raises(InputError, match="chat: this model has no chat template"):
-        Text(folder, RECORD).render_chat(CHAT)
+        Tokenizer(folder, RECORD).render_chat(CHAT)
 
 
 @pytest.mark.parametrize("data", [b"{% if %}", b"{{ a b }}", b"\xff", None])

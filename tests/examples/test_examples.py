@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 G2P = ROOT / "examples" / "g2p"
 LARGEST = 4_000_000  # bytes of the shipped weights
 

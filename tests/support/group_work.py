@@ -52,14 +52,14 @@ def die(say: Say, folder: Path) -> None:
 def die_in_training(say: Say, step: int, **arguments: Any) -> Any:
     """A training whose second process is killed before `step`."""
     from seq2edge.training import train
-    from seq2edge.training.learner import Learner
+    from seq2edge.training.training_module import TrainingModule
 
-    draw = Learner.on_train_batch_start
+    draw = TrainingModule.on_train_batch_start
 
-    def draw_or_die(self: Learner, batch: Any, batch_idx: int) -> None:
+    def draw_or_die(self: TrainingModule, batch: Any, batch_idx: int) -> None:
         if rank() and self.trainer.global_step == step:
             os.kill(os.getpid(), signal.SIGKILL)
         draw(self, batch, batch_idx)
 
-    Learner.on_train_batch_start = draw_or_die  # type: ignore[method-assign]
+    TrainingModule.on_train_batch_start = draw_or_die  # type: ignore[method-assign]
     return train._train(say=say, **arguments)

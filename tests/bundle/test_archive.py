@@ -138,7 +138,7 @@ def test_a_full_disk_leaves_no_packed_file(
     def full(_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("seq2edge.bundle.archive.sync", full)
+    monkeypatch.setattr("seq2edge.files.storage.sync", full)
     with pytest.raises(BundleError, match="No space left on device, free some space"):
         pack(bundle.path, tmp_path / "model.s2e")
     assert list(tmp_path.iterdir()) == [bundle.path]

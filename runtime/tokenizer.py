@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tokenizers import Encoding, Tokenizer
+import tokenizers
 
 from seq2edge.bundle.manifest import TokenizerRecord
 from seq2edge.errors import BundleError, InputError
@@ -25,8 +25,8 @@ HIDDEN = "\ue000"  # before a token that only decoding may use
 _CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
-class Text:
-    """The text side of one bundle."""
+class Tokenizer:
+    """Texts to token ids and back, with the files and rules of one bundle."""
 
     def __init__(self, folder: Path, record: TokenizerRecord) -> None:
         """Read the files that `record` names. Raises BundleError naming a damaged one."""
@@ -166,7 +166,7 @@ class Text:
                 ids[place] = self._spelled(text, encoding, place)
         return ids
 
-    def _shortened(self, text: str, *, special_tokens: bool, longest: int) -> Encoding:
+    def _shortened(self, text: str, *, special_tokens: bool, longest: int) -> tokenizers.Encoding:
         """The text's first tokens, with the special ones that stand around every text."""
         self.shortened += 1
         added = self._source.num_special_tokens_to_add(is_pair=False) if special_tokens else 0
@@ -174,7 +174,7 @@ class Text:
         plain.truncate(max(0, longest - added))
         return self._source.post_process(plain, add_special_tokens=special_tokens)
 
-    def _spelled(self, text: str, encoding: Encoding, place: int) -> int:
+    def _spelled(self, text: str, encoding: tokenizers.Encoding, place: int) -> int:
         """An unknown run of characters may be a token that only the other language has."""
         run = encoding.tokens[place]
         if run == self.record.special.unk:  # BPE does not tell the run
@@ -200,9 +200,9 @@ class Text:
         return languages[chosen]
 
 
-def _read_tokenizer(path: Path) -> Tokenizer:
+def _read_tokenizer(path: Path) -> tokenizers.Tokenizer:
     try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        tokenizer = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises nothing narrower
         raise BundleError(f"{path}: not a tokenizer: {error}") from error
     tokenizer.no_truncation()

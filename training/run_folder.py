@@ -22,22 +22,22 @@ from seq2edge.errors import BundleError, Seq2EdgeError, TrainingError
 from seq2edge.files.records import decode
 from seq2edge.files.storage import file_errors, fingerprint, hidden_sibling
 from seq2edge.model.dims import Dims
-from seq2edge.runtime.text import Text
+from seq2edge.runtime.tokenizer import Tokenizer
 from seq2edge.training.batches import Plan
+from seq2edge.training.collate import Batch, Collator, StepBatches
 from seq2edge.training.corpus import Corpus, open_corpus, prepare_corpus
 from seq2edge.training.encoding import (
-    Vocabulary,
+    TokenIds,
     encoder,
     extra_tokens,
     find_labels,
     train_tokenizers,
     vocabulary_sizes,
 )
-from seq2edge.training.objectives import Batch, Lessons, Teacher
 from seq2edge.training.presets import make_dims
 from seq2edge.training.recipe import TWO_SIDED, Recipe, recipe_of
-from seq2edge.training.start import Start, read_start
-from seq2edge.training.vocabulary import END_ID, PAD_ID, START_ID
+from seq2edge.training.start import StartCheckpoint, read_start_checkpoint
+from seq2edge.training.train_tokenizer import END_ID, PAD_ID, START_ID
 
 RECIPE, FACTS, TOKENIZER = "recipe.json", "facts.json", "tokenizer"
 DERIVED = (FACTS, "privacy.json", "vectors.json", "vectors.npz")  # follow from recipe and files
@@ -48,7 +48,7 @@ Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Facts:
+class RunSetup:
     """What follows from the recipe and its files: the model's dims, ids, labels, tokenizers."""
 
     dims: Dims
@@ -62,11 +62,11 @@ class Facts:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Material:
+class Run:
     """An opened run folder. `validation` is None where the recipe names no such files."""
 
     recipe: Recipe
-    facts: Facts
+    facts: RunSetup
     train: Corpus
     validation: Corpus | None
 
@@ -77,7 +77,7 @@ def prepare(recipe: Recipe, folder: Path, say: Say) -> None:
     Where nothing has been learnt yet, another recipe or changed files start the folder over; a run
     of another recipe, or of other files, is refused.
     """
-    asked = asked_of(recipe)
+    asked = run_fingerprint(recipe)
     if (folder / RECIPE).is_file():
         before = read_json(folder / RECIPE)
         changed = [key for key in asked if before.get(key) != asked[key]]
@@ -90,9 +90,9 @@ def prepare(recipe: Recipe, folder: Path, say: Say) -> None:
         (folder / TOKENIZER).mkdir(parents=True, exist_ok=True)
     write_json(folder / RECIPE, asked)
     if not (folder / FACTS).is_file():
-        facts = _find_facts(recipe, folder / TOKENIZER, say)
+        facts = _find_setup(recipe, folder / TOKENIZER, say)
         write_json(folder / FACTS, json.loads(json.dumps(dataclasses.asdict(facts))))
-    facts = _read_facts(folder)
+    facts = _read_setup(folder)
     for name, files in ((TRAIN, recipe.data.train), (VALIDATION, recipe.data.validation)):
         if files and not (folder / name / "meta.json").is_file():
             say(f"reading {', '.join(Path(file).name for file in files)}")
@@ -108,7 +108,7 @@ def wait_until_prepared(recipe: Recipe, folder: Path) -> None:
     longer than the time after which a process group gives up. The first process takes READY away
     before it writes another recipe, so the recipe is looked at first.
     """
-    asked = asked_of(recipe)
+    asked = run_fingerprint(recipe)
     while not (
         (folder / RECIPE).is_file()
         and read_json(folder / RECIPE) == asked
@@ -117,7 +117,7 @@ def wait_until_prepared(recipe: Recipe, folder: Path) -> None:
         time.sleep(0.2)
 
 
-def asked_of(recipe: Recipe) -> dict[str, Any]:
+def run_fingerprint(recipe: Recipe) -> dict[str, Any]:
     """What a run's folder is made from: the recipe, and its files as they are now."""
     return {"recipe": recipe.to_dict(), "files": _files(recipe)}
 
@@ -142,12 +142,12 @@ def _start_over(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def open_material(folder: Path) -> Material:
+def open_run(folder: Path) -> Run:
     """Open what `prepare` made."""
     recipe = recipe_of(read_json(folder / RECIPE)["recipe"])
-    return Material(
+    return Run(
         recipe=recipe,
-        facts=_read_facts(folder),
+        facts=_read_setup(folder),
         train=open_corpus(folder / TRAIN),
         validation=open_corpus(folder / VALIDATION) if recipe.data.validation else None,
     )
@@ -172,19 +172,19 @@ def write_json(path: Path, values: Any) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _find_facts(recipe: Recipe, folder: Path, say: Say) -> Facts:
-    start = read_start(recipe, folder) if recipe.start else None
+def _find_setup(recipe: Recipe, folder: Path, say: Say) -> RunSetup:
+    start = read_start_checkpoint(recipe, folder) if recipe.start else None
     labels: tuple[str, ...] = ()
     if recipe.objective == "classify":
         labels = (start.labels if start else ()) or find_labels(recipe)
     if start is not None:
-        return _facts_of_start(recipe, start, labels)
+        return _setup_of_start(recipe, start, labels)
     say("training the tokenizer")
     record = train_tokenizers(recipe, folder)
     vocab, source_vocab = vocabulary_sizes(folder, record)
-    text = Text(folder, record)
+    text = Tokenizer(folder, record)
     special = tuple(text.token_id(token) for token in extra_tokens(recipe.objective))
-    return Facts(
+    return RunSetup(
         dims=make_dims(recipe, vocab=vocab, source_vocab=source_vocab, labels=len(labels)),
         tokenizer=record,
         generation=_generation(recipe, OUR_IDS),
@@ -196,8 +196,8 @@ def _find_facts(recipe: Recipe, folder: Path, say: Say) -> Facts:
     )
 
 
-def _facts_of_start(recipe: Recipe, start: Start, labels: tuple[str, ...]) -> Facts:
-    return Facts(
+def _setup_of_start(recipe: Recipe, start: StartCheckpoint, labels: tuple[str, ...]) -> RunSetup:
+    return RunSetup(
         dims=start.dims_for(recipe, labels),
         tokenizer=start.tokenizer,
         generation=_generation(recipe, start.generation),
@@ -225,7 +225,7 @@ def _generation(recipe: Recipe, known: Mapping[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _read_facts(folder: Path) -> Facts:
+def _read_setup(folder: Path) -> RunSetup:
     values = read_json(folder / FACTS)
     try:
         parts: dict[str, Any] = {
@@ -233,16 +233,16 @@ def _read_facts(folder: Path) -> Facts:
             "dims": Dims.from_dict(values["dims"]),
             "tokenizer": decode(TokenizerRecord, values["tokenizer"], "tokenizer"),
         }
-        return Facts(**parts)
+        return RunSetup(**parts)
     except (KeyError, TypeError, Seq2EdgeError) as error:
         raise TrainingError(f"{folder / FACTS}: damaged: {error}") from error
 
 
 def _prepare(
-    recipe: Recipe, facts: Facts, folder: Path, name: str, files: tuple[str, ...]
+    recipe: Recipe, facts: RunSetup, folder: Path, name: str, files: tuple[str, ...]
 ) -> Corpus:
-    vocabulary = Vocabulary(
-        text=Text(folder / TOKENIZER, facts.tokenizer),
+    vocabulary = TokenIds(
+        text=Tokenizer(folder / TOKENIZER, facts.tokenizer),
         start=facts.start,
         end=facts.end,
         special=facts.special,
@@ -268,10 +268,10 @@ def _report_bad(corpus: Corpus, say: Say) -> None:
         say(f"  {line}")
 
 
-class Loaders(L.LightningDataModule):
+class RunDataModule(L.LightningDataModule):
     """The run's batches, for Lightning."""
 
-    def __init__(self, material: Material, *, workers: int) -> None:
+    def __init__(self, material: Run, *, workers: int) -> None:
         super().__init__()
         self.material = material
         self.workers = workers
@@ -313,7 +313,7 @@ class Loaders(L.LightningDataModule):
     ) -> DataLoader[Batch]:
         assert self.trainer is not None
         recipe, facts = self.material.recipe, self.material.facts
-        teacher = Teacher(
+        collator = Collator(
             objective=recipe.objective,
             corpus=corpus,
             start=facts.start,
@@ -322,8 +322,8 @@ class Loaders(L.LightningDataModule):
             denoise=recipe.denoise,
             seed=recipe.seed,
         )
-        lessons = Lessons(
-            self._plan(corpus, weights), teacher, first=first, steps=steps, accumulate=accumulate
+        batches = StepBatches(
+            self._plan(corpus, weights), collator, first=first, steps=steps, accumulate=accumulate
         )
-        lessons.rank, lessons.processes = self.trainer.global_rank, self.trainer.world_size
-        return DataLoader(lessons, batch_size=None, num_workers=self.workers)
+        batches.rank, batches.processes = self.trainer.global_rank, self.trainer.world_size
+        return DataLoader(batches, batch_size=None, num_workers=self.workers)

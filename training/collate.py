@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from seq2edge.training import noise
+from seq2edge.training import denoising
 from seq2edge.training.batches import Plan, Rows
 from seq2edge.training.corpus import Corpus
 from seq2edge.training.recipe import DenoiseRecipe, Objective
 
 IGNORED = -100  # a label that teaches nothing
-Pair: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64]]
+Example: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64]]
 Batch: TypeAlias = dict[str, Tensor]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Teacher:
+class Collator:
     """Makes batches of rows.
 
     `start` begins the decoder's input, `end` ends a text, `special` are the sentinels of span
@@ -38,7 +38,7 @@ class Teacher:
     denoise: DenoiseRecipe
     seed: int = 0
 
-    def pair(self, row: int, epoch: int) -> Pair:
+    def example(self, row: int, epoch: int) -> Example:
         """Source and target ids of a row; corruption is drawn anew in every epoch."""
         ids = self.corpus.row(row)
         if self.objective in ("seq2seq", "classify"):
@@ -49,16 +49,16 @@ class Teacher:
         density, span = self.denoise.density, self.denoise.span
         end = np.array([self.end])
         if self.objective == "infill":
-            source = noise.infill(ids, rng, density=density, span=span, mask=self.special[0])
+            source = denoising.infill(ids, rng, density=density, span=span, mask=self.special[0])
             return np.concatenate([source, end]), np.concatenate([ids, end])
-        source, target = noise.corrupt_spans(
+        source, target = denoising.corrupt_spans(
             ids, rng, density=density, span=span, sentinels=np.array(self.special)
         )
         return np.concatenate([source, end]), np.concatenate([target, end])
 
-    def batch(self, pairs: Sequence[Pair], scale: float) -> Batch:
+    def collate(self, examples: Sequence[Example], scale: float) -> Batch:
         """Padded tensors; `scale` makes the mean over a step of the sum over these rows."""
-        sources, targets = [p[0] for p in pairs], [p[1] for p in pairs]
+        sources, targets = [e[0] for e in examples], [e[1] for e in examples]
         batch = {"scale": torch.tensor(scale, dtype=torch.float32)}
         if self.objective == "causal":
             return {**batch, "tokens": _pad(sources, 0), "labels": _pad(targets, IGNORED)}
@@ -78,7 +78,7 @@ def _pad(rows: Sequence[NDArray[np.int64]], value: int) -> Tensor:
     return out
 
 
-class Lessons(IterableDataset[Batch]):
+class StepBatches(IterableDataset[Batch]):
     """The batches of steps `first` to `steps`, one process's share, `parts` pieces of each step.
 
     Every process and part reads each `parts`-th row of a step. Worker processes of a loader take
@@ -86,9 +86,9 @@ class Lessons(IterableDataset[Batch]):
     """
 
     def __init__(
-        self, plan: Plan, teacher: Teacher, *, first: int, steps: int, accumulate: int
+        self, plan: Plan, collator: Collator, *, first: int, steps: int, accumulate: int
     ) -> None:
-        self.plan, self.teacher = plan, teacher
+        self.plan, self.collator = plan, collator
         self.first, self.steps, self.accumulate = first, steps, accumulate
         self.rank, self.processes = 0, 1
 
@@ -97,7 +97,7 @@ class Lessons(IterableDataset[Batch]):
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
         for turn, (epoch, rows, part) in enumerate(self._parts()):
             if turn % count == number:
-                yield self.lesson(epoch, rows, part)
+                yield self.step_batch(epoch, rows, part)
 
     def _parts(self) -> Iterator[tuple[int, Rows, int]]:
         planned = self.plan.steps(self.first)
@@ -106,21 +106,21 @@ class Lessons(IterableDataset[Batch]):
             for piece in range(self.accumulate):
                 yield epoch, rows, piece * self.processes + self.rank
 
-    def lesson(self, epoch: int, rows: Rows, part: int) -> Batch:
+    def step_batch(self, epoch: int, rows: Rows, part: int) -> Batch:
         """Part `part` of a step's batch."""
         parts = self.accumulate * self.processes
-        total = self._taught(rows, epoch)
+        total = self._target_tokens(rows, epoch)
         mine = rows[part::parts]
         if not len(mine):  # a step of fewer rows than parts: one row that does not count
-            return self.teacher.batch([self.teacher.pair(int(rows[0]), epoch)], 0.0)
-        pairs = [self.teacher.pair(int(row), epoch) for row in mine]
-        return self.teacher.batch(pairs, parts / total)
+            return self.collator.collate([self.collator.example(int(rows[0]), epoch)], 0.0)
+        examples = [self.collator.example(int(row), epoch) for row in mine]
+        return self.collator.collate(examples, parts / total)
 
-    def _taught(self, rows: Rows, epoch: int) -> int:
+    def _target_tokens(self, rows: Rows, epoch: int) -> int:
         """Target tokens of the whole step (rows, where a row has one label)."""
-        teacher = self.teacher
-        if teacher.objective in ("seq2seq", "classify"):
-            return int(teacher.corpus.lengths_of(rows, 1).sum())
-        if teacher.objective == "causal":
-            return int((teacher.corpus.lengths_of(rows) - 1).sum())
-        return sum(len(teacher.pair(int(row), epoch)[1]) for row in rows)
+        collator = self.collator
+        if collator.objective in ("seq2seq", "classify"):
+            return int(collator.corpus.lengths_of(rows, 1).sum())
+        if collator.objective == "causal":
+            return int((collator.corpus.lengths_of(rows) - 1).sum())
+        return sum(len(collator.example(int(row), epoch)[1]) for row in rows)
