@@ -210,7 +210,7 @@ def _quantized(case: Case, place: Path) -> Bundle:
 
 def _written(case: Case, bundle: Bundle, place: Path) -> dict[Role, Path]:
     """What `quantize` would write of a model without a tokenizer: nobody runs random weights."""
-    from seq2edge.quantize.passes.half_precision import ToHalfPrecision, HalfPrecisionWeights
+    from seq2edge.quantize.passes.half_precision import HalfPrecisionWeights, ToHalfPrecision
 
     folder = place / (f"{case.precision}-lowered" if case.lowered else case.precision)
     roles = [g.role for g in bundle.manifest.graphs if g.target == "canonical"]

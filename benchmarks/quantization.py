@@ -26,7 +26,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from seq2edge.bundle import Bundle
 from seq2edge.evaluation.examples import Example, read_examples
 from seq2edge.export.pipeline import export_checkpoint
-from seq2edge.quantize.pipeline import Quantizer
+from seq2edge.quantize.quantizer import Quantizer
 from seq2edge.quantize.recipes import RECIPES, Options
 from seq2edge.quantize.verdict import Verdict, judge
 

@@ -1,4 +1,4 @@
-"""From a float bundle to a quantized one with a verdict: what `seq2edge quantize` does, in Python."""
+"""A float bundle in, a quantized one and a verdict out: `seq2edge quantize` in Python."""
 
 from __future__ import annotations
 
@@ -133,6 +133,7 @@ def run(
             overwrite=options.overwrite,
             progress=progress,
         )
+        progress("judge", 1.0)
         return Quantized(report=report, verdict=_judge(report, evaluation, options, options.metric))
 
 
@@ -160,6 +161,7 @@ def _run_search(
         overwrite=options.overwrite,
         progress=progress,
     )
+    progress("judge", 1.0)
     metric = options.metric or (budget.metric if budget.metric in METRICS else None)
     verdict = _judge(report, evaluation, options, metric)
     output = Path(destination)

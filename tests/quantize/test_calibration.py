@@ -14,7 +14,7 @@ import seq2edge
 from seq2edge.bundle import Bundle
 from seq2edge.errors import InputError
 from seq2edge.evaluation.examples import Example
-from seq2edge.quantize import calibrated
+from seq2edge.quantize import gptq
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.passes.block_weights import QuantizedWeights
 from seq2edge.quantize.passes.weight_uses import find_weight_uses
@@ -52,14 +52,14 @@ def test_every_position_of_every_example_is_seen(bundles, name):
     calibration = Calibration(bundle, sentences(), threads=1)
     rows = defaultdict(int)
 
-    def see(role, tensor, values):
+    def on_tensor(role, tensor, values):
         assert values.shape[0] == 1
         assert np.isfinite(values).all()
         rows[role, tensor] += values.reshape(-1, values.shape[-1]).shape[0]
 
-    wanted = inputs(bundle)
-    calibration.observe(wanted, see)
-    assert set(rows) == {(role, tensor) for role, names in wanted.items() for tensor in names}
+    names = inputs(bundle)
+    calibration.observe(names, on_tensor)
+    assert set(rows) == {(role, tensor) for role, tensors in names.items() for tensor in tensors}
     for (role, _), count in rows.items():
         # A decoder that has one head on the last position reads that one alone.
         assert count in {calibration.positions[role], len(calibration.traces)}
@@ -91,9 +91,9 @@ def test_what_is_seen_at_once_is_what_the_steps_see(bundles):
     cache = model.backend.start(memory, 1, None)
     for token in trace.tokens:
         logits = model.backend.step(np.array([[token]]), np.array([1]), cache).copy()
-    seen = []
-    calibration.observe({"decoder": ["logits"]}, lambda *found: seen.append(found[2]))
-    np.testing.assert_allclose(seen[0], logits, atol=1e-5)
+    values = []
+    calibration.observe({"decoder": ["logits"]}, lambda *tensor: values.append(tensor[2]))
+    np.testing.assert_allclose(values[0], logits, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["bart", "gpt2"])
@@ -101,10 +101,10 @@ def test_groups_of_moments_give_what_all_at_once_do(bundles, monkeypatch, name):
     """Memory is bounded by reading the examples more often."""
     bundle = bundles(name)
     calibration = Calibration(bundle, sentences(), threads=1)
-    plan = QuantizedWeights(bundle.manifest.dims, RECIPES["int4-weight"])
+    plan = QuantizedWeights(bundle.manifest.dims, RECIPES["int4-weight"].formats)
     found = []
     for limit in (2**30, 4 * 64**2):
-        monkeypatch.setattr(calibrated, "MOMENT_BYTES", limit)
+        monkeypatch.setattr(gptq, "MOMENT_BYTES", limit)
         models = {
             g.role: ir.load(bundle.file(g.file))
             for g in bundle.manifest.graphs
@@ -112,7 +112,7 @@ def test_groups_of_moments_give_what_all_at_once_do(bundles, monkeypatch, name):
         }
         uses = {role: find_weight_uses(model.graph, plan.tables) for role, model in models.items()}
         parts = []
-        found.append(calibrated.calibrate_weights(calibration, uses, plan, parts.append))
+        found.append(gptq.calibrate_weights(calibration, uses, plan, parts.append))
         assert parts == sorted(parts)
     assert found[0].keys() == found[1].keys()
     assert found[0]

@@ -11,7 +11,7 @@ from small_graphs import check, dtypes, graph_of, run
 import seq2edge
 from seq2edge.bundle import Bundle
 from seq2edge.quantize.emulation import emulate, emulate_bundle
-from seq2edge.quantize.passes.half_precision import ToHalfPrecision, HalfPrecisionWeights
+from seq2edge.quantize.passes.half_precision import HalfPrecisionWeights, ToHalfPrecision
 
 FLOAT, FLOAT16, BFLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 ARRAYS = {FLOAT16: np.float16, BFLOAT16: ml_dtypes.bfloat16}

@@ -155,16 +155,16 @@ def test_a_bundle_without_recorded_answers_is_refused(tmp_path, make_bundle, mak
         quantize_bundle(foreign.path, tmp_path / "x", "int8-weight")
 
 
-def test_answers_that_are_no_numbers_are_not_written(exported, tmp_path, monkeypatch):
+def test_nan_is_not_written(exported, tmp_path, monkeypatch):
     """Whatever went wrong in a weight."""
     original = QuantizedWeights._quantize
 
-    def broken(self, use, form):
-        blocked = original(self, use, form)
+    def broken(self, use, block_format):
+        blocked = original(self, use, block_format)
         return dataclasses.replace(blocked, scales=np.full_like(blocked.scales, np.nan))
 
     monkeypatch.setattr(QuantizedWeights, "_quantize", broken)
-    with pytest.raises(ExportError, match="int8-weight graphs answer no numbers"):
+    with pytest.raises(ExportError, match="int8-weight graphs answer NaN or infinity"):
         quantize_bundle(exported("gpt2")[1] / "bundle", tmp_path / "x", "int8-weight")
     assert list(tmp_path.iterdir()) == []
 
@@ -193,7 +193,7 @@ def test_examples_make_four_bits_better(tmp_path, name):
     source = speaking_bundle(name, tmp_path, **({"num_hidden_layers": 3} if name == "bert" else {}))
     examples = sentences(60)
     plain = quantize_bundle(source, tmp_path / "plain", "int4-weight").bundle
-    report = quantize_bundle(source, tmp_path / "seen", "int4-weight", calibration=examples)
+    report = quantize_bundle(source, tmp_path / "calibrated", "int4-weight", calibration=examples)
     record = report.bundle.manifest.quantization
     assert (record.method, record.examples) == ("GPTQ", 60)
     assert plain.manifest.quantization.method == "round to nearest"

@@ -15,7 +15,7 @@ from seq2edge.bundle.manifest import EngineRecord, TensorRecord
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
 from seq2edge.export.passes.top_logits import TopLogits
-from seq2edge.quantize.passes.half_precision import ToHalfPrecision, HalfPrecisionWeights
+from seq2edge.quantize.passes.half_precision import HalfPrecisionWeights, ToHalfPrecision
 
 RELEASE = "1.0"
 SIZES = EngineSizes(

@@ -14,7 +14,7 @@ from seq2edge.export.passes.fold_transposes import FoldTransposes
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
 from seq2edge.export.tensorrt.engine import Profile, build_engine, decoder_profiles
-from seq2edge.quantize.passes.half_precision import ToHalfPrecision, HalfPrecisionWeights
+from seq2edge.quantize.passes.half_precision import HalfPrecisionWeights, ToHalfPrecision
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,

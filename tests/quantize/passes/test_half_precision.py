@@ -10,7 +10,7 @@ from small_graphs import check, dtypes, graph_of, run
 
 from seq2edge.errors import ExportError
 from seq2edge.quantize.emulation import emulate
-from seq2edge.quantize.passes.half_precision import ToHalfPrecision, HalfPrecisionWeights
+from seq2edge.quantize.passes.half_precision import HalfPrecisionWeights, ToHalfPrecision
 
 FLOAT, FLOAT16, BFLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 INT64 = ir.DataType.INT64
@@ -227,7 +227,7 @@ def test_weights_are_rounded_once_for_all_graphs(dtype):
     weight = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
     tensor = ir.Tensor(weight)
     weights = HalfPrecisionWeights(dtype)
-    first, second = weights.of(tensor).numpy(), weights.of(tensor).numpy()
+    first, second = weights.convert(tensor).numpy(), weights.convert(tensor).numpy()
     assert first.__array_interface__["data"] == second.__array_interface__["data"]
     np.testing.assert_array_equal(first.astype(np.float32), weight.astype(ARRAYS[dtype]))
 
@@ -236,7 +236,7 @@ def test_a_weight_never_takes_the_place_of_one_that_is_gone():
     """Python gives memory that was freed to the next tensor."""
     weights = HalfPrecisionWeights(FLOAT16)
     for number in range(50):
-        made = weights.of(ir.Tensor(np.full((2, 2), number, dtype=np.float32)))
+        made = weights.convert(ir.Tensor(np.full((2, 2), number, dtype=np.float32)))
         assert made.numpy()[0, 0] == number
 
 

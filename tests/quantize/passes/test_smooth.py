@@ -7,8 +7,8 @@ import onnx_ir as ir
 from small_products import VOCAB, WIDTH, constant, model, random, run
 
 from seq2edge.quantize.passes.integer_products import IntegerProducts
-from seq2edge.quantize.passes.weight_uses import find_weight_uses
 from seq2edge.quantize.passes.smooth import Smooth
+from seq2edge.quantize.passes.weight_uses import find_weight_uses
 from seq2edge.quantize.ranges import find_factors
 
 
