@@ -4,13 +4,14 @@ RUN = .venv/bin/python
 # One thread a test process: two of them share small machines.
 TEST_THREADS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help venv test test-gpu lint demo demo-speech demo-chat bench clean
+.PHONY: help venv test check test-gpu lint demo demo-speech demo-chat bench clean
 
 help:
 	@echo "make demo         the shipped model, end to end: English words to phonemes"
 	@echo "make demo-speech  transcribe speech with real Whisper weights, end to end"
 	@echo "make demo-chat    ask SmolLM2 a question"
 	@echo "make test         lint, types, all tests"
+	@echo "make check        lint, types, the tests of what changed since main"
 	@echo "make test-gpu     engines on an NVIDIA GPU, with a report to paste into an issue"
 	@echo "make bench        decoding speed against CTranslate2 and PyTorch"
 	@echo "make clean        remove .venv, caches and build folders"
@@ -25,6 +26,9 @@ lint: venv
 
 test: lint
 	$(TEST_THREADS) $(RUN) -m pytest -n 2 -q
+
+check: lint
+	@$(TEST_THREADS) $(RUN) scripts/check_changes.py
 
 test-gpu: venv
 	@$(RUN) -m pytest -m gpu -q -rs tests/gpu

@@ -1,8 +1,17 @@
-"""seq2edge: from a Transformer checkpoint to cached decoding on an edge device."""
+"""seq2edge: from a Transformer checkpoint to cached decoding on an edge device.
+
+    model = seq2edge.load("bundle")
+    model.generate(["text"], model.options.replace(num_beams=4))
+
+`load` opens a bundle and gives a `Model`, `DecodeOptions` say how it decodes. Whatever a user can
+cause raises an error of `seq2edge.errors`, all of them of `seq2edge.errors.Seq2EdgeError`.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from seq2edge import errors
 
 __version__ = "0.1.0"
 
@@ -16,11 +25,11 @@ _LAZY = {
     "Model": "seq2edge.runtime.model",
     "DecodeOptions": "seq2edge.runtime.options",
 }
-__all__ = ["DecodeOptions", "Model", "__version__", "load"]
+__all__ = ["DecodeOptions", "Model", "__version__", "errors", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for and no more, so that the command line starts at once."""
+    """Import what is used and no more, so that the command line starts at once."""
     if name not in _LAZY:
         raise AttributeError(f"module 'seq2edge' has no attribute {name!r}")
     import importlib

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from seq2edge.checkpoints.families import find_family
 from seq2edge.checkpoints.families.family import Config, Family, Weight
-from seq2edge.checkpoints.huggingface import Source, open_folder
+from seq2edge.checkpoints.importers.huggingface import Source, open_folder
 from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import Dims
 from seq2edge.model.transformer import Transformer

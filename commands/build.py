@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from seq2edge.commands.options import BUNDLE, FOLDER, progress_bar
+from seq2edge.commands.options import BUNDLE, PATH, progress_bar
 from seq2edge.errors import OptionError
 
 
@@ -47,7 +47,7 @@ def targets(*, as_json: bool) -> None:
 )
 @click.option(
     "--timing-cache",
-    type=FOLDER,
+    type=PATH,
     metavar="FILE",
     help="Where TensorRT keeps how long kernels took; by default in the user's cache.",
 )

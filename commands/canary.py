@@ -7,18 +7,16 @@ from pathlib import Path
 
 import click
 
-from seq2edge.commands.options import FOLDER
+from seq2edge.commands.options import PATH, SET
 from seq2edge.commands.train import changes_of
 
 
 @click.command()
-@click.argument("recipe", type=FOLDER)
-@click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the run.")
+@click.argument("recipe", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Go on from the run's last check.")
-@click.option("--start", type=FOLDER, help="Checkpoint to start from.")
-@click.option(
-    "-s", "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a recipe's value."
-)
+@click.option("--start", type=PATH, help="Checkpoint to start from.")
+@SET
 @click.option("--count", type=click.IntRange(1), default=10, show_default=True, help="Canaries.")
 @click.option(
     "--repeats",
@@ -46,9 +44,12 @@ def canary(
     resume: bool,
     start: Path | None,
     settings: tuple[str, ...],
+    count: int,
+    repeats: int,
+    digits: int,
+    candidates: int,
     device: str,
     as_json: bool,
-    **sizes: int,
 ) -> None:
     """Tell how much a training by RECIPE memorises.
 
@@ -63,18 +64,18 @@ def canary(
         from seq2edge.training.train import Machine
     except ImportError as error:
         raise click.ClickException(f"canary: {error}; install seq2edge[train,cpu]") from error
-    found = measure_exposure(
+    exposures = measure_exposure(
         read_recipe(recipe, changes_of(settings, start)),
         output,
-        Settings(**sizes),
+        Settings(count=count, repeats=repeats, digits=digits, candidates=candidates),
         resume=resume,
         machine=Machine(device=device),
         say=lambda line: click.echo(line, err=True),
     )
-    for exposure in found:
+    for exposure in exposures:
         if as_json:
             click.echo(json.dumps(vars(exposure)))
         else:
             click.echo(f"{exposure.number}\trank {exposure.rank:,}\t{exposure.bits:.1f} bits")
-    mean = sum(exposure.bits for exposure in found) / len(found)
+    mean = sum(exposure.bits for exposure in exposures) / len(exposures)
     click.echo(f"mean exposure {mean:.1f} bits; {CHANCE:.1f} where nothing is memorised", err=True)

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from seq2edge.commands.options import (
     BUNDLE,
-    FOLDER,
+    PATH,
+    Decoding,
+    Execution,
     decode_options,
+    languages,
     load_model,
-    merge,
     runtime_options,
 )
 
 
 @click.command()
 @BUNDLE
-@click.argument("texts", type=FOLDER)
-@click.option("-o", "--output", type=FOLDER, required=True, help="New file, .tsv or .jsonl.")
+@click.argument("texts", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="New file, .tsv or .jsonl.")
 @click.option(
     "--batch", type=click.IntRange(1), default=32, show_default=True, help="Texts at a time."
 )
-@click.option("--from", "source_language", help="Source language of a multilingual model.")
-@click.option("--to", "target_language", help="Target language of a multilingual model.")
+@languages
 @decode_options
 @runtime_options
 def distil(
@@ -37,9 +37,8 @@ def distil(
     batch: int,
     source_language: str | None,
     target_language: str | None,
-    device: str,
-    threads: int | None,
-    **decoding: Any,
+    decoding: Decoding,
+    execution: Execution,
 ) -> None:
     """Let BUNDLE answer TEXTS, to train a smaller model on the pairs.
 
@@ -48,12 +47,12 @@ def distil(
     """
     from seq2edge.training.distil import distil as run
 
-    model = load_model(bundle, device, threads)
+    model = load_model(bundle, execution)
     done = run(
         model,
         texts,
         output,
-        options=merge(model.options, decoding),
+        options=decoding.over(model.options),
         source_language=source_language,
         target_language=target_language,
         batch=batch,

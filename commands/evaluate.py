@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,24 +13,26 @@ from seq2edge.commands.options import (
     BATCH,
     BUNDLE,
     CUT,
-    FOLDER,
     METRICS,
+    PATH,
+    Decoding,
+    Execution,
     decode_options,
+    languages,
     load_model,
-    merge,
     progress_bar,
     runtime_options,
     say_cut,
 )
 
 if TYPE_CHECKING:
-    from seq2edge.evaluation.answers import Request
+    from seq2edge.evaluation.answers import ModelRequest
     from seq2edge.runtime.model import Model
 
 
 @click.command("eval")
 @BUNDLE
-@click.argument("data", nargs=-1, required=True, type=FOLDER)
+@click.argument("data", nargs=-1, required=True, type=PATH)
 @click.option(
     "--metric",
     "names",
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     help=f"{METRICS}; can be given again. By default the task's usual ones.",
 )
 @click.option(
-    "--baseline", type=FOLDER, metavar="BUNDLE", help="Another bundle that this one is held to."
+    "--baseline", type=PATH, metavar="BUNDLE", help="Another bundle that this one is held to."
 )
 @click.option(
     "--per-domain/--no-per-domain",
@@ -50,8 +52,7 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(1), help="Take so many examples of each DATA.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
 @BATCH
-@click.option("--from", "source_language", help="Source language of a multilingual model.")
-@click.option("--to", "target_language", help="Target language of a multilingual model.")
+@languages
 @click.option("--language", help="Spoken language, where the model knows several.")
 @click.option(
     "--task",
@@ -63,7 +64,24 @@ if TYPE_CHECKING:
 @decode_options
 @CUT
 @runtime_options
-def evaluate(bundle: Path, data: tuple[Path, ...], *, as_json: bool, **given: Any) -> None:
+def evaluate(
+    bundle: Path,
+    data: tuple[Path, ...],
+    *,
+    names: tuple[str, ...],
+    baseline: Path | None,
+    per_domain: bool,
+    limit: int | None,
+    as_json: bool,
+    batch: int,
+    source_language: str | None,
+    target_language: str | None,
+    language: str | None,
+    task: str,
+    decoding: Decoding,
+    cut: bool,
+    execution: Execution,
+) -> None:
     """Measure BUNDLE on DATA.
 
     DATA are files of examples with references: a text, a tab and its reference a line; JSON lines
@@ -73,27 +91,38 @@ def evaluate(bundle: Path, data: tuple[Path, ...], *, as_json: bool, **given: An
     """
     from seq2edge.bundle import Bundle
     from seq2edge.evaluation import evaluate as evaluation
+    from seq2edge.evaluation.answers import ModelRequest
 
-    task = Bundle.open(bundle).manifest.task
-    domains = evaluation.read_domains(data, task, limit=given["limit"])
-    examples = [example for found in domains.values() for example in found]
-    model, request = _open(bundle, given)
-    metrics = evaluation.choose_metrics(model, examples, given["names"], request)
-    baseline = _open(given["baseline"], given) if given["baseline"] else None
+    def opened(path: Path) -> tuple[Model, ModelRequest]:
+        """The model, asked with its bundle's own options where none are on the command line."""
+        model = load_model(path, execution, cut=cut)
+        return model, ModelRequest(
+            options=decoding.over(model.options) if decoding.changes() else None,
+            language=language,
+            task=task,
+            source_language=source_language,
+            target_language=target_language,
+            batch=batch,
+        )
+
+    domains = evaluation.read_domains(data, Bundle.open(bundle).manifest.task, limit=limit)
+    examples = [example for examples in domains.values() for example in examples]
+    model, request = opened(bundle)
+    metrics = evaluation.choose_metrics(model, examples, names, request)
     with progress_bar("answer") as show:
         rows = evaluation.evaluate(
             model,
-            domains if given["per_domain"] else {evaluation.ALL: examples},
+            domains if per_domain else {evaluation.ALL: examples},
             metrics,
             request,
-            baseline=baseline,
+            baseline=opened(baseline) if baseline else None,
             progress=show,
         )
-    if given["cut"]:
+    if cut:
         say_cut(model)
     if as_json:
         values = {"bundle": str(bundle), "backend": model.reason}
-        values |= {"baseline": str(given["baseline"])} if baseline else {}
+        values |= {"baseline": str(baseline)} if baseline else {}
         click.echo(json.dumps({**values, "rows": [dataclasses.asdict(row) for row in rows]}))
         return
     for line in evaluation.table(rows):
@@ -105,15 +134,14 @@ def evaluate(bundle: Path, data: tuple[Path, ...], *, as_json: bool, **given: An
 @click.option(
     "--pairs",
     "pairs_file",
-    type=FOLDER,
+    type=PATH,
     help="Terms and templates, JSON or TOML; by default those of the package.",
 )
-@click.option("--report", type=FOLDER, help="Write a plot (.png) or a page with it (.html).")
+@click.option("--report", type=PATH, help="Write a plot (.png) or a page with it (.html).")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Of generators; 32 by default.")
 @BATCH
-@click.option("--from", "source_language", help="Source language of a multilingual model.")
-@click.option("--to", "target_language", help="Target language of a multilingual model.")
+@languages
 @runtime_options
 def audit(
     bundle: Path,
@@ -122,16 +150,17 @@ def audit(
     report: Path | None,
     as_json: bool,
     max_new_tokens: int | None,
-    device: str,
-    threads: int | None,
-    **asked: Any,
+    batch: int,
+    source_language: str | None,
+    target_language: str | None,
+    execution: Execution,
 ) -> None:
     """Look for bias in BUNDLE's answers.
 
     Runs sentences that differ in one term (gender, nationality, age) and prints how far the
     answers to them lie apart. Small gaps are no proof of fairness: docs/audit.md.
     """
-    from seq2edge.evaluation.answers import Request
+    from seq2edge.evaluation.answers import ModelRequest
     from seq2edge.evaluation.audit import audit as run
     from seq2edge.evaluation.audit_report import check_report, table, write_report
     from seq2edge.evaluation.pairs import read_pairs
@@ -139,29 +168,17 @@ def audit(
     pairs = read_pairs(pairs_file)
     if report is not None:
         check_report(report)
-    model = load_model(bundle, device, threads)
+    model = load_model(bundle, execution)
+    request = ModelRequest(
+        batch=batch, source_language=source_language, target_language=target_language
+    )
     with progress_bar("audit") as show:
-        found = run(model, pairs, Request(**asked), new_tokens=max_new_tokens, progress=show)
+        result = run(model, pairs, request, new_tokens=max_new_tokens, progress=show)
     if report is not None:
-        write_report(report, found)
+        write_report(report, result)
         click.echo(f"report: {report}", err=True)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(found), ensure_ascii=False))
+        click.echo(json.dumps(dataclasses.asdict(result), ensure_ascii=False))
         return
-    for line in table(found):
+    for line in table(result):
         click.echo(line)
-
-
-_SPENT = ("names", "baseline", "per_domain", "limit", "device", "threads", "cut")
-_ASKED = ("batch", "source_language", "target_language", "language", "task")
-
-
-def _open(bundle: Path, given: dict[str, Any]) -> tuple[Model, Request]:
-    """The model, and how it is asked: the bundle's own options unless some were given."""
-    from seq2edge.evaluation.answers import Request
-
-    model = load_model(bundle, given["device"], given["threads"], cut=given["cut"])
-    decoding = {key: value for key, value in given.items() if key not in (*_SPENT, *_ASKED)}
-    changed = any(value is not None for value in decoding.values())
-    options = merge(model.options, decoding) if changed else None
-    return model, Request(options=options, **{key: given[key] for key in _ASKED})

@@ -1,12 +1,14 @@
-"""What commands share: arguments, options, how those meet a bundle's defaults, lines of text."""
+"""What commands share: options, the records that hold them, a bar of progress."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
 
@@ -14,21 +16,21 @@ if TYPE_CHECKING:
     from seq2edge.runtime.model import Model
     from seq2edge.runtime.options import DecodeOptions
 
-FOLDER = click.Path(path_type=Path)
-BUNDLE = click.argument("bundle", type=FOLDER)
-FILE = click.option(
-    "-f", "--file", type=click.File("r", encoding="utf-8"), help="One input per line."
-)
-JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object per input.")
+Command: TypeAlias = Callable[..., None]
+
+PATH = click.Path(path_type=Path)
+BUNDLE = click.argument("bundle", type=PATH)
 BATCH = click.option(
     "--batch", type=click.IntRange(1), default=8, show_default=True, help="Inputs at a time."
 )
-TEXTS = click.argument("texts", nargs=-1, metavar="[TEXT|-]...")
 CUT = click.option(
     "--cut", is_flag=True, help="Cut long texts to what the encoder takes, and say how many."
 )
 THREADS = click.option(
     "--threads", type=click.IntRange(1), help="CPU threads; all cores by default."
+)
+SET = click.option(
+    "-s", "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a recipe's value."
 )
 METRICS = (
     "chrf, bleu, rouge1, rouge2, rougeL, wer, cer, exact, exact-nostress, per (of symbols), "
@@ -36,9 +38,63 @@ METRICS = (
 )
 
 
-def runtime_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options of every command that runs a model."""
-    command = THREADS(command)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Where a model runs: `auto` is the fastest device that works, None is all cores."""
+
+    device: str
+    threads: int | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """Options of decoding on the command line; None leaves them to the bundle."""
+
+    num_beams: int | None
+    num_return_sequences: int | None
+    max_new_tokens: int | None
+    min_new_tokens: int | None
+    length_penalty: float | None
+    early_stopping: Literal["true", "false", "never"] | None
+    no_repeat_ngram_size: int | None
+    repetition_penalty: float | None
+    capacity: int | None
+
+    def changes(self) -> dict[str, Any]:
+        """Fields of `DecodeOptions`; a number of new tokens sets aside a length of all."""
+        changes = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        if self.early_stopping is not None and self.early_stopping != "never":
+            changes["early_stopping"] = self.early_stopping == "true"
+        if self.max_new_tokens is not None:
+            changes["max_length"] = None
+        return changes
+
+    def over(self, defaults: DecodeOptions) -> DecodeOptions:
+        """The bundle's own options with these in their place."""
+        return defaults.replace(**self.changes())
+
+
+def in_record(record: type, name: str) -> Callable[[Command], Command]:
+    """Hand a command the options that are fields of `record` as one argument, a record.
+
+    Stands below the options themselves: `click` passes each by its name.
+    """
+    fields = [field.name for field in dataclasses.fields(record)]
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def call(**values: Any) -> None:
+            options = record(**{field: values.pop(field) for field in fields})
+            command(**values, **{name: options})
+
+        return call
+
+    return decorate
+
+
+def runtime_options(command: Command) -> Command:
+    """Options of every command that runs a model, handed over as `execution`."""
+    command = THREADS(in_record(Execution, "execution")(command))
     return click.option(
         "--device",
         type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
@@ -48,8 +104,9 @@ def runtime_options(command: Callable[..., None]) -> Callable[..., None]:
     )(command)
 
 
-def decode_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Options of every command that decodes; unset ones come from the checkpoint."""
+def decode_options(command: Command) -> Command:
+    """Options of every command that decodes, handed over as `decoding`."""
+    command = in_record(Decoding, "decoding")(command)
     for option in (
         click.option("--capacity", type=click.IntRange(1), help="Fixed cache size in tokens."),
         click.option("--repetition-penalty", type=float, help="Above 1 discourages repeats."),
@@ -71,39 +128,21 @@ def decode_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def merge(defaults: DecodeOptions, given: dict[str, Any]) -> DecodeOptions:
-    """The bundle's defaults with what was given; a number of new tokens sets aside a length."""
-    changes = {key: value for key, value in given.items() if value is not None}
-    if "early_stopping" in changes:
-        words = {"true": True, "false": False}
-        changes["early_stopping"] = words.get(changes["early_stopping"], "never")
-    if "max_new_tokens" in changes:
-        changes.setdefault("max_length", None)
-    return defaults.replace(**changes)
+def languages(command: Command) -> Command:
+    """Options of every command that a multilingual text model may run in."""
+    for option in (
+        click.option("--to", "target_language", help="Target language of a multilingual model."),
+        click.option("--from", "source_language", help="Source language of a multilingual model."),
+    ):
+        command = option(command)
+    return command
 
 
-def read_inputs(texts: tuple[str, ...], file: TextIO | None) -> Iterator[str]:
-    """The arguments, `-` for the lines of stdin, then the lines of the file."""
-    if not texts and file is None:
-        raise click.UsageError("give a text, - for standard input, or --file")
-    return _read(texts, file)
-
-
-def _read(texts: tuple[str, ...], file: TextIO | None) -> Iterator[str]:
-    for text in texts:
-        if text == "-":
-            yield from lines_of(sys.stdin)
-        else:
-            yield text
-    if file is not None:
-        yield from lines_of(file)
-
-
-def load_model(bundle: Path, device: str, threads: int | None, *, cut: bool = False) -> Model:
+def load_model(bundle: Path, execution: Execution, *, cut: bool = False) -> Model:
     """The bundle on a backend; which one and why goes to stderr."""
-    import seq2edge
+    from seq2edge.runtime.model import load
 
-    model = seq2edge.load(bundle, device=device, threads=threads, cut=cut)
+    model = load(bundle, device=execution.device, threads=execution.threads, cut=cut)
     click.echo(f"seq2edge: {model.reason}", err=True)
     return model
 
@@ -124,21 +163,3 @@ def progress_bar(first: str) -> Iterator[Callable[[str, float], None]]:
             bar.update(max(0, int(1000 * part) - bar.pos))
 
         yield show
-
-
-def lines_of(stream: TextIO) -> Iterator[str]:
-    """Every line, blank ones too, without its end."""
-    for line in stream:
-        yield line.rstrip("\r\n")
-
-
-def batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
-    """The items in lists of `size`; the last may be shorter."""
-    batch: list[str] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

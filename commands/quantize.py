@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from seq2edge.commands.options import BUNDLE, FOLDER, METRICS, THREADS, progress_bar
+from seq2edge.commands.options import BUNDLE, METRICS, PATH, THREADS, progress_bar
 
 if TYPE_CHECKING:
     from seq2edge.quantize.recipes import RangeMethod
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @BUNDLE
-@click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the new bundle.")
+@click.option("-o", "--output", type=PATH, required=True, help="Folder of the new bundle.")
 @click.option(
     "-r",
     "--recipe",
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--calibration",
-    type=FOLDER,
+    type=PATH,
     help="Examples that ranges are found on and weights are rounded for: a text a line, or a "
     "folder of *.wav.",
 )
 @click.option(
     "--evaluation",
-    type=FOLDER,
+    type=PATH,
     help="Examples that the verdict is measured on, best with references: a text, a tab and its "
     "reference a line, or a folder of *.wav and transcripts.tsv. Random input without.",
 )
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     help="With auto, what may be lost on --evaluation: bleu-0.3, wer+0.5, perplexity+2%, "
     "agreement-5 (percent of the float model's answers).",
 )
-@click.option("--report", type=FOLDER, help="With auto, the HTML report; by default OUTPUT.html.")
+@click.option("--report", type=PATH, help="With auto, the HTML report; by default OUTPUT.html.")
 @click.option(
     "--ranges",
     default="min-max",

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from seq2edge.commands.options import FOLDER
+from seq2edge.commands.options import PATH, SET
 from seq2edge.commands.train import changes_of
 
 
-@click.command()
-@click.argument("recipe", type=FOLDER)
-@click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the sweep.")
+@click.command(short_help="Train RECIPE in several sizes, and fit how the loss falls.")
+@click.argument("recipe", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="Folder of the sweep.")
 @click.option(
     "--sizes", required=True, metavar="SIZE,...", help="Presets, or WIDTHxLAYERS as 64x2."
 )
@@ -26,9 +25,7 @@ from seq2edge.commands.train import changes_of
     type=click.FloatRange(0, min_open=True),
     help="Operations of every run instead, as 6 x parameters x tokens.",
 )
-@click.option(
-    "-s", "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a recipe's value."
-)
+@SET
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--processes", type=click.IntRange(1), default=1, help="Processes of each run.")
 @click.option("--workers", type=click.IntRange(0), default=0, help="Processes that read data.")
@@ -41,7 +38,9 @@ def sweep(
     steps: int | None,
     flops: float | None,
     settings: tuple[str, ...],
-    **machine: Any,
+    device: str,
+    processes: int,
+    workers: int,
 ) -> None:
     """Train RECIPE in several sizes on several amounts of data, and fit how the loss falls.
 
@@ -57,19 +56,19 @@ def sweep(
         from seq2edge.training.train import Machine
     except ImportError as error:
         raise click.ClickException(f"sweep: {error}; install seq2edge[train,cpu]") from error
-    found = run(
+    result = run(
         read_recipe(recipe, changes_of(settings, None)),
         output,
         sizes=[size.strip() for size in sizes.split(",")],
         rows=[_rows(text.strip()) for text in rows.split(",")],
         budget=Budget(steps=steps or 0, flops=flops or 0.0),
-        machine=Machine(**machine),
+        machine=Machine(device=device, processes=processes, workers=workers),
         say=lambda line: click.echo(line, err=True),
     )
-    click.echo(table(found.runs))
-    for line in sentences(found):
+    click.echo(table(result.runs))
+    for line in sentences(result):
         click.echo(line)
-    draw(found, output / PLOT)
+    draw(result, output / PLOT)
     click.echo(output / PLOT)
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
-from seq2edge.commands.options import FOLDER
+from seq2edge.commands.options import PATH, SET
 
 
 @click.command()
-@click.argument("recipe", type=FOLDER)
-@click.option("-o", "--output", type=FOLDER, required=True, help="Folder of the run.")
+@click.argument("recipe", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="Folder of the run.")
 @click.option("--resume", is_flag=True, help="Go on from the run's last check.")
-@click.option("--start", type=FOLDER, help="Checkpoint to start from.")
-@click.option(
-    "-s", "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a recipe's value."
-)
+@click.option("--start", type=PATH, help="Checkpoint to start from.")
+@SET
 @click.option(
     "--private-epsilon", type=float, help="Differential privacy: the budget (privacy.epsilon)."
 )
@@ -48,8 +46,13 @@ def train(
     start: Path | None,
     settings: tuple[str, ...],
     private_epsilon: float | None,
-    stored: Any,
-    **machine: Any,
+    device: str,
+    processes: int,
+    machines: int,
+    strategy: Literal["auto", "ddp", "fsdp"],
+    workers: int,
+    tensorboard: bool,
+    stored: Literal["float32", "float16"],
 ) -> None:
     """Train what RECIPE (a TOML file) says, and save a checkpoint.
 
@@ -70,7 +73,14 @@ def train(
         read_recipe(recipe, changes),
         output,
         resume=resume,
-        machine=Machine(**machine),
+        machine=Machine(
+            device=device,
+            processes=processes,
+            machines=machines,
+            strategy=strategy,
+            workers=workers,
+            tensorboard=tensorboard,
+        ),
         stored=stored,
         say=lambda line: click.echo(line, err=True),
     )

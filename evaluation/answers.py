@@ -19,7 +19,7 @@ LONGEST = 384  # tokens of a text that perplexity reads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
+class ModelRequest:
     """How a model is asked; None leaves it to the bundle.
 
     `language` is the spoken one, and `task` whether it is kept or translated to English.
@@ -33,7 +33,9 @@ class Request:
     batch: int = 8
 
 
-def texts(model: Model, examples: Sequence[Example], request: Request) -> Iterator[GeneratedText]:
+def texts(
+    model: Model, examples: Sequence[Example], request: ModelRequest
+) -> Iterator[GeneratedText]:
     """The best text that the model generates or hears."""
     for batch in _batches(examples, request):
         inputs = [str(example.input) for example in batch]
@@ -52,22 +54,24 @@ def texts(model: Model, examples: Sequence[Example], request: Request) -> Iterat
             yield best
 
 
-def labels(model: Model, examples: Sequence[Example], request: Request) -> Iterator[Classification]:
+def labels(
+    model: Model, examples: Sequence[Example], request: ModelRequest
+) -> Iterator[Classification]:
     """The label of each text, with the scores of all."""
     for batch in _batches(examples, request):
         yield from model.classify([str(example.input) for example in batch])
 
 
 def embeddings(
-    model: Model, examples: Sequence[Example], request: Request
+    model: Model, examples: Sequence[Example], request: ModelRequest
 ) -> Iterator[NDArray[np.float32]]:
     """The embedding (width,) of each text."""
     for batch in _batches(examples, request):
         yield from model.embed([str(example.input) for example in batch])
 
 
-def surprise(
-    model: Model, examples: Sequence[Example], request: Request
+def negative_log_likelihood(
+    model: Model, examples: Sequence[Example], request: ModelRequest
 ) -> Iterator[tuple[float, float]]:
     """Of a decoder-only model: minus the log-probability of each text's tokens after its first.
 
@@ -92,6 +96,6 @@ def surprise(
         yield from zip(found.tolist(), (lengths - 1.0).tolist(), strict=True)
 
 
-def _batches(examples: Sequence[Example], request: Request) -> Iterator[Sequence[Example]]:
+def _batches(examples: Sequence[Example], request: ModelRequest) -> Iterator[Sequence[Example]]:
     for start in range(0, len(examples), request.batch):
         yield examples[start : start + request.batch]

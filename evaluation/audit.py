@@ -19,7 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.errors import InputError, OptionError
-from seq2edge.evaluation.answers import Request, embeddings, labels, surprise, texts
+from seq2edge.evaluation.answers import (
+    ModelRequest,
+    embeddings,
+    labels,
+    negative_log_likelihood,
+    texts,
+)
 from seq2edge.evaluation.association import Effect, measure_association
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.pairs import Group, Pairs
@@ -64,7 +70,7 @@ class Audit:
 def audit(
     model: Model,
     pairs: Pairs,
-    request: Request = Request(),  # noqa: B008 - frozen
+    request: ModelRequest = ModelRequest(),  # noqa: B008 - frozen
     *,
     new_tokens: int | None = None,
     progress: Progress = lambda *_: None,
@@ -99,7 +105,7 @@ def audit(
     )
 
 
-def _checked(model: Model, request: Request, new_tokens: int | None) -> Request:
+def _checked(model: Model, request: ModelRequest, new_tokens: int | None) -> ModelRequest:
     path, task = model.bundle.path, model.bundle.manifest.task
     if task not in _MEASURES:
         raise InputError(f"{path}: made to {task}, an audit needs a model that reads text")
@@ -144,7 +150,7 @@ def _generate(model: Model, name: str, group: Group, run: Run) -> Iterator[Findi
     plain = _without_terms(group, found)
     yield _of_pairs(name, "output changes", group, plain, lambda a, b: float(a != b))
     if model.dims.kind == "decoder":
-        likelihood = [-total / count for total, count in run(surprise)]
+        likelihood = [-total / count for total, count in run(negative_log_likelihood)]
         yield _of_terms(name, "log-likelihood per sentence token", group, likelihood)
 
 

@@ -25,8 +25,8 @@ svg {{ max-width: 100%; height: auto; }}
 </style></head><body>
 <h1>{title}</h1>
 <p>Sentences that differ in one term, compared pair by pair. Bars and points are means over
-templates with the interval of 95 % of draws; a cross is the largest gap of a single pair.
-A small gap on these sentences is no proof that the model treats people alike.</p>
+templates with their 95 % CI (bootstrap over templates); a cross is the largest gap of a
+single pair. A small gap on these sentences is no proof that the model treats people alike.</p>
 {plot}
 <pre>{table}</pre>
 </body></html>
@@ -81,7 +81,7 @@ def plot(found: Audit) -> Any:
         for other in right:
             _draw_leans(other, name, [finding for finding in shown if finding.leans])
     for lowest, legend in zip(axes[-1], ("bar: mean; cross: largest", "point: mean"), strict=False):
-        lowest.set_xlabel(f"{legend}; line: 95 % of draws", fontsize=9)
+        lowest.set_xlabel(f"{legend}; line: 95 % CI", fontsize=9)
     return figure
 
 
@@ -136,7 +136,7 @@ def table(found: Audit) -> Iterator[str]:
         templates = "one template" if first.templates == 1 else f"{first.templates} templates"
         yield f"{group}: {first.pairs} pairs of sentences of {templates}"
         width = max(len(each.measure) for each in findings)
-        yield f"  {'':<{width}}  {'mean gap':>8}  {'95 % of draws':>18}  {'largest':>8}"
+        yield f"  {'':<{width}}  {'mean gap':>8}  {'95 % CI':>18}  {'largest':>8}"
         for finding in findings:
             yield from _lines(finding, width)
         yield ""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from seq2edge.errors import InputError, OptionError
-from seq2edge.evaluation.answers import Request, texts
+from seq2edge.evaluation.answers import ModelRequest, texts
 from seq2edge.evaluation.examples import Example, read_examples
 from seq2edge.evaluation.metrics import choose_metric, score_answers, usual_metrics
 from seq2edge.evaluation.scores import Estimate, Metric, Scores
@@ -71,7 +71,7 @@ def _short(path: Path) -> str:
 
 
 def choose_metrics(
-    model: Model, examples: Sequence[Example], names: Sequence[str], request: Request
+    model: Model, examples: Sequence[Example], names: Sequence[str], request: ModelRequest
 ) -> list[Metric]:
     """The metrics of these names, or the task's usual ones; whether the request goes with them.
 
@@ -89,7 +89,7 @@ def choose_metrics(
     return metrics
 
 
-def _check(model: Model, metrics: Sequence[Metric], request: Request) -> None:
+def _check(model: Model, metrics: Sequence[Metric], request: ModelRequest) -> None:
     listed = ", ".join(metric.name for metric in metrics)
     decodes = any(metric.ask is texts for metric in metrics)
     sound = model.dims.mels > 0
@@ -107,9 +107,9 @@ def evaluate(
     model: Model,
     domains: Mapping[str, Sequence[Example]],
     metrics: Sequence[Metric],
-    request: Request = Request(),  # noqa: B008 - frozen
+    request: ModelRequest = ModelRequest(),  # noqa: B008 - frozen
     *,
-    baseline: tuple[Model, Request] | None = None,
+    baseline: tuple[Model, ModelRequest] | None = None,
     progress: Progress = lambda *_: None,
 ) -> list[Row]:
     """Every metric of every domain, then of all together, with 95 % intervals.
@@ -143,7 +143,7 @@ def _tokenizer_hash(model: Model) -> str:
 
 def _measure(
     model: Model,
-    request: Request,
+    request: ModelRequest,
     domains: Mapping[str, Sequence[Example]],
     metrics: Sequence[Metric],
     show: Callable[[float], None],
@@ -193,8 +193,8 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
     """The rows as lines of text, with their heads."""
     several = len({row.domain for row in rows}) > 1
     compared = any(row.change for row in rows)
-    heads = ["domain"] * several + ["metric", "value", "95 % of draws"]
-    heads += ["baseline", "change", "95 % of draws"] * compared
+    heads = ["domain"] * several + ["metric", "value", "95 % CI"]
+    heads += ["baseline", "change", "95 % CI"] * compared
     cells = [_cells(row, several=several) for row in rows]
     lines = [[*heads, "examples", "seconds", "examples/s"], *cells]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from seq2edge.errors import InputError, OptionError
 from seq2edge.evaluation import text_metrics
-from seq2edge.evaluation.answers import Request, labels, surprise, texts
+from seq2edge.evaluation.answers import ModelRequest, labels, negative_log_likelihood, texts
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.scores import Metric, Scores, Sums
 from seq2edge.runtime.model import Classification, Model
@@ -62,7 +62,7 @@ def score(
     metric: Metric,
     model: Model,
     examples: Sequence[Example],
-    request: Request = Request(),  # noqa: B008 - frozen
+    request: ModelRequest = ModelRequest(),  # noqa: B008 - frozen
 ) -> Scores:
     """Run the model on all examples. Raises InputError where there are none."""
     if not examples:
@@ -132,23 +132,25 @@ def _perplexity(total: Sums) -> float:
 
 
 _of_texts = functools.partial(
-    Metric, tasks=("generate", "transcribe"), references=True, ask=texts, of=_percent
+    Metric, tasks=("generate", "transcribe"), references=True, ask=texts, aggregate=_percent
 )
-_of_labels = functools.partial(Metric, tasks=("classify",), references=True, ask=labels, rises=True)
+_of_labels = functools.partial(
+    Metric, tasks=("classify",), references=True, ask=labels, higher_is_better=True
+)
 METRICS = {
     metric.name: metric
     for metric in (
         *(
             _of_texts(
                 name=name,
-                rises=True,
+                higher_is_better=True,
                 measure=text_metrics.measure_translation(name),
-                of=text_metrics.of_translation(name),
+                aggregate=text_metrics.aggregate_translation(name),
             )
             for name in ("chrf", "bleu")
         ),
         *(
-            _of_texts(name=name, rises=False, measure=text_metrics.measure_errors(unit))
+            _of_texts(name=name, higher_is_better=False, measure=text_metrics.measure_errors(unit))
             for name, unit in (
                 ("wer", "words"),
                 ("cer", "characters"),
@@ -157,26 +159,26 @@ METRICS = {
             )
         ),
         *(
-            _of_texts(name=name, rises=True, measure=text_metrics.measure_exact(clean))
+            _of_texts(name=name, higher_is_better=True, measure=text_metrics.measure_exact(clean))
             for name, clean in (
                 ("exact", text_metrics.plain),
                 ("exact-nostress", text_metrics.stressless),
             )
         ),
         *(
-            _of_texts(name=name, rises=True, measure=text_metrics.measure_rouge(name))
+            _of_texts(name=name, higher_is_better=True, measure=text_metrics.measure_rouge(name))
             for name in ("rouge1", "rouge2", "rougeL")
         ),
-        _of_labels(name="accuracy", measure=_measure_accuracy, of=_percent),
-        _of_labels(name="f1", measure=_measure_f1, of=_macro_f1),
+        _of_labels(name="accuracy", measure=_measure_accuracy, aggregate=_percent),
+        _of_labels(name="f1", measure=_measure_f1, aggregate=_macro_f1),
         Metric(
             name="perplexity",
             tasks=("generate",),
-            rises=False,
+            higher_is_better=False,
             references=False,
-            ask=surprise,
+            ask=negative_log_likelihood,
             measure=_as_it_is,
-            of=_perplexity,
+            aggregate=_perplexity,
         ),
     )
 }

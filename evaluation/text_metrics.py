@@ -37,14 +37,14 @@ def measure_translation(name: str) -> Measure:
     return measure
 
 
-def of_translation(name: str) -> Callable[[Sums], float]:
+def aggregate_translation(name: str) -> Callable[[Sums], float]:
     """The metric of added statistics."""
 
-    def of(total: Sums) -> float:
+    def aggregate(total: Sums) -> float:
         counts = [int(x) for x in total]
         return float(_translation(name)._compute_score_from_stats(counts).score)  # noqa: SLF001
 
-    return of
+    return aggregate
 
 
 def _translation(name: str) -> Any:

@@ -33,7 +33,7 @@ def main() -> None:
     from seq2edge.bundle import Bundle
     from seq2edge.evaluation.examples import read_examples
     from seq2edge.evaluation.metrics import find_metric, score
-    from seq2edge.runtime.verification import verify_graphs
+    from seq2edge.runtime.backends.verification import verify_graphs
 
     outcomes = list(verify_graphs(Bundle.open(BUNDLE, hashes=True), device="cpu"))
     if not all(outcome.passed for _, outcome in outcomes):

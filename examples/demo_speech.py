@@ -35,7 +35,7 @@ def main() -> None:
 
     import seq2edge
     from seq2edge.bundle import Bundle
-    from seq2edge.runtime.verification import verify_graphs
+    from seq2edge.runtime.backends.verification import verify_graphs
 
     outcomes = list(verify_graphs(Bundle.open(BUNDLE, hashes=True)))
     if not all(outcome.passed for _, outcome in outcomes):

@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-import seq2edge
+from seq2edge import __version__
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.bundle.manifest import (
     AudioRecord,
@@ -206,7 +206,7 @@ def _save(
     writer: BundleWriter, role: Role, target: Target, model: ir.Model, dims: Dims
 ) -> GraphRecord:
     name = FILES[target].format(role)
-    model.producer_name, model.producer_version = "seq2edge", seq2edge.__version__
+    model.producer_name, model.producer_version = "seq2edge", __version__
     for node in model.graph:
         node.metadata_props.clear()
         node.doc_string = None
@@ -256,7 +256,7 @@ def _manifest(
         tokenizer=tokenizer,
         graphs=graphs,
         provenance=ProvenanceRecord(
-            tool_version=seq2edge.__version__,
+            tool_version=__version__,
             created=utc_now(),
             source=loaded.source.path.name,
             source_format=loaded.source.source_format,

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from seq2edge.errors import BackendError
-from seq2edge.evaluation.answers import Request
+from seq2edge.evaluation.answers import ModelRequest
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import AGREEMENT
 from seq2edge.evaluation.scores import Metric
@@ -133,7 +133,7 @@ def agreement_metric(model: Model, inputs: Sequence[Input], language: str | None
     """How much of the model's outputs for these inputs another one gives too, in percent."""
     expected = greedy_outputs(model, inputs, language)
 
-    def ask(other: Model, _: Sequence[Example], __: Request) -> Iterator[Any]:
+    def ask(other: Model, _: Sequence[Example], __: ModelRequest) -> Iterator[Any]:
         yield from greedy_outputs(other, inputs, language)
 
     def measure(outputs: Sequence[Any], _: Sequence[Example]) -> Iterator[Sequence[float]]:
@@ -143,11 +143,11 @@ def agreement_metric(model: Model, inputs: Sequence[Input], language: str | None
     return Metric(
         name=AGREEMENT,
         tasks=(model.bundle.manifest.task,),
-        rises=True,
+        higher_is_better=True,
         references=False,
         ask=ask,
         measure=measure,
-        of=lambda total: float(total[0] / total[1]),
+        aggregate=lambda total: float(total[0] / total[1]),
     )
 
 

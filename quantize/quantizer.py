@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 import onnx_ir as ir
 
-import seq2edge
+from seq2edge import __version__
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.bundle.manifest import (
     MANIFEST,
@@ -273,7 +273,7 @@ class Quantizer:
                 weights=quantized.formats,
                 float32_values=quantized.float32_values,
                 source_sha256=hashlib.sha256(raw).hexdigest(),
-                tool_version=seq2edge.__version__,
+                tool_version=__version__,
                 created=utc_now(),
                 packages={name: importlib.metadata.version(name) for name in PACKAGES},
             ),

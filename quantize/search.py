@@ -20,7 +20,7 @@ from typing import Any
 
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.errors import OptionError
-from seq2edge.evaluation.answers import Request
+from seq2edge.evaluation.answers import ModelRequest
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import AGREEMENT, choose_metric, find_metric, score
 from seq2edge.evaluation.scores import Estimate, Metric, Scores
@@ -65,7 +65,7 @@ class Budget:
                 "bleu-0.3, wer+0.5, perplexity+2% or agreement-5"
             )
         name, sign, amount, percent = match.groups()
-        higher_is_better = name == AGREEMENT or find_metric(name).rises
+        higher_is_better = name == AGREEMENT or find_metric(name).higher_is_better
         if (sign == "-") != higher_is_better:
             better = "larger" if higher_is_better else "smaller"
             raise OptionError(
@@ -77,7 +77,7 @@ class Budget:
     @property
     def higher_is_better(self) -> bool:
         """Whether more of the metric is better."""
-        return self.metric == AGREEMENT or find_metric(self.metric).rises
+        return self.metric == AGREEMENT or find_metric(self.metric).higher_is_better
 
     def holds(self, before: Estimate, change: Estimate) -> bool:
         """Whether the metric changed by no more than that; `before` is the float model's."""
@@ -331,4 +331,4 @@ class _Searcher:
         return metric
 
     def _score(self, model: Model) -> Scores:
-        return score(self.metric, model, self.evaluation, Request(language=self.language))
+        return score(self.metric, model, self.evaluation, ModelRequest(language=self.language))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from seq2edge.bundle import Bundle
-from seq2edge.evaluation.answers import Request
+from seq2edge.evaluation.answers import ModelRequest
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import choose_metric, score
 from seq2edge.evaluation.scores import Estimate
@@ -165,7 +165,7 @@ def _quality(
     metric = choose_metric(models[0], examples, name)
     if metric is None:
         return None
-    request = Request(language=language)
+    request = ModelRequest(language=language)
     before, after = (score(metric, model, examples, request) for model in models)
     return Quality(
         metric=metric.name,

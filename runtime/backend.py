@@ -1,4 +1,4 @@
-"""The one seam between decoding and execution.
+"""The one seam between decoding and execution, and the choice of who executes.
 
 A backend runs graphs and owns the caches; the decode loop never learns where they live.
 Axes: `batch` inputs, `rows` = batch * beams sequences being decoded, `new` tokens fed in one step.
@@ -7,11 +7,22 @@ Axes: `batch` inputs, `rows` = batch * beams sequences being decoded, `new` toke
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from seq2edge.bundle import Bundle
+from seq2edge.errors import BackendError, EngineError
+
+# Fastest first. By name, since backends stand on this module and are loaded when they are used.
+BACKENDS = {
+    "tensorrt": "seq2edge.runtime.backends.tensorrt:TensorRTBackend",
+    "cuda": "seq2edge.runtime.backends.onnxruntime:OnnxRuntimeBackend",
+    "cpu": "seq2edge.runtime.backends.onnxruntime:OnnxRuntimeBackend",
+}
 
 Tokens: TypeAlias = NDArray[np.int64]  # (rows, new), right-padded
 Lengths: TypeAlias = NDArray[np.int64]  # (rows,) valid tokens of each row
@@ -90,3 +101,35 @@ class Backend(Protocol):
 
     def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:
         """Logits (batch, labels) or embeddings (batch, width) of an encoder-only model."""
+
+
+def open_backend(
+    bundle: Bundle, *, device: str = "auto", threads: int | None = None, graphs: str | None = None
+) -> tuple[Backend, str]:
+    """A backend for the device, and why it was taken. `auto` tries the fastest device first.
+
+    Engines of TensorRT are tried where the bundle has some and `graphs` names no others; `threads`
+    is for what runs without them. Raises BackendError with every device's reason when none works
+    here, and EngineError for an engine that was asked for and does not work.
+    """
+    if device != "auto":
+        return _open(bundle, device, threads, graphs), f"{device}: asked for"
+    refusals = []
+    engines = bool(bundle.manifest.engines) and graphs is None
+    for name in BACKENDS if engines else [name for name in BACKENDS if name != "tensorrt"]:
+        try:
+            backend = _open(bundle, name, None if name == "tensorrt" else threads, graphs)
+        except (BackendError, EngineError) as error:
+            refusals.append(f"{name}: not used, {error}")
+            continue
+        return backend, "; ".join([*refusals, f"{name}: works"])
+    raise BackendError("; ".join(refusals))
+
+
+def _open(bundle: Bundle, device: str, threads: int | None, graphs: str | None) -> Backend:
+    if device not in BACKENDS:
+        raise BackendError(f"device: {device!r} is unknown, known: auto, {', '.join(BACKENDS)}")
+    module, attribute = BACKENDS[device].split(":")
+    maker = getattr(importlib.import_module(module), attribute)
+    backend: Backend = maker(bundle, device=device, target=graphs, threads=threads)
+    return backend

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Answer, Candidates, Logits, all_logits
-from seq2edge.runtime.filters import Filter, History, may_raise
+from seq2edge.runtime.candidates import ScoreBuffer, TopCandidates
+from seq2edge.runtime.filters import Filter, History, may_increase_scores
 from seq2edge.runtime.likelihood import log_likelihoods, log_softmax
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.shortlist import Sheet, Shortlist
 
 CLOSED = np.float32(-1e9)  # the score of what must not go on
 BLOCK = 64
@@ -48,15 +48,15 @@ class BeamSearch:
         self.finished: list[list[Hypothesis]] = [[] for _ in range(batch)]
         self.improvable = [True] * batch
         self.done = False
-        self._sheet = Sheet()
+        self._buffer = ScoreBuffer()
 
     def choose(
         self, history: History, answer: Answer, filters: list[Filter]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Parents and tokens (batch * beams,) to go on with; the answer has as many rows."""
         best = None
-        if isinstance(answer, Candidates) and not may_raise(self.options, history):
-            best = self._best_of_few(history, Shortlist(answer), filters)
+        if isinstance(answer, Candidates) and not may_increase_scores(self.options, history):
+            best = self._best_from_candidates(history, TopCandidates(answer), filters)
         if best is None:
             best = self._best(history, all_logits(answer), filters)
         values, parents, tokens = best
@@ -83,18 +83,20 @@ class BeamSearch:
         scores += self.scores.reshape(-1, 1)
         return self._top(scores, min(self.kept, scores[: self.beams].size))
 
-    def _best_of_few(self, history: History, few: Shortlist, filters: list[Filter]) -> Best | None:
+    def _best_from_candidates(
+        self, history: History, candidates: TopCandidates, filters: list[Filter]
+    ) -> Best | None:
         """The same among candidates; None where others may be better."""
-        scores = log_likelihoods(few.logits, few.log_sum_exp)
+        scores = log_likelihoods(candidates.logits, candidates.log_sum_exp)
         others = scores.min(axis=1) + self.scores.reshape(-1)
-        scores = self._sheet.filtered(history, filters, few, scores)
+        scores = self._buffer.filtered(history, filters, candidates, scores)
         scores += self.scores.reshape(-1, 1)
         if scores[: self.beams].size < self.kept:
             return None
         values, parents, columns = self._top(scores, self.kept)
         if (values[:, -1] <= others.reshape(len(values), -1).max(axis=1)).any():
             return None
-        return values, parents, few.ids[parents, columns]
+        return values, parents, candidates.ids[parents, columns]
 
     def _top(self, scores: Logits, kept: int) -> Best:
         """The best of (batch * beams, any) scores: values, their rows and their columns."""

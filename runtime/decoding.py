@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Answer, Backend, Candidates, Logits, Memory, all_logits
 from seq2edge.runtime.beam import BeamSearch, Hypothesis
-from seq2edge.runtime.filters import Filter, History, make_filters, may_raise
+from seq2edge.runtime.candidates import ScoreBuffer, TopCandidates
+from seq2edge.runtime.filters import Filter, History, make_filters, may_increase_scores
 from seq2edge.runtime.likelihood import log_sum_exp
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.shortlist import Sheet, Shortlist
 
 # Tokens (rows,) and their log-probabilities.
 Chosen: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.float64]]"
@@ -65,7 +65,7 @@ class GreedySearch:
         self.ended = np.zeros(batch, dtype=np.bool_)
         self.done = False
         self._history: History | None = None
-        self._sheet = Sheet()
+        self._buffer = ScoreBuffer()
 
     def choose(
         self, history: History, answer: Answer, filters: list[Filter]
@@ -73,8 +73,8 @@ class GreedySearch:
         """See Search."""
         self._history = history
         chosen = None
-        if isinstance(answer, Candidates) and not may_raise(self.options, history):
-            chosen = self._first_of_few(history, Shortlist(answer), filters)
+        if isinstance(answer, Candidates) and not may_increase_scores(self.options, history):
+            chosen = self._greedy_from_candidates(history, TopCandidates(answer), filters)
         if chosen is None:
             chosen = self._first(history, all_logits(answer), filters)
         tokens, likely = chosen
@@ -93,17 +93,17 @@ class GreedySearch:
         tokens = filtered.argmax(axis=1)
         return tokens, logits[self.rows, tokens].astype(np.float64) - log_sum_exp(logits)
 
-    def _first_of_few(
-        self, history: History, few: Shortlist, filters: list[Filter]
+    def _greedy_from_candidates(
+        self, history: History, candidates: TopCandidates, filters: list[Filter]
     ) -> Chosen | None:
         """The same among candidates; None where another may be likelier."""
-        filtered = self._sheet.filtered(history, filters, few, few.logits)
+        filtered = self._buffer.filtered(history, filters, candidates, candidates.logits)
         places = filtered.argmax(axis=1)
-        sure = filtered[self.rows, places] > few.logits.min(axis=1)
+        sure = filtered[self.rows, places] > candidates.logits.min(axis=1)
         if not (sure | self.ended).all():
             return None
-        likely = few.logits[self.rows, places].astype(np.float64) - few.log_sum_exp
-        return few.ids[self.rows, places], likely
+        likely = candidates.logits[self.rows, places].astype(np.float64) - candidates.log_sum_exp
+        return candidates.ids[self.rows, places], likely
 
     def results(self, item: int) -> list[Hypothesis]:
         """See Search."""

@@ -71,10 +71,13 @@ def make_filters(options: DecodeOptions) -> list[Filter]:
             functools.partial(forbid_repeated_ngrams, options.no_repeat_ngram_size),
         ),
         (options.bad_words_ids, functools.partial(forbid_words, _allowed_words(options))),
-        (options.min_length and len(eos), functools.partial(lengthen, options.min_length, eos)),
+        (
+            options.min_length and len(eos),
+            functools.partial(forbid_end_before_length, options.min_length, eos),
+        ),
         (
             options.min_new_tokens and len(eos),
-            functools.partial(lengthen_new, options.min_new_tokens, eos),
+            functools.partial(forbid_end_before_new_tokens, options.min_new_tokens, eos),
         ),
         (
             options.forced_bos_token_id is not None,
@@ -94,7 +97,7 @@ def make_filters(options: DecodeOptions) -> list[Filter]:
     return [filter_ for wanted, filter_ in chosen if wanted]
 
 
-def may_raise(options: DecodeOptions, history: History) -> bool:
+def may_increase_scores(options: DecodeOptions, history: History) -> bool:
     """Whether a filter of these options may make a token likelier at this step."""
     first = options.forced_bos_token_id is not None and _stands_alone(history)
     last = bool(options.forced_eos_token_id) and _is_last(history)
@@ -136,13 +139,17 @@ def forbid_words(words: tuple[tuple[int, ...], ...], history: History, scores: L
         scores[(end == before).all(axis=1), word[-1]] = NEVER
 
 
-def lengthen(least: int, eos: NDArray[np.int64], history: History, scores: Logits) -> None:
+def forbid_end_before_length(
+    least: int, eos: NDArray[np.int64], history: History, scores: Logits
+) -> None:
     """No end before `least` tokens, the prompt included."""
     if history.start + history.generated < least:
         scores[:, eos] = NEVER
 
 
-def lengthen_new(least: int, eos: NDArray[np.int64], history: History, scores: Logits) -> None:
+def forbid_end_before_new_tokens(
+    least: int, eos: NDArray[np.int64], history: History, scores: Logits
+) -> None:
     """No end before `least` generated tokens."""
     if history.generated < least:
         scores[:, eos] = NEVER

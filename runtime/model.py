@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
 from seq2edge.errors import CapacityError, InputError, OptionError
-from seq2edge.runtime.backend import Backend, Features, Lengths, Memory, Tokens
-from seq2edge.runtime.backends import open_backend
+from seq2edge.runtime.backend import Backend, Features, Lengths, Memory, Tokens, open_backend
 from seq2edge.runtime.decoding import GeneratedSequence, decode
 from seq2edge.runtime.options import DecodeOptions
 

@@ -113,7 +113,7 @@ class Parity:
         return equal and self.max_relative <= relative
 
 
-def worst(parts: Sequence[Parity]) -> Parity:
+def combine(parts: Sequence[Parity]) -> Parity:
     """What several replays measured, as one."""
     return Parity(
         max_absolute=max(part.max_absolute for part in parts),
@@ -190,7 +190,7 @@ def replay(backend: Backend, reference: Arrays) -> Parity:
     return _compare(pairs, choices)
 
 
-def fitted(reference: Arrays, *, batch: tuple[int, ...], rows: int) -> Iterator[Arrays]:
+def split_for_engine(reference: Arrays, *, batch: tuple[int, ...], rows: int) -> Iterator[Arrays]:
     """The same program in parts of `batch` (least, best, most) inputs and at most `rows` rows.
 
     Where there are no two rows for an input, it ends before the beams are exchanged.

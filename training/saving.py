@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-import seq2edge
+from seq2edge import __version__
 from seq2edge.errors import TrainingError
 from seq2edge.files.storage import file_errors, hidden_sibling
 from seq2edge.training.run_folder import TOKENIZER, RunSetup
@@ -61,7 +61,7 @@ def save_checkpoint(
 def _config(facts: RunSetup) -> dict[str, Any]:
     config: dict[str, Any] = {
         "model_type": "seq2edge",
-        "seq2edge_version": seq2edge.__version__,
+        "seq2edge_version": __version__,
         "dims": facts.dims.to_dict(),
         "tokenizer": dataclasses.asdict(facts.tokenizer),
     }

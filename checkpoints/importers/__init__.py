@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from seq2edge.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from seq2edge.checkpoints.huggingface import Source
+    from seq2edge.checkpoints.importers.huggingface import Source
 
 
 def open_foreign(path: Path) -> Source | None:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seq2edge.checkpoints.huggingface import Source
 from seq2edge.checkpoints.importers.gguf_file import GgufFile, StoredTensor, read_gguf
 from seq2edge.checkpoints.importers.gguf_tokenizer import tokenizer_files
+from seq2edge.checkpoints.importers.huggingface import Source
 from seq2edge.errors import CheckpointError, UnsupportedError
 
 ARCHITECTURE = "llama"

@@ -46,7 +46,7 @@ from seq2edge.export.tensorrt.sizes import BuildSizes
 from seq2edge.export.tensorrt.targets import Target, check, check_build, find_target, form_of
 from seq2edge.export.tensorrt.timing_cache import TimingCache, default_file
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
-from seq2edge.runtime.backends.engine_gate import Verdict
+from seq2edge.runtime.backends.engine_check import EngineVerdict
 from seq2edge.runtime.backends.tensorrt_library import import_tensorrt
 
 ENGINES = "engines"  # a folder of the bundle
@@ -67,7 +67,7 @@ class BuildReport:
     bundle: Bundle
     engines: tuple[EngineInfo, ...]
     reused: tuple[Role, ...]
-    verdict: Verdict | None
+    verdict: EngineVerdict | None
     unchecked: str
     remarks: tuple[str, ...]
 
@@ -299,7 +299,7 @@ class _Added:
     """A bundle that new engines were added to, and what the check of them gave."""
 
     bundle: Bundle
-    verdict: Verdict | None = None
+    verdict: EngineVerdict | None = None
     unchecked: str = ""
 
 

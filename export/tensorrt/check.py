@@ -8,11 +8,11 @@ from seq2edge.bundle import Bundle
 from seq2edge.errors import BackendError, EngineError, ForeignEngineError
 from seq2edge.export.tensorrt.targets import Target
 from seq2edge.files.storage import FileRecord
-from seq2edge.runtime.backends.engine_gate import Verdict
+from seq2edge.runtime.backends.engine_check import EngineVerdict
 from seq2edge.runtime.backends.tensorrt import check_engines
 
 
-def check_new_engines(target: Target, old: Bundle, new: Bundle) -> tuple[Verdict | None, str]:
+def check_new_engines(target: Target, old: Bundle, new: Bundle) -> tuple[EngineVerdict | None, str]:
     """What the device says to a target's engines, or why it was not asked.
 
     `new` is a preview of the bundle with them, `old` what it would take the place of. Raises

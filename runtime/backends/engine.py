@@ -34,7 +34,7 @@ _OPENING = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Engine:
+class StoredEngine:
     """An engine of a bundle before it is opened."""
 
     bundle: Bundle
@@ -47,15 +47,15 @@ class Engine:
         return str(self.bundle.path / self.file)
 
 
-def find_engines(bundle: Bundle) -> dict[str, list[Engine]]:
+def find_engines(bundle: Bundle) -> dict[str, list[StoredEngine]]:
     """A bundle's engines by target. Raises BackendError where there are none."""
-    found: dict[str, list[Engine]] = {}
+    found: dict[str, list[StoredEngine]] = {}
     for record in bundle.manifest.engines:
         try:
             info = read_engine_info(bundle.file(record.sidecar))
         except BundleError as error:
             raise EngineError(f"{error}; build the engine again") from error
-        engine = Engine(bundle=bundle, file=record.file, info=info)
+        engine = StoredEngine(bundle=bundle, file=record.file, info=info)
         found.setdefault(record.target, []).append(engine)
     if not found:
         raise BackendError(f"{bundle.path}: holds no engine; make one with `seq2edge build`")
@@ -75,7 +75,7 @@ def _roles(bundle: Bundle) -> list[str]:
     return [role for role, stack in roles if stack is not None]
 
 
-def check_release(engine: Engine, trt: Any) -> None:
+def check_release(engine: StoredEngine, trt: Any) -> None:
     """Raise BackendError unless the library is the one that made the plan."""
     made = f"{engine.info.library} {engine.info.release}"
     found = f"{trt.__name__} {trt.__version__}"
@@ -89,7 +89,7 @@ def check_release(engine: Engine, trt: Any) -> None:
 class OpenEngine:
     """A deserialized engine: its weights are on the device once, for all that use it."""
 
-    def __init__(self, engine: Engine, trt: Any, device: Device) -> None:
+    def __init__(self, engine: StoredEngine, trt: Any, device: Device) -> None:
         self.info = engine.info
         self.subject = engine.subject
         self.trt = trt
@@ -191,7 +191,7 @@ def _fits(told: TensorRecord, found: Iterable[int], most: Mapping[str, int]) -> 
     )
 
 
-def open_engine(engine: Engine, trt: Any, device: Device) -> OpenEngine:
+def open_engine(engine: StoredEngine, trt: Any, device: Device) -> OpenEngine:
     """The engine, shared with whoever opened the same plan.
 
     Raises EngineError for a plan that is damaged or not for this device.
@@ -204,7 +204,7 @@ def open_engine(engine: Engine, trt: Any, device: Device) -> OpenEngine:
         return found
 
 
-def _read_plan(engine: Engine) -> bytes:
+def _read_plan(engine: StoredEngine) -> bytes:
     path = engine.bundle.file(engine.file)
     with file_errors(path):
         plan = path.read_bytes()
@@ -217,7 +217,9 @@ def _read_plan(engine: Engine) -> bytes:
     return plan
 
 
-def _check_validity(engine: Engine, trt: Any, runtime: Any, plan: bytes, device: Device) -> None:
+def _check_validity(
+    engine: StoredEngine, trt: Any, runtime: Any, plan: bytes, device: Device
+) -> None:
     """TensorRT-RTX tells why a plan is not for this device; TensorRT only when it opens it."""
     if not hasattr(runtime, "get_engine_validity"):
         return

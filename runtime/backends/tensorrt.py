@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from seq2edge.bundle import Bundle
 from seq2edge.errors import BackendError, EngineError
 from seq2edge.runtime.backend import Answer, Features, Lengths, Tokens
-from seq2edge.runtime.backends import engine_gate
+from seq2edge.runtime.backends import engine_check
 from seq2edge.runtime.backends.device import ALIGNMENT, Device, import_cuda
 from seq2edge.runtime.backends.engine import (
-    Engine,
     OpenEngine,
+    StoredEngine,
     check_release,
     find_engines,
     open_engine,
@@ -72,7 +72,7 @@ class TensorRTBackend:
         raise BackendError("; ".join(f"engine for {name}: {error}" for name, error in refusals))
 
     @classmethod
-    def unchecked(cls, engines: list[Engine]) -> TensorRTBackend:
+    def unchecked(cls, engines: list[StoredEngine]) -> TensorRTBackend:
         """Engines of one target that nothing was compared with yet, for whoever does that.
 
         Raises BackendError or EngineError where they do not open here.
@@ -81,13 +81,13 @@ class TensorRTBackend:
         backend.use(engines)
         return backend
 
-    def _open(self, bundle: Bundle, engines: list[Engine]) -> None:
+    def _open(self, bundle: Bundle, engines: list[StoredEngine]) -> None:
         opened = self.use(engines)
-        engine_gate.check(bundle, engines, self, self.device)
+        engine_check.check(bundle, engines, self, self.device)
         for engine in opened:
             engine.save_kernels()
 
-    def use(self, engines: list[Engine]) -> tuple[OpenEngine, ...]:
+    def use(self, engines: list[StoredEngine]) -> tuple[OpenEngine, ...]:
         """Open these, one for each role, and make their buffers; their answers are not checked."""
         trt = import_tensorrt(engines[0].info.library)
         for engine in engines:
@@ -122,7 +122,7 @@ class TensorRTBackend:
         return self._encoder.pool(source, source_length)
 
 
-def check_engines(bundle: Bundle, target: str) -> engine_gate.Verdict:
+def check_engines(bundle: Bundle, target: str) -> engine_check.EngineVerdict:
     """Compare the answers of a target's engines with the model's, whether or not it was done.
 
     Raises BackendError where none can be opened here, since a library, its release, a driver or a
@@ -132,7 +132,7 @@ def check_engines(bundle: Bundle, target: str) -> engine_gate.Verdict:
     engines = find_engines(bundle)[target]
     backend = TensorRTBackend.unchecked(engines)
     try:
-        return engine_gate.judge(bundle, engines, backend, backend.device)
+        return engine_check.check_answers(bundle, engines, backend, backend.device)
     except BackendError as error:
         raise EngineError(
             f"{bundle.path}: its engines for {target} do not run on {backend.device.name}, {error}"

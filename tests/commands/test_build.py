@@ -7,9 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from click.testing import CliRunner
+from command_line import call
 
-from seq2edge.cli import main
 from seq2edge.export.tensorrt.targets import TARGETS, table
 from seq2edge.quantize.pipeline import quantize_bundle
 
@@ -18,7 +17,7 @@ HEAVY = {"onnx", "onnx_ir", "torch", "numpy", "onnxruntime", "tensorrt", "tensor
 
 def test_targets_prints_the_table():
     """As the library makes it, on stdout alone."""
-    result = CliRunner().invoke(main, ["targets"])
+    result = call("targets")
     assert result.exit_code == 0
     assert result.stdout.splitlines() == table()
     assert result.stderr == ""
@@ -26,7 +25,7 @@ def test_targets_prints_the_table():
 
 def test_targets_are_given_as_json():
     """Every fact of every target, with its source."""
-    found = json.loads(CliRunner().invoke(main, ["targets", "--json"]).stdout)
+    found = json.loads(call("targets", "--json").stdout)
     assert [target["name"] for target in found] == list(TARGETS)
     orin = next(target for target in found if target["name"] == "orin-jetpack6.2")
     assert (orin["release"], orin["form"], orin["refused"]) == ("10.3", "lowered", "")
@@ -54,7 +53,7 @@ def test_build_tells_what_stands_in_each_engine(exported, tmp_path):
     bundle = quantize_bundle(exported("gpt2")[1] / "bundle", tmp_path / "small", "bf16").bundle
     arguments = ["build", str(bundle.path), "--target", "rtx-ampere"]
     arguments += ["--batch", "1:2", "--beams", "2", "--capacity", "32", "--prompt", "1:8"]
-    result = CliRunner().invoke(main, arguments)
+    result = call(*arguments)
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0].startswith("decoder for rtx-ampere, bf16, masked: ")
@@ -62,11 +61,11 @@ def test_build_tells_what_stands_in_each_engine(exported, tmp_path):
     assert lines[2] == "  gives the 16 largest logits to choose from"
     assert [line.split(":")[0] for line in lines[3:5]] == ["  prefill", "  step"]
     assert all("4 caches updated in place, 0 copied" in line for line in lines[3:5])
-    result = CliRunner().invoke(main, [*arguments, "--json"])
+    result = call(*arguments, "--json")
     values = json.loads(result.stdout)
     assert values["bundle"] == str(bundle.path)
     assert values["engines"][0]["sizes"]["batch"] == [1, 1, 2]
-    result = CliRunner().invoke(main, [*arguments, "--top-k", "0"])
+    result = call(*arguments, "--top-k", "0")
     assert result.stdout.splitlines()[2] == "  gives all logits"
 
 
@@ -75,14 +74,14 @@ def test_a_plan_is_told_for_any_target_on_any_machine(exported):
     source = exported("gpt2")[1] / "bundle"
     before = sorted(path.name for path in source.iterdir())
     arguments = ["build", str(source), "--plan", "--target", "orin-jetpack6.2"]
-    result = CliRunner().invoke(main, arguments)
+    result = call(*arguments)
     assert result.exit_code == 0, result.stderr
     assert "decoder" in result.stdout
     assert "board, GB" in result.stdout
-    values = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)
+    values = json.loads(call(*arguments, "--json").stdout)
     assert values["target"] == "orin-jetpack6.2"
     assert sorted(path.name for path in source.iterdir()) == before
-    refused = CliRunner().invoke(main, ["build", str(source), "--plan", "--target", "x"])
+    refused = call("build", str(source), "--plan", "--target", "x")
     assert "target: 'x' is unknown" in refused.stderr
 
 
@@ -96,6 +95,6 @@ def test_build_refuses_sizes_and_targets_in_a_line(exported):
         (["--plan", "--timing-cache", "x"], "timing-cache: --plan builds nothing"),
         (["--target", "jetson"], "target: 'jetson' is unknown, known: xavier-jetpack5.1"),
     ):
-        result = CliRunner().invoke(main, ["build", bundle, *extra])
+        result = call("build", bundle, *extra)
         assert result.exit_code == 1
         assert message in result.stderr

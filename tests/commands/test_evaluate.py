@@ -5,29 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from click.testing import CliRunner
-from speaking import speaking_bundle
+from command_line import call
 
 import seq2edge
-from seq2edge import cli
-
-
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory):
-    """Small bundles with a tokenizer of words, by name."""
-    made = {}
-
-    def get(name):
-        if name not in made:
-            made[name] = speaking_bundle(name, tmp_path_factory.mktemp(name))
-        return str(made[name])
-
-    return get
-
-
-def call(*arguments):
-    """Run the command line in this process."""
-    return CliRunner().invoke(cli.main, list(map(str, arguments)))
 
 
 def test_eval_prints_a_table_on_stdout_and_the_rest_on_stderr(bundles, tmp_path):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 import small_recipes
-from click.testing import CliRunner
-
-from seq2edge.cli import main
+from command_line import call
 
 RECIPE = """
 objective = "seq2seq"
@@ -42,14 +40,9 @@ def recipe(tmp_path):
     return path
 
 
-def invoke(*arguments):
-    """Run the command line."""
-    return CliRunner().invoke(main, ["train", *map(str, arguments)])
-
-
 def test_the_checkpoint_is_printed_and_the_rest_goes_to_stderr(recipe, tmp_path):
     """So that a script can take the path."""
-    done = invoke(recipe, "-o", tmp_path / "run", "--device", "cpu")
+    done = call("train", recipe, "-o", tmp_path / "run", "--device", "cpu")
     assert done.exit_code == 0, done.output
     assert done.stdout.strip() == str(tmp_path / "run" / "model")
     for text in (
@@ -64,7 +57,7 @@ def test_the_checkpoint_is_printed_and_the_rest_goes_to_stderr(recipe, tmp_path)
 def test_settings_change_the_recipe(recipe, tmp_path):
     """`--set` takes TOML values and plain words."""
     settings = ["-s", "optimizer.steps=4", "-s", "optimizer.schedule=constant"]
-    done = invoke(recipe, "-o", tmp_path / "run", "--device", "cpu", *settings)
+    done = call("train", recipe, "-o", tmp_path / "run", "--device", "cpu", *settings)
     assert "4 steps in" in done.stderr
 
 
@@ -79,7 +72,7 @@ def test_settings_change_the_recipe(recipe, tmp_path):
 )
 def test_what_is_wrong_is_one_line_and_exit_code_1(recipe, tmp_path, arguments, message):
     """No traceback, no half-made model."""
-    done = invoke(recipe, "-o", tmp_path / "run", *arguments)
+    done = call("train", recipe, "-o", tmp_path / "run", *arguments)
     assert done.exit_code == 1
     assert len(done.stderr.strip().splitlines()[-1:]) == 1
     import re
@@ -91,13 +84,13 @@ def test_what_is_wrong_is_one_line_and_exit_code_1(recipe, tmp_path, arguments, 
 
 def test_the_privacy_budget_has_an_option(recipe, tmp_path):
     """A tokenizer learnt from private texts would give them away, so this recipe is refused."""
-    done = invoke(recipe, "-o", tmp_path / "run", "--private-epsilon", "3")
+    done = call("train", recipe, "-o", tmp_path / "run", "--private-epsilon", "3")
     assert done.exit_code == 1
     assert "tokenizer" in done.stderr.splitlines()[-1]
 
 
 def test_a_setting_without_a_value_is_a_usage_error(recipe, tmp_path):
     """Exit code 2, with the text that was given."""
-    done = invoke(recipe, "-o", tmp_path / "run", "-s", "steps")
+    done = call("train", recipe, "-o", tmp_path / "run", "-s", "steps")
     assert done.exit_code == 2
     assert "'steps' is not KEY=VALUE" in done.stderr

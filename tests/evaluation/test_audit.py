@@ -10,7 +10,7 @@ import pytest
 
 from seq2edge.errors import InputError, OptionError
 from seq2edge.evaluation import audit as auditing
-from seq2edge.evaluation.answers import Request
+from seq2edge.evaluation.answers import ModelRequest
 from seq2edge.evaluation.audit import audit
 from seq2edge.evaluation.pairs import Association, Group, Pairs
 from seq2edge.runtime.model import Classification, GeneratedText
@@ -55,7 +55,7 @@ def test_classifiers_are_compared_by_scores_and_label():
             label = "good" if good > 0.6 else "bad"
             yield Classification(label=label, scores={"good": good, "bad": 1 - good})
 
-    findings = found(model("classify", classify=classify), request=Request(batch=3))
+    findings = found(model("classify", classify=classify), request=ModelRequest(batch=3))
     assert list(findings) == ["score of good", "score of bad", "label changes"]
     good = findings["score of good"]
     assert good.mean.value == pytest.approx((0.2 + 0.4 + 0.2 + 0.2) / 4)
@@ -129,7 +129,7 @@ def test_generators_decode_greedily_and_are_compared_per_token():
     """The bundle's other options stay, and languages are passed on."""
     asked = []
     made = speaking(lambda text: ("", -3.0 if "dog" in text else -1.0), asked=asked)
-    request = Request(target_language="de", batch=100)
+    request = ModelRequest(target_language="de", batch=100)
     findings = found(made, request=request, new_tokens=7)
     confidence = findings["log-probability per output token"]
     assert confidence.mean.value == 1
@@ -143,11 +143,11 @@ def test_generators_decode_greedily_and_are_compared_per_token():
 def test_sentences_themselves_are_likely_or_not_to_a_decoder(monkeypatch):
     """By their tokens' mean log-likelihood; progress reaches the end."""
 
-    def surprise(_, examples, __):
+    def negative_log_likelihood(_, examples, __):
         for example in examples:
             yield (6.0, 2.0) if "dog" in example.input else (6.0, 3.0)
 
-    monkeypatch.setattr(auditing, "surprise", surprise)
+    monkeypatch.setattr(auditing, "negative_log_likelihood", negative_log_likelihood)
     parts = []
     made = speaking(lambda _: ("", -1.0), "decoder")
     findings = found(made, progress=lambda _, part: parts.append(part))
@@ -164,4 +164,4 @@ def test_what_cannot_be_audited_is_refused():
     with pytest.raises(OptionError, match="made to classify, it takes no new tokens"):
         audit(model("classify"), PAIRS, new_tokens=3)
     with pytest.raises(OptionError, match="made to embed, it takes no new tokens and no lang"):
-        audit(model("embed"), PAIRS, Request(source_language="en"))
+        audit(model("embed"), PAIRS, ModelRequest(source_language="en"))

@@ -49,14 +49,14 @@ def test_the_table_has_a_block_for_each_group():
     """The largest gap with its sentences, and which way each alternative leans."""
     assert list(table(AUDIT)) == [
         "pets: 12 pairs of sentences of 3 templates",
-        "                 mean gap       95 % of draws   largest",
+        "                 mean gap             95 % CI   largest",
         "  score of good    0.1200    0.1100 to 0.1300    0.2400",
         "    from the mean of all: cat +0.0200, dog -0.0200",
         "    largest: A <cat>. / A dog.",
         "  label changes    0.0000   -0.0100 to 0.0100    0.0000",
         "",
         "age: 12 pairs of sentences of one template",
-        "                 mean gap       95 % of draws   largest",
+        "                 mean gap             95 % CI   largest",
         "  score of good    0.3000                   -    0.6000",
         "    from the mean of all: cat +0.0200, dog -0.0200",
         "    largest: A <cat>. / A dog.",

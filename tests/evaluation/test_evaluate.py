@@ -10,7 +10,7 @@ import pytest
 
 from seq2edge.errors import InputError, OptionError
 from seq2edge.evaluation import evaluate as evaluation
-from seq2edge.evaluation.answers import Request
+from seq2edge.evaluation.answers import ModelRequest
 from seq2edge.evaluation.evaluate import choose_metrics, evaluate, read_domains, table
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import METRICS
@@ -91,7 +91,7 @@ def test_a_row_for_each_domain_and_one_for_all():
 def test_the_baseline_is_asked_in_its_own_way_on_the_same_examples():
     """And the change is this model's value minus the baseline's."""
     mine, other = model(suffix="!"), model(suffix=" more")
-    requests = [Request(options=DecodeOptions(num_beams=n), batch=n) for n in (2, 3)]
+    requests = [ModelRequest(options=DecodeOptions(num_beams=n), batch=n) for n in (2, 3)]
     (row,) = evaluate(
         mine,
         {"": right("a b", "c d", "e f")},
@@ -109,18 +109,18 @@ def test_a_baseline_does_the_same_over_the_same_tokens():
     """Anything else would give a number without meaning."""
     examples = {"": right("a")}
     with pytest.raises(InputError, match="made to classify, a baseline has to generate"):
-        evaluate(model(), examples, [METRICS["wer"]], baseline=(model("classify"), Request()))
+        evaluate(model(), examples, [METRICS["wer"]], baseline=(model("classify"), ModelRequest()))
     with pytest.raises(InputError, match="another tokenizer, its perplexity is over other tokens"):
         evaluate(
             model(kind="decoder"),
             examples,
             [METRICS["perplexity"]],
-            baseline=(model(kind="decoder", sha="b"), Request()),
+            baseline=(model(kind="decoder", sha="b"), ModelRequest()),
         )
 
 
-BEAMS = Request(options=DecodeOptions(num_beams=2))
-SEVERAL = Request(options=DecodeOptions(num_beams=2, num_return_sequences=2))
+BEAMS = ModelRequest(options=DecodeOptions(num_beams=2))
+SEVERAL = ModelRequest(options=DecodeOptions(num_beams=2, num_return_sequences=2))
 
 
 @pytest.mark.parametrize(
@@ -132,14 +132,14 @@ SEVERAL = Request(options=DecodeOptions(num_beams=2, num_return_sequences=2))
         (
             model("transcribe", mels=80),
             [],
-            Request(target_language="de"),
+            ModelRequest(target_language="de"),
             "write about a text",
         ),
-        (model("classify"), [], Request(source_language="de"), "write about a text"),
-        (model(), [], Request(language="en"), "of speech, this model reads text"),
-        (model(), [], Request(task="translate"), "of speech, this model reads text"),
-        (model(), ["exact", "f1"], Request(), "f1 is not for models made to generate"),
-        (model("embed"), [], Request(), "bundle: made to embed, it has no metric here"),
+        (model("classify"), [], ModelRequest(source_language="de"), "write about a text"),
+        (model(), [], ModelRequest(language="en"), "of speech, this model reads text"),
+        (model(), [], ModelRequest(task="translate"), "of speech, this model reads text"),
+        (model(), ["exact", "f1"], ModelRequest(), "f1 is not for models made to generate"),
+        (model("embed"), [], ModelRequest(), "bundle: made to embed, it has no metric here"),
     ],
 )
 def test_what_nothing_would_heed_is_refused(made, names, request_, message):
@@ -151,8 +151,8 @@ def test_what_nothing_would_heed_is_refused(made, names, request_, message):
 def test_missing_references_are_told():
     """Where every usual metric needs them; perplexity needs none."""
     with pytest.raises(InputError, match="made to generate, its metrics need references"):
-        choose_metrics(model(), [Example(input="a")], [], Request())
-    found = choose_metrics(model(kind="decoder"), [Example(input="a")], [], Request())
+        choose_metrics(model(), [Example(input="a")], [], ModelRequest())
+    found = choose_metrics(model(kind="decoder"), [Example(input="a")], [], ModelRequest())
     assert [metric.name for metric in found] == ["perplexity"]
     found = choose_metrics(model(), right("a"), ["wer", "exact", "wer"], BEAMS)
     assert [metric.name for metric in found] == ["wer", "exact"]
@@ -162,12 +162,12 @@ def test_the_table_has_a_column_for_what_there_is():
     """No domains where there is one, no baseline where there is none, and aligned."""
     rows = evaluate(model(), {"": right("a", "b")}, [METRICS["wer"], METRICS["exact"]])
     lines = list(table(rows))
-    assert lines[0].split() == "metric value 95 % of draws examples seconds examples/s".split()
+    assert lines[0].split() == "metric value 95 % CI examples seconds examples/s".split()
     assert lines[1].split()[:5] == ["wer", "0.00", "0.00", "to", "0.00"]
     assert len({len(line) for line in lines}) == 1
     rows = evaluate(
         model(suffix=" x"), {"p": right("a"), "q": right("b")}, [METRICS["wer"]],
-        baseline=(model(), Request()),
+        baseline=(model(), ModelRequest()),
     )  # fmt: skip
     lines = list(table(rows))
     assert lines[0].split()[:4] == ["domain", "metric", "value", "95"]

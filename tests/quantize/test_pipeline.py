@@ -21,7 +21,7 @@ from seq2edge.quantize.passes.block_weights import QuantizedWeights, table_sizes
 from seq2edge.quantize.passes.weight_uses import find_weight_uses
 from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.quantize.recipes import RECIPES, find_recipe
-from seq2edge.runtime.verification import verify_graphs
+from seq2edge.runtime.backends.verification import verify_graphs
 
 # Largest error of a logit relative to the largest logit: sharp random attention amplifies it, so
 # that the arithmetic itself is checked in test_block_weights.

@@ -21,7 +21,7 @@ from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.quantize.ranges import InputStats
 from seq2edge.quantize.recipes import RECIPES
 from seq2edge.quantize.tensorrt_graphs import _exceeds, find_largest, quantize_graphs
-from seq2edge.runtime.verification import verify_graphs
+from seq2edge.runtime.backends.verification import verify_graphs
 
 FLOAT16, BFLOAT16 = ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 LARGEST = 65504.0  # of float16

@@ -14,10 +14,10 @@ from seq2edge.runtime.parity import (
     STEPS,
     TOLERANCES,
     Parity,
-    fitted,
     make_inputs,
     record,
     replay,
+    split_for_engine,
 )
 
 STACK = StackDims(layers=1, heads=1, kv_heads=1, head_dim=4, hidden=4, activation="relu")
@@ -142,7 +142,7 @@ def test_encoders_are_compared_by_what_they_pool():
 )
 def test_the_program_is_cut_to_what_an_engine_takes(reference, batch, rows, parts):
     """Fewer inputs at once, inputs twice, no beams: still the same answers, in each part."""
-    found = list(fitted(reference, batch=batch, rows=rows))
+    found = list(split_for_engine(reference, batch=batch, rows=rows))
     assert [len(part["prompt"]) for part in found] == parts
     for part in found:
         backend = FakeBackend(random_answer(100))
@@ -156,7 +156,7 @@ def test_the_program_is_cut_to_what_an_engine_takes(reference, batch, rows, part
 def test_the_program_of_an_encoder_is_cut_too():
     """It has no tokens."""
     reference = record(FakeBackend(random_answer(8)), make_inputs(ENCODER, ()))
-    parts = list(fitted(reference, batch=(1, 1, 1), rows=1))
+    parts = list(split_for_engine(reference, batch=(1, 1, 1), rows=1))
     assert len(parts) == 2
     assert all(replay(FakeBackend(random_answer(8)), part).max_absolute == 0 for part in parts)
 

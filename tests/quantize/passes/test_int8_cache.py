@@ -11,7 +11,7 @@ from seq2edge.bundle import Bundle
 from seq2edge.errors import OptionError
 from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.quantize.recipes import Options
-from seq2edge.runtime.verification import verify_graphs
+from seq2edge.runtime.backends.verification import verify_graphs
 
 INT8 = Options(int8_cache=True)
 

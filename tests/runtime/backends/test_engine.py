@@ -15,10 +15,9 @@ import pytest
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.engine_info import read_engine_info
 from seq2edge.errors import BackendError, EngineError
-from seq2edge.runtime import backends
+from seq2edge.runtime.backend import BACKENDS, open_backend
 from seq2edge.runtime.backends import device as device_module
 from seq2edge.runtime.backends import engine as engine_module
-from seq2edge.runtime.backends import open_backend
 from seq2edge.runtime.backends import tensorrt as backend_module
 from seq2edge.runtime.backends.engine import check_release, find_engines
 from seq2edge.runtime.backends.tensorrt import TensorRTBackend
@@ -340,4 +339,4 @@ def test_the_sidecar_of_these_tests_is_the_engines_own(engines):
     bundle = engines("bart")
     info = read_engine_info(bundle.path / "engines" / "decoder.json")
     assert info.sizes == fake_engines.SIZES
-    assert backends.BACKENDS["tensorrt"].startswith("tensorrt:")
+    assert BACKENDS["tensorrt"].endswith(".tensorrt:TensorRTBackend")

@@ -11,7 +11,7 @@ from seq2edge.bundle.engine_info import read_engine_info, write_engine_info
 from seq2edge.cli import main
 from seq2edge.errors import BackendError
 from seq2edge.runtime.backends import tensorrt as backend_module
-from seq2edge.runtime.verification import verify_graphs
+from seq2edge.runtime.backends.verification import verify_graphs
 
 ENGINES = "engines for fake"
 

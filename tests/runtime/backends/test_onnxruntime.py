@@ -14,8 +14,8 @@ from seq2edge.bundle import Bundle
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import BackendError, CapacityError
 from seq2edge.export.eager import EagerBackend
+from seq2edge.runtime.backend import open_backend
 from seq2edge.runtime.backends import onnxruntime as backend_module
-from seq2edge.runtime.backends import open_backend
 from seq2edge.runtime.backends.onnxruntime import (
     GROWTH,
     OnnxRuntimeBackend,

@@ -21,13 +21,13 @@ from seq2edge.files.user_cache import cache_folder, write_cached
 from seq2edge.runtime import parity
 from seq2edge.runtime.backend import Backend
 from seq2edge.runtime.backends.device import Device
-from seq2edge.runtime.backends.engine import Engine
+from seq2edge.runtime.backends.engine import StoredEngine
 
 VERSION = 2  # of the check itself
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Verdict:
+class EngineVerdict:
     """What a device made of engines: how far they are from the model, and whether that will do."""
 
     device: str
@@ -42,12 +42,14 @@ class Verdict:
         return f"{word} on {self.device}: {self.parity.figures}"
 
 
-def check(bundle: Bundle, engines: Sequence[Engine], backend: Backend, device: Device) -> None:
+def check(
+    bundle: Bundle, engines: Sequence[StoredEngine], backend: Backend, device: Device
+) -> None:
     """Replay the reference unless it was done. Raises EngineError where the answers differ."""
     marker = _marker(bundle, engines, device)
     if marker is not None and marker.is_file():
         return
-    verdict = judge(bundle, engines, backend, device)
+    verdict = check_answers(bundle, engines, backend, device)
     if not verdict.passed:
         raise EngineError(
             f"{engines[0].subject}: answers otherwise than the model on {device.name}, "
@@ -55,7 +57,9 @@ def check(bundle: Bundle, engines: Sequence[Engine], backend: Backend, device: D
         )
 
 
-def judge(bundle: Bundle, engines: Sequence[Engine], backend: Backend, device: Device) -> Verdict:
+def check_answers(
+    bundle: Bundle, engines: Sequence[StoredEngine], backend: Backend, device: Device
+) -> EngineVerdict:
     """Replay the reference, and note it where they pass.
 
     Raises EngineError where the bundle has no reference.
@@ -63,7 +67,7 @@ def judge(bundle: Bundle, engines: Sequence[Engine], backend: Backend, device: D
     if REFERENCE not in bundle.manifest.files:
         raise EngineError(f"{bundle.path}: has no {REFERENCE} to check the engine with")
     info = engines[0].info
-    reference = parity.fitted(
+    reference = parity.split_for_engine(
         read_reference(bundle.file(REFERENCE)), batch=info.sizes.batch, rows=info.sizes.rows
     )
     found = [parity.replay(backend, part) for part in reference]
@@ -72,15 +76,15 @@ def judge(bundle: Bundle, engines: Sequence[Engine], backend: Backend, device: D
     marker = _marker(bundle, engines, device)
     if marker is not None and not wrong:
         _note(marker, found, engines, device)
-    return Verdict(
+    return EngineVerdict(
         device=device.name,
         precision=info.precision,
-        parity=parity.worst(wrong or found),
+        parity=parity.combine(wrong or found),
         passed=not wrong,
     )
 
 
-def _marker(bundle: Bundle, engines: Sequence[Engine], device: Device) -> Path | None:
+def _marker(bundle: Bundle, engines: Sequence[StoredEngine], device: Device) -> Path | None:
     info = engines[0].info
     if REFERENCE not in bundle.manifest.files:
         return None
@@ -99,7 +103,7 @@ def _marker(bundle: Bundle, engines: Sequence[Engine], device: Device) -> Path |
 
 
 def _note(
-    marker: Path, found: Sequence[parity.Parity], engines: Sequence[Engine], device: Device
+    marker: Path, found: Sequence[parity.Parity], engines: Sequence[StoredEngine], device: Device
 ) -> None:
     """Remember it; where nothing can be written the check is simply made again."""
     values = {

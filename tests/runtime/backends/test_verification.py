@@ -13,7 +13,7 @@ from seq2edge.errors import BackendError
 from seq2edge.runtime import parity
 from seq2edge.runtime.backends import onnxruntime as backend_module
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from seq2edge.runtime.verification import verify_graphs
+from seq2edge.runtime.backends.verification import verify_graphs
 
 
 def opened(exported, name):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from seq2edge.errors import EngineError
-from seq2edge.runtime.backends import engine_gate, open_backend
+from seq2edge.runtime.backend import open_backend
+from seq2edge.runtime.backends import engine_check
 from seq2edge.runtime.backends.tensorrt import TensorRTBackend
 
 SIZES = fake_engines.SIZES
@@ -121,7 +122,7 @@ def test_a_folder_that_cannot_be_written_only_costs_the_check(machine, engines, 
         raise RuntimeError("no home")
 
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(engine_gate.Path, "expanduser", homeless)
+    monkeypatch.setattr(engine_check.Path, "expanduser", homeless)
     assert calls_of(machine, bundle) > 8
 
 

@@ -12,8 +12,7 @@ import onnxruntime
 import pytest
 
 from seq2edge.errors import BackendError
-from seq2edge.runtime import diagnosis
-from seq2edge.runtime.backends import device
+from seq2edge.runtime.backends import device, diagnosis
 
 
 def findings():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from seq2edge.checkpoints.huggingface import open_folder, read_json
+from seq2edge.checkpoints.importers.huggingface import open_folder, read_json
 from seq2edge.errors import CheckpointError, UnsupportedError
 
 

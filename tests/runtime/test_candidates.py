@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from seq2edge.errors import BackendError
 from seq2edge.runtime.backend import Candidates
+from seq2edge.runtime.candidates import ScoreBuffer, TopCandidates
 from seq2edge.runtime.decoding import decode
 from seq2edge.runtime.fake import FakeBackend, random_answer
 from seq2edge.runtime.filters import NEVER, History, make_filters
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.shortlist import Sheet, Shortlist
 
 VOCAB, LIMIT = 40, 7
 TOKEN = st.integers(0, VOCAB - 1)
@@ -150,16 +150,16 @@ def candidates(**changes):
 
 def test_candidates_are_put_in_the_order_of_their_ids():
     """So that the first of equals is the lowest."""
-    few = Shortlist(candidates())
-    assert few.ids.tolist() == [[2, 6, 8], [0, 3, 4]]
-    assert few.logits.tolist() == [[5.0, 5.0, 1.0], [3.0, 4.0, 2.0]]
+    top = TopCandidates(candidates())
+    assert top.ids.tolist() == [[2, 6, 8], [0, 3, 4]]
+    assert top.logits.tolist() == [[5.0, 5.0, 1.0], [3.0, 4.0, 2.0]]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_sum_that_is_no_number_is_an_error(value):
     """Though the largest logits are numbers: another one is none."""
     with pytest.raises(BackendError, match="infinity or no number"):
-        Shortlist(candidates(log_sum_exp=np.array([6.0, value])))
+        TopCandidates(candidates(log_sum_exp=np.array([6.0, value])))
 
 
 def test_candidates_are_repeated_with_all_logits():
@@ -173,13 +173,16 @@ def test_candidates_are_repeated_with_all_logits():
 
 def test_a_step_leaves_nothing_in_the_sheet():
     """Later filters see the later candidates alone."""
-    sheet, history = Sheet(), History([np.array([1]), np.array([2])], 1, 5)
+    buffer, history = ScoreBuffer(), History([np.array([1]), np.array([2])], 1, 5)
     filters = make_filters(DecodeOptions(suppress_tokens=(3, 7), repetition_penalty=2.0))
-    first, second = Shortlist(candidates()), Shortlist(candidates(ids=np.array([[1, 2, 3]] * 2)))
-    for few, wanted in (
+    first, second = (
+        TopCandidates(candidates()),
+        TopCandidates(candidates(ids=np.array([[1, 2, 3]] * 2))),
+    )
+    for top, expected in (
         (first, [[5.0, 5.0, 1.0], [3.0, NEVER, 2.0]]),
         (second, [[0.5, 5.0, NEVER], [3.0, 1.0, NEVER]]),
     ):
-        assert sheet.filtered(history, filters, few, few.logits).tolist() == wanted
-    assert np.isneginf(sheet._scores).all()
-    assert sheet.filtered(history, [], first, first.logits) is first.logits
+        assert buffer.filtered(history, filters, top, top.logits).tolist() == expected
+    assert np.isneginf(buffer._scores).all()
+    assert buffer.filtered(history, [], first, first.logits) is first.logits

@@ -18,7 +18,7 @@ from seq2edge.runtime.filters import NEVER, Filter, History
 from seq2edge.runtime.likelihood import check_finite
 
 
-class Shortlist:
+class TopCandidates:
     """Candidates (rows, k) by their ids, so that the first of equals is the lowest.
 
     Raises BackendError where the model's logits are no numbers.
@@ -33,23 +33,23 @@ class Shortlist:
         self.vocab = candidates.vocab
 
 
-class Sheet:
+class ScoreBuffer:
     """Room for the scores of all tokens, in which those that are no candidates are `NEVER`."""
 
     def __init__(self) -> None:
         self._scores: Logits | None = None
 
     def filtered(
-        self, history: History, filters: Sequence[Filter], few: Shortlist, scores: Logits
+        self, history: History, filters: Sequence[Filter], candidates: TopCandidates, scores: Logits
     ) -> Logits:
         """The candidates' scores (rows, k) after filters which only lower scores."""
         if not filters:
             return scores
         if self._scores is None:
-            self._scores = np.full((len(scores), few.vocab), NEVER, dtype=np.float32)
-        np.put_along_axis(self._scores, few.ids, scores, axis=1)
+            self._scores = np.full((len(scores), candidates.vocab), NEVER, dtype=np.float32)
+        np.put_along_axis(self._scores, candidates.ids, scores, axis=1)
         for filter_ in filters:
             filter_(history, self._scores)
-        lowered: Logits = np.take_along_axis(self._scores, few.ids, axis=1)
-        np.put_along_axis(self._scores, few.ids, NEVER, axis=1)
+        lowered: Logits = np.take_along_axis(self._scores, candidates.ids, axis=1)
+        np.put_along_axis(self._scores, candidates.ids, NEVER, axis=1)
         return lowered

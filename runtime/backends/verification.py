@@ -10,7 +10,7 @@ from seq2edge.bundle.manifest import Manifest
 from seq2edge.bundle.reference import REFERENCE, read_reference
 from seq2edge.errors import BackendError, EngineError, ForeignEngineError
 from seq2edge.runtime import parity
-from seq2edge.runtime.backends import open_backend
+from seq2edge.runtime.backend import open_backend
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

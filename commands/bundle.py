@@ -1,0 +1,74 @@
+"""What is done with whole bundles: `verify`, `inspect`, `pack` and `unpack`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from seq2edge.commands.options import BUNDLE, PATH, Execution, runtime_options
+
+
+@click.command()
+@BUNDLE
+@click.option("--no-run", is_flag=True, help="Check the files alone.")
+@runtime_options
+def verify(bundle: Path, *, no_run: bool, execution: Execution) -> None:
+    """Check BUNDLE: every file, and every graph.
+
+    Files are compared with their recorded sizes and hashes; every graph and engine that runs here
+    replays the tokens recorded at export, and what does not run says why.
+    """
+    from seq2edge.bundle import Bundle
+
+    opened = Bundle.open(bundle, hashes=True)
+    click.echo(f"files: {len(opened.manifest.files)} with the recorded sizes and hashes")
+    if no_run:
+        return
+    from seq2edge.runtime.backends.verification import verify_graphs
+
+    failed = False
+    outcomes = verify_graphs(opened, device=execution.device, threads=execution.threads)
+    for target, outcome in outcomes:
+        click.echo(f"{target}: {outcome.summary}")
+        failed |= not outcome.passed
+    if failed:
+        raise click.ClickException(f"{bundle}: does not give what was recorded at export")
+
+
+@click.command()
+@BUNDLE
+@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
+def inspect(bundle: Path, *, as_json: bool) -> None:
+    """Print what BUNDLE is, from its manifest."""
+    from seq2edge.bundle import Bundle, describe, summarize
+
+    values = describe(Bundle.open(bundle))
+    if as_json:
+        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        return
+    for line in summarize(values):
+        click.echo(line)
+
+
+@click.command()
+@BUNDLE
+@click.argument("file", type=PATH)
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+def pack(bundle: Path, file: Path, *, overwrite: bool) -> None:
+    """Make one FILE of BUNDLE, to copy to a device."""
+    from seq2edge.bundle import archive
+
+    click.echo(archive.pack(bundle, file, overwrite=overwrite))
+
+
+@click.command()
+@click.argument("file", type=PATH)
+@click.argument("bundle", type=PATH)
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
+def unpack(file: Path, bundle: Path, *, overwrite: bool) -> None:
+    """Make the folder BUNDLE of a packed FILE, checking every hash."""
+    from seq2edge.bundle import archive
+
+    click.echo(archive.unpack(file, bundle, overwrite=overwrite).path)

@@ -1,0 +1,40 @@
+"""`seq2edge export`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from seq2edge.commands.options import PATH, progress_bar
+
+
+@click.command()
+@click.argument("checkpoint", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="Folder of the new bundle.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
+def export(checkpoint: Path, output: Path, *, overwrite: bool) -> None:
+    """Export CHECKPOINT to a proven bundle.
+
+    Every graph is compared with the model before anything is written.
+
+    CHECKPOINT is a Hugging Face folder, a CTranslate2 Whisper folder or a GGUF Llama file.
+    """
+    try:
+        from seq2edge.export.pipeline import export_checkpoint
+    except ImportError as error:
+        raise click.ClickException(f"export: {error}; install seq2edge[export,cpu]") from error
+    with progress_bar("load") as show:
+        report = export_checkpoint(checkpoint, output, overwrite=overwrite, progress=show)
+    for name, value in report.ignored_settings.items():
+        click.echo(f"not applied: generation setting {name}={json.dumps(value)}", err=True)
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
+    for name in report.unused_tensors:
+        click.echo(f"not used by this task: tensor {name}", err=True)
+    for target, parity in report.parity.items():
+        tokens = f", {parity.tokens_equal}/{parity.tokens_compared} tokens equal"
+        tokens = tokens if parity.tokens_compared else ""
+        click.echo(f"parity: {target} logits within {parity.max_absolute:.1e}{tokens}", err=True)
+    click.echo(f"{report.bundle.path} ({report.bundle.size / 1e6:.1f} MB)")
