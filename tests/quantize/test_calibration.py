@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -13,8 +14,10 @@ from speaking import sentences, speaking_bundle
 import seq2edge
 from seq2edge.bundle import Bundle
 from seq2edge.errors import InputError
-from seq2edge.evaluation.examples import Example
+from seq2edge.evaluation.examples import Example, read_examples
+from seq2edge.export.pipeline import export_checkpoint
 from seq2edge.quantize import gptq
+from seq2edge.quantize.benchmark import model_inputs
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.passes.block_weights import QuantizedWeights
 from seq2edge.quantize.passes.weight_uses import find_weight_uses
@@ -131,3 +134,53 @@ def test_clips_go_through_the_models_own_features(exported, tmp_path):
     bundle = Bundle.open(exported("whisper")[1] / "bundle")
     with pytest.raises(InputError, match="only 30 s are supported"):
         Calibration(bundle, [Example(input=tmp_path / "none.wav")], threads=1)
+
+
+SHIPPED = Path(__file__).resolve().parents[2] / "examples" / "g2p"
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """The bundle of the shipped phoneme model: an encoder and a decoder of 48 positions each."""
+    folder = tmp_path_factory.mktemp("g2p") / "bundle"
+    export_checkpoint(SHIPPED / "model", folder)
+    return Bundle.open(folder)
+
+
+def test_every_letter_of_a_word_is_read(shipped):
+    """By calibration and benchmark as by `generate`: an answer takes none of the encoder's room."""
+    examples = read_examples(SHIPPED / "test.jsonl", "generate")[:20]
+    calibration = Calibration(shipped, examples, threads=1)
+    model = seq2edge.load(shipped.path, device="cpu", threads=1)
+    ids = [model.tokenizer.encode(example.input) for example in examples]
+    assert [len(row) for row in ids] == [len(example.input) + 1 for example in examples]
+    assert [list(trace.source) for trace in calibration.traces] == ids
+    assert calibration.positions["encoder"] == sum(map(len, ids))
+    assert model_inputs(model, examples) == ids
+    options = model.options.replace(num_beams=1, max_length=48, max_new_tokens=None)
+    for trace, (best,) in zip(calibration.traces, model.generate_ids(ids, options), strict=True):
+        assert trace.tokens[1:] == best.ids
+
+
+def test_a_word_longer_than_the_encoder_is_read_as_far_as_it_goes(shipped):
+    """A word that fills all positions is read whole, one letter more is left away; the end stays."""
+    words = ["ab" * 23 + "c", "ab" * 23 + "cd"]
+    calibration = Calibration(shipped, [Example(input=word) for word in words], threads=1)
+    model = seq2edge.load(shipped.path, device="cpu", threads=1)
+    assert list(calibration.traces[0].source) == model.tokenizer.encode(words[0])
+    assert len(calibration.traces[0].source) == 48
+    assert calibration.traces[0].source == calibration.traces[1].source
+
+
+def test_a_prompt_leaves_room_for_its_answer(bundles):
+    """A decoder-only model's positions hold both, so that the prompt's first tokens are read."""
+    bundle = bundles("gpt2")
+    words = [f"w{5 + i % 90}" for i in range(70)]
+    examples = [Example(input=" ".join(words[:count])) for count in (70, 15, 16)]
+    calibration = Calibration(bundle, examples, threads=1)
+    model = seq2edge.load(bundle.path, device="cpu", threads=1)
+    assert model.dims.decoder.max_positions == 64
+    for trace, prompt in zip(calibration.traces, (words[:15], words[:15], words[:15]), strict=True):
+        assert list(trace.tokens[:16]) == model.tokenizer.encode(" ".join(prompt))
+        assert len(trace.tokens) <= 64
+    assert [len(ids) for ids in model_inputs(model, examples)] == [32, 16, 17]

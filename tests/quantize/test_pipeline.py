@@ -13,13 +13,16 @@ from bundle_folders import tree
 from speaking import sentences, speaking_bundle
 
 import seq2edge
+import seq2edge.quantize
 from seq2edge.bundle import Bundle
 from seq2edge.errors import BundleError, ExportError, OptionError
 from seq2edge.evaluation.examples import Example
 from seq2edge.export.pipeline import export_checkpoint
+from seq2edge.quantize import onnxruntime_graphs, quantizer
+from seq2edge.quantize.passes import block_weights
 from seq2edge.quantize.passes.block_weights import QuantizedWeights, table_sizes
 from seq2edge.quantize.passes.weight_uses import find_weight_uses
-from seq2edge.quantize.pipeline import quantize_bundle
+from seq2edge.quantize.pipeline import QuantizeOptions, quantize_bundle
 from seq2edge.quantize.recipes import RECIPES, find_recipe
 from seq2edge.runtime.backends.verification import verify_graphs
 
@@ -237,3 +240,80 @@ def test_queries_keys_and_values_keep_eight_bits(exported, tmp_path):
     layers = 2 + 2 + 2 + 2
     tables = sum("embedding" in name for name in bundle.manifest.quantization.weights)
     assert forms.count("int8, blocks of 32") == layers + tables
+
+
+@pytest.mark.parametrize("name", ["bart", "bert"])
+def test_graphs_are_read_once_where_that_is_enough(exported, tmp_path, monkeypatch, name):
+    """And so are their weights: without examples there is nothing to know beforehand."""
+    calls = {"read": 0, "find": 0}
+    load, find = onnxruntime_graphs.ir.load, block_weights.find_weight_uses
+
+    def counted_load(path):
+        calls["read"] += 1
+        return load(path)
+
+    def counted_find(*arguments):
+        calls["find"] += 1
+        return find(*arguments)
+
+    monkeypatch.setattr(onnxruntime_graphs.ir, "load", counted_load)
+    monkeypatch.setattr(block_weights, "find_weight_uses", counted_find)
+    monkeypatch.setattr(quantizer, "find_weight_uses", counted_find)
+    bundle = quantize_bundle(exported(name)[1] / "bundle", tmp_path / "x", "int8-weight").bundle
+    graphs = len(bundle.manifest.graphs)
+    assert calls == {"read": graphs, "find": graphs}
+
+
+def test_python_users_get_the_verdict(tmp_path):
+    """What the command writes as JSON: the bundle, figures of both, and a sentence."""
+    source = speaking_bundle("bart", tmp_path)
+    examples = sentences(20)
+    options = QuantizeOptions(recipe="int8-static", threads=1)
+    stages = []
+    result = seq2edge.quantize.run(
+        source,
+        tmp_path / "small",
+        options,
+        calibration=examples,
+        evaluation=examples,
+        progress=lambda stage, part: stages.append((part, stage)),
+    )
+    assert result.report.bundle.manifest.precision == "int8-static"
+    assert result.verdict.compared == 20
+    assert result.verdict.quantized.bytes == Bundle.open(tmp_path / "small", hashes=True).size
+    assert result.verdict.sentence.startswith("int8-static ")
+    assert (result.search, result.page) == (None, None)
+    values = result.values()
+    assert values["bundle"] == str(tmp_path / "small")
+    assert values["sentence"] == result.verdict.sentence
+    assert values["quantized"]["rates"] == result.verdict.quantized.rates
+    parts = [part for part, _ in stages]
+    assert parts == sorted(parts)
+    assert stages[-1] == (1.0, "judge")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"recipe": "auto"}, "budget: auto needs one, such as"),
+        (
+            {"recipe": "auto", "budget": "wer+1", "target": "tensorrt"},
+            "target: auto measures speed",
+        ),
+        ({"recipe": "fp16", "budget": "wer+1"}, "budget: is for the recipe auto, fp16 has none"),
+        ({"recipe": "fp16", "report": "x.html"}, "report: is for the recipe auto"),
+        ({"recipe": "fp16", "metric": "rouge"}, "metric: 'rouge' is unknown, known"),
+    ],
+)
+def test_options_that_would_not_be_heeded_are_refused(values, message):
+    """Before anything is read."""
+    with pytest.raises(OptionError, match=message):
+        QuantizeOptions(**values)
+
+
+def test_a_metric_needs_examples(exported, tmp_path):
+    """Random input has no reference."""
+    options = QuantizeOptions(recipe="int8-weight", metric="wer")
+    with pytest.raises(OptionError, match="metric: is measured on examples for evaluation"):
+        seq2edge.quantize.run(exported("gpt2")[1] / "bundle", tmp_path / "x", options)
+    assert list(tmp_path.iterdir()) == []
