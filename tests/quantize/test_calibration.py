@@ -163,7 +163,7 @@ def test_every_letter_of_a_word_is_read(shipped):
 
 
 def test_a_word_longer_than_the_encoder_is_read_as_far_as_it_goes(shipped):
-    """A word that fills all positions is read whole, one letter more is left away; the end stays."""
+    """A word that fills all positions is read whole; a letter more is not read, the end is."""
     words = ["ab" * 23 + "c", "ab" * 23 + "cd"]
     calibration = Calibration(shipped, [Example(input=word) for word in words], threads=1)
     model = seq2edge.load(shipped.path, device="cpu", threads=1)
