@@ -5,12 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from seq2edge.commands.options import BUNDLE, PATH, progress_bar
 from seq2edge.errors import OptionError
+
+if TYPE_CHECKING:
+    from seq2edge.bundle import Bundle
+    from seq2edge.export.tensorrt.build import BuildReport
+    from seq2edge.export.tensorrt.sizes import BuildSizes
 
 
 @click.command()
@@ -24,8 +29,8 @@ def targets(*, as_json: bool) -> None:
     from seq2edge.export.tensorrt.targets import TARGETS, table
 
     if as_json:
-        found = [dataclasses.asdict(target) for target in TARGETS.values()]
-        click.echo(json.dumps(found, indent=2))
+        values = [dataclasses.asdict(target) for target in TARGETS.values()]
+        click.echo(json.dumps(values, indent=2))
         return
     for line in table():
         click.echo(line)
@@ -107,7 +112,12 @@ def _require_extra() -> None:
 
 
 def _build(
-    bundle: Any, target: str | None, sizes: Any, timing_cache: Path | None, *, as_json: bool
+    bundle: Bundle,
+    target: str | None,
+    sizes: BuildSizes,
+    timing_cache: Path | None,
+    *,
+    as_json: bool,
 ) -> list[str]:
     """What was built, in lines; remarks go to stderr."""
     from seq2edge.export.tensorrt.build import build_bundle, plan_request
@@ -120,7 +130,7 @@ def _build(
     return [_values(report)] if as_json else _describe(report)
 
 
-def _values(report: Any) -> str:
+def _values(report: BuildReport) -> str:
     """The report as a JSON object."""
     return json.dumps(
         {
@@ -132,18 +142,18 @@ def _values(report: Any) -> str:
     )
 
 
-def _plan(bundle: Any, target: str | None, sizes: Any, *, as_json: bool) -> list[str]:
+def _plan(bundle: Bundle, target: str | None, sizes: BuildSizes, *, as_json: bool) -> list[str]:
     """What building and running takes; any target's can be told on any machine."""
     from seq2edge.export.tensorrt.memory_plan import plan_memory
     from seq2edge.export.tensorrt.targets import check, find_target
 
-    found = find_target(target or "portable")
-    check(found, bundle.manifest.precision)
-    plan = plan_memory(bundle, sizes, target=found)
+    device = find_target(target or "portable")
+    check(device, bundle.manifest.precision)
+    plan = plan_memory(bundle, sizes, target=device)
     return [json.dumps(plan.values())] if as_json else plan.table()
 
 
-def _describe(report: Any) -> list[str]:
+def _describe(report: BuildReport) -> list[str]:
     """What stands in each engine, line by line."""
     lines = []
     for info in report.engines:

@@ -9,14 +9,13 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from seq2edge.errors import InputError
 from seq2edge.files.compressed import READ_ERRORS, kind_of, open_bytes
 
 TRANSCRIPTS = ("transcripts.tsv", "transcripts.txt")
 KEYS = ("input", "reference", "references", "domain")  # of a JSON line
-Clips: TypeAlias = dict[str, Path]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

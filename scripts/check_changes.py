@@ -5,7 +5,8 @@
 
 A test file stands for itself, a module of `tests/support/` for the tests that import it, and a
 module of the package for those that mirror it (`runtime/beam.py`: `tests/runtime/test_beam*.py`)
-or, where none do, for those that import it. Any other file stands for the tests that name it.
+or, where none do, for those that import it, or else for its room's. Any other file stands for the
+tests that name it.
 What is read everywhere (`tests/conftest.py`, `errors.py`) is left to `make test`, and said.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,15 +63,20 @@ def tests_of(file: str, root: Path) -> set[str]:
     if path.suffix != ".py":
         named = _that_match(re.escape(path.name), root)
         return named | {PACKAGING} if file == "pyproject.toml" else named
+    room = root.joinpath("tests", path.parent)
     inside = path.parts[0] not in ("examples", "benchmarks", "scripts")
-    mirror = root.joinpath("tests", path.parent)
-    tests = {
-        test.relative_to(root).as_posix()
-        for test in (*mirror.glob(f"test_{path.stem}.py"), *mirror.glob(f"test_{path.stem}_*.py"))
-    } or _that_match(_imported(path) if inside else rf"\b{path.stem}\b", root)
+    tests = (
+        _names([*room.glob(f"test_{path.stem}.py"), *room.glob(f"test_{path.stem}_*.py")], root)
+        or _that_match(_imported(path) if inside else rf"\b{path.stem}\b", root)
+        or _names(room.glob("test_*.py"), root)
+    )
     if inside:
         tests.add(RULE)
     return tests | {PACKAGING} if path.name == "__init__.py" else tests
+
+
+def _names(tests: Iterable[Path], root: Path) -> set[str]:
+    return {test.relative_to(root).as_posix() for test in tests}
 
 
 def _of_a_test(path: PurePosixPath, root: Path) -> set[str]:
@@ -77,8 +84,7 @@ def _of_a_test(path: PurePosixPath, root: Path) -> set[str]:
     if path.name.startswith("test_"):
         return {str(path)} if (root / path).is_file() else set()
     if path.name == "conftest.py":
-        tests = (root / path.parent).rglob("test_*.py")
-        return {test.relative_to(root).as_posix() for test in tests}
+        return _names((root / path.parent).rglob("test_*.py"), root)
     helpers, more = {path.stem}, {path.stem}
     while more:
         words = "|".join(more)
@@ -101,11 +107,8 @@ def _imported(path: PurePosixPath) -> str:
 
 
 def _that_match(pattern: str, root: Path) -> set[str]:
-    return {
-        test.relative_to(root).as_posix()
-        for test in sorted((root / "tests").rglob("test_*.py"))
-        if re.search(pattern, test.read_text("utf-8"))
-    }
+    tests = (root / "tests").rglob("test_*.py")
+    return _names((test for test in tests if re.search(pattern, test.read_text("utf-8"))), root)
 
 
 if __name__ == "__main__":

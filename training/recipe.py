@@ -21,7 +21,6 @@ Objective: TypeAlias = Literal["seq2seq", "causal", "denoise", "infill", "classi
 TokenizerKind: TypeAlias = Literal["bpe", "unigram", "bytes", "characters", "words"]
 TargetKind: TypeAlias = Literal["", "bpe", "unigram", "bytes", "characters", "words"]
 Precision: TypeAlias = Literal["auto", "float32", "bf16-mixed", "fp16-mixed"]
-Strategy: TypeAlias = Literal["auto", "ddp", "fsdp"]
 TWO_SIDED = ("seq2seq", "classify")  # objectives whose rows have an input and an answer
 
 

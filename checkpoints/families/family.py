@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -150,8 +150,3 @@ def linear(target: str, *sources: str, bias: bool = True) -> Iterator[Weight]:
 def norm(target: str, source: str, *, bias: bool = True) -> Iterator[Weight]:
     """A normalization's weight and bias."""
     return linear(target, source, bias=bias)
-
-
-def has_any(names: Iterable[str], *wanted: str) -> bool:
-    """Whether one of the wanted tensors is among the names."""
-    return not set(wanted).isdisjoint(names)

@@ -49,7 +49,6 @@ class Layer:
 
     name: str
     kind: str
-    tactic: str
     profile: int
     inputs: tuple[Tensor, ...]
     constants: tuple[Tensor, ...]
@@ -126,32 +125,9 @@ class EngineReport:
         return Counter(layer.product for layer in self.layers if layer.product is not None)
 
     @property
-    def int8_products(self) -> int:
-        """Products of 8-bit activations with 8-bit weights."""
-        return self.products["Int8 x Int8"]
-
-    @property
-    def int8_weight_products(self) -> int:
-        """Products of float activations with 8-bit weights."""
-        return self._of_weights("Int8") - self.int8_products
-
-    @property
-    def int4_weight_products(self) -> int:
-        """Products of float activations with 4-bit weights."""
-        return self._of_weights("Int4")
-
-    @property
-    def half_products(self) -> int:
-        """Products in float16."""
-        return self.products["Half x Half"]
-
-    @property
     def dequantized_weights(self) -> int:
         """Low-bit weights that a kernel of their own writes out as floats at every call."""
         return sum(_writes_weight(layer) for layer in self.layers)
-
-    def _of_weights(self, dtype: str) -> int:
-        return sum(n for kind, n in self.products.items() if kind.endswith(f" x {dtype}"))
 
 
 def _is_matrix(tensor: Tensor) -> bool:
@@ -198,7 +174,6 @@ def _layer(line: str, profiles: dict[str, int]) -> Layer:
     return Layer(
         name=head["name"],
         kind=head["kind"],
-        tactic=found.get("TacticName", "").partition(",")[0],
         profile=profiles.get(region[1], 0) if region else 0,
         inputs=_tensors(found.get("Inputs", "")),
         constants=_tensors(found.get("Constants", "")),

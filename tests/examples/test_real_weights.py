@@ -105,7 +105,8 @@ def test_smollm2_in_8_bits_is_as_little_surprised(tmp_path):
     model = exported(file, tmp_path)
     small = quantize_bundle(model.bundle.path, tmp_path / "small", "int8-weight").bundle
     small = seq2edge.load(small.path, device="cpu", threads=1)
-    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    page = Path(__file__).parents[1] / "support" / "page_of_english.md"
+    text = page.read_text(encoding="utf-8")
     ids = model.tokenizer.encode(text)[:300]
     assert perplexity(small, ids) == pytest.approx(perplexity(model, ids), rel=0.02)
 

@@ -76,6 +76,10 @@ RULE, PACKAGING = "tests/test_import_rule.py", "tests/test_packaging.py"
             ["tests/runtime/test_beam.py", "tests/runtime/test_beam_ties.py", RULE],
         ),
         ("runtime/other.py", ["tests/runtime/test_loop.py", RULE]),
+        (
+            "runtime/lonely.py",
+            [*(f"tests/runtime/test_{name}.py" for name in ("beam", "beam_ties", "loop")), RULE],
+        ),
         ("runtime/__init__.py", ["tests/runtime/test_loop.py", RULE, PACKAGING]),
         (
             "tests/runtime/conftest.py",
@@ -84,7 +88,7 @@ RULE, PACKAGING = "tests/test_import_rule.py", "tests/test_packaging.py"
     ],
 )
 def test_a_file_stands_for_its_tests(script, tree, file, tests):
-    """Its own, its mirror, or those that import or name it; a module keeps the import rule."""
+    """Its own, its mirror, those that import or name it, or its room; modules keep the rule."""
     assert sorted(script.tests_of(file, tree)) == sorted(tests)
 
 

@@ -105,9 +105,11 @@ def test_these_forms_are_read_as_they_are(tmp_path, form, product, dtype):
     report = product_of(tmp_path, form, dtype=dtype)
     assert report.products == {product.format(dtype): 1}
     assert report.dequantized_weights == 0
-    counts = (report.int8_products, report.int8_weight_products, report.int4_weight_products)
-    assert counts == (form == "w8a8", form == "int8", form == "int4")
-    assert report.half_products == (form == "float" and dtype == "Half")
+    counts = [
+        report.products[kind] for kind in ("Int8 x Int8", f"{dtype} x Int8", f"{dtype} x Int4")
+    ]
+    assert counts == [form == "w8a8", form == "int8", form == "int4"]
+    assert report.products["Half x Half"] == (form == "float" and dtype == "Half")
 
 
 @pytest.mark.parametrize(
@@ -124,17 +126,17 @@ def test_these_forms_are_written_out_as_floats(tmp_path, form, sizes):
     """Blocks of 8-bit weights, one 4-bit scale for a whole column, an odd width: no gain."""
     report = product_of(tmp_path, form, **sizes)
     assert report.dequantized_weights == 1
-    assert report.int8_weight_products == report.int4_weight_products == 0
+    assert not any(kind.endswith(("x Int8", "x Int4")) for kind in report.products)
 
 
 def test_an_odd_width_is_no_matter_to_integer_products(tmp_path):
     """An odd vocabulary's head can have 8-bit activations."""
-    assert product_of(tmp_path, "w8a8", width=WIDTH - 1).int8_products == 1
+    assert product_of(tmp_path, "w8a8", width=WIDTH - 1).products["Int8 x Int8"] == 1
 
 
 def test_old_gpus_read_no_narrow_weights(tmp_path):
     """SM75 has integer products alone."""
-    assert product_of(tmp_path, "w8a8", capability="SM75").int8_products == 1
+    assert product_of(tmp_path, "w8a8", capability="SM75").products["Int8 x Int8"] == 1
     assert product_of(tmp_path, "int8", capability="SM75").dequantized_weights == 1
     with pytest.raises(EngineError, match="HW-specific datatypes: int4"):
         product_of(tmp_path, "int4", capability="SM75")
