@@ -130,14 +130,14 @@ def _extract_members(
         record = missing.pop(member.name, None)
         if record is None:
             known = member.name in (MANIFEST, *manifest.files)
-            raise BundleError(f"{shown}: {'stands twice' if known else f'not in its {MANIFEST}'}")
+            raise BundleError(f"{shown}: {'a duplicate' if known else f'not in its {MANIFEST}'}")
         if member.size != record.size:
             raise BundleError(f"{shown}: {member.size} bytes, {MANIFEST} says {record.size}")
         with writer.path(member.name).open("xb") as sink:
-            found = copy_hashed(source, sink, size=record.size)
-        if found.size < record.size:
-            raise BundleError(f"{shown}: truncated after {found.size} of {record.size} bytes")
-        check_record(path / member.name, record, found)
+            actual = copy_hashed(source, sink, size=record.size)
+        if actual.size < record.size:
+            raise BundleError(f"{shown}: truncated after {actual.size} of {record.size} bytes")
+        check_record(path / member.name, record, actual)
         _read_exactly(source, path, -record.size % BLOCK)
     if missing:
         raise BundleError(f"{path}: {min(missing)!r} is listed in its {MANIFEST} but not there")

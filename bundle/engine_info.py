@@ -15,7 +15,7 @@ from typing import Final, Literal, TypeAlias
 
 from seq2edge.bundle.manifest import Role, TensorRecord, UtcTime
 from seq2edge.errors import BundleError
-from seq2edge.files.records import decode, parse_json
+from seq2edge.files.records import RecordError, decode, parse_json, record_errors
 from seq2edge.files.storage import Sha256, file_errors
 
 FORMAT: Final = 2  # 1 knew no tokens chosen on the device
@@ -23,6 +23,7 @@ LARGEST = 2**20  # bytes of a sidecar
 
 Library: TypeAlias = Literal["tensorrt", "tensorrt_rtx"]
 Form: TypeAlias = Literal["masked", "lowered"]
+Range: TypeAlias = tuple[int, int, int]  # least, best, most
 PROFILES: Mapping[str, tuple[str, ...]] = {"encoder": ("encoder",), "decoder": ("prefill", "step")}
 LOG_SUM_EXP, TOP_VALUES, TOP_IDS = "log_sum_exp", "top_values", "top_ids"
 
@@ -40,7 +41,7 @@ def top_outputs(k: int) -> tuple[TensorRecord, ...]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EngineSizes:
-    """What the engine's inputs may be; ranges are least, best and most.
+    """What the engine's inputs may be.
 
     `batch` inputs at once, each with up to `beams` beams; `source` and `prompt` tokens of an input
     and `capacity` tokens that the cache holds for a row. The decoder gives the `top_k` largest
@@ -48,10 +49,10 @@ class EngineSizes:
     the axis keeps what the others of its bundle were built for.
     """
 
-    batch: tuple[int, ...]
+    batch: Range
     beams: int
-    source: tuple[int, ...]
-    prompt: tuple[int, ...]
+    source: Range
+    prompt: Range
     capacity: int
     top_k: int
 
@@ -110,19 +111,19 @@ class EngineInfo:
     def __post_init__(self) -> None:
         """Raise BundleError where the parts contradict each other."""
         if self.profiles != PROFILES[self.role]:
-            wanted = ", ".join(PROFILES[self.role])
-            found = ", ".join(self.profiles)
-            raise BundleError(f"profiles: {found}; the {self.role} has {wanted}")
+            expected = ", ".join(PROFILES[self.role])
+            actual = ", ".join(self.profiles)
+            raise BundleError(f"profiles: {actual}; the {self.role} has {expected}")
         for name in ("fused_attentions", "cache_updates", "cache_copies"):
             if len(getattr(self, name)) != len(self.profiles):
                 raise BundleError(f"{name}: needs a number for each of {', '.join(self.profiles)}")
-        wanted_top = top_outputs(self.sizes.top_k if self.role == "decoder" else 0)
+        expected_top = top_outputs(self.sizes.top_k if self.role == "decoder" else 0)
         names = {LOG_SUM_EXP, TOP_VALUES, TOP_IDS}
-        found_top = {tensor for tensor in self.outputs if tensor.name in names}
-        if found_top != set(wanted_top):
+        actual_top = {tensor for tensor in self.outputs if tensor.name in names}
+        if actual_top != set(expected_top):
             raise BundleError(
-                f"outputs: {', '.join(sorted(map(_text, found_top))) or 'logits alone'}; top_k "
-                f"{self.sizes.top_k} means {', '.join(map(_text, wanted_top)) or 'logits alone'}"
+                f"outputs: {', '.join(sorted(map(_text, actual_top))) or 'logits alone'}; top_k "
+                f"{self.sizes.top_k} means {', '.join(map(_text, expected_top)) or 'logits alone'}"
             )
 
     @classmethod
@@ -131,14 +132,12 @@ class EngineInfo:
 
         Raises BundleError for anything but exactly a sidecar of this format.
         """
-        try:
+        with record_errors(subject, BundleError):
             values = parse_json(data)
-            found = values.get("format") if isinstance(values, dict) else None
-            if type(found) is int and found != FORMAT:
-                raise BundleError(f"format {found}, this version reads {FORMAT}; build it again")
+            version = values.get("format") if isinstance(values, dict) else None
+            if type(version) is int and version != FORMAT:
+                raise RecordError(f"format {version}, this version reads {FORMAT}; build it again")
             info: EngineInfo = decode(cls, values)
-        except BundleError as error:
-            raise BundleError(f"{subject}: {error}") from error.__cause__
         return info
 
     def to_bytes(self) -> bytes:

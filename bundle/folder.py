@@ -24,7 +24,7 @@ from seq2edge.bundle.manifest import (
     check_file_name,
 )
 from seq2edge.errors import BundleError
-from seq2edge.files.records import parse_json
+from seq2edge.files.records import RecordError, parse_json
 from seq2edge.files.storage import (
     DISK_FULL,
     FileRecord,
@@ -75,11 +75,10 @@ class Bundle:
         graphs: dict[tuple[str, str], GraphRecord] = {
             (graph.role, graph.target): graph for graph in self.manifest.graphs
         }
-        found = graphs.get((role, target))
-        if found is None:
+        if (role, target) not in graphs:
             known = ", ".join(" for ".join(key) for key in graphs) or "none"
             raise BundleError(f"{self.path}: no {role} graph for {target!r}, there are: {known}")
-        return found
+        return graphs[role, target]
 
     def verify_hashes(self) -> None:
         """Read every file; raises BundleError for the first whose SHA-256 is not the recorded."""
@@ -94,16 +93,16 @@ def read_manifest(path: Path) -> Manifest:
 
 def check_files(folder: Path, manifest: Manifest) -> None:
     """Raise BundleError unless `folder` holds the listed files, each of its size, and no other."""
-    found = scan(folder)
+    sizes = scan(folder)
     for name, record in manifest.files.items():
-        if name not in found:
+        if name not in sizes:
             raise BundleError(f"{folder / name}: missing, but listed in {MANIFEST}")
-        if found[name] != record.size:
+        if sizes[name] != record.size:
             raise BundleError(
-                f"{folder / name}: {found[name]} bytes, but {MANIFEST} says {record.size}, "
+                f"{folder / name}: {sizes[name]} bytes, but {MANIFEST} says {record.size}, "
                 "the file is damaged or was changed"
             )
-    for name in found:
+    for name in sizes:
         if name != MANIFEST and name not in manifest.files:
             raise BundleError(f"{folder}: file {name!r} is not listed in {MANIFEST}, remove it")
     for place, name in manifest.references():
@@ -111,11 +110,11 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             raise BundleError(f"{folder / MANIFEST}: {place}: {name!r} is not listed in files")
 
 
-def check_record(path: Path, expected: FileRecord, found: FileRecord) -> None:
+def check_record(path: Path, expected: FileRecord, actual: FileRecord) -> None:
     """Raise BundleError when a file is not the recorded one."""
-    if found != expected:
+    if actual != expected:
         raise BundleError(
-            f"{path}: SHA-256 {found.sha256} of {found.size} bytes, but {MANIFEST} says "
+            f"{path}: SHA-256 {actual.sha256} of {actual.size} bytes, but {MANIFEST} says "
             f"{expected.sha256} of {expected.size}, the file is damaged or was changed"
         )
 
@@ -274,12 +273,12 @@ def _require_own_files(folder: Path) -> None:
     refusal = f"{folder}: not a bundle, so it is not overwritten"
     try:
         values = parse_json(_manifest_bytes(folder / MANIFEST))
-        found = scan(folder)
-    except BundleError as error:
+        names = scan(folder)
+    except (BundleError, RecordError) as error:
         raise BundleError(f"{refusal} ({error})") from error
     files = values.get("files") if isinstance(values, dict) else None
     if not isinstance(files, dict) or type(values.get("format")) is not int:
         raise BundleError(refusal)
-    for name in found:
+    for name in names:
         if name != MANIFEST and name not in files:
             raise BundleError(f"{folder}: {name!r} is no part of the bundle and would be lost")

@@ -14,7 +14,14 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from seq2edge.errors import BundleError
-from seq2edge.files.records import Text, decode, json_schema, parse_json
+from seq2edge.files.records import (
+    Pattern,
+    RecordError,
+    decode,
+    json_schema,
+    parse_json,
+    record_errors,
+)
 from seq2edge.files.storage import FileRecord, Sha256
 from seq2edge.model.dims import Dims
 
@@ -31,8 +38,8 @@ _DEVICES = {
 
 FileName: TypeAlias = Annotated[
     str,
-    Text(
-        pattern=r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_-])?"
+    Pattern(
+        regex=r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_-])?"
         r"(/[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_-])?)*",
         meaning="a relative file name inside the bundle (ASCII letters, digits, '.', '_', '-', "
         "parts joined by '/', no part that begins or ends with '.', 100 characters at most)",
@@ -41,22 +48,25 @@ FileName: TypeAlias = Annotated[
 ]
 UtcTime: TypeAlias = Annotated[
     str,
-    Text(
-        pattern=r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z",
+    Pattern(
+        regex=r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z",
         meaning="a UTC time such as 2026-01-31T23:59:59Z",
         longest=20,
     ),
 ]
 Version: TypeAlias = Annotated[
     str,
-    Text(
-        pattern=r"[0-9]+(\.[0-9]+)*",
+    Pattern(
+        regex=r"[0-9]+(\.[0-9]+)*",
         meaning="a release number such as 1.23.2",
         longest=40,
     ),
 ]
+Dtype: TypeAlias = Literal[
+    "float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"
+]
 Role: TypeAlias = Literal["encoder", "decoder"]
-Target: TypeAlias = Literal["canonical", "onnxruntime", "tensorrt"]
+GraphFlavour: TypeAlias = Literal["canonical", "onnxruntime", "tensorrt"]
 Precision: TypeAlias = Literal[
     "float32", "int8-weight", "int4-weight", "int8-dynamic", "int8-static", "fp16", "bf16"
 ]
@@ -69,7 +79,7 @@ class TensorRecord:
     """An input or output of a graph; strings in `shape` are axis names of the graph contract."""
 
     name: str
-    dtype: Literal["float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"]
+    dtype: Dtype
     shape: tuple[int | str, ...]
 
 
@@ -78,7 +88,7 @@ class GraphRecord:
     """One ONNX graph. `requires` maps a package to the lowest version that can run it."""
 
     role: Role
-    target: Target
+    target: GraphFlavour
     file: FileName
     opset: Mapping[str, int]
     requires: Mapping[str, Version]
@@ -162,6 +172,7 @@ class TokenizerRecord:
 class ParityRecord:
     """Graphs against the float model, on the recorded tokens: logits' errors, tokens that agreed.
 
+    `max_relative` is relative to the largest logit recorded.
     Measured when the bundle was made: at export, or at its quantization.
     """
 
@@ -279,12 +290,10 @@ class Manifest:
 
         Raises BundleError for anything but exactly a manifest of this format.
         """
-        try:
+        with record_errors(subject, BundleError):
             values = parse_json(data)
             _check_format(values)
             manifest: Manifest = decode(cls, values)
-        except BundleError as error:
-            raise BundleError(f"{subject}: {error}") from error.__cause__
         return manifest
 
     def to_bytes(self) -> bytes:
@@ -326,23 +335,26 @@ def manifest_schema() -> str:
 
 def check_file_name(name: str) -> None:
     """Raise BundleError unless `name` may be a file beside the manifest."""
-    decode(FileName, name, "file name")
+    try:
+        decode(FileName, name, "file name")
+    except RecordError as error:
+        raise BundleError(str(error)) from error
     _check_names((name,))
 
 
 def _check_format(values: object) -> None:
-    found = values.get("format") if isinstance(values, dict) else None
-    if type(found) is int and found != FORMAT:
-        remedy = "update seq2edge" if found > FORMAT else "export the checkpoint again"
-        raise BundleError(f"format {found}, this version reads {FORMAT}, {remedy}")
+    version = values.get("format") if isinstance(values, dict) else None
+    if type(version) is int and version != FORMAT:
+        remedy = "update seq2edge" if version > FORMAT else "export the checkpoint again"
+        raise RecordError(f"format {version}, this version reads {FORMAT}, {remedy}")
 
 
 def _check_graphs(graphs: tuple[GraphRecord, ...]) -> None:
-    seen = set()
+    keys = set()
     for i, graph in enumerate(graphs):
-        if (graph.role, graph.target) in seen:
+        if (graph.role, graph.target) in keys:
             raise BundleError(f"graphs[{i}]: a second {graph.role} for {graph.target}")
-        seen.add((graph.role, graph.target))
+        keys.add((graph.role, graph.target))
 
 
 def _check_names(names: Mapping[str, FileRecord] | tuple[str, ...]) -> None:

@@ -85,10 +85,10 @@ def _array(data: bytes) -> NDArray[Any]:
         raise ValueError("a member is not an array of numbers")
     dtype = np.dtype(header["dtype"].decode())
     shape = tuple(int(size) for size in header["shape"].split(b",") if size.strip())
-    found = len(data) - header.end()
+    available = len(data) - header.end()
     if int.from_bytes(header["length"], "little") != header.end() - _LENGTH_END:
         raise ValueError("a header's length is wrong")
-    if math.prod(shape) * dtype.itemsize != found:
-        raise ValueError(f"an array of shape {shape} and type {dtype} in {found} bytes")
+    if math.prod(shape) * dtype.itemsize != available:
+        raise ValueError(f"an array of shape {shape} and type {dtype} in {available} bytes")
     flat = np.frombuffer(data, dtype, offset=header.end())
     return flat.reshape(shape, order="F" if header["fortran"] == b"True" else "C").copy(order="K")

@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from seq2edge.runtime.options import DecodeOptions
+
 # Settings about bookkeeping, training or the return type: nothing that changes tokens.
 BOOKKEEPING = frozenset(
     """
@@ -59,6 +61,9 @@ LEGACY = frozenset(
 LEGACY_DEFAULTS = {"max_length": 20, "min_length": 0}
 
 
+OPTIONS = frozenset(field.name for field in dataclasses.fields(DecodeOptions))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GenerationDefaults:
     """`options` for DecodeOptions.from_dict, settings not applied, and speech settings."""
@@ -69,9 +74,9 @@ class GenerationDefaults:
 
 
 def read_generation(
-    generation: Mapping[str, Any] | None, config: Mapping[str, Any], fields: frozenset[str]
+    generation: Mapping[str, Any] | None, config: Mapping[str, Any]
 ) -> GenerationDefaults:
-    """Sort the settings. `fields` are the names that the runtime's options have."""
+    """Sort the settings of a checkpoint's generation_config.json (None: it has none) and config."""
     settings = dict(generation) if generation is not None else _legacy(config)
     sampling = settings.get("do_sample") is True
     options: dict[str, Any] = {}
@@ -82,7 +87,7 @@ def read_generation(
             continue
         if name in SPEECH:
             extras[name] = value
-        elif name in fields:
+        elif name in OPTIONS:
             options[name] = value
         elif NEUTRAL.get(name) != value and (sampling or name not in SAMPLING):
             ignored[name] = value

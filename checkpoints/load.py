@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from seq2edge.checkpoints.families import find_family
-from seq2edge.checkpoints.families.family import Config, Family, Weight
+from seq2edge.checkpoints.families.family import Config, Family, WeightMapping
 from seq2edge.checkpoints.importers.huggingface import Source, open_folder
 from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import Dims
@@ -104,13 +104,13 @@ def _restore_tables(model: Transformer, dims: Dims) -> None:
             module.restore(stack)
 
 
-def _fill(parameter: Tensor, weight: Weight, source: Source) -> Iterator[str]:
+def _fill(parameter: Tensor, weight: WeightMapping, source: Source) -> Iterator[str]:
     """Copy the foreign tensors into the parameter, one at a time; yields the names read."""
     missing = [name for name in weight.sources if name is not None and name not in source.names]
     if missing:
-        if weight.make is None:
+        if weight.default is None:
             raise CheckpointError(f"{source.path}: tensor {missing[0]} is missing")
-        parameter.copy_(weight.make())
+        parameter.copy_(weight.default())
         return
     offset = 0
     zeros = parameter.shape[0] // len(weight.sources)
@@ -136,7 +136,7 @@ def _fill(parameter: Tensor, weight: Weight, source: Source) -> Iterator[str]:
         )
 
 
-def _shaped(tensor: Tensor, parameter: Tensor, weight: Weight) -> Tensor:
+def _shaped(tensor: Tensor, parameter: Tensor, weight: WeightMapping) -> Tensor:
     if weight.transpose:
         return tensor.T
     if tensor.ndim == parameter.ndim + 1 and tensor.shape[0] == 1:

@@ -11,6 +11,21 @@ Subword Units", 2016) and puts every piece at its own id:
 3. A language code at the beginning, `>>fra<<`, becomes one private character, so that it is found
    there and nowhere else.
 
+For example, a model that knows the pieces `▁the`, `▁cat`, `s` and a vocab.json of `{"</s>": 0,
+"<unk>": 1, ">>fra<<": 2, "▁the": 3, "▁cat": 4, "qu": 5}` with the added tokens `</s>` and `<unk>`:
+
+    id  entry       why
+    0   </s>        an added token, cut out of the text before
+    1   <unk>
+    2   ▁C          C is the private character that `>>fra<<` becomes (rule 3)
+    3   ▁the        with the model's score
+    4   ▁cat
+    5   Hqu         H is `HIDDEN`: the model has no such piece, decoding gives `qu` (rule 1)
+    6   s           a piece without an id: past the vocabulary, so the unknown token (rule 2)
+    7   ▁S          a code that the vocabulary does not know, `>>xx<<`: the same
+
+">>fra<< the cats" is 2 3 4 6, of which the runtime makes 2 3 4 1.
+
 Text that the normalizer turns into a special token (full-width `</s>`) is then taken for it.
 """
 
@@ -50,7 +65,7 @@ class Pieces:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Numbering:
+class IdMapping:
     """The ids of pieces and tokens, and how text is wrapped.
 
     `added` are cut out of the text before anything else. `codes` are tokens that count only at the
@@ -94,17 +109,17 @@ def read_pieces(path: Path) -> Pieces:
     )
 
 
-def build(pieces: Pieces, numbering: Numbering, subject: str) -> tuple[Tokenizer, int]:
+def build(pieces: Pieces, mapping: IdMapping, subject: str) -> tuple[Tokenizer, int]:
     """The pipeline, and the first id that stands for no embedding; `subject` names errors."""
     lead = SPACE if pieces.dummy_prefix else ""
-    entries, size = _entries(pieces, numbering, lead, subject)
-    tokenizer = Tokenizer(_model(pieces, entries, numbering))
-    tokenizer.normalizer = _normalizer(pieces, numbering)
-    tokenizer.decoder = _decoder(numbering, lead)
-    tokenizer.add_tokens([_raw(token) for token in numbering.added])
-    special = [(name, numbering.ids[name]) for name in numbering.template if name != "$A"]
+    entries, size = _entries(pieces, mapping, lead, subject)
+    tokenizer = Tokenizer(_model(pieces, entries, mapping))
+    tokenizer.normalizer = _normalizer(pieces, mapping)
+    tokenizer.decoder = _decoder(mapping, lead)
+    tokenizer.add_tokens([_raw(token) for token in mapping.added])
+    special = [(name, mapping.ids[name]) for name in mapping.template if name != "$A"]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=list(numbering.template), special_tokens=special
+        single=list(mapping.template), special_tokens=special
     )
     return tokenizer, size
 
@@ -139,14 +154,14 @@ def _scores(proto: Any, path: Path, *, bpe: bool) -> dict[str, float]:
 
 
 def _entries(
-    pieces: Pieces, numbering: Numbering, lead: str, subject: str
+    pieces: Pieces, mapping: IdMapping, lead: str, subject: str
 ) -> tuple[list[tuple[str, float]], int]:
-    size = max(numbering.ids.values()) + 1
+    size = max(mapping.ids.values()) + 1
     entries = [(f"{HIDDEN}{HIDDEN}{i}", 0.0) for i in range(size)]
-    exact = {token.content for token in numbering.added}
-    marks = numbering.marks
+    exact = {token.content for token in mapping.added}
+    marks = mapping.marks
     taken: dict[int, str] = {}
-    for token, i in numbering.ids.items():
+    for token, i in mapping.ids.items():
         if taken.setdefault(i, token) != token:
             raise CheckpointError(f"{subject}: id {i} for both {taken[i]!r} and {token!r}")
         if token in marks:
@@ -157,8 +172,8 @@ def _entries(
             entries[i] = (token, 0.0)
         else:
             entries[i] = (HIDDEN + token, 0.0)
-    rest = {piece: score for piece, score in pieces.scores.items() if piece not in numbering.ids}
-    if numbering.codes is not None:
+    rest = {piece: score for piece, score in pieces.scores.items() if piece not in mapping.ids}
+    if mapping.codes is not None:
         rest[lead + _STRANGE] = 100.0
         if pieces.bpe and lead:  # what a merge is made of
             rest.update(dict.fromkeys((_STRANGE, *marks.values()), 0.0))
@@ -166,17 +181,17 @@ def _entries(
 
 
 def _model(
-    pieces: Pieces, entries: list[tuple[str, float]], numbering: Numbering
+    pieces: Pieces, entries: list[tuple[str, float]], mapping: IdMapping
 ) -> models.Unigram | models.BPE:
     if not pieces.bpe:
-        return models.Unigram(entries, unk_id=numbering.ids[numbering.unknown])
+        return models.Unigram(entries, unk_id=mapping.ids[mapping.unknown])
     vocabulary = {piece: i for i, (piece, _) in enumerate(entries)}
-    marks = (_STRANGE, *numbering.marks.values())
+    marks = (_STRANGE, *mapping.marks.values())
     first = [(SPACE, mark) for mark in marks if SPACE + mark in vocabulary and SPACE in vocabulary]
     return models.BPE(
         vocab=vocabulary,
         merges=first + _merges(pieces.scores),
-        unk_token=numbering.unknown,
+        unk_token=mapping.unknown,
         fuse_unk=True,
     )
 
@@ -191,12 +206,12 @@ def _merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
     ]
 
 
-def _normalizer(pieces: Pieces, numbering: Numbering) -> normalizers.Normalizer:
+def _normalizer(pieces: Pieces, mapping: IdMapping) -> normalizers.Normalizer:
     # `\A` is the beginning of the text or of what follows an added token, as in transformers.
     steps: list[normalizers.Normalizer] = [normalizers.Replace(Regex(_PRIVATE), _HARMLESS)]
-    for code, mark in numbering.marks.items():
+    for code, mark in mapping.marks.items():
         steps.append(normalizers.Replace(Regex(rf"\A{re.escape(code)}"), f"{mark} "))
-    if numbering.codes is not None:
+    if mapping.codes is not None:
         steps.append(normalizers.Replace(Regex(r"\A>>[\s\S]*?<<"), f"{_STRANGE} "))
     if pieces.composes:  # `Precompiled` maps only the first of several combining marks
         steps.append(normalizers.NFC())
@@ -210,15 +225,15 @@ def _normalizer(pieces: Pieces, numbering: Numbering) -> normalizers.Normalizer:
     return normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
 
 
-def _decoder(numbering: Numbering, lead: str) -> decoders.Decoder:
-    specials = [token.content for token in numbering.added if token.special]
+def _decoder(mapping: IdMapping, lead: str) -> decoders.Decoder:
+    specials = [token.content for token in mapping.added if token.special]
     return decoders.Sequence(
         [
             decoders.Replace(HIDDEN, ""),
-            *(decoders.Replace(lead + mark, code) for code, mark in numbering.marks.items()),
+            *(decoders.Replace(lead + mark, code) for code, mark in mapping.marks.items()),
             decoders.Fuse(),
             *(
-                decoders.Replace(Regex(f"{re.escape(token)}{SPACE}*"), token + numbering.gap)
+                decoders.Replace(Regex(f"{re.escape(token)}{SPACE}*"), token + mapping.gap)
                 for token in specials
             ),
             decoders.Replace(SPACE, " "),

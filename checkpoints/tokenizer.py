@@ -19,8 +19,9 @@ from typing import Any, TypeAlias
 from tokenizers import Regex, Tokenizer, decoders
 
 from seq2edge.bundle.manifest import SpecialTokens, TokenizerRecord
-from seq2edge.errors import BundleError, CheckpointError, UnsupportedError
-from seq2edge.files.records import decode
+from seq2edge.errors import CheckpointError, UnsupportedError
+from seq2edge.files.records import decode, record_errors
+from seq2edge.files.storage import file_errors
 
 SOURCE, TARGET, TEMPLATE = "tokenizer.json", "tokenizer.target.json", "chat_template.jinja"
 VOCABULARIES = (
@@ -47,8 +48,8 @@ CONFIG_KEYS = ("model_type", "tokenizer_class", "transformers_version")
 
 # By class of the transformers tokenizer, the nearest base first.
 CONVERTERS = {
-    "MarianTokenizer": "seq2edge.checkpoints.renumbered:convert_marian",
-    "M2M100Tokenizer": "seq2edge.checkpoints.renumbered:convert_m2m100",
+    "MarianTokenizer": "seq2edge.checkpoints.remapped_sentencepiece:convert_marian",
+    "M2M100Tokenizer": "seq2edge.checkpoints.remapped_sentencepiece:convert_m2m100",
     "TokenizersBackend": "seq2edge.checkpoints.tokenizer:convert_fast",
 }
 WITHOUT_FILES = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
@@ -105,12 +106,10 @@ def convert_tokenizer(
 
 def _native(folder: Path, values: object, *, vocab: int, source_vocab: int) -> Converted:
     """The files and the record that training wrote."""
-    try:
+    with record_errors(folder, CheckpointError), file_errors(folder, CheckpointError):
         record: TokenizerRecord = decode(TokenizerRecord, values, "tokenizer")
         names = [record.source, *([record.target] if record.target else [])]
         files = {name: (folder / name).read_bytes() for name in names}
-    except (BundleError, OSError) as error:
-        raise CheckpointError(f"{folder}: {error}") from error
     rows = {record.source: source_vocab, record.target or record.source: vocab}
     for name, data in files.items():
         size = _parse(data, folder / name).get_vocab_size(with_added_tokens=True)
@@ -122,15 +121,15 @@ def _native(folder: Path, values: object, *, vocab: int, source_vocab: int) -> C
 
 
 def _stored(folder: Path) -> dict[str, bytes]:
-    found = {}
+    files = {}
     for name in (*VOCABULARIES, *COMPANIONS):
         path = folder / name
         try:
             if path.is_file():
-                found[name] = path.read_bytes()
+                files[name] = path.read_bytes()
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    return found
+    return files
 
 
 def _check_file(path: Path, data: bytes) -> None:
@@ -204,8 +203,8 @@ def _convert(original: Original, copy: Path, folder: Path) -> Converted:
     if original.split_special_tokens:
         raise UnsupportedError(f"{folder}: split_special_tokens is not supported")
     for kind in type(original).__mro__:
-        if found := CONVERTERS.get(kind.__name__):
-            module, function = found.split(":")
+        if location := CONVERTERS.get(kind.__name__):
+            module, function = location.split(":")
             converted = getattr(importlib.import_module(module), function)(original, copy, folder)
             assert isinstance(converted, Converted)
             return converted

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2edge.errors import InputError
-from seq2edge.files.compressed import READ_ERRORS, kind_of, open_bytes
+from seq2edge.files.compressed import READ_ERRORS, content_suffix, open_bytes
 
 TRANSCRIPTS = ("transcripts.tsv", "transcripts.txt")
 KEYS = ("input", "reference", "references", "domain")  # of a JSON line
@@ -48,7 +48,7 @@ def read_examples(path: str | Path, task: str) -> list[Example]:
         if task == "transcribe":
             return _read_clips(path)
         raise InputError(f"{path}: a folder, this model reads text: give a file with a text a line")
-    if kind_of(path) == ".jsonl":
+    if content_suffix(path) == ".jsonl":
         return _read_json(path, sound=task == "transcribe")
     if task == "transcribe":
         raise InputError(

@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seq2edge.errors import BundleError, InputError
-from seq2edge.files.records import decode, parse_json
+from seq2edge.errors import InputError
+from seq2edge.files.records import RecordError, decode, parse_json
 
 DEFAULT = Path(__file__).with_name("pairs.json")
 SLOT = "{}"
@@ -105,7 +105,7 @@ def read_pairs(path: Path | None = None) -> Pairs:
     try:
         values = _parse_toml(data) if path.suffix == ".toml" else parse_json(data)
         pairs: Pairs = decode(Pairs, _with_defaults(values))
-    except (BundleError, ValueError) as error:
+    except (RecordError, ValueError) as error:
         raise InputError(f"{path}: {error}") from error
     if not pairs.groups:
         raise InputError(f"{path}: groups: there are none")

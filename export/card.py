@@ -6,13 +6,13 @@ from pathlib import Path
 
 from seq2edge.bundle.manifest import PrivacyRecord
 from seq2edge.checkpoints.importers.huggingface import read_json
-from seq2edge.errors import BundleError, CheckpointError
-from seq2edge.files.records import decode
+from seq2edge.errors import CheckpointError
+from seq2edge.files.records import decode, record_errors
 
 CARD = "training.json"
 
 
-def privacy_of(checkpoint: Path) -> PrivacyRecord | None:
+def read_privacy(checkpoint: Path) -> PrivacyRecord | None:
     """The budget that a private training spent, None for other trainings.
 
     Raises CheckpointError where the file does not say it whole: a bundle promises nothing that
@@ -22,7 +22,5 @@ def privacy_of(checkpoint: Path) -> PrivacyRecord | None:
     if not path.is_file():
         return None
     values = read_json(path).get("privacy")
-    try:
+    with record_errors(path, CheckpointError):
         return None if values is None else decode(PrivacyRecord, values, "privacy")
-    except BundleError as error:
-        raise CheckpointError(f"{path}: {error}") from error

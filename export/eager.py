@@ -11,8 +11,7 @@ from seq2edge.errors import CapacityError
 from seq2edge.model.layers import KeyValue
 from seq2edge.model.transformer import StaticCache, Transformer
 from seq2edge.runtime.backend import Features, Lengths, Logits, Tokens
-
-GROWTH = 64
+from seq2edge.runtime.backends.onnxruntime import GROWTH
 
 
 class EagerMemory:

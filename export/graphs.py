@@ -172,9 +172,9 @@ def _trace(
         )
     assert program is not None
     model = program.model
-    got = model.opset_imports.get("", 0)
-    if got != OPSET:
-        raise ExportError(f"torch.onnx.export: gave opset {got}, asked for {OPSET}")
+    opset = model.opset_imports.get("", 0)
+    if opset != OPSET:
+        raise ExportError(f"torch.onnx.export: gave opset {opset}, asked for {OPSET}")
     _name_axes(model.graph, contract)
     return model
 
@@ -182,13 +182,13 @@ def _trace(
 def _name_axes(graph: ir.Graph, contract: Contract) -> None:
     """Give every input and output the contract's name, shape and symbols, and check them."""
     symbols: dict[str, str] = {}  # the exporter has names of its own for some graphs
-    for values, wanted in ((graph.inputs, contract.inputs), (graph.outputs, contract.outputs)):
-        if [value.name for value in values] != list(wanted):
+    for values, expected in ((graph.inputs, contract.inputs), (graph.outputs, contract.outputs)):
+        if [value.name for value in values] != list(expected):
             names = ", ".join(str(value.name) for value in values)
-            raise ExportError(f"torch.onnx.export: graph has {names}, needs {', '.join(wanted)}")
-        for value, shape in zip(values, wanted.values(), strict=True):
-            given = value.shape if value.shape is not None else ()
-            pairs = zip(given, shape, strict=False)
+            raise ExportError(f"torch.onnx.export: graph has {names}, needs {', '.join(expected)}")
+        for value, shape in zip(values, expected.values(), strict=True):
+            traced = value.shape if value.shape is not None else ()
+            pairs = zip(traced, shape, strict=False)
             symbols |= {str(old): new for old, new in pairs if isinstance(new, str)}
             value.shape = ir.Shape(shape)
     ours = {*graph.inputs, *graph.outputs}

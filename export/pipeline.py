@@ -17,13 +17,12 @@ from seq2edge import __version__
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.bundle.manifest import (
     AudioRecord,
+    GraphFlavour,
     GraphRecord,
     Manifest,
-    ParityRecord,
     ProvenanceRecord,
     Role,
     SpeechRecord,
-    Target,
     TensorRecord,
     TokenizerRecord,
     utc_now,
@@ -33,13 +32,13 @@ from seq2edge.checkpoints.generation import GenerationDefaults, read_generation
 from seq2edge.checkpoints.load import Checkpoint, load_checkpoint
 from seq2edge.checkpoints.tokenizer import convert_tokenizer
 from seq2edge.errors import ExportError
-from seq2edge.export.card import privacy_of
+from seq2edge.export.card import read_privacy
 from seq2edge.export.eager import EagerBackend
 from seq2edge.export.graphs import trace_decoder, trace_encoder
 from seq2edge.export.passes.fold_transposes import FoldTransposes
 from seq2edge.export.passes.fuse_cache_attention import FuseCacheAttention
 from seq2edge.export.passes.name_weights import NameWeights
-from seq2edge.export.weights import WEIGHTS, WeightsWriter
+from seq2edge.export.weights import WEIGHTS, WeightsWriter, dtype_name
 from seq2edge.model.dims import Dims
 from seq2edge.model.transformer import Transformer
 from seq2edge.runtime import parity
@@ -59,7 +58,7 @@ STAGES = {
 }
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "transformers", "numpy")
-FILES: dict[Target, str] = {"canonical": "{}.onnx", "onnxruntime": "{}.onnxruntime.onnx"}
+FILES: dict[GraphFlavour, str] = {"canonical": "{}.onnx", "onnxruntime": "{}.onnxruntime.onnx"}
 # The oldest release that runs the canonical graph, and the specialised one without and with a
 # sliding window (which older kernels silently get wrong).
 CANONICAL_RELEASE, SPECIALISED_RELEASE, WINDOW_RELEASE = "1.32", "1.23", "1.32"
@@ -92,7 +91,7 @@ def export_checkpoint(
     with BundleWriter(destination, overwrite=overwrite) as writer:
         progress("load", 0.0)
         loaded = load_checkpoint(checkpoint)
-        defaults = _generation(loaded)
+        defaults = read_generation(loaded.source.generation, loaded.source.config)
         tokenizer, notes = _write_tokenizer(writer, loaded)
         graphs = _write_graphs(writer, loaded, progress)
         manifest = _manifest(loaded, defaults, tokenizer, graphs)
@@ -105,7 +104,8 @@ def export_checkpoint(
         del loaded
         gc.collect()
         measured = _gate(writer.preview(manifest), progress)
-        bundle = writer.finish(dataclasses.replace(manifest, parity=_worst(measured)))
+        worst = parity.combine(list(measured.values()))
+        bundle = writer.finish(dataclasses.replace(manifest, parity=worst))
     return ExportReport(
         bundle=bundle,
         parity=measured,
@@ -130,11 +130,6 @@ def _start_tokens(options: dict[str, Any]) -> tuple[int, ...]:
     return () if start is None else (int(start),)
 
 
-def _generation(loaded: Checkpoint) -> GenerationDefaults:
-    fields = frozenset(field.name for field in dataclasses.fields(DecodeOptions))
-    return read_generation(loaded.source.generation, loaded.source.config, fields)
-
-
 def _write_tokenizer(
     writer: BundleWriter, loaded: Checkpoint
 ) -> tuple[TokenizerRecord | None, tuple[str, ...]]:
@@ -157,7 +152,7 @@ def _write_graphs(
     writer: BundleWriter, loaded: Checkpoint, progress: Progress
 ) -> tuple[GraphRecord, ...]:
     """Trace, specialise and write all graphs over one weights file."""
-    models: dict[tuple[Role, Target], ir.Model] = {}
+    models: dict[tuple[Role, GraphFlavour], ir.Model] = {}
     with _quiet():
         for role, model in _traced(loaded.model, progress):
             FoldTransposes()(model)
@@ -203,7 +198,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _save(
-    writer: BundleWriter, role: Role, target: Target, model: ir.Model, dims: Dims
+    writer: BundleWriter, role: Role, target: GraphFlavour, model: ir.Model, dims: Dims
 ) -> GraphRecord:
     name = FILES[target].format(role)
     model.producer_name, model.producer_version = "seq2edge", __version__
@@ -226,10 +221,8 @@ def _save(
 
 def _tensor(value: ir.Value) -> TensorRecord:
     assert value.shape is not None
-    assert value.dtype is not None
     shape = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
-    names = {ir.DataType.FLOAT: "float32", ir.DataType.INT64: "int64"}
-    return TensorRecord(name=str(value.name), dtype=names[value.dtype], shape=shape)  # type: ignore[arg-type]
+    return TensorRecord(name=str(value.name), dtype=dtype_name(value), shape=shape)
 
 
 def _manifest(
@@ -262,7 +255,7 @@ def _manifest(
             source_format=loaded.source.source_format,
             packages={name: importlib.metadata.version(name) for name in PACKAGES},
             unused_tensors=loaded.unused_tensors,
-            privacy=privacy_of(loaded.source.path) if loaded.family == "seq2edge" else None,
+            privacy=read_privacy(loaded.source.path) if loaded.family == "seq2edge" else None,
         ),
     )
 
@@ -294,24 +287,14 @@ def _gate(bundle: Bundle, progress: Progress) -> dict[str, parity.Parity]:
     for i, target in enumerate(FILES):
         progress("parity", i / len(FILES))
         # No name for the backend: the next one must not come while this one is in memory.
-        found = parity.replay(OnnxRuntimeBackend(bundle, target=target), reference)
-        if not found.within(bundle.manifest.precision):
+        agreement = parity.replay(OnnxRuntimeBackend(bundle, target=target), reference)
+        if not agreement.within(bundle.manifest.precision):
             raise ExportError(
                 f"parity: {target} graphs differ from the model: logits by "
-                f"{found.max_absolute:.2e} ({found.max_relative:.1e} of the largest), "
-                f"{found.tokens_equal} of {found.tokens_compared} tokens "
+                f"{agreement.max_absolute:.2e} ({agreement.max_relative:.1e} of the largest), "
+                f"{agreement.tokens_equal} of {agreement.tokens_compared} tokens "
                 "the same; the bundle was not written"
             )
-        measured[target] = found
+        measured[target] = agreement
     progress("parity", 1.0)
     return measured
-
-
-def _worst(measured: dict[str, parity.Parity]) -> ParityRecord:
-    found = list(measured.values())
-    return ParityRecord(
-        max_absolute=max(p.max_absolute for p in found),
-        max_relative=max(p.max_relative for p in found),
-        tokens_compared=sum(p.tokens_compared for p in found),
-        tokens_equal=sum(p.tokens_equal for p in found),
-    )

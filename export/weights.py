@@ -13,9 +13,17 @@ from typing import BinaryIO
 import numpy as np
 import onnx_ir as ir
 
+from seq2edge.bundle.manifest import Dtype
+
 WEIGHTS = "weights.data"  # the file that all graphs of a bundle share
 INLINE_BYTES = 1024  # smaller tensors stay in the graph, where shape inference reads them
 ALIGNMENT = 4096  # so that a tensor can be mapped into memory
+
+
+def dtype_name(value: ir.Value) -> Dtype:
+    """The type of a graph's tensor in the manifest's words, which are numpy's and ml_dtypes'."""
+    assert value.dtype is not None
+    return value.dtype.numpy().name  # type: ignore[return-value]
 
 
 class WeightsWriter:

@@ -24,6 +24,6 @@ def open_bytes(path: Path) -> IO[bytes]:
     return file
 
 
-def kind_of(path: Path) -> str:
+def content_suffix(path: Path) -> str:
     """The suffix that says what is in the file: ".tsv" of both "a.tsv" and "a.tsv.gz"."""
     return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix

@@ -2,19 +2,20 @@
 
 The type hints of a record are its whole grammar: every key must be there, no other key may be,
 and nothing is coerced except an integer where a float is asked. Hints understood: dataclasses,
-`Literal`, `Annotated[str, Text(...)]`, `str`, `int` (0 to 2**63 - 1), `float`, `bool`,
+`Literal`, `Annotated[str, Pattern(...)]`, `str`, `int` (0 to 2**63 - 1), `float`, `bool`,
 `tuple[X, ...]`, `Mapping[str, X]`, `X | None`, `int | str`, and `Any` for free JSON values.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 import math
 import re
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -27,7 +28,7 @@ from typing import (
     get_type_hints,
 )
 
-from seq2edge.errors import BundleError, Seq2EdgeError
+from seq2edge.errors import Seq2EdgeError
 
 LARGEST = 2**63 - 1
 DEEPEST = 32
@@ -37,17 +38,30 @@ _SHORT.maxlevel = 2
 _NAMES = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}
 
 
+class RecordError(Seq2EdgeError):
+    """What is wrong with a value, and where it stands in its file; see `record_errors`."""
+
+
+@contextlib.contextmanager
+def record_errors(subject: object, kind: type[Seq2EdgeError]) -> Iterator[None]:
+    """What does not fit its record becomes an error of that kind about `subject`."""
+    try:
+        yield
+    except RecordError as error:
+        raise kind(f"{subject}: {error}") from error.__cause__
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Text:
+class Pattern:
     """Which strings a field takes; `meaning` says it in words for the error."""
 
-    pattern: str
+    regex: str
     meaning: str
     longest: int = 200
 
 
 def parse_json(data: bytes) -> Any:
-    """JSON values from UTF-8 bytes; repeated keys, NaN and infinities raise BundleError."""
+    """JSON values from UTF-8 bytes; repeated keys, NaN and infinities raise RecordError."""
     try:
         return json.loads(
             data.decode("utf-8"),
@@ -56,13 +70,13 @@ def parse_json(data: bytes) -> Any:
             object_pairs_hook=_distinct,
         )
     except RecursionError:
-        raise BundleError("nested too deeply to be read") from None
+        raise RecordError("nested too deeply to be read") from None
     except ValueError as error:  # decoding errors of bytes and of JSON derive from it
-        raise BundleError(f"not valid JSON, {error}") from None
+        raise RecordError(f"not valid JSON, {error}") from None
 
 
 def _refuse_number(text: str) -> NoReturn:
-    raise BundleError(f"{_SHORT.repr(text)} is not a finite number")
+    raise RecordError(f"{_SHORT.repr(text)} is not a finite number")
 
 
 def _finite(text: str) -> float:
@@ -74,7 +88,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in pairs:
         if key in values:
-            raise BundleError(f"key {_SHORT.repr(key)} stands twice in one object")
+            raise RecordError(f"duplicate key {_SHORT.repr(key)} in one object")
         values[key] = value
     return values
 
@@ -82,7 +96,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def decode(hint: Any, value: object, path: str = "") -> Any:
     """`value` as what `hint` describes; `path` is where it stands in the file.
 
-    Raises BundleError with the path, what is expected there and the value found.
+    Raises RecordError with the path, what is expected there and the value found.
     """
     if dataclasses.is_dataclass(hint):
         return _record(hint, value, path)
@@ -92,8 +106,8 @@ def decode(hint: Any, value: object, path: str = "") -> Any:
     return _free(value, path) if hint is Any else _scalar(hint, value, path)
 
 
-def _mismatch(path: str, expected: str, value: object) -> BundleError:
-    return BundleError(f"{path or 'top level'}: expected {expected}, got {_SHORT.repr(value)}")
+def _mismatch(path: str, expected: str, value: object) -> RecordError:
+    return RecordError(f"{path or 'top level'}: expected {expected}, got {_SHORT.repr(value)}")
 
 
 def _below(path: str, key: str) -> str:
@@ -105,8 +119,8 @@ def _below(path: str, key: str) -> str:
 @functools.cache
 def hints(record: type) -> dict[str, Any]:
     """Field names of a dataclass and their evaluated type hints, in order."""
-    found = get_type_hints(record, include_extras=True)
-    return {field.name: found[field.name] for field in dataclasses.fields(record)}
+    evaluated = get_type_hints(record, include_extras=True)
+    return {field.name: evaluated[field.name] for field in dataclasses.fields(record)}
 
 
 def _record(record: Any, value: object, path: str) -> Any:
@@ -116,15 +130,15 @@ def _record(record: Any, value: object, path: str) -> Any:
     for key in value:
         if key not in expected:
             shown = _SHORT.repr(value[key])
-            raise BundleError(f"{_below(path, key)}: unknown key with the value {shown}")
+            raise RecordError(f"{_below(path, key)}: unknown key with the value {shown}")
     for key in expected:
         if key not in value:
-            raise BundleError(f"{_below(path, key)}: missing")
+            raise RecordError(f"{_below(path, key)}: missing")
     fields = {key: decode(hint, value[key], _below(path, key)) for key, hint in expected.items()}
     try:
         return record(**fields)
     except (Seq2EdgeError, ArithmeticError, ValueError) as error:
-        raise BundleError(f"{path}: {error}" if path else str(error)) from error
+        raise RecordError(f"{path}: {error}" if path else str(error)) from error
 
 
 def _literal(choices: tuple[Any, ...], value: object, path: str) -> Any:
@@ -135,10 +149,10 @@ def _literal(choices: tuple[Any, ...], value: object, path: str) -> Any:
 
 
 def _annotated(arguments: tuple[Any, ...], value: object, path: str) -> Any:
-    text: Text = arguments[1]
+    pattern: Pattern = arguments[1]
     decoded = decode(arguments[0], value, path)
-    if len(decoded) > text.longest or not re.fullmatch(text.pattern, decoded):
-        raise _mismatch(path, text.meaning, value)
+    if len(decoded) > pattern.longest or not re.fullmatch(pattern.regex, decoded):
+        raise _mismatch(path, pattern.meaning, value)
     return decoded
 
 
@@ -187,7 +201,7 @@ def _is_text(value: str) -> bool:
 
 def _free(value: object, path: str, depth: int = 0) -> Any:
     if depth > DEEPEST:
-        raise BundleError(f"{path}: nested more than {DEEPEST} levels deep")
+        raise RecordError(f"{path}: nested more than {DEEPEST} levels deep")
     if isinstance(value, dict):
         return {
             decode(str, key, f"key {_SHORT.repr(key)} of {path}"): _free(
@@ -245,11 +259,11 @@ def _schema(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     if origin is Literal:
         return {"enum": list(arguments)}
     if origin is Annotated:
-        text: Text = arguments[1]
+        pattern: Pattern = arguments[1]
         return {
             "type": "string",
-            "maxLength": text.longest,
-            "pattern": f"^{text.pattern}$",
+            "maxLength": pattern.longest,
+            "pattern": f"^{pattern.regex}$",
         }
     if origin in (Union, UnionType):
         return {"anyOf": [_schema(option, definitions) for option in arguments]}

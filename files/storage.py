@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, TypeAlias
 
 from seq2edge.errors import BundleError, Seq2EdgeError
-from seq2edge.files.records import Text
+from seq2edge.files.records import Pattern
 
 CHUNK = 2**20  # bytes read at a time
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 Sha256: TypeAlias = Annotated[
     str,
-    Text(pattern=r"[0-9a-f]{64}", meaning="64 lower-case hexadecimal digits", longest=64),
+    Pattern(regex=r"[0-9a-f]{64}", meaning="64 lower-case hexadecimal digits", longest=64),
 ]
 
 

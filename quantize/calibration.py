@@ -20,13 +20,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
-from seq2edge.bundle.manifest import Role, Target
+from seq2edge.bundle.manifest import GraphFlavour, Role
 from seq2edge.errors import BackendError, InputError
 from seq2edge.evaluation.examples import Example
 from seq2edge.runtime.backends.onnxruntime import import_onnxruntime
 from seq2edge.runtime.model import Model, load
 
-TARGET: Target = "onnxruntime"
+TARGET: GraphFlavour = "onnxruntime"
 LONGEST = 384  # tokens of one text that are read
 NEW_TOKENS = 48  # that the model writes, at most
 MIN_POSITIONS = 64  # that every graph must have read
@@ -94,7 +94,7 @@ class Calibration:
         on_tensor: OnTensor,
         progress: Progress = lambda _: None,
         *,
-        target: Target = TARGET,
+        target: GraphFlavour = TARGET,
         largest: bool = False,
     ) -> None:
         """Hand over the named tensors of every example, (1, positions, ...), as they are computed.

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
-from seq2edge.bundle.manifest import Role, Target
+from seq2edge.bundle.manifest import GraphFlavour, Role
 from seq2edge.errors import BundleError
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.passes.block_weights import BlockWeights, QuantizedWeights
@@ -33,7 +33,7 @@ class QuantizedGraphs:
     float32_values: dict[str, float]
 
 
-def read_graphs(bundle: Bundle, target: Target) -> dict[Role, ir.Model]:
+def read_graphs(bundle: Bundle, target: GraphFlavour) -> dict[Role, ir.Model]:
     """A bundle's graphs of that kind by role. Raises BundleError where it has none."""
     graphs = [graph for graph in bundle.manifest.graphs if graph.target == target]
     if not graphs:

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import onnx_ir as ir
 
@@ -18,19 +18,18 @@ from seq2edge import __version__
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.bundle.manifest import (
     MANIFEST,
+    GraphFlavour,
     GraphRecord,
     Manifest,
-    ParityRecord,
     QuantizationRecord,
     Role,
-    Target,
     TensorRecord,
     utc_now,
 )
 from seq2edge.bundle.reference import REFERENCE, read_reference
 from seq2edge.errors import BundleError, ExportError, OptionError
 from seq2edge.evaluation.examples import Example
-from seq2edge.export.weights import WEIGHTS, WeightsWriter
+from seq2edge.export.weights import WEIGHTS, WeightsWriter, dtype_name
 from seq2edge.quantize import onnxruntime_graphs, tensorrt_graphs
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.emulation import emulate_bundle
@@ -52,11 +51,6 @@ from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 Progress = Callable[[str, float], None]  # what is being done, and how much of all is done (0 to 1)
 
 TENSORRT_RELEASE = "10.15"  # the oldest whose parser reads all operators of the canonical graph
-DTYPES: dict[ir.DataType, Literal["float16", "bfloat16", "int8"]] = {
-    ir.DataType.FLOAT16: "float16",
-    ir.DataType.BFLOAT16: "bfloat16",
-    ir.DataType.INT8: "int8",
-}
 PACKAGES = ("onnx-ir", "onnxruntime", "numpy")
 
 
@@ -76,7 +70,7 @@ class QuantizationReport:
     emulated: Bundle | None = None
 
 
-GraphReader: TypeAlias = "Callable[[Target], dict[Role, ir.Model]]"  # reads each kind once
+GraphReader: TypeAlias = "Callable[[GraphFlavour], dict[Role, ir.Model]]"  # reads each kind once
 
 
 class Quantizer:
@@ -131,8 +125,7 @@ class Quantizer:
             progress("compare", 0.8)
             measured, twin = _measure(self.bundle, writer, manifest, quantized.models, emulation)
             progress("write", 0.9)
-            record = ParityRecord(**dataclasses.asdict(measured))
-            finished = writer.finish(dataclasses.replace(manifest, parity=record))
+            finished = writer.finish(dataclasses.replace(manifest, parity=measured))
         progress("write", 1.0)
         kept = [name for name, text in quantized.formats.items() if not text.startswith("int")]
         return QuantizationReport(
@@ -226,7 +219,7 @@ class Quantizer:
     def _input_stats(
         self,
         recipe: Recipe,
-        target: Target,
+        target: GraphFlavour,
         options: Options,
         calibration: Calibration | None,
         read: GraphReader,
@@ -334,8 +327,7 @@ def _write_graphs(
 def _typed(record: TensorRecord, values: Sequence[ir.Value]) -> TensorRecord:
     """The record with the type that the graph now gives that tensor."""
     value = next(value for value in values if value.name == record.name)
-    assert value.dtype is not None
-    return dataclasses.replace(record, dtype=DTYPES.get(value.dtype, record.dtype))
+    return dataclasses.replace(record, dtype=dtype_name(value))
 
 
 def _copy_others(writer: BundleWriter, bundle: Bundle) -> None:

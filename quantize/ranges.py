@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.bundle.manifest import Role, Target
+from seq2edge.bundle.manifest import GraphFlavour, Role
 from seq2edge.quantize.calibration import Calibration, TensorKey, names_by_role
 from seq2edge.quantize.passes.weight_uses import WeightUse, product_inputs
 from seq2edge.quantize.recipes import Options, RangeMethod, Recipe
@@ -36,7 +36,7 @@ MIN_CHANNEL = 1e-5  # smaller ones are all but unused; no factor is made of them
 def find_channels(
     calibration: Calibration,
     uses: WeightUses,
-    target: Target,
+    target: GraphFlavour,
     progress: Progress = lambda _: None,
 ) -> Channels:
     """The largest absolute value of every channel of every product's input."""
@@ -80,7 +80,7 @@ def find_ranges(
     channels: Channels,
     factors: Channels,
     method: RangeMethod,
-    target: Target,
+    target: GraphFlavour,
     progress: Progress = lambda _: None,
 ) -> dict[TensorKey, float]:
     """The largest absolute value to be told apart, of each input divided by its factors."""
@@ -136,7 +136,7 @@ def collect_input_stats(
     uses: WeightUses,
     recipe: Recipe,
     options: Options,
-    target: Target,
+    target: GraphFlavour,
     progress: Progress = lambda _: None,
 ) -> InputStats:
     """Measure what the recipe and the options need; nothing where they need nothing."""

@@ -65,13 +65,8 @@ ENGINE_TOLERANCES = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Parity:
-    """What a replay measured. `max_relative` is relative to the largest logit recorded."""
-
-    max_absolute: float
-    max_relative: float
-    tokens_compared: int
-    tokens_equal: int
+class Parity(ParityRecord):
+    """What a replay measured, and whether it is near enough."""
 
     @property
     def figures(self) -> str:

@@ -12,6 +12,7 @@ from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.bundle.manifest import (
     AudioRecord,
     EngineRecord,
+    GraphFlavour,
     GraphRecord,
     Manifest,
     ParityRecord,
@@ -21,7 +22,6 @@ from seq2edge.bundle.manifest import (
     Role,
     SpecialTokens,
     SpeechRecord,
-    Target,
     TensorRecord,
     TokenizerRecord,
 )
@@ -30,7 +30,7 @@ from seq2edge.model.dims import Dims, StackDims
 STACK = StackDims(layers=2, heads=4, kv_heads=2, head_dim=8, hidden=64, activation="gelu")
 
 
-def graph(role: Role, target: Target, file: str) -> GraphRecord:
+def graph(role: Role, target: GraphFlavour, file: str) -> GraphRecord:
     """A graph record with one input and one output."""
     return GraphRecord(
         role=role,

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from seq2edge.errors import BundleError, TrainingError
-from seq2edge.files.records import decode, hints
+from seq2edge.errors import TrainingError
+from seq2edge.files.records import RecordError, decode, hints
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -196,7 +196,7 @@ def read_recipe(path: str | Path, changes: Mapping[str, Any] | None = None) -> R
         _change(values, name, value)
     try:
         recipe: Recipe = _record(Recipe, values, "")
-    except (BundleError, TrainingError) as error:
+    except (RecordError, TrainingError) as error:
         raise TrainingError(f"{path}: {error}") from error
     return _absolute(recipe, path.parent)
 

@@ -16,7 +16,6 @@ from seq2edge.checkpoints.tokenizer import convert_tokenizer
 from seq2edge.errors import TrainingError
 from seq2edge.model.dims import Dims
 from seq2edge.model.transformer import Transformer
-from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.tokenizer import Tokenizer
 from seq2edge.training.encoding import extra_tokens
 from seq2edge.training.initialise import freeze_positions, new_model
@@ -133,8 +132,7 @@ def start_model(dims: Dims, path: Path, seed: int) -> tuple[Transformer, tuple[s
 
 
 def _generation(loaded: Checkpoint) -> dict[str, Any]:
-    fields = frozenset(field.name for field in dataclasses.fields(DecodeOptions))
-    return read_generation(loaded.source.generation, loaded.source.config, fields).options
+    return read_generation(loaded.source.generation, loaded.source.config).options
 
 
 def _special(recipe: Recipe, text: Tokenizer, path: Path) -> tuple[int, ...]:

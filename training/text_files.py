@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2edge.errors import TrainingError
-from seq2edge.files.compressed import READ_ERRORS, kind_of, open_bytes
+from seq2edge.files.compressed import READ_ERRORS, content_suffix, open_bytes
 
 SHOWN = 5  # bad lines that a report names
 
@@ -66,7 +66,7 @@ def read_rows(
 def _parser(
     path: Path, columns: int, fields: tuple[str, ...]
 ) -> Callable[[str, int], tuple[str, ...]]:
-    kind = kind_of(path)
+    kind = content_suffix(path)
     if kind == ".jsonl":
         keys = fields or ("input", "reference")[:columns] if columns > 1 else fields or ("text",)
         if len(keys) != columns:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.errors import TrainingError
-from seq2edge.files.compressed import READ_ERRORS, kind_of, open_bytes
+from seq2edge.files.compressed import READ_ERRORS, content_suffix, open_bytes
 
 Vector: TypeAlias = NDArray[np.float32]  # (width,)
 LONGEST_WORD = 4096  # bytes; more means that this is no file of vectors
@@ -27,7 +27,7 @@ def read_vectors(path: Path, words: Collection[bytes], width: int) -> dict[bytes
     if path.suffix == ".zip":
         raise TrainingError(f"{path}: an archive, unpack it and name one of its files")
     found: dict[bytes, Vector] = {}
-    read = _binary if kind_of(path) == ".bin" else _text
+    read = _binary if content_suffix(path) == ".bin" else _text
     try:
         with open_bytes(path) as file:
             for word, vector in read(file, path, words, width):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from seq2edge.checkpoints.families.family import Config, Family, Names, Weight, linear, norm
+from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMapping, linear, norm
 from seq2edge.model.dims import Dims, StackDims
 from seq2edge.model.positions import sinusoidal_table
 
@@ -80,17 +80,19 @@ def _dims(layout: Layout, config: Config, names: Names) -> Dims:
 
 def layer_weights(
     ours: str, theirs: str, *, cross: bool, key_bias: bool = True
-) -> Iterator[Weight]:
+) -> Iterator[WeightMapping]:
     """One encoder or decoder layer; also Whisper's, whose keys have no bias."""
 
-    def merged(target: str, attention: str, parts: str) -> Iterator[Weight]:
+    def merged(target: str, attention: str, parts: str) -> Iterator[WeightMapping]:
         sources = [f"{theirs}.{attention}.{part}_proj" for part in parts]
-        yield Weight(target=f"{target}.weight", sources=tuple(f"{s}.weight" for s in sources))
+        yield WeightMapping(
+            target=f"{target}.weight", sources=tuple(f"{s}.weight" for s in sources)
+        )
         biases = (
             f"{s}.bias" if key_bias or p != "k" else None
             for s, p in zip(sources, parts, strict=True)
         )
-        yield Weight(target=f"{target}.bias", sources=tuple(biases))
+        yield WeightMapping(target=f"{target}.bias", sources=tuple(biases))
 
     yield from merged(f"{ours}.attention.qkv", "self_attn", "qkv")
     yield from linear(f"{ours}.attention.out", f"{theirs}.self_attn.out_proj")
@@ -105,14 +107,14 @@ def layer_weights(
     yield from norm(f"{ours}.feedforward_norm", f"{theirs}.final_layer_norm")
 
 
-def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[Weight]:
+def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping]:
     embedding = next((name for name in EMBEDDINGS if name in names), EMBEDDINGS[0])
     if dims.source_vocab:
         embedding = "model.decoder.embed_tokens.weight"
-        yield Weight(
+        yield WeightMapping(
             target="source_embedding.weight", sources=("model.encoder.embed_tokens.weight",)
         )
-    yield Weight(target="embedding.weight", sources=(embedding,))
+    yield WeightMapping(target="embedding.weight", sources=(embedding,))
     for side, stack in (("encoder", dims.encoder), ("decoder", dims.decoder)):
         assert stack is not None
         yield _positions(layout, stack, dims.width, side)
@@ -125,16 +127,16 @@ def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[Weight]:
                 f"{side}.layers.{i}", f"model.{side}.layers.{i}", cross=side == "decoder"
             )
     if dims.logits_bias:
-        yield Weight(target="logits_bias", sources=("final_logits_bias",))
+        yield WeightMapping(target="logits_bias", sources=("final_logits_bias",))
 
 
-def _positions(layout: Layout, stack: StackDims, width: int, side: str) -> Weight:
-    make = layout.make_positions
-    return Weight(
+def _positions(layout: Layout, stack: StackDims, width: int, side: str) -> WeightMapping:
+    default = layout.make_positions
+    return WeightMapping(
         target=f"{side}.positions.weight",
         sources=(f"model.{side}.embed_positions.weight",),
         skip_rows=layout.skip_positions,
-        make=None if make is None else functools.partial(make, stack.max_positions, width),
+        default=None if default is None else functools.partial(default, stack.max_positions, width),
     )
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 
-from seq2edge.checkpoints.families.family import Config, Family, Names, Weight, linear, norm
+from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMapping, linear, norm
 from seq2edge.model.dims import Dims, StackDims
 
 
@@ -103,15 +103,15 @@ def _prefix(layout: Layout, names: Names) -> str:
     return layout.prefix if any(name.startswith(layout.prefix) for name in names) else ""
 
 
-def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[Weight]:
+def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping]:
     prefix = _prefix(layout, names)
     stack = dims.encoder
     assert stack is not None
     for ours, theirs in (("embedding", "word"), ("token_types", "token_type")):
         if ours == "embedding" or dims.token_types:
             source = f"{prefix}embeddings.{theirs}_embeddings.weight"
-            yield Weight(target=f"{ours}.weight", sources=(source,))
-    yield Weight(
+            yield WeightMapping(target=f"{ours}.weight", sources=(source,))
+    yield WeightMapping(
         target="encoder.positions.weight",
         sources=(f"{prefix}embeddings.position_embeddings.weight",),
         skip_rows=layout.skip_positions,
@@ -125,15 +125,15 @@ def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[Weight]:
         yield from linear("classifier_out", out)
 
 
-def _norm(target: str, source: str, names: Names) -> Iterator[Weight]:
+def _norm(target: str, source: str, names: Names) -> Iterator[WeightMapping]:
     """Checkpoints converted from TensorFlow call weight and bias gamma and beta."""
     if f"{source}.gamma" not in names:
         return norm(target, source)
     parts = (("weight", "gamma"), ("bias", "beta"))
-    return iter(Weight(target=f"{target}.{o}", sources=(f"{source}.{t}",)) for o, t in parts)
+    return iter(WeightMapping(target=f"{target}.{o}", sources=(f"{source}.{t}",)) for o, t in parts)
 
 
-def _layer(ours: str, theirs: str, layout: Layout, names: Names) -> Iterator[Weight]:
+def _layer(ours: str, theirs: str, layout: Layout, names: Names) -> Iterator[WeightMapping]:
     yield from linear(f"{ours}.attention.qkv", *(f"{theirs}.{part}" for part in layout.qkv))
     yield from linear(f"{ours}.attention.out", f"{theirs}.{layout.out}")
     yield from _norm(f"{ours}.attention_norm", f"{theirs}.{layout.attention_norm}", names)

@@ -107,19 +107,20 @@ Names = frozenset[str]  # of all tensors in the checkpoint
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Weight:
+class WeightMapping:
     """One of our parameters and the foreign tensors it is made of, joined along the first axis.
 
     A source of None stands for zeros, as long as its first neighbour, in place of a bias that the
-    family does not have. `skip_rows` rows are padding that no position ever reaches. `make` gives
-    the values where the sources may be missing from a checkpoint because they follow from sizes.
+    family does not have. `skip_rows` rows are padding that no position ever reaches. `default`
+    gives the values where the sources may be missing from a checkpoint because they follow from
+    sizes.
     """
 
     target: str
     sources: tuple[str | None, ...]
     transpose: bool = False
     skip_rows: int = 0
-    make: Callable[[], Tensor] | None = None
+    default: Callable[[], Tensor] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,19 +135,23 @@ class Family:
     name: str
     architectures: tuple[str, ...]
     dims: Callable[[Config, Names], Dims]
-    weights: Callable[[Dims, Names], Iterator[Weight]]
+    weights: Callable[[Dims, Names], Iterator[WeightMapping]]
     aliases: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
 
 
-def linear(target: str, *sources: str, bias: bool = True) -> Iterator[Weight]:
+def linear(target: str, *sources: str, bias: bool = True) -> Iterator[WeightMapping]:
     """A linear layer's weight and bias, merged from one or several foreign layers."""
-    yield Weight(target=f"{target}.weight", sources=tuple(f"{name}.weight" for name in sources))
+    yield WeightMapping(
+        target=f"{target}.weight", sources=tuple(f"{name}.weight" for name in sources)
+    )
     if bias:
-        yield Weight(target=f"{target}.bias", sources=tuple(f"{name}.bias" for name in sources))
+        yield WeightMapping(
+            target=f"{target}.bias", sources=tuple(f"{name}.bias" for name in sources)
+        )
 
 
-def norm(target: str, source: str, *, bias: bool = True) -> Iterator[Weight]:
+def norm(target: str, source: str, *, bias: bool = True) -> Iterator[WeightMapping]:
     """A normalization's weight and bias."""
     return linear(target, source, bias=bias)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from seq2edge.checkpoints.families.family import Config, Family, Names, Weight, norm
+from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMapping, norm
 from seq2edge.model.dims import Dims, StackDims
 
 
@@ -30,17 +30,17 @@ def _dims(config: Config, names: Names) -> Dims:
     return Dims(width=width, vocab=config.size("vocab_size"), decoder=stack)
 
 
-def _convolution(target: str, source: str) -> Iterator[Weight]:
+def _convolution(target: str, source: str) -> Iterator[WeightMapping]:
     """GPT-2 keeps its linear weights as (in, out)."""
-    yield Weight(target=f"{target}.weight", sources=(f"{source}.weight",), transpose=True)
-    yield Weight(target=f"{target}.bias", sources=(f"{source}.bias",))
+    yield WeightMapping(target=f"{target}.weight", sources=(f"{source}.weight",), transpose=True)
+    yield WeightMapping(target=f"{target}.bias", sources=(f"{source}.bias",))
 
 
-def _weights(dims: Dims, names: Names) -> Iterator[Weight]:
+def _weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
     assert dims.decoder is not None
     prefix = "transformer." if "transformer.wte.weight" in names else ""
-    yield Weight(target="embedding.weight", sources=(f"{prefix}wte.weight",))
-    yield Weight(target="decoder.positions.weight", sources=(f"{prefix}wpe.weight",))
+    yield WeightMapping(target="embedding.weight", sources=(f"{prefix}wte.weight",))
+    yield WeightMapping(target="decoder.positions.weight", sources=(f"{prefix}wpe.weight",))
     yield from norm("decoder.final_norm", f"{prefix}ln_f")
     for i in range(dims.decoder.layers):
         ours, theirs = f"decoder.layers.{i}", f"{prefix}h.{i}"

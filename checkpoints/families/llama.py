@@ -9,7 +9,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from seq2edge.checkpoints.families.family import Config, Family, Names, Weight, linear, norm
+from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMapping, linear, norm
 from seq2edge.errors import UnsupportedError
 from seq2edge.model.dims import Dims, StackDims
 
@@ -87,7 +87,7 @@ def _dims(
     return Dims(width=width, vocab=config.size("vocab_size"), decoder=stack, tied=tied)
 
 
-def _layer(ours: str, theirs: str, stack: StackDims) -> Iterator[Weight]:
+def _layer(ours: str, theirs: str, stack: StackDims) -> Iterator[WeightMapping]:
     attention = f"{theirs}.self_attn"
     parts = (f"{attention}.{part}_proj" for part in "qkv")
     yield from linear(f"{ours}.attention.qkv", *parts, bias=stack.qkv_bias)
@@ -103,10 +103,10 @@ def _layer(ours: str, theirs: str, stack: StackDims) -> Iterator[Weight]:
     yield from norm(f"{ours}.feedforward_norm", f"{theirs}.post_attention_layernorm", bias=False)
 
 
-def _weights(dims: Dims, names: Names) -> Iterator[Weight]:
+def _weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
     del names
     assert dims.decoder is not None
-    yield Weight(target="embedding.weight", sources=("model.embed_tokens.weight",))
+    yield WeightMapping(target="embedding.weight", sources=("model.embed_tokens.weight",))
     if not dims.tied:
         yield from linear("lm_head", "lm_head", bias=False)
     yield from norm("decoder.final_norm", "model.norm", bias=False)

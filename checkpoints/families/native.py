@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from seq2edge.checkpoints.families.family import Config, Family, Names, Weight
+from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMapping
 from seq2edge.errors import CheckpointError, Seq2EdgeError
 from seq2edge.model.dims import Dims
 from seq2edge.model.transformer import Transformer
@@ -21,12 +21,12 @@ def _dims(config: Config, names: Names) -> Dims:
         raise CheckpointError(f"config.json: dims: {error}") from error
 
 
-def _weights(dims: Dims, names: Names) -> Iterator[Weight]:
+def _weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
     del names
     with torch.device("meta"):
         parameters = dict(Transformer(dims).named_parameters())
     for name in parameters:
-        yield Weight(target=name, sources=(name,))
+        yield WeightMapping(target=name, sources=(name,))
 
 
 NATIVE = Family(name="seq2edge", architectures=("Transformer",), dims=_dims, weights=_weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from seq2edge.checkpoints.families.family import Config, Family, Names, Weight, linear, norm
+from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMapping, linear, norm
 from seq2edge.errors import UnsupportedError
 from seq2edge.model.dims import Dims, StackDims
 
@@ -69,7 +69,7 @@ def _mt5_dims(config: Config, names: Names) -> Dims:
     return _sizes(config, names, "gated-gelu", scaled=False)
 
 
-def _attention(ours: str, theirs: str, *, cross: bool) -> Iterator[Weight]:
+def _attention(ours: str, theirs: str, *, cross: bool) -> Iterator[WeightMapping]:
     q, k, v = (f"{theirs}.{part}" for part in "qkv")
     if cross:
         yield from linear(f"{ours}.query", q, bias=False)
@@ -79,7 +79,7 @@ def _attention(ours: str, theirs: str, *, cross: bool) -> Iterator[Weight]:
     yield from linear(f"{ours}.out", f"{theirs}.o", bias=False)
 
 
-def _layer(ours: str, theirs: str, *, cross: bool, gated: bool) -> Iterator[Weight]:
+def _layer(ours: str, theirs: str, *, cross: bool, gated: bool) -> Iterator[WeightMapping]:
     yield from _attention(f"{ours}.attention", f"{theirs}.0.SelfAttention", cross=False)
     yield from norm(f"{ours}.attention_norm", f"{theirs}.0.layer_norm", bias=False)
     if cross:
@@ -93,15 +93,15 @@ def _layer(ours: str, theirs: str, *, cross: bool, gated: bool) -> Iterator[Weig
     yield from norm(f"{ours}.feedforward_norm", f"{last}.layer_norm", bias=False)
 
 
-def _weights(dims: Dims, names: Names) -> Iterator[Weight]:
+def _weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
     del names
-    yield Weight(target="embedding.weight", sources=("shared.weight",))
+    yield WeightMapping(target="embedding.weight", sources=("shared.weight",))
     if not dims.tied:
         yield from linear("lm_head", "lm_head", bias=False)
     for side, stack in (("encoder", dims.encoder), ("decoder", dims.decoder)):
         assert stack is not None
         bias = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        yield Weight(target=f"{side}.relative.weight", sources=(bias,))
+        yield WeightMapping(target=f"{side}.relative.weight", sources=(bias,))
         yield from norm(f"{side}.final_norm", f"{side}.final_layer_norm", bias=False)
         for i in range(stack.layers):
             theirs = f"{side}.block.{i}.layer"

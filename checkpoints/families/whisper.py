@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from seq2edge.checkpoints.families.bart import Layout, layer_weights, stack_dims
-from seq2edge.checkpoints.families.family import Config, Family, Names, Weight, linear, norm
+from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMapping, linear, norm
 from seq2edge.model.dims import Dims
 
 LAYOUT = Layout(
@@ -35,15 +35,15 @@ def _dims(config: Config, names: Names) -> Dims:
     )
 
 
-def _weights(dims: Dims, names: Names) -> Iterator[Weight]:
+def _weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
     del names
-    yield Weight(target="embedding.weight", sources=("model.decoder.embed_tokens.weight",))
+    yield WeightMapping(target="embedding.weight", sources=("model.decoder.embed_tokens.weight",))
     for number in (1, 2):
         yield from linear(f"convolution{number}", f"model.encoder.conv{number}")
     for side, stack in (("encoder", dims.encoder), ("decoder", dims.decoder)):
         assert stack is not None
         positions = f"model.{side}.embed_positions.weight"
-        yield Weight(target=f"{side}.positions.weight", sources=(positions,))
+        yield WeightMapping(target=f"{side}.positions.weight", sources=(positions,))
         yield from norm(f"{side}.final_norm", f"model.{side}.layer_norm")
         for i in range(stack.layers):
             yield from layer_weights(

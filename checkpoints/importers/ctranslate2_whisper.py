@@ -153,8 +153,8 @@ def _check_complete(stored: VariableFile, parts: Mapping[str, Part], file: Path)
 def _check_values(variables: Variables, layers: Mapping[str, int], file: Path) -> None:
     for name, value in SETTINGS.items():
         if variables[name].values.tolist() != value:
-            found = variables[name].values.tolist()
-            raise UnsupportedError(f"{file}: {name} {found} is not supported, only {value}")
+            stored = variables[name].values.tolist()
+            raise UnsupportedError(f"{file}: {name} {stored} is not supported, only {value}")
     for name in ("encoder/num_heads", "decoder/num_heads"):
         if variables[name].values.shape or variables[name].values < 1:
             raise CheckpointError(f"{file}: {name} is not a positive number")

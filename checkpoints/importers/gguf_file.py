@@ -4,6 +4,10 @@
 tensors, each: name string, rank u32, extents u64 (innermost first), type u32, offset u64 | padding
 to the alignment | data. A string is its length as u64 and the text; an array is the type of its
 items, their number as u64, and the items.
+
+Not read by the library's `gguf.GGUFReader`, which trusts the file: it raises numpy's IndexError or
+ValueError where one is damaged, and an array that says it has 2**40 items keeps it busy without an
+end. Here every length is held against the bytes that there are. Dequantization is the library's.
 """
 
 from __future__ import annotations

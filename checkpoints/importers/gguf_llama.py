@@ -52,9 +52,11 @@ END_IDS = {"bos": "bos", "eos": "eos", "pad": "padding"}
 def open_llama(path: Path) -> Source:
     """Open the file. Raises CheckpointError or UnsupportedError naming setting or tensor."""
     stored = read_gguf(path)
-    found = stored.settings.get("general.architecture")
-    if found != ARCHITECTURE:
-        raise UnsupportedError(f"{path}: architecture {found!r} is not supported in GGUF files")
+    architecture = stored.settings.get("general.architecture")
+    if architecture != ARCHITECTURE:
+        raise UnsupportedError(
+            f"{path}: architecture {architecture!r} is not supported in GGUF files"
+        )
     settings = _Settings(stored.settings, path)
     tensors = {_hugging_face_name(name, path): name for name in stored.tensors}
     config = _config(settings, stored, tensors, path)

@@ -125,8 +125,8 @@ def _build(tokens: list[str], values: Mapping[str, Any], path: Path) -> Tokenize
     tokenizer.pre_tokenizer = _cut(values["pre"])
     tokenizer.decoder = decoders.ByteLevel()
     kinds = values.get("token_type", [])
-    for special, wanted in ((True, CONTROL), (False, USER_DEFINED)):
-        chosen = [t for t, kind in zip(tokens, kinds, strict=False) if kind == wanted]
+    for special, token_type in ((True, CONTROL), (False, USER_DEFINED)):
+        chosen = [t for t, kind in zip(tokens, kinds, strict=False) if kind == token_type]
         added = [AddedToken(token, special=special, normalized=False) for token in chosen]
         (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(added)
     return tokenizer

@@ -11,8 +11,6 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from seq2edge.export.passes.replacing import replace_node
-
 
 class FoldTransposes(ir.passes.InPlacePass):
     """See the module's rules. Requires and gives a valid graph of any opset."""
@@ -40,7 +38,9 @@ def _share(graph: ir.Graph, transpose: ir.Node, weight: ir.Value) -> bool:
             return False
     for matmul in readers:
         gemm = ir.node("Gemm", [matmul.inputs[0], weight], {"transB": 1}, name=matmul.name)
-        replace_node(graph, matmul, gemm)
+        ir.convenience.replace_nodes_and_values(
+            graph, matmul, [matmul], [gemm], matmul.outputs, gemm.outputs
+        )
     graph.remove(transpose, safe=True)
     return True
 

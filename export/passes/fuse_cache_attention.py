@@ -7,7 +7,7 @@ and opset 24 exists only in the newest releases. So:
    `GroupQueryAttention`, which writes the same cache in place; head transposes disappear.
 2. `Attention` over a source with lengths becomes `MultiHeadAttention` with the lengths as its
    padding mask and T5's bias as its attention bias.
-3. Where keys carry an additive bias it is computed for the tokens seen, not for the capacity.
+3. Where keys carry an additive bias it is computed for the valid tokens, not for the capacity.
 
 Requires the canonical graph; ensures that no opset-24 operator is left. Equality with the
 canonical graph is what the parity gate of every export checks.
@@ -16,16 +16,22 @@ canonical graph is what the parity gate of every export checks.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from seq2edge.errors import ExportError
-from seq2edge.export.passes import constant, single_consumer, source_of
+from seq2edge.export.passes.editing import (
+    CONTRIB,
+    Axis,
+    Writer,
+    known_axes,
+    single_consumer,
+    trace_back,
+)
 from seq2edge.model.dims import Dims
 
-CONTRIB = "com.microsoft"
 CACHE_RANK, CAPACITY_AXIS = 4, 2
 OPSET_23 = ("RMSNormalization", "RotaryEmbedding")
 
@@ -74,7 +80,7 @@ class _Attention:
 
 def _read(node: ir.Node) -> _Attention:
     inputs = [*node.inputs, *[None] * (7 - len(node.inputs))]
-    query = source_of(inputs[0], "Transpose", "Reshape")
+    query = trace_back(inputs[0], "Transpose", "Reshape")
     transpose = single_consumer(node.outputs[0], "Transpose")
     merge = single_consumer(transpose.outputs[0], "Reshape") if transpose is not None else None
     shape = inputs[0].shape if inputs[0] is not None else None
@@ -100,39 +106,52 @@ class _Lengths:
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
         self.inputs = {value.name: value for value in graph.inputs}
+        self._writer = Writer(graph, None, prefix="lengths")
         self._made: dict[str, ir.Value] = {}
 
-    def _node(self, key: str, operator: str, inputs: list[ir.Value], **attributes: int) -> ir.Value:
+    def _add(
+        self,
+        key: str,
+        operator: str,
+        inputs: Sequence[ir.Value],
+        axes: Sequence[Axis],
+        dtype: ir.DataType = ir.DataType.INT64,
+        **attributes: int,
+    ) -> ir.Value:
         if key not in self._made:
-            node = ir.node(operator, inputs, attributes, name=f"lengths/{key}")
-            node.outputs[0].name = f"lengths_{key}"
-            self.graph.append(node)
-            self._made[key] = node.outputs[0]
+            value = self._writer.add(operator, inputs, axes, dtype, **attributes)
+            value.name = f"lengths_{key}"
+            self._made[key] = value
         return self._made[key]
+
+    def _int32(self, key: str, value: ir.Value) -> ir.Value:
+        return self._add(
+            key, "Cast", [value], known_axes(value), ir.DataType.INT32, to=ir.DataType.INT32
+        )
 
     def cast(self, name: str) -> ir.Value:
         """A length input as int32, (batch,)."""
-        return self._node(f"{name}_int32", "Cast", [self.inputs[name]], to=ir.DataType.INT32)
+        return self._int32(f"{name}_int32", self.inputs[name])
 
-    def seen(self) -> ir.Value:
-        """Tokens each row has seen after this call, int64 (rows,)."""
+    def valid(self) -> ir.Value:
+        """Tokens that each row's cache holds after this call, int64 (rows,)."""
         new, old = self.inputs["new_length"], self.inputs["cache_length"]
-        return self._node("seen", "Add", [old, new])
+        return self._add("valid", "Add", [old, new], known_axes(old))
 
     def longest(self) -> ir.Value:
-        """The most tokens any row has seen, int64 (1,)."""
-        zero = constant(self.graph, "axis_0", ir.tensor(np.array([0])))
-        return self._node("longest", "ReduceMax", [self.seen(), zero], keepdims=1)
+        """The most tokens that any row's cache holds, int64 (1,)."""
+        inputs = [self.valid(), self._writer.integers(0)]
+        return self._add("longest", "ReduceMax", inputs, (1,), keepdims=1)
 
     def last(self) -> ir.Value:
         """Position of each row's last token, int32 (rows,): what the operator calls seqlens_k."""
-        one = constant(self.graph, "one", ir.tensor(np.array([1])))
-        last = self._node("last", "Sub", [self.seen(), one])
-        return self._node("last_int32", "Cast", [last], to=ir.DataType.INT32)
+        inputs = [self.valid(), self._writer.integers(1)]
+        last = self._add("last", "Sub", inputs, known_axes(self.valid()))
+        return self._int32("last_int32", last)
 
     def total(self) -> ir.Value:
         """`longest` as int32 (1,)."""
-        return self._node("total", "Cast", [self.longest()], to=ir.DataType.INT32)
+        return self._int32("total", self.longest())
 
     def shorten_bias(self) -> None:
         """Key positions run to the longest row, not to the capacity (rule 3)."""
@@ -147,41 +166,46 @@ class _Lengths:
                 node.outputs[0].replace_all_uses_with(self.longest())
 
 
-def _replace(graph: ir.Graph, found: _Attention, lengths: _Lengths, window: int) -> None:
-    if found.scatters is not None:
-        _fuse_cached(graph, found, lengths, window)
-    elif found.length is not None:
-        _fuse_source(graph, found, lengths)
+def _replace(graph: ir.Graph, attention: _Attention, lengths: _Lengths, window: int) -> None:
+    if attention.scatters is not None:
+        _fuse_cached(graph, attention, lengths, window)
+    elif attention.length is not None:
+        _fuse_source(graph, attention, lengths)
     else:
-        raise ExportError(f"fuse_cache_attention: {found.node.name} has neither cache nor lengths")
+        raise ExportError(
+            f"fuse_cache_attention: {attention.node.name} has neither cache nor lengths"
+        )
 
 
-def _fuse_cached(graph: ir.Graph, found: _Attention, lengths: _Lengths, window: int) -> None:
-    assert found.scatters is not None
-    key, value = (source_of(s.inputs[1], "Transpose", "Reshape") for s in found.scatters)
-    caches = [scatter.inputs[0] for scatter in found.scatters]
+def _fuse_cached(graph: ir.Graph, attention: _Attention, lengths: _Lengths, window: int) -> None:
+    assert attention.scatters is not None
+    key, value = (trace_back(s.inputs[1], "Transpose", "Reshape") for s in attention.scatters)
+    caches = [scatter.inputs[0] for scatter in attention.scatters]
     if key is None or value is None or caches[0] is None or caches[0].shape is None:
-        raise ExportError(f"fuse_cache_attention: {found.node.name} writes an unknown cache")
-    mask = found.mask
+        raise ExportError(f"fuse_cache_attention: {attention.node.name} writes an unknown cache")
+    mask = attention.mask
     biased = mask is not None and mask.dtype != ir.DataType.BOOL
     attributes: dict[str, int | float] = {
-        "num_heads": found.heads,
+        "num_heads": attention.heads,
         "kv_num_heads": int(caches[0].shape[1]),  # type: ignore[arg-type]
-        "scale": found.scale,
+        "scale": attention.scale,
     }
     if window:
         attributes["local_window_size"] = window
-    inputs = [*_merged(found.query, key, value), *caches, lengths.last(), lengths.total()]
+    inputs = [*_merged(attention.query, key, value), *caches, lengths.last(), lengths.total()]
     node = ir.node(
         "GroupQueryAttention",
         [*inputs, None, None, None, mask] if biased else inputs,
         attributes,
         domain=CONTRIB,
         num_outputs=3,
-        name=found.node.name,
+        name=attention.node.name,
     )
-    presents = [scatter.outputs[0] for scatter in found.scatters]
-    _take_over(graph, found, node, [found.merge.outputs[0], *presents])
+    presents = [scatter.outputs[0] for scatter in attention.scatters]
+    outputs = [attention.merge.outputs[0], *presents]
+    ir.convenience.replace_nodes_and_values(
+        graph, attention.merge, [], [node], outputs, node.outputs
+    )
 
 
 def _merged(
@@ -200,25 +224,27 @@ def _merged(
     return query, key, value
 
 
-def _fuse_source(graph: ir.Graph, found: _Attention, lengths: _Lengths) -> None:
-    key, value = found.node.inputs[1], found.node.inputs[2]
-    flat = [source_of(x, "Transpose", "Reshape") for x in (key, value)]
+def _fuse_source(graph: ir.Graph, attention: _Attention, lengths: _Lengths) -> None:
+    key, value = attention.node.inputs[1], attention.node.inputs[2]
+    flat = [trace_back(x, "Transpose", "Reshape") for x in (key, value)]
     if flat[0] is not None and flat[1] is not None:
         key, value = flat  # the encoder's own keys; a decoder's cross keys stay as they are
-    assert found.length is not None
+    assert attention.length is not None
     node = ir.node(
         "MultiHeadAttention",
-        [found.query, key, value, None, lengths.cast(str(found.length.name)), found.mask],
-        {"num_heads": found.heads, "scale": found.scale},
+        [
+            attention.query,
+            key,
+            value,
+            None,
+            lengths.cast(str(attention.length.name)),
+            attention.mask,
+        ],
+        {"num_heads": attention.heads, "scale": attention.scale},
         domain=CONTRIB,
-        name=found.node.name,
+        name=attention.node.name,
     )
-    _take_over(graph, found, node, [found.merge.outputs[0]])
-
-
-def _take_over(graph: ir.Graph, found: _Attention, new: ir.Node, old: list[ir.Value]) -> None:
-    graph.insert_after(found.merge, new)
-    for before, after in zip(old, new.outputs, strict=True):
-        after.name, after.shape, after.type = before.name, before.shape, before.type
-        ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
-        before.name = None
+    outputs = [attention.merge.outputs[0]]
+    ir.convenience.replace_nodes_and_values(
+        graph, attention.merge, [], [node], outputs, node.outputs
+    )

@@ -5,6 +5,10 @@
 
 Requires the scopes that `torch.onnx.export` leaves in the nodes' metadata. Whoever reads a manifest
 or a report then knows which part of the model is meant.
+
+Why metadata: the exporter writes `x @ weight.T` and folds the transpose into a constant of its own,
+`val_17`, so that the parameter's name is gone from the graph. What remains is the list of modules
+around the product, which the exporter keeps as the text of a Python list: hence `literal_eval`.
 """
 
 from __future__ import annotations

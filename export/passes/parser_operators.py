@@ -72,7 +72,7 @@ PARSERS = {
 }
 
 
-def parser_of(release: str) -> Parser:
+def find_parser(release: str) -> Parser:
     """The parser that is known to be in a release of TensorRT 10, or in the newest before it."""
     known = [parser for parser in PARSERS.values() if _order(parser.release) <= _order(release)]
     return known[-1] if known else PARSERS["10.3"]  # 10.0 to 10.2 read the same

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from seq2edge.export.passes import constant
+from seq2edge.export.passes.editing import constant
 
 FACTOR = (
     0.25  # a power of two is exact; of 4 the square root is too, which the operator multiplies by

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from seq2edge.export.passes import constant, single_consumer
+from seq2edge.export.passes.editing import constant, single_consumer
 
 HEADS_FIRST = (0, 2, 1, 3)  # (batch, length, heads, head_dim) -> (batch, heads, length, head_dim)
 
@@ -64,14 +64,10 @@ class SplitHeads(ir.passes.InPlacePass):
 
 def _take_place(graph: ir.Graph, old: ir.Node, parts: list[ir.Value], new: list[ir.Node]) -> None:
     """The new split's results are the parts from here on, by name too."""
-    graph.insert_before(old, new)
-    for before, after in zip(parts, new[-1].outputs, strict=True):
-        after.name, after.type, after.shape = before.name, before.type, before.shape
-        ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
-        before.name = None
     turned = [part.producer() for part in parts]
     shaped = [next(iter(value.consumers())) for value in old.outputs]
-    graph.remove([old, *shaped, *[node for node in turned if node is not None]], safe=True)
+    gone = [old, *shaped, *[node for node in turned if node is not None]]
+    ir.convenience.replace_nodes_and_values(graph, old, gone, new, parts, new[-1].outputs)
 
 
 def _parts(split: ir.Node) -> list[ir.Value]:

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from seq2edge.bundle.engine_info import LOG_SUM_EXP, TOP_IDS, TOP_VALUES
 from seq2edge.errors import ExportError
-from seq2edge.export.passes.writing import Writer, axes_of
+from seq2edge.export.passes.editing import Writer, known_axes
 
 LOGITS = "logits"
 VOCAB_AXIS = 1
@@ -39,10 +39,10 @@ class TopLogits(ir.passes.InPlacePass):
         producer = logits.producer() if logits is not None else None
         if logits is None or producer is None or logits.dtype != ir.DataType.FLOAT:
             raise ExportError("top_logits: the graph does not compute logits in float32")
-        vocab = axes_of(logits)[VOCAB_AXIS]
+        vocab = known_axes(logits)[VOCAB_AXIS]
         if not isinstance(vocab, int) or not 1 <= self.k <= vocab:
             raise ExportError(f"top_logits: there are no {self.k} largest of {vocab} logits")
-        writer = _Appender(graph, producer, {})
+        writer = Writer(graph, None, prefix=str(producer.name))
         made = {LOG_SUM_EXP: _log_sum_exp(writer, logits)}
         made[TOP_VALUES], made[TOP_IDS] = self._top(writer, logits)
         for name, value in made.items():
@@ -51,24 +51,16 @@ class TopLogits(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
     def _top(self, writer: Writer, logits: ir.Value) -> tuple[ir.Value, ir.Value]:
-        axes = [axes_of(logits)[0], self.k]
+        axes = [known_axes(logits)[0], self.k]
         inputs = [logits, writer.integers(self.k)]
         values, ids = writer.add_all("TopK", inputs, [axes, axes], axis=VOCAB_AXIS)
         ids.type = ir.TensorType(ir.DataType.INT64)
         return values, ids
 
 
-class _Appender(Writer):
-    """Writes at the graph's end, since nothing is replaced."""
-
-    def insert(self, node: ir.Node) -> None:
-        """See Writer."""
-        self.graph.append(node)
-
-
 def _log_sum_exp(writer: Writer, logits: ir.Value) -> ir.Value:
     """(rows, vocab) -> (rows,)."""
-    rows, vocab = axes_of(logits)
+    rows, vocab = known_axes(logits)
     axis = writer.integers(VOCAB_AXIS)
     highest = writer.add("ReduceMax", [logits, axis], (rows, 1), keepdims=1)
     shifted = writer.add("Sub", [logits, highest], (rows, vocab))

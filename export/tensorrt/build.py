@@ -8,7 +8,6 @@ bundle as it was.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import os
 import platform
@@ -33,20 +32,27 @@ from seq2edge.bundle.engine_info import (
     write_engine_info,
 )
 from seq2edge.bundle.manifest import EngineRecord, GraphRecord, Role, TensorRecord, utc_now
-from seq2edge.errors import BundleError, OptionError
+from seq2edge.errors import (
+    BackendError,
+    BundleError,
+    EngineError,
+    ForeignEngineError,
+    OptionError,
+)
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
-from seq2edge.export.passes.parser_operators import parser_of
+from seq2edge.export.passes.parser_operators import find_parser
 from seq2edge.export.passes.scale_queries import ScaleQueries
 from seq2edge.export.passes.split_heads import SplitHeads
 from seq2edge.export.passes.top_logits import TopLogits
-from seq2edge.export.tensorrt.check import check_new_engines
-from seq2edge.export.tensorrt.engine import Engine, Profile, build_engine, decoder_profiles
-from seq2edge.export.tensorrt.sizes import BuildSizes
-from seq2edge.export.tensorrt.targets import Target, check, check_build, find_target, form_of
+from seq2edge.export.tensorrt.engine import BuiltEngine, Profile, build_engine, decoder_profiles
+from seq2edge.export.tensorrt.sizes import BuildSizes, engine_graphs
+from seq2edge.export.tensorrt.targets import Target, check, check_build, find_target, graph_form
 from seq2edge.export.tensorrt.timing_cache import TimingCache, default_file
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
+from seq2edge.files.storage import FileRecord
 from seq2edge.runtime.backends.engine_check import EngineVerdict
+from seq2edge.runtime.backends.tensorrt import check_engines
 from seq2edge.runtime.backends.tensorrt_library import import_tensorrt
 
 ENGINES = "engines"  # a folder of the bundle
@@ -73,12 +79,12 @@ class BuildReport:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
+class BuildRequest:
     """What is to be built: checked against the bundle and the library that is installed."""
 
     bundle: Bundle
     target: Target
-    sizes: BuildSizes
+    sizes: EngineSizes
     library: Library
     release: str
     form: Form
@@ -87,13 +93,16 @@ class Request:
     @property
     def records(self) -> tuple[GraphRecord, ...]:
         """The graphs that engines are made of."""
-        wanted = "canonical" if self.bundle.manifest.precision == "float32" else "tensorrt"
-        return tuple(g for g in self.bundle.manifest.graphs if g.target == wanted)
+        return engine_graphs(self.bundle.manifest)
+
+    def top_k(self, role: Role) -> int:
+        """How many of a row's largest logits the engine gives; an encoder has none."""
+        return self.sizes.top_k if role == "decoder" else 0
 
 
 def plan_request(
     bundle: Bundle, target: str | None, sizes: BuildSizes, *, timing_cache: Path | None = None
-) -> Request:
+) -> BuildRequest:
     """Check that it can be built here. `target` is `portable` or `here` where none is named.
 
     TensorRT's timings of kernels are kept in `timing_cache`, by default in the user's cache. Raises
@@ -104,32 +113,32 @@ def plan_request(
     library: Library = "tensorrt_rtx" if trt.__name__ == "tensorrt_rtx" else "tensorrt"
     release = str(trt.__version__)
     name = target or ("portable" if library == "tensorrt_rtx" else "here")
-    found, precision = find_target(name), bundle.manifest.precision
-    if found.name == "here" and library == "tensorrt_rtx":
+    chosen, precision = find_target(name), bundle.manifest.precision
+    if chosen.name == "here" and library == "tensorrt_rtx":
         raise OptionError("here: TensorRT-RTX is installed, name what it builds for: see targets")
-    if precision != "float32" and not any(g.target == "tensorrt" for g in bundle.manifest.graphs):
+    if precision != "float32" and not engine_graphs(bundle.manifest):
         raise BundleError(
             f"{bundle.path}: its {precision} graphs are for onnxruntime, TensorRT reads none of "
             "their operators; quantize the float bundle with --target tensorrt"
         )
-    check(found, precision)
-    check_build(found, library=library, release=release, machine=platform.machine())
+    check(chosen, precision)
+    check_build(chosen, library=library, release=release, machine=platform.machine())
     if timing_cache is not None and library == "tensorrt_rtx":
         raise OptionError("timing-cache: TensorRT-RTX times no kernels and has none; leave it out")
     if library == "tensorrt":
         timing_cache = timing_cache or default_file(library, release)
-    return Request(
+    return BuildRequest(
         bundle=bundle,
-        target=found,
+        target=chosen,
         sizes=sizes.fitted(bundle.manifest.dims),
         library=library,
         release=release,
-        form=form_of(library, release),
+        form=graph_form(library, release),
         timing_cache=timing_cache,
     )
 
 
-def build_bundle(request: Request, progress: Progress = lambda *_: None) -> BuildReport:
+def build_bundle(request: BuildRequest, progress: Progress = lambda *_: None) -> BuildReport:
     """Build every engine that is not there yet, and add it to the bundle.
 
     New engines are checked where a device is that they can run on. Raises EngineError for a graph
@@ -143,56 +152,43 @@ def build_bundle(request: Request, progress: Progress = lambda *_: None) -> Buil
     # On the bundle's disk: graphs of its size may be written there.
     with tempfile.TemporaryDirectory(dir=bundle.path.parent, prefix=".seq2edge-") as folder:
         for number, record in enumerate(records):
-            show = functools.partial(_show, progress, record.role, number, len(records))
+
+            def show(part: float, role: Role = record.role, number: int = number) -> None:
+                progress(f"build {role}", 0.9 * (number + part) / len(records))
+
             show(0.0)
             there = _find(request, record)
             if there is not None:
                 kept[record.role] = there
-            else:
-                made[record.role] = _build(request, record, Path(folder), timings, show)
+                continue
+            graph = _prepare(request, record, Path(folder))
+            begin = time.monotonic()
+            engine = build_engine(
+                graph,
+                make_profiles(request.sizes, record.role),
+                static={"capacity": request.sizes.capacity} if record.role == "decoder" else {},
+                capabilities=request.target.capabilities,
+                timings=timings,
+                progress=show,
+            )
+            info = _describe(request, record, engine, time.monotonic() - begin)
+            made[record.role] = info, engine.plan
         progress("write and check", 0.9)
-        added = _add(request, made) if made else _Added(bundle=bundle)
+        finished, verdict, unchecked = _add(request, made) if made else (bundle, None, "")
     progress("write", 1.0)
     roles = [record.role for record in records]
-    infos = [made[role][0] if role in made else kept[role] for role in roles]
     return BuildReport(
-        bundle=added.bundle,
-        engines=tuple(infos),
+        bundle=finished,
+        engines=tuple(made[role][0] if role in made else kept[role] for role in roles),
         reused=tuple(kept),
-        verdict=added.verdict,
-        unchecked=added.unchecked,
+        verdict=verdict,
+        unchecked=unchecked,
         remarks=tuple(timings.remarks) if timings else (),
     )
 
 
-def _build(
-    request: Request,
-    record: GraphRecord,
-    folder: Path,
-    timings: TimingCache | None,
-    progress: Callable[[float], None],
-) -> tuple[EngineInfo, bytes]:
-    """One engine, and what its sidecar says; `folder` is for what is needed meanwhile."""
-    graph = _prepare(request, record, folder)
-    begin = time.monotonic()
-    engine = build_engine(
-        graph,
-        profiles_of(request, record.role),
-        static=_static(request, record.role),
-        capabilities=request.target.capabilities,
-        timings=timings,
-        progress=progress,
-    )
-    return _describe(request, record, engine, time.monotonic() - begin), engine.plan
-
-
-def _show(progress: Progress, role: Role, number: int, count: int, part: float) -> None:
-    progress(f"build {role}", 0.9 * (number + part) / count)
-
-
-def profiles_of(request: Request, role: Role) -> tuple[Profile, ...]:
+def make_profiles(sizes: EngineSizes, role: Role) -> tuple[Profile, ...]:
     """The profiles of an engine: an encoder has one, a decoder prefill and step."""
-    sizes = request.sizes
     if role == "encoder":
         return (Profile(name=role, sizes={"batch": sizes.batch, "source": sizes.source}),)
     return decoder_profiles(
@@ -200,13 +196,9 @@ def profiles_of(request: Request, role: Role) -> tuple[Profile, ...]:
     )
 
 
-def _static(request: Request, role: Role) -> dict[str, int]:
-    return {"capacity": request.sizes.capacity} if role == "decoder" else {}
-
-
-def _prepare(request: Request, record: GraphRecord, folder: Path) -> Path:
+def _prepare(request: BuildRequest, record: GraphRecord, folder: Path) -> Path:
     """The graph that the target's parser reads; in the bundle already, or written to `folder`."""
-    bundle, top_k = request.bundle, _top_k(request, record.role)
+    bundle, top_k = request.bundle, request.top_k(record.role)
     if record.target == "tensorrt" and request.form == "masked" and not top_k:
         return bundle.file(record.file)
     model = ir.load(bundle.file(record.file))
@@ -217,16 +209,12 @@ def _prepare(request: Request, record: GraphRecord, folder: Path) -> Path:
     if top_k:
         TopLogits(top_k)(model)
     if request.form == "lowered":
-        LowerToOpset18(parser_of(request.release))(model)
+        LowerToOpset18(find_parser(request.release))(model)
     place = folder / record.role
     place.mkdir()
     WeightsWriter(place / WEIGHTS).write([model])
     ir.save(model, place / f"{record.role}.onnx")
     return place / f"{record.role}.onnx"
-
-
-def _top_k(request: Request, role: Role) -> int:
-    return request.sizes.top_k or 0 if role == "decoder" else 0
 
 
 def _digest(bundle: Bundle, record: GraphRecord) -> str:
@@ -236,28 +224,26 @@ def _digest(bundle: Bundle, record: GraphRecord) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _find(request: Request, graph: GraphRecord) -> EngineInfo | None:
+def _find(request: BuildRequest, graph: GraphRecord) -> EngineInfo | None:
     """An engine of this graph, these sizes and versions that the bundle has."""
     digest = _digest(request.bundle, graph)
     for record in request.bundle.manifest.engines:
         if record.target != request.target.name or record.role != graph.role:
             continue
         info = read_engine_info(request.bundle.file(record.sidecar))
-        asked = (digest, _sizes(request), request.library, request.release, request.form)
-        if (info.graph_sha256, info.sizes, info.library, info.release, info.form) == asked:
+        needed = (digest, request.sizes, request.library, request.release, request.form)
+        if (info.graph_sha256, info.sizes, info.library, info.release, info.form) == needed:
             return info
     return None
 
 
-def _sizes(request: Request) -> EngineSizes:
-    return EngineSizes(**dataclasses.asdict(request.sizes))
-
-
-def _describe(request: Request, record: GraphRecord, engine: Engine, seconds: float) -> EngineInfo:
+def _describe(
+    request: BuildRequest, record: GraphRecord, engine: BuiltEngine, seconds: float
+) -> EngineInfo:
     report = engine.report
-    profiles = profiles_of(request, record.role)
+    profiles = make_profiles(request.sizes, record.role)
     parts = [report.profile(index) for index in range(len(profiles))]
-    outputs = (*record.outputs, *top_outputs(_top_k(request, record.role)))
+    outputs = (*record.outputs, *top_outputs(request.top_k(record.role)))
     return EngineInfo(
         library=request.library,
         release=request.release,
@@ -265,7 +251,7 @@ def _describe(request: Request, record: GraphRecord, engine: Engine, seconds: fl
         role=record.role,
         form=request.form,
         precision=request.bundle.manifest.precision,
-        sizes=_sizes(request),
+        sizes=request.sizes,
         profiles=tuple(profile.name for profile in profiles),
         inputs=tuple(_tensor(b.name, b.dtype, record.inputs) for b in report.inputs),
         outputs=tuple(_tensor(b.name, b.dtype, outputs) for b in report.outputs),
@@ -294,17 +280,13 @@ def _peak_bytes() -> int:
     return used if sys.platform == "darwin" else used * 1024
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Added:
-    """A bundle that new engines were added to, and what the check of them gave."""
+def _add(
+    request: BuildRequest, made: dict[Role, tuple[EngineInfo, bytes]]
+) -> tuple[Bundle, EngineVerdict | None, str]:
+    """The bundle with these engines, in the place of those for the same target.
 
-    bundle: Bundle
-    verdict: EngineVerdict | None = None
-    unchecked: str = ""
-
-
-def _add(request: Request, made: dict[Role, tuple[EngineInfo, bytes]]) -> _Added:
-    """The bundle with these engines, in the place of those for the same target."""
+    And what the device said to them, or why it was not asked.
+    """
     bundle, name = request.bundle, request.target.name
     old = [r for r in bundle.manifest.engines if r.target == name and r.role in made]
     dropped = {file for record in old for file in (record.file, record.sidecar)}
@@ -320,9 +302,46 @@ def _add(request: Request, made: dict[Role, tuple[EngineInfo, bytes]]) -> _Added
             write_engine_info(writer.path(sidecar), info)
             records.append(EngineRecord(file=file, target=name, role=role, sidecar=sidecar))
         manifest = dataclasses.replace(bundle.manifest, engines=tuple(records))
-        verdict, unchecked = check_new_engines(request.target, bundle, writer.preview(manifest))
+        verdict, unchecked = _check_new_engines(request.target, bundle, writer.preview(manifest))
         finished = writer.finish(manifest)
-    return _Added(bundle=finished, verdict=verdict, unchecked=unchecked)
+    return finished, verdict, unchecked
+
+
+def _check_new_engines(
+    target: Target, old: Bundle, new: Bundle
+) -> tuple[EngineVerdict | None, str]:
+    """What the device says to a target's engines, or why it was not asked.
+
+    `new` is a preview of the bundle with them, `old` what it would take the place of. Raises
+    EngineError where an engine answers otherwise than the model, or does not open on the device
+    that it was built on.
+    """
+    # A preview is not hashed; that an engine passed is noted for the reference that it passed with.
+    files = {**new.manifest.files, **_same(old, new)}
+    staged = dataclasses.replace(new, manifest=dataclasses.replace(new.manifest, files=files))
+    try:
+        verdict = check_engines(staged, target.name)
+    except BackendError as error:
+        return None, str(error).partition(";")[0]  # without the remedy, for who wants to run here
+    except EngineError as error:
+        message = str(error).replace(str(new.path), str(old.path))
+        if isinstance(error, ForeignEngineError) and target.built == "anywhere":
+            return None, message.partition(";")[0]
+        raise EngineError(f"{message}; the bundle is as it was") from error
+    if not verdict.passed:
+        raise EngineError(
+            f"{old.path}: its engines for {target.name} answer otherwise than the model on "
+            f"{verdict.device}, {verdict.parity.figures}; the bundle is as it was, build from a "
+            "larger precision"
+        )
+    return verdict, ""
+
+
+def _same(old: Bundle, new: Bundle) -> dict[str, FileRecord]:
+    """Records of the files that both have."""
+    engines = {file for e in new.manifest.engines for file in (e.file, e.sidecar)}
+    both = set(old.manifest.files) & set(new.manifest.files) - engines
+    return {name: old.manifest.files[name] for name in both}
 
 
 def _link(source: Path, destination: Path) -> None:

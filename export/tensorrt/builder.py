@@ -28,12 +28,12 @@ def run_builder(
     phases = _Phases(progress=progress)
     monitor = _monitor(trt, phases)
     config.progress_monitor = monitor
-    found: list[Any] = []
+    results: list[Any] = []
     errors: list[BaseException] = []
 
     def work() -> None:
         try:
-            found.append(builder.build_serialized_network(network, config))
+            results.append(builder.build_serialized_network(network, config))
         except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
             errors.append(error)
 
@@ -47,7 +47,7 @@ def run_builder(
         raise KeyboardInterrupt
     if errors:
         raise errors[0]
-    return found[0]
+    return results[0]
 
 
 @contextlib.contextmanager

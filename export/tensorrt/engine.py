@@ -55,7 +55,7 @@ class Profile:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Engine:
+class BuiltEngine:
     """A serialized engine, what is in it, and the library that alone can load it."""
 
     plan: bytes
@@ -81,7 +81,7 @@ def build_engine(
     capabilities: Sequence[str] = (),
     timings: TimingCache | None = None,
     progress: Progress = lambda _: None,
-) -> Engine:
+) -> BuiltEngine:
     """Build an engine of a graph whose lengths are masks (`export/passes/length_to_mask.py`).
 
     `static` gives symbols one size for good; a cache that is updated in place needs its `capacity`.
@@ -112,7 +112,7 @@ def build_engine(
             timings.save(config)
         report = read_report([text for _, text in log.lines])
     library = f"{trt.__name__} {trt.__version__}"
-    return Engine(plan=bytes(plan), report=report, library=library)
+    return BuiltEngine(plan=bytes(plan), report=report, library=library)
 
 
 def _check_profiles(
@@ -161,8 +161,8 @@ def _refuse_dropped(graph: Path, log: Any) -> None:
     dropped = [text for severity, text in log.lines if severity == "WARNING"]
     dropped = [text for text in dropped if _DROPPED.search(text)]
     if dropped:
-        told = "; ".join(dropped)
-        raise EngineError(f"{graph}: TensorRT would drop a part of it: {told}; {OURS}")
+        warnings = "; ".join(dropped)
+        raise EngineError(f"{graph}: TensorRT would drop a part of it: {warnings}; {OURS}")
 
 
 def _let_attention_decompose(trt: Any, network: Any) -> None:

@@ -47,8 +47,8 @@ def not_read(graph: Path, model: onnx.ModelProto, trt: Any, errors: Sequence[Any
         where = nodes.describe(error.node_name()) or error.node_operator() or "the graph"
         fact = _parser_fact(error).removeprefix(f"{error.node_name()}: ")
         parts.append(f"{where}: {fact}; {_remedy(fact)}")
-    told = "; ".join(parts) or f"no reason was given; {OURS}"
-    return EngineError(f"{graph}: {trt.__name__} {trt.__version__} does not read {told}")
+    reasons = "; ".join(parts) or f"no reason was given; {OURS}"
+    return EngineError(f"{graph}: {trt.__name__} {trt.__version__} does not read {reasons}")
 
 
 def not_built(
@@ -56,13 +56,13 @@ def not_built(
 ) -> EngineError:
     """The error that the builder made nothing; `lines` are the errors that it logged."""
     facts = list(dict.fromkeys(fact for line in lines if (fact := _fact(line))))
-    told = "; ".join(_name_profiles(fact, profiles) for fact in facts) or "no reason was given"
+    reasons = "; ".join(_name_profiles(fact, profiles) for fact in facts) or "no reason was given"
     nodes = _Nodes(model)
-    where = [nodes.describe(name) for name in nodes.named_in(told)]
+    where = [nodes.describe(name) for name in nodes.named_in(reasons)]
     if where:
-        told += f"; this is {', '.join(where)}"
+        reasons += f"; this is {', '.join(where)}"
     library = f"{trt.__name__} {trt.__version__}"
-    return EngineError(f"{graph}: {library} made no engine, {told}; {_remedy(told)}")
+    return EngineError(f"{graph}: {library} made no engine, {reasons}; {_remedy(reasons)}")
 
 
 def _parser_fact(error: Any) -> str:
@@ -78,25 +78,25 @@ def _fact(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip() and not _NOISE.search(line)]
     facts = []
     for line in lines:
-        found = _FACT.search(line) or _WORDS.search(line)
-        facts.append(_PLACE.sub("", found["fact"] if found else line).strip().rstrip("."))
+        match = _FACT.search(line) or _WORDS.search(line)
+        facts.append(_PLACE.sub("", match["fact"] if match else line).strip().rstrip("."))
     return "; ".join(facts)
 
 
 def _name_profiles(text: str, profiles: Sequence[str]) -> str:
     """The names of profiles, which the library counts."""
 
-    def name(found: re.Match[str]) -> str:
-        index = int(found["index"])
+    def name(match: re.Match[str]) -> str:
+        index = int(match["index"])
         known = profiles[index] if index < len(profiles) else str(index)
-        return f"the {_WHICH[found['which']]} sizes of profile {known}"
+        return f"the {_WHICH[match['which']]} sizes of profile {known}"
 
     return _SIZES.sub(name, text)
 
 
 def _remedy(fact: str) -> str:
-    found = (remedy for words, remedy in _REMEDIES if re.search(words, fact, re.IGNORECASE))
-    return next(found, OURS)
+    remedies = (remedy for words, remedy in _REMEDIES if re.search(words, fact, re.IGNORECASE))
+    return next(remedies, OURS)
 
 
 class _Nodes:
@@ -112,7 +112,7 @@ class _Nodes:
         node = self._nodes.get(name)
         if node is None:
             return name
-        own = [found for i in node.input if (found := self._parameter(i))]
+        own = [parameter for i in node.input if (parameter := self._parameter(i))]
         if own:
             return f"{name} ({node.op_type} of {own[0]})"
         before = self._nearest(node)
@@ -126,17 +126,17 @@ class _Nodes:
 
     def _parameter(self, name: str) -> str:
         """The model's parameter that an initializer is, or is made of."""
-        found = _PARAMETER.match(name) if name in self._weights else None
-        return found[0] if found else ""
+        match = _PARAMETER.match(name) if name in self._weights else None
+        return match[0] if match else ""
 
     def _nearest(self, node: onnx.NodeProto) -> str:
         """The first parameter on the way back to the inputs, the shortest way first."""
-        pending, seen = deque([node]), set()
+        pending, visited = deque([node]), set()
         while pending:
             for name in pending.popleft().input:
-                if found := self._parameter(name):
-                    return found
-                if name in self._producers and name not in seen:
-                    seen.add(name)
+                if parameter := self._parameter(name):
+                    return parameter
+                if name in self._producers and name not in visited:
+                    visited.add(name)
                     pending.append(self._producers[name])
         return ""

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from seq2edge.bundle import Bundle
-from seq2edge.bundle.engine_info import Form
-from seq2edge.bundle.manifest import GraphRecord, Role
+from seq2edge.bundle.engine_info import EngineSizes, Form
+from seq2edge.bundle.manifest import Role
 from seq2edge.errors import BundleError
 from seq2edge.export.tensorrt.graph_sizes import GraphSizes, read_sizes
-from seq2edge.export.tensorrt.sizes import BuildSizes
+from seq2edge.export.tensorrt.sizes import BuildSizes, engine_graphs
 from seq2edge.export.tensorrt.targets import Target
 from seq2edge.model.dims import Dims, StackDims
 
@@ -161,8 +161,8 @@ class MemoryPlan:
             "activations": self.activations,
             "outputs": self.outputs,
         }
-        told = ", ".join(f"{name} {_mb(size)}" for name, size in parts.items() if size)
-        lines += ["", f"running, in MB: {_mb(self.run_peak)} ({told})", ""]
+        shares = ", ".join(f"{name} {_mb(size)}" for name, size in parts.items() if size)
+        lines += ["", f"running, in MB: {_mb(self.run_peak)} ({shares})", ""]
         boards = [
             ("board, GB", *(str(board) for board in BOARDS)),
             ("builds", *(YES[self.fits_build(board)] for board in BOARDS)),
@@ -186,16 +186,24 @@ def plan_memory(
     """
     dims = bundle.manifest.dims
     fitted = sizes.fitted(dims)
-    paths = graphs or {record.role: bundle.file(record.file) for record in _records(bundle)}
-    found = {role: read_sizes(path) for role, path in paths.items()}
+    records = engine_graphs(bundle.manifest)
+    if not graphs and not records:
+        raise BundleError(
+            f"{bundle.path}: has no tensorrt graphs to build engines of; quantize the float "
+            "bundle with --target tensorrt"
+        )
+    paths = graphs or {record.role: bundle.file(record.file) for record in records}
+    graph_sizes = {role: read_sizes(path) for role, path in paths.items()}
     form = target.form or "masked"
-    float_bytes = found["decoder"].float_bytes if "decoder" in found else 4
+    float_bytes = graph_sizes["decoder"].float_bytes if "decoder" in graph_sizes else 4
     work = _Work(dims=dims, sizes=fitted, form=form, float_bytes=float_bytes)
     measured = target.library == "tensorrt_rtx"
     return MemoryPlan(
         target=target.name,
         measured=measured,
-        graphs=tuple(_graph_plan(role, found[role], work, measured=measured) for role in found),
+        graphs=tuple(
+            _graph_plan(role, graph_sizes[role], work, measured=measured) for role in graph_sizes
+        ),
         cache_sets=2 if fitted.beams > 1 and dims.decoder is not None else 1,
         caches=work.caches(work.rows) * (2 if fitted.beams > 1 else 1),
         cross=work.cross(),
@@ -203,23 +211,12 @@ def plan_memory(
     )
 
 
-def _records(bundle: Bundle) -> list[GraphRecord]:
-    wanted = "canonical" if bundle.manifest.precision == "float32" else "tensorrt"
-    found = [graph for graph in bundle.manifest.graphs if graph.target == wanted]
-    if not found:
-        raise BundleError(
-            f"{bundle.path}: has no {wanted} graphs to build engines of; quantize the float bundle "
-            "with --target tensorrt"
-        )
-    return found
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Work:
     """Bytes of what flows through the engines, at the most that they are built for."""
 
     dims: Dims
-    sizes: BuildSizes
+    sizes: EngineSizes
     form: Form
     float_bytes: int
 
@@ -249,14 +246,18 @@ class _Work:
         """Logits, and the largest of them with their tokens and the sum of all."""
         if self.dims.decoder is None:
             return 0
-        top_k = self.sizes.top_k or 0
+        top_k = self.sizes.top_k
+        # A row: float32 logits of the vocabulary; k of them again, with int64 ids; one float32.
         top = top_k * TOP_LOGIT + LOG_SUM_EXP if top_k else 0
         return self.rows * (self.dims.vocab * LOGIT + top)
 
     def _pairs(self, rows: int, length: int) -> int:
         """Keys and values of one layer."""
         stack = self.dims.decoder
-        return 0 if stack is None else 2 * rows * stack.key_width * length * self.float_bytes
+        if stack is None:
+            return 0
+        # key and value, each (rows, kv_heads, length, head_dim)
+        return 2 * rows * stack.key_width * length * self.float_bytes
 
     @property
     def _unfused(self) -> bool:
@@ -267,8 +268,12 @@ class _Work:
         """Activations: a layer's, and the decoder's keys and values, made as one product."""
         stack = self.dims.encoder
         assert stack is not None
+        # Numbers for each pair of positions, (source, source): a bias per head, the same for every
+        # input; and without a fused kernel the scores of (batch, heads), before and after softmax.
         scores = _bias(stack) + SCORES * self.batch * stack.heads * self._unfused
         positions = scores * self.source**2 * self.float_bytes
+        # cross(): all layers' keys and values leave the one product that makes them side by side,
+        # before they are split into the engine's outputs.
         return WORKSPACE + self._layer(stack, self.batch * self.source) + positions + self.cross()
 
     def prefill(self) -> int:
@@ -285,11 +290,16 @@ class _Work:
     def _decoder(self, rows: int, new: int, *, unfused: bool) -> int:
         stack = self.dims.decoder
         assert stack is not None
+        # Bytes of a pair (new token, cached key). Always: its position as int64 and whether it is
+        # allowed (OWN_MASK), and the additive mask, one number. With a relative bias one number
+        # per head more. Without a fused kernel the scores of every head, twice.
         scores = SCORES * stack.heads * self.float_bytes * unfused
-        own = rows * new * self.sizes.capacity
-        own *= OWN_MASK + self.float_bytes * (1 + _bias(stack)) + scores
-        logits = rows * self.dims.vocab * (4 + self.float_bytes)
+        own = OWN_MASK + self.float_bytes * (1 + _bias(stack)) + scores
+        own *= rows * new * self.sizes.capacity
+        # The last token's logits, as the product gives them and as float32 for the output.
+        logits = rows * self.dims.vocab * (LOGIT + self.float_bytes)
         layer = self._layer(stack, rows * new)
+        # Of a pair (new token, source position): the source's mask, in three forms, and scores.
         source = self._source(rows, new, SOURCE_MASK * self.float_bytes + scores)
         return WORKSPACE + layer + logits + own + source
 
@@ -303,13 +313,18 @@ class _Work:
         if self.dims.encoder is None:
             return 0
         least, _, most = self.sizes.batch
+        # Beams are folded into the length axis, (batch, beams * new, width). Axes are free, so the
+        # engine reserves the largest of each: `most` inputs with the rows per input that the
+        # smallest batch would give.
         queries = most * math.ceil(rows / least) * new
-        copies = self.cross()
+        copies = self.cross()  # of all layers
         if self.sizes.source[0] < self.source:
             copies //= 2 if new == 1 else _layers(self.dims.decoder)
         return queries * self.source * position + copies
 
     def _layer(self, stack: StackDims, tokens: int) -> int:
+        # A token in one layer: five vectors of the wider of both widths (residual, query, key,
+        # value, attention's result), and the feed-forward between its products, gate and up.
         width = max(self.dims.width, stack.query_width)
         hidden = stack.hidden * (2 if stack.gated else 1)
         return tokens * (LAYER_WIDTHS * width + hidden) * self.float_bytes
@@ -335,7 +350,9 @@ def _graph_plan(role: Role, graph: GraphSizes, work: _Work, *, measured: bool) -
         widened = _widened_head(graph, work)
         parts = work.prefill() + widened, work.step() + widened
         activations, largest = sum(parts), max(parts)
-    nodes = graph.nodes * profiles
+    nodes = graph.nodes * profiles  # every profile has kernels of its own
+    # A builder without a graph; the weights as read and on the way to the engine's form; that form,
+    # in the engine and serialized; what it keeps of every node while it tries kernels.
     peak = BUILDER + int(SOURCE_COPIES * graph.weights + ENGINE_COPIES * kept) + NODE * nodes
     if not measured:  # the weights and one profile's tensors on the GPU, whose memory is the same
         tensors = work.cross() + (work.caches(work.rows) if role == "decoder" else 0)

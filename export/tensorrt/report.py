@@ -170,37 +170,37 @@ def _layer(line: str, profiles: dict[str, int]) -> Layer:
     assert head is not None
     region = _REGION.search(head["name"])
     parts = re.split(r"(?:, |^)(?=(?:Inputs|Constants|Outputs|TacticName|Metadata): )", line)
-    found = {key: rest for key, _, rest in (part.partition(": ") for part in parts)}
+    fields = {key: rest for key, _, rest in (part.partition(": ") for part in parts)}
     return Layer(
         name=head["name"],
         kind=head["kind"],
         profile=profiles.get(region[1], 0) if region else 0,
-        inputs=_tensors(found.get("Inputs", "")),
-        constants=_tensors(found.get("Constants", "")),
-        outputs=_tensors(found.get("Outputs", "")),
+        inputs=_tensors(fields.get("Inputs", "")),
+        constants=_tensors(fields.get("Constants", "")),
+        outputs=_tensors(fields.get("Outputs", "")),
         nodes=tuple(_NODE.findall(line)),
     )
 
 
 def _tensors(text: str) -> tuple[Tensor, ...]:
     return tuple(
-        Tensor(name=found["name"], dtype=found["dtype"], shape=_shape(found["axes"]))
-        for found in _TENSOR.finditer(text)
+        Tensor(name=match["name"], dtype=match["dtype"], shape=_shape(match["axes"]))
+        for match in _TENSOR.finditer(text)
     )
 
 
 def _bindings(text: str) -> Iterator[tuple[str, Binding]]:
     for line in text.partition(END)[0].splitlines():
-        found = _BINDING.match(line)
-        if found is not None:
+        match = _BINDING.match(line)
+        if match is not None:
             profiles = tuple(
                 (_shape(least), _shape(best), _shape(most))
                 for least, best, most in _RANGE.findall(line)
             )
-            shape = _shape(found["axes"])
+            shape = _shape(match["axes"])
             yield (
-                found["mode"],
-                Binding(name=found["name"], dtype=found["dtype"], shape=shape, profiles=profiles),
+                match["mode"],
+                Binding(name=match["name"], dtype=match["dtype"], shape=shape, profiles=profiles),
             )
 
 

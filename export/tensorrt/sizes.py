@@ -1,15 +1,14 @@
-"""The sizes that engines are built for, by the words of the graph contract."""
+"""What engines are built of and for: graphs, and sizes by the words of the graph contract."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from typing import TypeAlias
 
+from seq2edge.bundle.engine_info import EngineSizes, Range
+from seq2edge.bundle.manifest import GraphRecord, Manifest
 from seq2edge.errors import OptionError
 from seq2edge.model.dims import Dims
-
-Range: TypeAlias = tuple[int, int, int]  # least, best, most
 
 # How many of a row's largest logits an engine gives. Beam search takes two candidates a beam; some
 # more, since filters forbid a few and a choice needs one that is clearly less likely.
@@ -19,7 +18,7 @@ LARGEST_TOP_K = 3840  # TensorRT's TopK knows no more
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildSizes:
-    """What an engine's inputs may be.
+    """What engines shall take, by default or as the user says; `fitted` makes it `EngineSizes`.
 
     `batch` inputs at once, each with up to `beams` beams; `source` and `prompt` tokens of an input,
     `capacity` tokens that the cache holds for a row, the prompt among them. The best of a range is
@@ -52,20 +51,32 @@ class BuildSizes:
                 f"prompt: {self.prompt[2]} tokens do not fit a capacity of {self.capacity}"
             )
 
-    def fitted(self, dims: Dims) -> BuildSizes:
+    def fitted(self, dims: Dims) -> EngineSizes:
         """The same within what the model has positions and tokens for. Features have one length."""
-        top_k = max(TOP_K, TOP_K_OF_BEAM * self.beams) if self.top_k is None else self.top_k
-        top_k = min(top_k, dims.vocab, LARGEST_TOP_K) if dims.decoder is not None else 0
-        changes: dict[str, Range | int] = {"top_k": top_k}
+        capacity, source, prompt = self.capacity, self.source, self.prompt
         decoder, encoder = dims.decoder, dims.encoder
+        top_k = max(TOP_K, TOP_K_OF_BEAM * self.beams) if self.top_k is None else self.top_k
         if decoder is not None and decoder.max_positions:
-            changes["capacity"] = min(self.capacity, decoder.max_positions)
-            changes["prompt"] = _within(self.prompt, decoder.max_positions)
+            capacity = min(capacity, decoder.max_positions)
+            prompt = _within(prompt, decoder.max_positions)
         if dims.mels:
-            changes["source"] = (dims.frames // 2,) * 3
+            source = (dims.frames // 2,) * 3
         elif encoder is not None and encoder.max_positions:
-            changes["source"] = _within(self.source, encoder.max_positions)
-        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+            source = _within(source, encoder.max_positions)
+        return EngineSizes(
+            batch=self.batch,
+            beams=self.beams,
+            source=source,
+            prompt=prompt,
+            capacity=capacity,
+            top_k=min(top_k, dims.vocab, LARGEST_TOP_K) if decoder is not None else 0,
+        )
+
+
+def engine_graphs(manifest: Manifest) -> tuple[GraphRecord, ...]:
+    """What engines are built of: a quantized bundle's graphs for TensorRT, a float one's own."""
+    flavour = "canonical" if manifest.precision == "float32" else "tensorrt"
+    return tuple(graph for graph in manifest.graphs if graph.target == flavour)
 
 
 def _within(sizes: Range, most: int) -> Range:

@@ -70,17 +70,17 @@ class Target:
         return (f"SM{self.capability.replace('.', '')}",) if named else ()
 
 
-def form_of(library: Library, release: str) -> Form:
+def graph_form(library: Library, release: str) -> Form:
     """The graphs that the parser of this release reads; raises OptionError for one too old."""
     if library == "tensorrt_rtx":
         return "masked"
-    found = tuple(int(part) for part in release.split(".")[:2] if part.isdigit())
-    if found < OLDEST_RELEASE:
+    version = tuple(int(part) for part in release.split(".")[:2] if part.isdigit())
+    if version < OLDEST_RELEASE:
         raise OptionError(
             f"tensorrt {release}: has neither strong typing nor 64-bit integers; update to 10.3, "
             "or run on the CPU with onnxruntime"
         )
-    return "masked" if found >= MASKED_RELEASE else "lowered"
+    return "masked" if version >= MASKED_RELEASE else "lowered"
 
 
 def _sources(measured: Iterable[str]) -> dict[str, str]:
@@ -106,7 +106,7 @@ def _jetson(
         cuda=cuda,
         capability=capability,
         precisions=precisions,
-        form=None if too_old else form_of("tensorrt", release),
+        form=None if too_old else graph_form("tensorrt", release),
         built="on the device",
         sources=_sources(()),
         refused=refused if too_old else "",
@@ -115,8 +115,8 @@ def _jetson(
 
 def _rtx(name: str, device: str, capability: str, precisions: tuple[str, ...]) -> Target:
     # Engines were built for all, but only for these two the kernels of every precision looked at.
-    seen = ("release", "capability", "form", "built")
-    measured = (*seen, "precisions") if capability in ("7.5", "8.6") else seen
+    facts = ("release", "capability", "form", "built")
+    measured = (*facts, "precisions") if capability in ("7.5", "8.6") else facts
     return Target(
         name=name,
         device=device,
@@ -125,7 +125,7 @@ def _rtx(name: str, device: str, capability: str, precisions: tuple[str, ...]) -
         cuda="13",
         capability=capability,
         precisions=precisions,
-        form=form_of("tensorrt_rtx", "1.7.1"),
+        form=graph_form("tensorrt_rtx", "1.7.1"),
         built="anywhere",
         sources=_sources(measured),
     )
@@ -215,8 +215,8 @@ def check_build(target: Target, *, library: str, release: str, machine: str) -> 
             f"{target.name}: TensorRT-RTX makes no engine for a Jetson; "
             f"build on the board with the TensorRT {target.release} of its JetPack"
         )
-    wanted = target.release.split(".")
-    if release.split(".")[: len(wanted)] != wanted:
+    parts = target.release.split(".")
+    if release.split(".")[: len(parts)] != parts:
         raise OptionError(
             f"{target.name}: has TensorRT {target.release}, {release} is installed; "
             "build for the JetPack that is on the board, or for here"

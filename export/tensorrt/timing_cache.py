@@ -65,9 +65,9 @@ class TimingCache:
         if self._attached is None:
             self._remark("TensorRT takes no timing cache")
             return
-        found = self._read_file()
-        if found and found != self._read:
-            other = config.create_timing_cache(found)
+        stored = self._read_file()
+        if stored and stored != self._read:
+            other = config.create_timing_cache(stored)
             if other is not None:
                 self._attached.combine(other, ignore_mismatch=False)
         written = self._attached.serialize()

@@ -24,12 +24,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from seq2edge.export.passes import constant
-from seq2edge.export.passes.replacing import drop_unused_weights, replace_node
+from seq2edge.export.passes.editing import CONTRIB, constant, drop_unused_weights
 from seq2edge.model.dims import Dims
 from seq2edge.quantize.passes.weight_uses import Kind, WeightUse, find_weight_uses
 
-CONTRIB = "com.microsoft"
 MIN_BLOCK = 16
 INTEGERS = 4  # MatMulNBits' accuracy_level for integer arithmetic
 
@@ -210,7 +208,7 @@ def replace_product(graph: ir.Graph, node: ir.Node, new: ir.Node) -> None:
         graph.insert_before(node, new)
         new.outputs[0].type = node.outputs[0].type
         new = ir.node("Add", [new.outputs[0], addend])
-    replace_node(graph, node, new)
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [new], node.outputs, new.outputs)
 
 
 def _blocked_node(graph: ir.Graph, node: ir.Node, name: str, blocked: BlockedWeight) -> ir.Node:

@@ -24,8 +24,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from seq2edge.export.passes import constant
-from seq2edge.export.passes.replacing import drop_unused_weights, insert_behind
+from seq2edge.export.passes.editing import constant, drop_unused_weights, insert_behind
 from seq2edge.quantize.passes.block_weights import QuantizedWeights
 from seq2edge.quantize.passes.weight_uses import WeightUse, find_weight_uses
 

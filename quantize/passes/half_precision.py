@@ -25,7 +25,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from seq2edge.errors import ExportError
-from seq2edge.export.passes import source_of
+from seq2edge.export.passes.editing import trace_back
 from seq2edge.quantize.passes.weight_uses import storage_key
 
 FLOAT = ir.DataType.FLOAT
@@ -245,7 +245,7 @@ def _quantized_source(node: ir.Node) -> ir.Value | None:
     """The value that a `DequantizeLinear` gives back after a `QuantizeLinear`."""
     if node.op_type != "DequantizeLinear":
         return None
-    return source_of(node.inputs[0], "QuantizeLinear")
+    return trace_back(node.inputs[0], "QuantizeLinear")
 
 
 def _is_count(node: ir.Node) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from seq2edge.export.passes import constant
+from seq2edge.export.passes.editing import constant
 from seq2edge.quantize.passes.dequantized_weights import LARGEST_CODE
 
 RELEASE = "1.32"

@@ -17,9 +17,8 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from seq2edge.export.passes import constant
-from seq2edge.export.passes.replacing import drop_unused_weights, insert_behind
-from seq2edge.quantize.passes.block_weights import CONTRIB, is_plain, replace_product
+from seq2edge.export.passes.editing import CONTRIB, constant, drop_unused_weights, insert_behind
+from seq2edge.quantize.passes.block_weights import is_plain, replace_product
 from seq2edge.quantize.passes.dequantized_weights import LARGEST_CODE, ScaledWeight, scale_columns
 from seq2edge.quantize.passes.weight_uses import PRODUCTS, WeightUse, find_weight_uses
 

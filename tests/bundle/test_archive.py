@@ -223,12 +223,10 @@ def test_hostile_names_in_the_manifest_are_refused(
 
 
 @pytest.mark.parametrize("index", [0, 1, 3])
-def test_members_that_stand_twice_are_refused(
-    members: list[Member], tmp_path: Path, index: int
-) -> None:
+def test_duplicate_members_are_refused(members: list[Member], tmp_path: Path, index: int) -> None:
     """A second member of a name cannot replace the checked one."""
     path = archive(tmp_path / "a.s2e", [*members, members[index]])
-    refused(path, f"{members[index][0].name}': stands twice")
+    refused(path, f"{members[index][0].name}': a duplicate")
 
 
 def test_a_member_of_another_size_is_refused(members: list[Member], tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 from published_configs import CONFIGS
 from transformers import GenerationConfig
@@ -11,12 +9,10 @@ from transformers import GenerationConfig
 from seq2edge.checkpoints.generation import read_generation
 from seq2edge.runtime.options import DecodeOptions
 
-FIELDS = frozenset(field.name for field in dataclasses.fields(DecodeOptions))
-
 
 def read(generation=None, config=None):
     """The sorted settings."""
-    return read_generation(generation, config or {}, FIELDS)
+    return read_generation(generation, config or {})
 
 
 def test_options_are_taken_as_they_are():

@@ -30,7 +30,7 @@ from small_tokenizers import (
 )
 from tokenizers import AddedToken
 
-from seq2edge.checkpoints.renumbered import SAMPLE
+from seq2edge.checkpoints.remapped_sentencepiece import SAMPLE
 from seq2edge.checkpoints.tokenizer import Converted, convert_tokenizer
 from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.runtime.tokenizer import Tokenizer
@@ -317,7 +317,9 @@ def test_a_rebuilt_tokenizer_that_differs_is_refused(
 ) -> None:
     """The comparison with the original is not for show."""
     family = marian(tmp_path)
-    monkeypatch.setattr("seq2edge.checkpoints.renumbered.SAMPLE", ("＜/s＞",))  # a known difference
+    monkeypatch.setattr(
+        "seq2edge.checkpoints.remapped_sentencepiece.SAMPLE", ("＜/s＞",)
+    )  # a known difference
     with pytest.raises(
         UnsupportedError, match=r"of MarianTokenizer cannot be converted, '.*' would"
     ):

@@ -10,7 +10,7 @@ import pytest
 
 from seq2edge.bundle.manifest import PrivacyRecord
 from seq2edge.errors import CheckpointError
-from seq2edge.export.card import privacy_of
+from seq2edge.export.card import read_privacy
 
 SPENT = {
     "epsilon": 3.5,
@@ -26,14 +26,14 @@ SPENT = {
 def test_a_private_training_is_kept(tmp_path: Path) -> None:
     """The record as it stands there."""
     (tmp_path / "training.json").write_text(json.dumps({"steps": 10, "privacy": SPENT}))
-    assert privacy_of(tmp_path) == PrivacyRecord(**SPENT)
+    assert read_privacy(tmp_path) == PrivacyRecord(**SPENT)
 
 
 def test_other_trainings_and_no_file_are_none(tmp_path: Path) -> None:
     """Checkpoints from elsewhere say nothing."""
-    assert privacy_of(tmp_path) is None
+    assert read_privacy(tmp_path) is None
     (tmp_path / "training.json").write_text(json.dumps({"steps": 10}))
-    assert privacy_of(tmp_path) is None
+    assert read_privacy(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -49,11 +49,11 @@ def test_a_record_that_is_not_whole_is_an_error(tmp_path: Path, privacy: Any, me
     """No bundle promises what cannot be read."""
     (tmp_path / "training.json").write_text(json.dumps({"privacy": privacy}))
     with pytest.raises(CheckpointError, match=message):
-        privacy_of(tmp_path)
+        read_privacy(tmp_path)
 
 
 def test_a_broken_file_is_an_error(tmp_path: Path) -> None:
     """Named, as every file of a checkpoint."""
     (tmp_path / "training.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"training\.json: cannot be read as JSON"):
-        privacy_of(tmp_path)
+        read_privacy(tmp_path)

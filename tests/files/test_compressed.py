@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from seq2edge.files.compressed import READ_ERRORS, kind_of, open_bytes
+from seq2edge.files.compressed import READ_ERRORS, content_suffix, open_bytes
 
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
@@ -21,7 +21,7 @@ def test_the_name_says_how_a_file_is_read(tmp_path, suffix, compress):
     path.write_bytes(compress(b"one\ntwo\n"))
     with open_bytes(path) as file:
         assert list(file) == [b"one\n", b"two\n"]
-    assert kind_of(path) == ".tsv"
+    assert content_suffix(path) == ".tsv"
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: data[:12] + data[20:]])

@@ -8,10 +8,17 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from seq2edge.errors import BundleError
-from seq2edge.files.records import Text, decode, json_schema, parse_json
+from seq2edge.errors import CheckpointError
+from seq2edge.files.records import (
+    Pattern,
+    RecordError,
+    decode,
+    json_schema,
+    parse_json,
+    record_errors,
+)
 
-Word = Annotated[str, Text(pattern="[a-z]+", meaning="a lower-case word", longest=5)]
+Word = Annotated[str, Pattern(regex="[a-z]+", meaning="a lower-case word", longest=5)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,13 +100,13 @@ def test_every_kind_of_hint_is_read() -> None:
 )
 def test_wrong_values_name_their_path_and_value(change: dict[str, Any], message: str) -> None:
     """A value of another kind is refused with where it stands and what it is."""
-    with pytest.raises(BundleError, match=message):
+    with pytest.raises(RecordError, match=message):
         decode(Outer, {**VALID, **change})
 
 
 def test_a_record_must_be_an_object() -> None:
     """A list where the whole record must be is refused."""
-    with pytest.raises(BundleError, match=r"^top level: expected an object, got \[1\]$"):
+    with pytest.raises(RecordError, match=r"^top level: expected an object, got \[1\]$"):
         decode(Outer, [1])
 
 
@@ -108,7 +115,7 @@ def test_free_values_have_a_depth_limit() -> None:
     value: Any = 0
     for _ in range(40):
         value = [value]
-    with pytest.raises(BundleError, match="nested more than 32 levels deep"):
+    with pytest.raises(RecordError, match="nested more than 32 levels deep"):
         decode(Any, value, "free")
 
 
@@ -122,14 +129,14 @@ def test_free_values_have_a_depth_limit() -> None:
         (b"[NaN]", "'NaN' is not a finite number"),
         (b"[-Infinity]", "'-Infinity' is not a finite number"),
         (b"[1e999]", "'1e999' is not a finite number"),
-        (b'{"a": 1, "a": 1}', "key 'a' stands twice"),
+        (b'{"a": 1, "a": 1}', "duplicate key 'a'"),
         (b"[" * 200_000, "nested too deeply|not valid JSON"),
         (b"9" * 10_000, "not valid JSON"),
     ],
 )
 def test_bytes_that_are_not_strict_json_are_refused(data: bytes, message: str) -> None:
     """What JSON does not define, and what Python's reader alone would allow, is an error."""
-    with pytest.raises(BundleError, match=message):
+    with pytest.raises(RecordError, match=message):
         parse_json(data)
 
 
@@ -140,3 +147,14 @@ def test_schema_closes_every_record() -> None:
         assert record["additionalProperties"] is False
         assert record["required"] == list(record["properties"])
     assert schema["properties"]["sizes"]["items"]["anyOf"][1] == {"type": "string"}
+
+
+def test_errors_become_those_of_the_caller() -> None:
+    """The kind that is asked for, about the file; other errors pass."""
+    with (
+        pytest.raises(CheckpointError, match=r"^a\.json: count: expected an integer, got 'x'$"),
+        record_errors("a.json", CheckpointError),
+    ):
+        decode(Outer, {**VALID, "count": "x"})
+    with pytest.raises(KeyError, match="other"), record_errors("a.json", CheckpointError):
+        raise KeyError("other")

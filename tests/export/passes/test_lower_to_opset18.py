@@ -16,7 +16,7 @@ from seq2edge.bundle import Bundle
 from seq2edge.errors import ExportError
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
-from seq2edge.export.passes.parser_operators import PARSERS, parser_of
+from seq2edge.export.passes.parser_operators import PARSERS, find_parser
 from seq2edge.runtime import parity
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from seq2edge.runtime.model import Model
@@ -217,7 +217,7 @@ def test_quantized_weights_say_which_opset_they_need(kind, scale, attributes, op
 )
 def test_a_release_has_the_parser_known_before_it(release, known):
     """The newest that is not newer; 10.9 is older than 10.13."""
-    assert parser_of(release) is PARSERS[known]
+    assert find_parser(release) is PARSERS[known]
 
 
 def test_a_newer_parser_reads_what_an_older_one_does():

@@ -57,7 +57,7 @@ def test_sizes_are_cut_to_the_models_positions():
     fitted = BuildSizes().fitted(short)
     assert (fitted.source, fitted.prompt, fitted.capacity) == ((1, 40, 40), (1, 20, 20), 20)
     free = Dims(width=4, vocab=9000, decoder=StackDims(**STACK))
-    assert BuildSizes().fitted(free) == BuildSizes(top_k=16)
+    assert dataclasses.asdict(BuildSizes().fitted(free)) == dataclasses.asdict(BuildSizes(top_k=16))
 
 
 @pytest.mark.parametrize(

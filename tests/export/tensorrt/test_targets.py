@@ -15,7 +15,7 @@ from seq2edge.export.tensorrt.targets import (
     check,
     check_build,
     find_target,
-    form_of,
+    graph_form,
     table,
 )
 
@@ -85,13 +85,13 @@ def test_every_fact_has_a_source():
 )
 def test_the_form_follows_from_the_release(library, release, form):
     """10.14 reads Attention, and not yet what else the masked form has."""
-    assert form_of(library, release) == form
+    assert graph_form(library, release) == form
 
 
 def test_a_release_before_10_has_no_form():
     """Weak typing and 32-bit integers would make another model."""
     with pytest.raises(OptionError, match=r"tensorrt 8\.6\.2: has neither strong typing"):
-        form_of("tensorrt", "8.6.2")
+        graph_form("tensorrt", "8.6.2")
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in TOO_OLD])

@@ -14,7 +14,7 @@ from pathlib import Path
 import tokenizers
 
 from seq2edge.bundle.manifest import TokenizerRecord
-from seq2edge.checkpoints.sentencepiece import Numbering, build, read_pieces
+from seq2edge.checkpoints.sentencepiece import IdMapping, build, read_pieces
 from seq2edge.checkpoints.tokenizer import (
     SOURCE,
     TARGET,
@@ -51,7 +51,7 @@ def convert_marian(original: Original, copy: Path, folder: Path) -> Converted:
     codes = tuple(sorted(named - set(added)))
     tokenizer, size = build(
         read_pieces(copy / "source.spm"),
-        Numbering(
+        IdMapping(
             ids={**_numbers(original.encoder, folder / "vocab.json"), **added},
             added=_tokens(original, added),
             codes=codes,
@@ -84,7 +84,7 @@ def _marian_target(original: Original, copy: Path, folder: Path) -> tokenizers.T
     for token in (original.unk_token, original.eos_token):
         if token not in ids:
             raise CheckpointError(f"{path}: no {token}")
-    numbering = Numbering(
+    mapping = IdMapping(
         ids=ids,
         added=_tokens(original, added),
         codes=None,
@@ -92,7 +92,7 @@ def _marian_target(original: Original, copy: Path, folder: Path) -> tokenizers.T
         template=("$A", str(original.eos_token)),
         gap=" ",
     )
-    tokenizer, _ = build(read_pieces(copy / "target.spm"), numbering, str(path))
+    tokenizer, _ = build(read_pieces(copy / "target.spm"), mapping, str(path))
     return tokenizer
 
 
@@ -104,7 +104,7 @@ def convert_m2m100(original: Original, copy: Path, folder: Path) -> Converted:
     start = original.get_lang_token(original.src_lang)
     tokenizer, size = build(
         read_pieces(copy / "sentencepiece.bpe.model"),
-        Numbering(
+        IdMapping(
             ids={**vocabulary, **original.lang_token_to_id, **added},
             added=_tokens(original, added),
             codes=None,
@@ -143,17 +143,17 @@ def _added(original: Original) -> dict[str, int]:
 
 def _tokens(original: Original, contents: Mapping[str, int]) -> tuple[tokenizers.AddedToken, ...]:
     """The added tokens, special exactly where transformers leaves them out of decoded text."""
-    found = []
+    tokens = []
     for token in original.added_tokens_decoder.values():
         if token.content in contents:
             kept = {"lstrip": token.lstrip, "rstrip": token.rstrip}
             special = token.content in original.all_special_tokens
-            found.append(
+            tokens.append(
                 tokenizers.AddedToken(
                     token.content, single_word=token.single_word, special=special, **kept
                 )
             )
-    return tuple(found)
+    return tuple(tokens)
 
 
 def _proven(converted: Converted, original: Original, folder: Path) -> Converted:
@@ -163,10 +163,10 @@ def _proven(converted: Converted, original: Original, folder: Path) -> Converted
             (Path(temporary) / name).write_bytes(data)
         text = Tokenizer(Path(temporary), converted.record)
         for line in SAMPLE:
-            found, expected = text.encode(line), original(line).input_ids
-            if found != expected:
+            ids, expected = text.encode(line), original(line).input_ids
+            if ids != expected:
                 raise UnsupportedError(
                     f"{folder}: the tokenizer of {type(original).__name__} cannot be converted, "
-                    f"{line!r} would become {found} in place of {expected}"
+                    f"{line!r} would become {ids} in place of {expected}"
                 )
     return converted
