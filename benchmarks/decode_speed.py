@@ -1,10 +1,13 @@
-"""Greedy decoding of an OPUS-MT-sized random model: this runtime against CTranslate2 and PyTorch.
+"""Decoding of an OPUS-MT-sized random model: this runtime against CTranslate2 and PyTorch.
 
 Makes the model (6 + 6 layers, width 512, vocabulary 58,101), exports it, converts the same weights
 for CTranslate2, and times fixed-length decoding in interleaved rounds, so that a noisy machine
-disturbs all alike. Prints tokens per second of each and their ratios.
+disturbs all alike. Prints tokens per second of each, their ratios, and how many tokens are those
+of PyTorch. On a GPU (`--device cuda`) PyTorch also runs compiled, over a cache of fixed size;
+CTranslate2 is left out there.
 
     python benchmarks/decode_speed.py [--folder .cache/benchmark] [--batch 1] [--beams 1]
+    python benchmarks/decode_speed.py --device cuda
 """
 
 from __future__ import annotations
@@ -15,16 +18,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import ctranslate2
 import numpy as np
 import torch
 import transformers
-from ctranslate2.converters import transformers as converters
 
 import seq2edge
 from seq2edge.export.pipeline import export_checkpoint
 
 VOCAB, SOURCE, NEW = 58_101, 32, 64
+
+Task = Callable[[], list[list[int]]]  # the new tokens of every input
 
 
 def make_model(folder: Path) -> Path:
@@ -63,6 +66,8 @@ class _Tokens:
 
 def convert(checkpoint: Path, folder: Path) -> Path:
     """The same weights for CTranslate2, float32."""
+    from ctranslate2.converters import transformers as converters
+
     loader = converters.MarianMTLoader()
     model = transformers.MarianMTModel.from_pretrained(checkpoint)
     names = [f"t{i}" for i in range(VOCAB - 1)]  # its loader drops the padding token
@@ -74,52 +79,91 @@ def convert(checkpoint: Path, folder: Path) -> Path:
     return folder
 
 
-def runtime_task(bundle: Path, batch: int, beams: int, threads: int) -> Callable[[], int]:
-    """Decode with this runtime; returns the tokens made."""
-    model = seq2edge.load(bundle, device="cpu", threads=threads)
+def random_prompts(batch: int) -> list[list[int]]:
+    """What every engine reads."""
+    return np.random.default_rng(0).integers(1, VOCAB - 1, (batch, SOURCE)).tolist()
+
+
+def runtime_task(bundle: Path, batch: int, beams: int, threads: int, device: str) -> Task:
+    """Decode with this runtime."""
+    model = seq2edge.load(bundle, device=device, threads=threads)
     options = model.options.replace(
         num_beams=beams, max_new_tokens=NEW, min_new_tokens=NEW, max_length=None
     )
-    prompts = np.random.default_rng(0).integers(1, VOCAB - 1, (batch, SOURCE)).tolist()
+    prompts = random_prompts(batch)
 
-    def run() -> int:
-        results = model.generate_ids(prompts, options)
-        return sum(len(found[0].ids) for found in results)
+    def run() -> list[list[int]]:
+        return [list(best[0].ids) for best in model.generate_ids(prompts, options)]
 
     return run
 
 
-def ctranslate2_task(folder: Path, batch: int, beams: int, threads: int) -> Callable[[], int]:
+def ctranslate2_task(folder: Path, batch: int, beams: int, threads: int) -> Task:
     """The same with CTranslate2."""
+    import ctranslate2
+
     translator = ctranslate2.Translator(
         str(folder), device="cpu", compute_type="float32", intra_threads=threads, inter_threads=1
     )
-    prompts = np.random.default_rng(0).integers(1, VOCAB - 1, (batch, SOURCE)).tolist()
-    tokens = [[f"t{i}" for i in prompt] for prompt in prompts]
+    tokens = [[f"t{i}" for i in prompt] for prompt in random_prompts(batch)]
 
-    def run() -> int:
+    def run() -> list[list[int]]:
         results = translator.translate_batch(
             tokens, beam_size=beams, max_decoding_length=NEW, min_decoding_length=NEW
         )
-        return sum(len(result.hypotheses[0]) for result in results)
+        return [[int(token[1:]) for token in result.hypotheses[0]] for result in results]
 
     return run
 
 
-def torch_task(checkpoint: Path, batch: int, beams: int, threads: int) -> Callable[[], int]:
-    """The same with transformers in eager PyTorch."""
+def torch_task(
+    checkpoint: Path, batch: int, beams: int, threads: int, device: str, **options: str
+) -> Task:
+    """The same with transformers: eager PyTorch, or as `options` of generate say."""
     torch.set_num_threads(threads)
-    model = transformers.MarianMTModel.from_pretrained(checkpoint).eval()
-    prompts = torch.from_numpy(np.random.default_rng(0).integers(1, VOCAB - 1, (batch, SOURCE)))
+    model = transformers.MarianMTModel.from_pretrained(checkpoint).eval().to(device)
+    prompts = torch.tensor(random_prompts(batch), device=device)
 
-    def run() -> int:
+    def run() -> list[list[int]]:
         with torch.no_grad():
             result = model.generate(
-                prompts, num_beams=beams, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False
+                prompts,
+                num_beams=beams,
+                max_new_tokens=NEW,
+                min_new_tokens=NEW,
+                do_sample=False,
+                **options,
             )
-        return int(result[:, 1:].numel())
+        return result[:, 1:].tolist()  # which waits for the device
 
     return run
+
+
+def make_tasks(folder: Path, batch: int, beams: int, threads: int, device: str) -> dict[str, Task]:
+    """The engines that are compared on the device, after making what is missing."""
+    checkpoint, bundle, foreign = (folder / n for n in ("marian", "bundle", "ctranslate2"))
+    if not checkpoint.exists():
+        make_model(checkpoint)
+    if not bundle.exists():
+        export_checkpoint(checkpoint, bundle)
+    sizes = (batch, beams, threads)
+    tasks = {
+        "seq2edge": runtime_task(bundle, *sizes, device),
+        "transformers": torch_task(checkpoint, *sizes, device),
+    }
+    if device == "cuda":
+        static = torch_task(checkpoint, *sizes, device, cache_implementation="static")
+        return {**tasks, "compiled": static}
+    if not foreign.exists():
+        foreign.mkdir(parents=True)
+        convert(checkpoint, foreign)
+    return {**tasks, "ctranslate2": ctranslate2_task(foreign, *sizes)}
+
+
+def share_equal(ours: list[list[int]], theirs: list[list[int]]) -> float:
+    """Of the tokens, those that stand where the other's do."""
+    pairs = [pair for rows in zip(ours, theirs, strict=True) for pair in zip(*rows, strict=True)]
+    return sum(a == b for a, b in pairs) / len(pairs)
 
 
 def main() -> None:
@@ -130,35 +174,29 @@ def main() -> None:
     parser.add_argument("--beams", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
-    given = parser.parse_args()
-    checkpoint, bundle, foreign = (given.folder / n for n in ("marian", "bundle", "ctranslate2"))
-    if not checkpoint.exists():
-        make_model(checkpoint)
-    if not bundle.exists():
-        export_checkpoint(checkpoint, bundle)
-    if not foreign.exists():
-        foreign.mkdir(parents=True)
-        convert(checkpoint, foreign)
-    sizes = (given.batch, given.beams, given.threads)
-    tasks = {
-        "seq2edge": runtime_task(bundle, *sizes),
-        "ctranslate2": ctranslate2_task(foreign, *sizes),
-        "transformers": torch_task(checkpoint, *sizes),
-    }
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    arguments = parser.parse_args()
+    tasks = make_tasks(
+        arguments.folder,
+        arguments.batch,
+        arguments.beams,
+        arguments.threads,
+        arguments.device,
+    )
     rates: dict[str, list[float]] = {name: [] for name in tasks}
-    for task in tasks.values():
-        task()
-    for _ in range(given.rounds):
+    tokens = {name: task() for name, task in tasks.items()}
+    tokens = {name: task() for name, task in tasks.items()}  # what is compiled has settled now
+    for _ in range(arguments.rounds):
         for name, task in tasks.items():
             begin = time.perf_counter()
-            made = task()
+            made = sum(map(len, task()))
             rates[name].append(made / (time.perf_counter() - begin))
-    ours = rates["seq2edge"]
     for name, values in rates.items():
-        ratio = statistics.median(a / b for a, b in zip(ours, values, strict=True))
+        ratio = statistics.median(a / b for a, b in zip(rates["seq2edge"], values, strict=True))
+        equal = share_equal(tokens[name], tokens["transformers"])
         print(
             f"{name:<14}{statistics.median(values):8.1f} tokens/s (best {max(values):.1f}), "
-            f"seq2edge is {ratio:.2f}x"
+            f"seq2edge is {ratio:.2f}x; {equal:.1%} of the tokens are PyTorch's"
         )
 
 

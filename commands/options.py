@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import click
 
 if TYPE_CHECKING:
+    from seq2edge.files.progress import Progress
     from seq2edge.runtime.model import Model
     from seq2edge.runtime.options import DecodeOptions
 
@@ -154,7 +155,7 @@ def say_cut(model: Model) -> None:
 
 
 @contextmanager
-def progress_bar(first: str) -> Iterator[Callable[[str, float], None]]:
+def progress_bar(first: str) -> Iterator[Progress]:
     """A bar on stderr, and the function that moves it: what is done now, and the part of all."""
     with click.progressbar(length=1000, label=first, file=sys.stderr, width=30) as bar:
 

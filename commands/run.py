@@ -25,7 +25,7 @@ from seq2edge.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from seq2edge.runtime.model import GeneratedText
+    from seq2edge.runtime.sequences import GeneratedText
 
 TEXTS = click.argument("texts", nargs=-1, metavar="[TEXT|-]...")
 FILE = click.option(

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from seq2edge.errors import InputError
 from seq2edge.evaluation.examples import Example
-from seq2edge.runtime.backend import all_logits
-from seq2edge.runtime.likelihood import log_sum_exp
-from seq2edge.runtime.model import Classification, GeneratedText, Model
+from seq2edge.runtime.model import Classification, Model
 from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.sequences import GeneratedText
 
 LONGEST = 384  # tokens of a text that perplexity reads
 
@@ -40,17 +39,17 @@ def texts(
     for batch in _batches(examples, request):
         inputs = [str(example.input) for example in batch]
         if model.dims.mels:
-            found = model.transcribe(
+            generated = model.transcribe(
                 inputs, request.options, language=request.language, task=request.task
             )
         else:
-            found = model.generate(
+            generated = model.generate(
                 inputs,
                 request.options,
                 source_language=request.source_language,
                 target_language=request.target_language,
             )
-        for best, *_ in found:
+        for best, *_ in generated:
             yield best
 
 
@@ -72,28 +71,17 @@ def embeddings(
 
 def negative_log_likelihood(
     model: Model, examples: Sequence[Example], request: ModelRequest
-) -> Iterator[tuple[float, float]]:
-    """Of a decoder-only model: minus the log-probability of each text's tokens after its first.
+) -> Iterator[tuple[float, int]]:
+    """Of a decoder-only model: minus the log-likelihood of each text's tokens after its first.
 
     And their number. Texts are cut after LONGEST tokens.
     """
     for batch in _batches(examples, request):
-        rows = [model.tokenizer.encode(str(e.input))[:LONGEST] for e in batch]
+        rows = [model.tokenizer.encode(str(example.input))[:LONGEST] for example in batch]
         if min(map(len, rows)) < 2:
             raise InputError("metric: perplexity needs texts of two tokens or more")
-        longest = max(map(len, rows))
-        tokens = np.zeros((len(rows), longest), dtype=np.int64)
-        for row, ids in enumerate(rows):
-            tokens[row, : len(ids)] = ids
-        lengths = np.array([len(ids) for ids in rows])
-        cache = model.backend.start(None, len(rows), longest)
-        found = np.zeros(len(rows))
-        one = np.ones(len(rows), dtype=np.int64)
-        for i in range(longest - 1):
-            logits = all_logits(model.backend.step(tokens[:, i : i + 1], one, cache))
-            likely = np.take_along_axis(logits, tokens[:, i + 1 : i + 2], axis=1)[:, 0]
-            found += np.where(i + 1 < lengths, log_sum_exp(logits) - likely, 0.0)
-        yield from zip(found.tolist(), (lengths - 1.0).tolist(), strict=True)
+        for scored in model.score_ids(rows):
+            yield -scored.log_likelihood, scored.tokens
 
 
 def _batches(examples: Sequence[Example], request: ModelRequest) -> Iterator[Sequence[Example]]:

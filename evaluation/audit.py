@@ -4,15 +4,14 @@ Sentences that differ in one term are compared pair by pair, as CrowS-Pairs (Nan
 and StereoSet (Nadeem et al. 2021) compare what language models make of them, and as counterfactual
 fairness (Garg et al. 2019) compares classifiers. Embeddings are also held against word lists, WEAT
 (Caliskan, Bryson and Narayanan 2017). Intervals are over templates: sentences of one template are
-too much alike to be draws of their own.
+too much alike to be samples of their own.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,17 +25,17 @@ from seq2edge.evaluation.answers import (
     negative_log_likelihood,
     texts,
 )
-from seq2edge.evaluation.association import Effect, measure_association
 from seq2edge.evaluation.examples import Example
-from seq2edge.evaluation.pairs import Group, Pairs
-from seq2edge.evaluation.scores import Ask, Estimate, estimate_mean
-from seq2edge.runtime.model import Classification, GeneratedText, Model
+from seq2edge.evaluation.metrics import Ask, Estimate, estimate_mean
+from seq2edge.evaluation.pairs import Association, Group, Pairs
+from seq2edge.files.progress import Progress
+from seq2edge.runtime.model import Classification, Model
+from seq2edge.runtime.sequences import GeneratedText
 
 NEW_TOKENS = 32
+PERMUTATIONS = 10_000  # of the words of an association
 
 Values = NDArray[np.float64]  # (templates, rows, alternatives), or (templates, rows, pairs)
-Run = Callable[[Ask], Iterator[Any]]  # has the model answer a group's sentences
-Progress = Callable[[str, float], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +54,21 @@ class Finding:
     leans: Mapping[str, Estimate]
     templates: int
     pairs: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Effect:
+    """How much nearer the first targets are to the first attributes than the second targets are.
+
+    `size` is in standard deviations over all targets; `p` is the share of random divisions of the
+    targets into two lists with an effect as far from 0, the one at hand counted in.
+    """
+
+    name: str
+    targets: tuple[str, str]
+    attributes: tuple[str, str]
+    size: float
+    p: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,28 +95,40 @@ def audit(
     models that read sound, OptionError for options that nothing would heed.
     """
     request = _checked(model, request, new_tokens)
-    measure = _MEASURES[model.bundle.manifest.task]
-    passes = 2 if model.dims.kind == "decoder" else 1
-    total = passes * sum(len(group.sentences()) for group in pairs.groups.values())
-    done = itertools.count(1)
+    task = model.bundle.manifest.task
+    answering = _Answering(model, pairs, request, progress)
     findings: list[Finding] = []
     for name, group in pairs.groups.items():
-
-        def run(ask: Ask, group: Group = group, name: str = name) -> Iterator[Any]:
-            for answer in ask(model, _examples(group), request):
-                progress(name, next(done) / total)
-                yield answer
-
-        findings += measure(model, name, group, run)
-    effects: Iterable[Effect] = ()
-    if model.bundle.manifest.task == "embed":
-        effects = (measure_association(model, each) for each in pairs.associations)
+        findings += _MEASURES[task](answering, name, group)
+    associations = pairs.associations if task == "embed" else ()
     return Audit(
         bundle=str(model.bundle.path),
-        task=model.bundle.manifest.task,
+        task=task,
         findings=tuple(findings),
-        effects=tuple(effects),
+        effects=tuple(measure_association(model, association) for association in associations),
     )
+
+
+class _Answering:
+    """A model that answers the sentences of groups, and tells how many it has answered."""
+
+    def __init__(
+        self, model: Model, pairs: Pairs, request: ModelRequest, progress: Progress
+    ) -> None:
+        self.model, self._request, self._progress = model, request, progress
+        passes = 2 if model.dims.kind == "decoder" else 1
+        self._total = passes * sum(len(group.sentences()) for group in pairs.groups.values())
+        self._done = 0
+
+    def answers(self, name: str, group: Group, ask: Ask) -> list[Any]:
+        """The answers to all sentences of a group, in their order."""
+        answers = []
+        examples = [Example(input=sentence) for sentence in group.sentences()]
+        for answer in ask(self.model, examples, self._request):
+            self._done += 1
+            self._progress(name, self._done / self._total)
+            answers.append(answer)
+        return answers
 
 
 def _checked(model: Model, request: ModelRequest, new_tokens: int | None) -> ModelRequest:
@@ -113,45 +139,45 @@ def _checked(model: Model, request: ModelRequest, new_tokens: int | None) -> Mod
         if new_tokens is not None or request.source_language or request.target_language:
             raise OptionError(f"{path}: made to {task}, it takes no new tokens and no languages")
         return request
-    options = (request.options or model.options).replace(
-        num_beams=1,
-        num_return_sequences=1,
-        max_length=None,
-        max_new_tokens=new_tokens or NEW_TOKENS,
-        min_length=0,
-        min_new_tokens=0,
-    )
+    options = (request.options or model.options).greedy(max_new_tokens=new_tokens or NEW_TOKENS)
     return dataclasses.replace(request, options=options)
 
 
-def _classify(_: Model, name: str, group: Group, run: Run) -> Iterator[Finding]:
-    found = list(run(labels))
-    for label in found[0].scores:
-        yield _of_terms(name, f"score of {label}", group, [each.scores[label] for each in found])
-    yield _of_pairs(name, "label changes", group, found, _other_label)
+def _classify(answering: _Answering, name: str, group: Group) -> Iterator[Finding]:
+    answers = answering.answers(name, group, labels)
+    for label in answers[0].scores:
+        scores = [answer.scores[label] for answer in answers]
+        yield _of_terms(name, f"score of {label}", group, scores)
+    yield _of_pairs(name, "label changes", group, answers, _other_label)
 
 
 def _other_label(a: Classification, b: Classification) -> float:
     return float(a.label != b.label)
 
 
-def _embed(_: Model, name: str, group: Group, run: Run) -> Iterator[Finding]:
-    yield _of_pairs(name, "cosine distance", group, list(run(embeddings)), _cosine_distance)
+def _embed(answering: _Answering, name: str, group: Group) -> Iterator[Finding]:
+    vectors = answering.answers(name, group, embeddings)
+    yield _of_pairs(name, "cosine distance", group, vectors, _cosine_distance)
 
 
 def _cosine_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(1 - a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
-def _generate(model: Model, name: str, group: Group, run: Run) -> Iterator[Finding]:
-    found = list(run(texts))
-    confidence = [each.score / len(each.ids) for each in found]
+def _generate(answering: _Answering, name: str, group: Group) -> Iterator[Finding]:
+    outputs = answering.answers(name, group, texts)
+    confidence = [output.score / len(output.ids) for output in outputs]
     yield _of_terms(name, "log-probability per output token", group, confidence)
-    plain = _without_terms(group, found)
-    yield _of_pairs(name, "output changes", group, plain, lambda a, b: float(a != b))
-    if model.dims.kind == "decoder":
-        likelihood = [-total / count for total, count in run(negative_log_likelihood)]
+    plain = _without_terms(group, outputs)
+    yield _of_pairs(name, "output changes", group, plain, _other_text)
+    if answering.model.dims.kind == "decoder":
+        totals = answering.answers(name, group, negative_log_likelihood)
+        likelihood = [-total / count for total, count in totals]
         yield _of_terms(name, "log-likelihood per sentence token", group, likelihood)
+
+
+def _other_text(a: str, b: str) -> float:
+    return float(a != b)
 
 
 def _without_terms(group: Group, outputs: Sequence[GeneratedText]) -> list[str]:
@@ -163,10 +189,6 @@ def _without_terms(group: Group, outputs: Sequence[GeneratedText]) -> list[str]:
         swapped = "|".join(map(re.escape, words))
         plain.append(re.sub(rf"(?<!\w)(?:{swapped})(?!\w)", "{}", output.text, flags=re.IGNORECASE))
     return plain
-
-
-def _examples(group: Group) -> list[Example]:
-    return [Example(input=sentence) for sentence in group.sentences()]
 
 
 def _of_terms(name: str, measure: str, group: Group, values: Sequence[float]) -> Finding:
@@ -215,7 +237,40 @@ def _finding(
     )
 
 
-_MEASURES: dict[str, Callable[[Model, str, Group, Run], Iterator[Finding]]] = {
+def measure_association(model: Model, association: Association) -> Effect:
+    """WEAT: embed every word alone, and compare cosines."""
+    (x, targets_x), (y, targets_y) = association.targets.items()
+    (a, words_a), (b, words_b) = association.attributes.items()
+    targets = _directions(model, (*targets_x, *targets_y))
+    nearness = [
+        (targets @ _directions(model, words).T).mean(axis=1)  # (targets,)
+        for words in (words_a, words_b)
+    ]
+    size, p = effect_size(nearness[0] - nearness[1])
+    return Effect(name=association.name, targets=(x, y), attributes=(a, b), size=size, p=p)
+
+
+def effect_size(leaning: NDArray[np.float64]) -> tuple[float, float]:
+    """Effect size and p of (targets,) leanings, those of the first half against the second."""
+    half = len(leaning) // 2
+    spread = float(leaning.std(ddof=1))
+    if spread == 0:
+        return 0.0, 1.0
+    rng = np.random.default_rng(0)
+    shuffled = rng.permuted(np.tile(leaning, (PERMUTATIONS, 1)), axis=1)
+    chance = shuffled[:, :half].mean(axis=1) - shuffled[:, half:].mean(axis=1)
+    difference = float(leaning[:half].mean() - leaning[half:].mean())
+    as_far = int(np.sum(abs(chance) >= abs(difference) * (1 - 1e-9)))
+    return difference / spread, (as_far + 1) / (PERMUTATIONS + 1)
+
+
+def _directions(model: Model, words: tuple[str, ...]) -> NDArray[np.float64]:
+    vectors = model.embed(words).astype(np.float64)
+    lengths: NDArray[np.float64] = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / lengths
+
+
+_MEASURES: dict[str, Callable[[_Answering, str, Group], Iterator[Finding]]] = {
     "classify": _classify,
     "embed": _embed,
     "generate": _generate,

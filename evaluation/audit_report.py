@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from seq2edge.errors import OptionError
-from seq2edge.evaluation.audit import Audit, Finding
-from seq2edge.evaluation.plots import as_svg, new_figure
-from seq2edge.evaluation.scores import Estimate
+from seq2edge.evaluation import pages
+from seq2edge.evaluation.audit import Audit, Effect, Finding
+from seq2edge.evaluation.metrics import Estimate
+from seq2edge.evaluation.tables import aligned
 from seq2edge.files.storage import file_errors
 
 SUFFIXES = (".html", ".png")
+HEADS = ("mean gap", "95 % CI", "largest")
 MEASURES = 6  # of a group in the plot, the largest gaps first: classifiers may have many labels
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; color: #222; }}
-pre {{ font-size: 13px; line-height: 1.45; white-space: pre-wrap; }}
-svg {{ max-width: 100%; height: auto; }}
-</style></head><body>
-<h1>{title}</h1>
-<p>Sentences that differ in one term, compared pair by pair. Bars and points are means over
-templates with their 95 % CI (bootstrap over templates); a cross is the largest gap of a
-single pair. A small gap on these sentences is no proof that the model treats people alike.</p>
-{plot}
-<pre>{table}</pre>
-</body></html>
-"""
+GAP_LEGEND = "bar: mean; cross: largest; line: 95 % CI"
+LEAN_LEGEND = "point: mean; line: 95 % CI"
+_CAPTION = (
+    "Sentences that differ in one term, compared pair by pair. Bars and points are means over "
+    "templates with their 95 % CI (bootstrap over templates); a cross is the largest gap of a "
+    "single pair. A small gap on these sentences is no proof that the model treats people alike."
+)
 
 
 def check_report(path: Path) -> None:
@@ -42,33 +36,70 @@ def check_report(path: Path) -> None:
         raise OptionError(f"report: {path} ends in neither of {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():
         raise OptionError(f"report: {path.parent} is no folder")
-    new_figure(1, 1, "quantize")
+    pages.new_figure(1, 1, "quantize")
 
 
-def write_report(path: Path, found: Audit) -> None:
+def write_report(path: Path, audited: Audit) -> None:
     """Write the plot (.png) or the page (.html). Raises BundleError where that fails."""
-    figure = plot(found)
-    with file_errors(path):
-        if path.suffix == ".png":
-            figure.savefig(path, dpi=150)
-            return
-        page = _PAGE.format(
-            title=escape(f"Audit of {found.bundle}"),
-            plot=as_svg(figure),
-            table=escape("\n".join(table(found))),
-        )
-        path.write_text(page, encoding="utf-8")
+    if path.suffix == ".png":
+        with file_errors(path):
+            plot(audited).savefig(path, dpi=150)
+        return
+    parts = [pages.paragraph(_CAPTION)]
+    for group, findings in _groups(audited):
+        parts.append(pages.heading(f"{group}: {_count(findings[0])}"))
+        parts += [pages.plots(_figures(audited, group, findings)), _html_table(findings)]
+    if audited.effects:
+        parts.append(pages.heading("associations of words"))
+    parts += [pages.paragraph(" ".join(_effect(effect))) for effect in audited.effects]
+    pages.write_page(path, f"Audit of {audited.bundle}", parts)
 
 
-def plot(found: Audit) -> Any:
+def _figures(audited: Audit, group: str, findings: Sequence[Finding]) -> Iterator[Any]:
+    """A group's gaps, and how alternatives lean; over the same ranges in every group."""
+    shown = _largest(findings)
+    figure = pages.new_figure(pages.WIDTH, 1.1 + 0.35 * len(shown), "quantize")
+    axes = figure.subplots()
+    _draw_gaps(axes, group, shown)
+    highest = max(max(finding.largest, finding.mean.high) for finding in audited.findings)
+    axes.set_xlim(0, 1.05 * highest or 1)
+    axes.set_xlabel(GAP_LEGEND, fontsize=9)
+    yield figure
+    leaning = [finding for finding in shown if finding.leans]
+    if leaning:
+        rows = sum(len(finding.leans) for finding in leaning)
+        figure = pages.new_figure(pages.WIDTH, 1.1 + 0.22 * rows, "quantize")
+        axes = figure.subplots()
+        _draw_leans(axes, group, leaning)
+        leans = [lean for finding in audited.findings for lean in finding.leans.values()]
+        farthest = 1.05 * max(max(lean.high, -lean.low) for lean in leans) or 1
+        axes.set_xlim(-farthest, farthest)
+        axes.set_xlabel(LEAN_LEGEND, fontsize=9)
+        yield figure
+
+
+def _html_table(findings: Sequence[Finding]) -> str:
+    heads = ["", *HEADS, "from the mean of all", "sentences of the largest gap"]
+    rows = [
+        [
+            *_cells(finding),
+            ", ".join(f"{name} {lean.value:+.4f}" for name, lean in finding.leans.items()),
+            " / ".join(finding.sentences) if finding.largest > 0 else "",
+        ]
+        for finding in findings
+    ]
+    return pages.table(heads, rows, sentences=(4, 5))
+
+
+def plot(audited: Audit) -> Any:
     """A row of axes for each group: gaps, and where there are any how alternatives lean."""
-    groups = [(name, _largest(findings)) for name, findings in _groups(found)]
-    leaning = any(finding.leans for finding in found.findings)
+    groups = [(name, _largest(findings)) for name, findings in _groups(audited)]
+    leaning = any(finding.leans for finding in audited.findings)
     heights = [
         1.2 + 0.22 * max(2 * len(shown), sum(len(finding.leans) for finding in shown))
         for _, shown in groups
     ]
-    figure = new_figure(12 if leaning else 8, sum(heights), "quantize")
+    figure = pages.new_figure(12 if leaning else 8, sum(heights), "quantize")
     axes = figure.subplots(
         len(groups),
         1 + leaning,
@@ -80,8 +111,8 @@ def plot(found: Audit) -> Any:
         _draw_gaps(left, name, shown)
         for other in right:
             _draw_leans(other, name, [finding for finding in shown if finding.leans])
-    for lowest, legend in zip(axes[-1], ("bar: mean; cross: largest", "point: mean"), strict=False):
-        lowest.set_xlabel(f"{legend}; line: 95 % CI", fontsize=9)
+    for lowest, legend in zip(axes[-1], (GAP_LEGEND, LEAN_LEGEND), strict=False):
+        lowest.set_xlabel(legend, fontsize=9)
     return figure
 
 
@@ -95,6 +126,7 @@ def _draw_gaps(axes: Any, name: str, findings: Sequence[Finding]) -> None:
     axes.set_yticks(rows, [finding.measure for finding in findings], fontsize=8)
     axes.set_ylim(max(len(rows), 2) - 0.5, -0.5 if len(rows) > 1 else -1.5)
     axes.set_xlim(left=0)
+    axes.locator_params(axis="x", nbins=6)  # more numbers would touch each other
     axes.set_title(f"{name}: gap within pairs", fontsize=10)
 
 
@@ -110,6 +142,7 @@ def _draw_leans(axes: Any, name: str, findings: Sequence[Finding]) -> None:
     axes.axvline(0, color="#999999", linewidth=1)
     axes.set_yticks(rows, [label for label, _ in leans], fontsize=8)
     axes.invert_yaxis()
+    axes.locator_params(axis="x", nbins=6)
     axes.set_title(f"{name}: from the mean of all", fontsize=10)
 
 
@@ -118,8 +151,8 @@ def _draw_intervals(axes: Any, rows: Sequence[int], estimates: Sequence[Estimate
         axes.plot([estimate.low, estimate.high], [row, row], color="#333333", linewidth=1.5)
 
 
-def _groups(found: Audit) -> Iterator[tuple[str, list[Finding]]]:
-    for name, findings in itertools.groupby(found.findings, key=lambda finding: finding.group):
+def _groups(audited: Audit) -> Iterator[tuple[str, list[Finding]]]:
+    for name, findings in itertools.groupby(audited.findings, key=lambda finding: finding.group):
         yield name, list(findings)
 
 
@@ -129,32 +162,39 @@ def _largest(findings: Sequence[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding in kept]
 
 
-def table(found: Audit) -> Iterator[str]:
+def table(audited: Audit) -> Iterator[str]:
     """A block of lines for each group, and one for the associations."""
-    for group, findings in _groups(found):
-        first = findings[0]
-        templates = "one template" if first.templates == 1 else f"{first.templates} templates"
-        yield f"{group}: {first.pairs} pairs of sentences of {templates}"
-        width = max(len(each.measure) for each in findings)
-        yield f"  {'':<{width}}  {'mean gap':>8}  {'95 % CI':>18}  {'largest':>8}"
-        for finding in findings:
-            yield from _lines(finding, width)
+    for group, findings in _groups(audited):
+        yield f"{group}: {_count(findings[0])}"
+        head, *lines = aligned([("", *HEADS), *map(_cells, findings)])
+        yield f"  {head}"
+        for finding, line in zip(findings, lines, strict=True):
+            yield f"  {line}"
+            if finding.leans:
+                leans = (f"{name} {lean.value:+.4f}" for name, lean in finding.leans.items())
+                yield f"    from the mean of all: {', '.join(leans)}"
+            if finding.largest > 0:
+                yield f"    largest: {finding.sentences[0]} / {finding.sentences[1]}"
         yield ""
-    for effect in found.effects:
-        one, other = effect.targets
-        yield f"{effect.name}: effect size {effect.size:+.2f}, p {effect.p:.4f}"
-        near, far = effect.attributes
-        yield f"  above 0: {one} nearer to {near}, {other} to {far}"
+    for effect in audited.effects:
+        first, second = _effect(effect)
+        yield first
+        yield f"  {second}"
 
 
-def _lines(finding: Finding, width: int) -> Iterator[str]:
+def _count(finding: Finding) -> str:
+    templates = "one template" if finding.templates == 1 else f"{finding.templates} templates"
+    return f"{finding.pairs} pairs of sentences of {templates}"
+
+
+def _cells(finding: Finding) -> tuple[str, str, str, str]:
+    """The measure and its numbers; a single template tells nothing about an interval."""
     mean = finding.mean
     interval = f"{mean.low:.4f} to {mean.high:.4f}" if finding.templates > 1 else "-"
-    yield (
-        f"  {finding.measure:<{width}}  {mean.value:>8.4f}  {interval:>18}  {finding.largest:>8.4f}"
-    )
-    if finding.leans:
-        leans = (f"{name} {lean.value:+.4f}" for name, lean in finding.leans.items())
-        yield f"    from the mean of all: {', '.join(leans)}"
-    if finding.largest > 0:
-        yield f"    largest: {finding.sentences[0]} / {finding.sentences[1]}"
+    return finding.measure, f"{mean.value:.4f}", interval, f"{finding.largest:.4f}"
+
+
+def _effect(effect: Effect) -> tuple[str, str]:
+    (one, other), (near, far) = effect.targets, effect.attributes
+    size = f"{effect.name}: effect size {effect.size:+.2f}, p {effect.p:.4f}"
+    return size, f"above 0: {one} nearer to {near}, {other} to {far}"

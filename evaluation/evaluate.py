@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +13,22 @@ import numpy as np
 from seq2edge.errors import InputError, OptionError
 from seq2edge.evaluation.answers import ModelRequest, texts
 from seq2edge.evaluation.examples import Example, read_examples
-from seq2edge.evaluation.metrics import choose_metric, score_answers, usual_metrics
-from seq2edge.evaluation.scores import Estimate, Metric, Scores
+from seq2edge.evaluation.metrics import (
+    Estimate,
+    Metric,
+    Scores,
+    choose_metric,
+    score_answers,
+    usual_metrics,
+)
+from seq2edge.evaluation.tables import aligned
 from seq2edge.files.compressed import COMPRESSED
+from seq2edge.files.progress import PartProgress, Progress
 from seq2edge.runtime.model import Model
 
 ALL = "all"
 
 Domains = dict[str, list[Example]]
-Progress = Callable[[str, float], None]  # what is being done, and how much of it (0 to 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,8 +85,8 @@ def choose_metrics(
     Raises OptionError and InputError as `choose_metric`, where a task has no usual metric, and for
     options that nothing would heed.
     """
-    found = [choose_metric(model, examples, name) for name in dict.fromkeys(names)]
-    metrics = [metric for metric in found if metric] or usual_metrics(model, examples)
+    named = [choose_metric(model, examples, name) for name in dict.fromkeys(names)]
+    metrics = [metric for metric in named if metric] or usual_metrics(model, examples)
     task = model.bundle.manifest.task
     if not metrics:
         has_metrics = task != "embed"
@@ -123,17 +130,16 @@ def evaluate(
     theirs: dict[tuple[str, str], _Measured] = {}
     if baseline is not None:
         theirs = _measure(*baseline, domains, metrics, lambda part: progress("baseline", part))
-    return [_row(key, found, theirs.get(key)) for key, found in mine.items()]
+    return [_row(key, measured, theirs.get(key)) for key, measured in mine.items()]
 
 
 def _check_baseline(model: Model, other: Model, metrics: Sequence[Metric]) -> None:
     task, path = model.bundle.manifest.task, other.bundle.path
     if other.bundle.manifest.task != task:
         raise InputError(f"{path}: made to {other.bundle.manifest.task}, a baseline has to {task}")
-    if any(metric.name == "perplexity" for metric in metrics):
-        ours, its = (_tokenizer_hash(found) for found in (model, other))
-        if ours != its:
-            raise InputError(f"{path}: has another tokenizer, its perplexity is over other tokens")
+    counts_tokens = any(metric.name == "perplexity" for metric in metrics)
+    if counts_tokens and _tokenizer_hash(model) != _tokenizer_hash(other):
+        raise InputError(f"{path}: has another tokenizer, its perplexity is over other tokens")
 
 
 def _tokenizer_hash(model: Model) -> str:
@@ -146,14 +152,14 @@ def _measure(
     request: ModelRequest,
     domains: Mapping[str, Sequence[Example]],
     metrics: Sequence[Metric],
-    show: Callable[[float], None],
+    show: PartProgress,
 ) -> dict[tuple[str, str], _Measured]:
     """By domain and metric; a single domain is all there is."""
     asks = list(dict.fromkeys(metric.ask for metric in metrics))
     total = len(asks) * sum(map(len, domains.values()))
     done = 0
     parts: dict[str, list[_Measured]] = {metric.name: [] for metric in metrics}
-    found: dict[tuple[str, str], _Measured] = {}
+    measured: dict[tuple[str, str], _Measured] = {}
     for domain, examples in domains.items():
         for ask in asks:
             answers, begin = [], time.perf_counter()
@@ -165,9 +171,9 @@ def _measure(
             for metric in (metric for metric in metrics if metric.ask is ask):
                 scores = score_answers(metric, answers, examples)
                 parts[metric.name].append(_Measured(scores=scores, seconds=seconds))
-                found[domain, metric.name] = parts[metric.name][-1]
+                measured[domain, metric.name] = parts[metric.name][-1]
     whole = {(ALL, metric.name): _together(parts[metric.name]) for metric in metrics}
-    return {**found, **whole} if len(domains) > 1 else whole
+    return {**measured, **whole} if len(domains) > 1 else whole
 
 
 def _together(parts: Sequence[_Measured]) -> _Measured:
@@ -197,13 +203,7 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
     heads += ["baseline", "change", "95 % CI"] * compared
     cells = [_cells(row, several=several) for row in rows]
     lines = [[*heads, "examples", "seconds", "examples/s"], *cells]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    names = 1 + several
-    for line in lines:
-        yield "  ".join(
-            cell.ljust(width) if i < names else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
+    yield from aligned(lines, left=1 + several)
 
 
 def _cells(row: Row, *, several: bool) -> list[str]:

@@ -88,12 +88,14 @@ def _read_texts(path: Path) -> list[Example]:
 
 
 def _read_json(path: Path, *, sound: bool) -> list[Example]:
-    found = [_from_json(line, f"{path}: line {number}") for number, line in _lines(path)]
-    if not found:
+    examples = [_from_json(line, f"{path}: line {number}") for number, line in _lines(path)]
+    if not examples:
         raise InputError(f"{path}: holds no example")
     if not sound:
-        return found
-    clips = [dataclasses.replace(example, input=path.parent / example.input) for example in found]
+        return examples
+    clips = [
+        dataclasses.replace(example, input=path.parent / example.input) for example in examples
+    ]
     for example in clips:
         if not Path(example.input).is_file():
             raise InputError(f"{path}: no clip {example.input}")

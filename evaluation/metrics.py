@@ -1,25 +1,110 @@
-"""The metrics by name, and which of them go with a model."""
+"""Metrics by name, as sums over examples, and what chance alone would change of them.
+
+Every metric keeps a few sums for each example, from which the metric of any set of examples
+follows. Intervals are 95 % confidence intervals: the quantiles of 1000 bootstrap samples of the
+examples (Efron 1979); the difference between two models takes the same samples for both (Koehn,
+"Statistical Significance Tests for Machine Translation Evaluation", 2004).
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seq2edge.errors import InputError, OptionError
 from seq2edge.evaluation import text_metrics
 from seq2edge.evaluation.answers import ModelRequest, labels, negative_log_likelihood, texts
 from seq2edge.evaluation.examples import Example
-from seq2edge.evaluation.scores import Metric, Scores, Sums
+from seq2edge.evaluation.text_metrics import Sums
 from seq2edge.runtime.model import Classification, Model
 
+SAMPLES = 1000  # of the bootstrap
 AGREEMENT = "agreement"  # the one metric that compares two models: see quantize/race.py
 USUAL: dict[str, tuple[str, ...]] = {  # of each manifest task, the most telling first
     "generate": ("chrf", "bleu"),
     "transcribe": ("wer", "cer"),
     "classify": ("accuracy", "f1"),
 }
+
+Ask: TypeAlias = Callable[[Model, Sequence[Example], ModelRequest], Iterator[Any]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A metric, and the manifest tasks it is for.
+
+    `ask` has a model answer every example, and metrics with the same `ask` share the answers;
+    `measure` gives (examples, sums) of answers; `aggregate` makes the metric of the examples' added
+    sums.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    higher_is_better: bool
+    references: bool
+    ask: Ask
+    measure: Callable[[Sequence[Any], Sequence[Example]], Iterable[Sequence[float]]]
+    aggregate: Callable[[Sums], float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A value and its confidence interval: 95 %, by bootstrap over the examples."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scores:
+    """One model's sums (examples, sums) of one metric."""
+
+    metric: Metric
+    sums: NDArray[np.float64]
+
+    def estimate(self) -> Estimate:
+        """The metric on all examples."""
+        sampled = [self.metric.aggregate(total) for total in self._samples()]
+        return _estimate(self.metric.aggregate(self.sums.sum(axis=0)), sampled)
+
+    def change_from(self, other: Scores) -> Estimate:
+        """This model's metric minus the other's on the same examples."""
+        aggregate = self.metric.aggregate
+        pairs = zip(self._samples(), other._samples(), strict=True)
+        value = aggregate(self.sums.sum(axis=0)) - aggregate(other.sums.sum(axis=0))
+        return _estimate(value, [aggregate(mine) - aggregate(theirs) for mine, theirs in pairs])
+
+    def _samples(self) -> Iterator[Sums]:
+        for rows in bootstrap_samples(len(self.sums)):
+            yield self.sums[rows].sum(axis=0)
+
+
+def bootstrap_samples(count: int) -> Iterator[NDArray[np.int64]]:
+    """The examples (count,) of each bootstrap sample: the same ones whenever it is called."""
+    rng = np.random.default_rng(0)
+    for _ in range(SAMPLES):
+        yield rng.integers(0, count, count)
+
+
+def estimate_mean(values: Sequence[float]) -> Estimate:
+    """The mean of some values, and the interval of such means."""
+    array = np.asarray(values, dtype=np.float64)
+    sampled = [float(array[rows].mean()) for rows in bootstrap_samples(len(array))]
+    return _estimate(float(array.mean()), sampled)
+
+
+def _estimate(value: float, sampled: Sequence[float]) -> Estimate:
+    low, high = np.quantile(sampled, [0.025, 0.975])
+    return Estimate(value=value, low=float(low), high=float(high))
 
 
 def usual_metrics(model: Model, examples: Sequence[Example]) -> list[Metric]:
@@ -28,8 +113,8 @@ def usual_metrics(model: Model, examples: Sequence[Example]) -> list[Metric]:
     if model.dims.kind == "decoder":
         usual = ("perplexity",)
     has_references = all(example.references for example in examples)
-    found = [METRICS[name] for name in usual]
-    return [metric for metric in found if has_references or not metric.references]
+    metrics = [METRICS[name] for name in usual]
+    return [metric for metric in metrics if has_references or not metric.references]
 
 
 def choose_metric(model: Model, examples: Sequence[Example], name: str | None) -> Metric | None:
@@ -76,10 +161,10 @@ def score_answers(metric: Metric, answers: Sequence[object], examples: Sequence[
     return Scores(metric=metric, sums=sums)
 
 
-def _verdicts(
+def _labels(
     answers: Sequence[Classification], examples: Sequence[Example]
 ) -> Iterator[tuple[str, str]]:
-    """The label found and the one wanted: of several right ones the one found, else the first."""
+    """The predicted label and the true one: the predicted if it is right, else the first right."""
     for answer, example in zip(answers, examples, strict=True):
         for label in example.references:
             if label not in answer.scores:
@@ -93,28 +178,28 @@ def _verdicts(
 def _measure_accuracy(
     answers: Sequence[Classification], examples: Sequence[Example]
 ) -> Iterator[Sequence[float]]:
-    for found, wanted in _verdicts(answers, examples):
-        yield float(found == wanted), 1.0
+    for predicted, true in _labels(answers, examples):
+        yield float(predicted == true), 1.0
 
 
 def _measure_f1(
     answers: Sequence[Classification], examples: Sequence[Example]
 ) -> Iterator[Sequence[float]]:
-    """Of every label whether it was found, wanted, and both."""
+    """Of every label whether it was predicted, true, and both."""
     known = list(answers[0].scores)
-    for found, wanted in _verdicts(answers, examples):
+    for predicted, true in _labels(answers, examples):
         counts = np.zeros((len(known), 3))
-        counts[known.index(found), 0] = 1
-        counts[known.index(wanted), 1] = 1
-        counts[known.index(found), 2] = found == wanted
+        counts[known.index(predicted), 0] = 1
+        counts[known.index(true), 1] = 1
+        counts[known.index(predicted), 2] = predicted == true
         yield counts.ravel().tolist()
 
 
 def _macro_f1(total: Sums) -> float:
-    """The mean over the labels that were found or wanted at all."""
-    found, wanted, both = total.reshape(-1, 3).T
-    seen = found + wanted > 0
-    return float(100 * np.mean(2 * both[seen] / (found + wanted)[seen]))
+    """The mean over the labels that were predicted or true at all."""
+    predicted, true, both = total.reshape(-1, 3).T
+    present = predicted + true > 0
+    return float(100 * np.mean(2 * both[present] / (predicted + true)[present]))
 
 
 def _as_it_is(

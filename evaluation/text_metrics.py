@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from seq2edge.errors import BackendError, InputError
 from seq2edge.evaluation.examples import Example
-from seq2edge.evaluation.scores import Sums
-from seq2edge.runtime.model import GeneratedText
+from seq2edge.runtime.sequences import GeneratedText
 
+Sums: TypeAlias = NDArray[np.float64]  # (sums of a metric,), added over examples
 Measure: TypeAlias = Callable[
     [Sequence[GeneratedText], Sequence[Example]], Iterator[Sequence[float]]
 ]
@@ -24,7 +27,13 @@ Clean: TypeAlias = Callable[[str], str]
 
 
 def measure_translation(name: str) -> Measure:
-    """The statistics that sacrebleu adds up for "bleu" or "chrf"."""
+    """The statistics that sacrebleu adds up for "bleu" or "chrf".
+
+    sacrebleu's public functions give scores alone, of whole corpora: a bootstrap would tokenize
+    everything a thousand times. So this calls two of its private methods, here the one that counts
+    and in `aggregate_translation` the one that scores counts; a test names them, for the day when a
+    release has others.
+    """
 
     def measure(
         answers: Sequence[GeneratedText], examples: Sequence[Example]
@@ -74,12 +83,12 @@ def measure_errors(unit: str) -> Measure:
 
 
 def _edits(process: Callable[..., Any], clean: Clean, reference: str, said: str) -> tuple[int, int]:
-    wanted = clean(reference)
-    if not wanted:
+    expected = clean(reference)
+    if not expected:
         raise InputError(f"metric: the reference {reference!r} holds no words")
-    found = process(wanted, said)
-    edits = found.substitutions + found.deletions + found.insertions
-    return edits, found.hits + found.substitutions + found.deletions
+    counts = process(expected, said)
+    edits = counts.substitutions + counts.deletions + counts.insertions
+    return edits, counts.hits + counts.substitutions + counts.deletions
 
 
 def _cleaner(unit: str, jiwer: ModuleType) -> Clean:

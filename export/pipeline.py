@@ -6,7 +6,7 @@ import dataclasses
 import gc
 import importlib.metadata
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,12 @@ from seq2edge.export.passes.fold_transposes import FoldTransposes
 from seq2edge.export.passes.fuse_cache_attention import FuseCacheAttention
 from seq2edge.export.passes.name_weights import NameWeights
 from seq2edge.export.weights import WEIGHTS, WeightsWriter, dtype_name
+from seq2edge.files.progress import Progress
 from seq2edge.model.dims import Dims
 from seq2edge.model.transformer import Transformer
 from seq2edge.runtime import parity
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from seq2edge.runtime.options import DecodeOptions
-
-Progress = Callable[[str, float], None]  # what is being done, and how much of all is done (0 to 1)
 
 # Where each stage begins and ends on the way.
 STAGES = {
@@ -61,7 +60,7 @@ PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "transforme
 FILES: dict[GraphFlavour, str] = {"canonical": "{}.onnx", "onnxruntime": "{}.onnxruntime.onnx"}
 # The oldest release that runs the canonical graph, and the specialised one without and with a
 # sliding window (which older kernels silently get wrong).
-CANONICAL_RELEASE, SPECIALISED_RELEASE, WINDOW_RELEASE = "1.32", "1.23", "1.32"
+CANONICAL_RELEASE, SPECIALISED_RELEASE, WINDOW_RELEASE = "1.31", "1.23", "1.32"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

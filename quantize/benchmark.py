@@ -20,8 +20,7 @@ import numpy as np
 from seq2edge.errors import BackendError
 from seq2edge.evaluation.answers import ModelRequest
 from seq2edge.evaluation.examples import Example
-from seq2edge.evaluation.metrics import AGREEMENT
-from seq2edge.evaluation.scores import Metric
+from seq2edge.evaluation.metrics import AGREEMENT, Metric
 from seq2edge.runtime.model import Model
 
 Input: TypeAlias = Any  # ids of a text, or the features of a clip (mels, frames)
@@ -97,16 +96,8 @@ def _run_greedily(model: Model, group: list[Input], language: str | None = None)
         run: Callable[[Any], Any] = model.classify_ids if classify else model.embed_ids
         return run(group)
     prompt = max(map(len, group)) if model.dims.encoder is None else 1
-    options = model.options.replace(
-        num_beams=1,
-        num_return_sequences=1,
-        max_length=prompt + NEW_TOKENS,  # the model takes less where its positions end
-        max_new_tokens=None,
-        min_new_tokens=0,
-        min_length=0,
-        eos_token_id=(),
-        forced_eos_token_id=(),
-    )
+    # As a max_length: the model takes less where its positions end.
+    options = model.options.greedy(max_length=prompt + NEW_TOKENS, ends=False)
     if model.dims.mels:
         if language is not None:
             options = options.replace(decoder_prompt=model.speech_prompt(language, "transcribe"))

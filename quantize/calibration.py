@@ -23,6 +23,7 @@ from seq2edge.bundle import Bundle
 from seq2edge.bundle.manifest import GraphFlavour, Role
 from seq2edge.errors import BackendError, InputError
 from seq2edge.evaluation.examples import Example
+from seq2edge.files.progress import PartProgress
 from seq2edge.runtime.backends.onnxruntime import import_onnxruntime
 from seq2edge.runtime.model import Model, load
 
@@ -35,7 +36,6 @@ BATCH = 8  # examples decoded at a time
 Feed = dict[str, NDArray[Any]]
 TensorKey: TypeAlias = tuple[Role, str]  # a graph, a tensor's name in it
 OnTensor = Callable[[Role, str, NDArray[Any]], None]  # a graph, a tensor's name, its values
-Progress = Callable[[float], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Calibration:
         *,
         language: str | None = None,
         threads: int | None = None,
-        progress: Progress = lambda _: None,
+        progress: PartProgress = lambda _: None,
     ) -> None:
         self.bundle = bundle
         self.threads = threads
@@ -92,7 +92,7 @@ class Calibration:
         self,
         names: Mapping[Role, Sequence[str]],
         on_tensor: OnTensor,
-        progress: Progress = lambda _: None,
+        progress: PartProgress = lambda _: None,
         *,
         target: GraphFlavour = TARGET,
         largest: bool = False,
@@ -160,9 +160,7 @@ def names_by_role(keys: Iterable[TensorKey]) -> dict[Role, list[str]]:
 
 def _decode(model: Model, examples: Sequence[Example], language: str | None) -> Iterator[Trace]:
     """Let the model write what it will after each example: greedily, else with its settings."""
-    options = model.options.replace(
-        num_beams=1, num_return_sequences=1, max_new_tokens=None, min_length=0, min_new_tokens=0
-    )
+    options = model.options.greedy()
     if model.dims.mels:
         options = options.replace(decoder_prompt=model.speech_prompt(language, "transcribe"))
         start = model.start_tokens(options)

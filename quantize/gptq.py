@@ -9,13 +9,14 @@ written here, with scales that lose least on the examples' inputs.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle.manifest import Role
+from seq2edge.files.progress import PartProgress
 from seq2edge.quantize.calibration import Calibration, TensorKey, names_by_role
 from seq2edge.quantize.passes.block_weights import Codes, QuantizedWeights
 from seq2edge.quantize.passes.weight_uses import PRODUCTS, WeightUse
@@ -26,14 +27,13 @@ COLUMNS = 128  # inputs whose errors are handed on together
 MOMENT_BYTES = 2**30  # of moments in memory at a time; the examples are read again for the rest
 
 Wide = NDArray[np.float64]
-Progress = Callable[[float], None]
 
 
 def calibrate_weights(
     calibration: Calibration,
     uses: Mapping[Role, Sequence[WeightUse]],
     weights: QuantizedWeights,
-    progress: Progress = lambda _: None,
+    progress: PartProgress = lambda _: None,
 ) -> dict[Hashable, Codes]:
     """GPTQ's codes for every product that gets fewer than 8 bits, by `WeightUse.storage_key`."""
     inputs = _inputs_of_few_bits(uses, weights)
@@ -90,7 +90,7 @@ def _groups(inputs: Mapping[TensorKey, list[WeightUse]]) -> Iterator[list[Tensor
 
 
 def _moments(
-    calibration: Calibration, keys: Sequence[TensorKey], progress: Progress
+    calibration: Calibration, keys: Sequence[TensorKey], progress: PartProgress
 ) -> dict[TensorKey, NDArray[np.float32]]:
     """The sum of x^T x (K, K) over all rows x (positions, K) of each input."""
     moments: dict[TensorKey, NDArray[np.float32]] = {}

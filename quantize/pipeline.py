@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from seq2edge.errors import OptionError
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import METRICS, find_metric
+from seq2edge.files.progress import Progress
 from seq2edge.quantize.quantizer import QuantizationReport, Quantizer
 from seq2edge.quantize.recipes import Options, RangeMethod, find_recipe, find_target
 from seq2edge.quantize.report import write_report
@@ -18,8 +19,6 @@ from seq2edge.quantize.search import TARGET, Budget, Search, quantize_automatica
 from seq2edge.quantize.verdict import Verdict, judge
 
 AUTO = "auto"  # instead of a recipe: the fastest within a budget
-
-Progress = Callable[[str, float], None]  # what is being done, and how much of all is done (0 to 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

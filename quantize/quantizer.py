@@ -30,6 +30,7 @@ from seq2edge.bundle.reference import REFERENCE, read_reference
 from seq2edge.errors import BundleError, ExportError, OptionError
 from seq2edge.evaluation.examples import Example
 from seq2edge.export.weights import WEIGHTS, WeightsWriter, dtype_name
+from seq2edge.files.progress import PartProgress, Progress
 from seq2edge.quantize import onnxruntime_graphs, tensorrt_graphs
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.emulation import emulate_bundle
@@ -47,8 +48,6 @@ from seq2edge.quantize.ranges import InputStats, collect_input_stats, needs_inpu
 from seq2edge.quantize.recipes import Options, QuantizedTarget, Recipe
 from seq2edge.runtime import parity
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
-
-Progress = Callable[[str, float], None]  # what is being done, and how much of all is done (0 to 1)
 
 TENSORRT_RELEASE = "10.15"  # the oldest whose parser reads all operators of the canonical graph
 PACKAGES = ("onnx-ir", "onnxruntime", "numpy")
@@ -181,9 +180,7 @@ class Quantizer:
         caches = self._caches if options.int8_cache else {}
         return onnxruntime_graphs.quantize_graphs(read(target), weights, recipe, stats, caches)
 
-    def decode_examples(
-        self, progress: Callable[[float], None] = lambda _: None
-    ) -> Calibration | None:
+    def decode_examples(self, progress: PartProgress = lambda _: None) -> Calibration | None:
         """The examples as the model decodes them, None where there are none; decoded once."""
         if self._calibration is None and self._examples:
             self._calibration = Calibration(
@@ -223,7 +220,7 @@ class Quantizer:
         options: Options,
         calibration: Calibration | None,
         read: GraphReader,
-        progress: Callable[[float], None],
+        progress: PartProgress,
     ) -> InputStats:
         """What the examples tell of products' inputs, where that is needed; measured once."""
         if calibration is None or not needs_input_stats(recipe, options):

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle.manifest import GraphFlavour, Role
+from seq2edge.files.progress import PartProgress
 from seq2edge.quantize.calibration import Calibration, TensorKey, names_by_role
 from seq2edge.quantize.passes.weight_uses import WeightUse, product_inputs
 from seq2edge.quantize.recipes import Options, RangeMethod, Recipe
@@ -24,7 +25,6 @@ from seq2edge.quantize.recipes import Options, RangeMethod, Recipe
 Channels: TypeAlias = dict[TensorKey, NDArray[np.float32]]  # (K,) of each product's input
 WeightUses: TypeAlias = Mapping[Role, Sequence[WeightUse]]
 Value = TypeVar("Value")
-Progress = Callable[[float], None]
 
 PERCENTILE = 99.99
 BINS = {"percentile": 2048, "entropy": 512}
@@ -37,7 +37,7 @@ def find_channels(
     calibration: Calibration,
     uses: WeightUses,
     target: GraphFlavour,
-    progress: Progress = lambda _: None,
+    progress: PartProgress = lambda _: None,
 ) -> Channels:
     """The largest absolute value of every channel of every product's input."""
     channels: Channels = {}
@@ -81,7 +81,7 @@ def find_ranges(
     factors: Channels,
     method: RangeMethod,
     target: GraphFlavour,
-    progress: Progress = lambda _: None,
+    progress: PartProgress = lambda _: None,
 ) -> dict[TensorKey, float]:
     """The largest absolute value to be told apart, of each input divided by its factors."""
 
@@ -137,7 +137,7 @@ def collect_input_stats(
     recipe: Recipe,
     options: Options,
     target: GraphFlavour,
-    progress: Progress = lambda _: None,
+    progress: PartProgress = lambda _: None,
 ) -> InputStats:
     """Measure what the recipe and the options need; nothing where they need nothing."""
     if calibration is None or not needs_input_stats(recipe, options):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,16 @@ from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.errors import OptionError
 from seq2edge.evaluation.answers import ModelRequest
 from seq2edge.evaluation.examples import Example
-from seq2edge.evaluation.metrics import AGREEMENT, choose_metric, find_metric, score
-from seq2edge.evaluation.scores import Estimate, Metric, Scores
+from seq2edge.evaluation.metrics import (
+    AGREEMENT,
+    Estimate,
+    Metric,
+    Scores,
+    choose_metric,
+    find_metric,
+    score,
+)
+from seq2edge.files.progress import Progress
 from seq2edge.quantize.benchmark import (
     BATCHES,
     Throughput,
@@ -38,8 +46,6 @@ from seq2edge.runtime.model import Model, load
 
 NOISE = 0.95  # a speed of which the fastest is called as fast
 TARGET: QuantizedTarget = "onnxruntime"  # whose graphs run here: speed is measured, never guessed
-
-Progress = Callable[[str, float], None]  # what is being done, and how much of all is done (0 to 1)
 
 _BUDGET = re.compile(r"\s*([A-Za-z][A-Za-z0-9-]*?)\s*([+-])\s*([0-9]+(?:\.[0-9]+)?)\s*(%?)\s*")
 

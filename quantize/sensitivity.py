@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from seq2edge.bundle.manifest import Role
 from seq2edge.errors import OptionError
+from seq2edge.files.progress import PartProgress
 from seq2edge.quantize.calibration import Calibration, Feed, InstrumentedSession, Trace
 from seq2edge.quantize.onnxruntime_graphs import read_graphs
 from seq2edge.quantize.passes.weight_uses import find_weight_uses
@@ -28,7 +29,6 @@ from seq2edge.runtime.likelihood import log_sum_exp
 LIMIT = 16  # examples that are compared
 
 Answers: TypeAlias = NDArray[np.float32]  # (examples, vocab) logits, or (examples, width)
-Progress = Callable[[float], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ def measure_layers(
     quantizer: Quantizer,
     recipe: Recipe,
     options: Options = Options(),  # noqa: B008 - frozen
-    progress: Progress = lambda _: None,
+    progress: PartProgress = lambda _: None,
 ) -> list[LayerError]:
     """Every part's error for ONNX Runtime, the largest first.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import onnx_ir as ir
 
@@ -11,6 +11,7 @@ from seq2edge.bundle.manifest import Role
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.scale_queries import ScaleQueries
 from seq2edge.export.passes.split_heads import SplitHeads
+from seq2edge.files.progress import PartProgress
 from seq2edge.quantize.calibration import Calibration, TensorKey
 from seq2edge.quantize.onnxruntime_graphs import QuantizedGraphs
 from seq2edge.quantize.passes.block_weights import QuantizedWeights
@@ -29,7 +30,6 @@ MARGIN = 4.0  # other inputs may give values this many times as large as the exa
 SMALLEST_NORMAL = 2.0**-14  # below it float16 loses digits
 
 Largest = dict[TensorKey, float]
-Progress = Callable[[float], None]
 
 
 def quantize_graphs(
@@ -38,7 +38,7 @@ def quantize_graphs(
     recipe: Recipe,
     stats: InputStats,
     calibration: Calibration | None,
-    progress: Progress = lambda _: None,
+    progress: PartProgress = lambda _: None,
 ) -> QuantizedGraphs:
     """Change a float bundle's canonical graphs as the recipe says, and the inputs' statistics.
 
@@ -77,7 +77,7 @@ def quantize_graphs(
 def find_largest(
     calibration: Calibration,
     models: Mapping[Role, ir.Model],
-    progress: Progress = lambda _: None,
+    progress: PartProgress = lambda _: None,
 ) -> Largest:
     """The largest absolute value of every float tensor on the examples."""
     largest: Largest = {}

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from seq2edge.bundle import Bundle
 from seq2edge.evaluation.answers import ModelRequest
 from seq2edge.evaluation.examples import Example
-from seq2edge.evaluation.metrics import choose_metric, score
-from seq2edge.evaluation.scores import Estimate
+from seq2edge.evaluation.metrics import Estimate, choose_metric, score
 from seq2edge.quantize.benchmark import (
     BATCHES,
     Throughput,

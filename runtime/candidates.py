@@ -14,22 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Candidates, Logits
-from seq2edge.runtime.filters import NEVER, Filter, History
-from seq2edge.runtime.likelihood import check_finite
+from seq2edge.runtime.filters import NEVER, Filter
+from seq2edge.runtime.likelihood import checked
+from seq2edge.runtime.sequences import History
 
 
 class TopCandidates:
     """Candidates (rows, k) by their ids, so that the first of equals is the lowest.
 
-    Raises BackendError where the model's logits are no numbers.
+    Raises BackendError where the model's logits are NaN or infinite.
     """
 
     def __init__(self, candidates: Candidates) -> None:
-        check_finite(candidates.log_sum_exp)
         order = np.argsort(candidates.ids, axis=1)
         self.ids: NDArray[np.int64] = np.take_along_axis(candidates.ids, order, axis=1)
         self.logits: Logits = np.take_along_axis(candidates.values, order, axis=1)
-        self.log_sum_exp = candidates.log_sum_exp
+        self.log_sum_exp = checked(candidates.log_sum_exp)
         self.vocab = candidates.vocab
 
 

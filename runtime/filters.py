@@ -14,45 +14,11 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from seq2edge.runtime.backend import Logits, Tokens
+from seq2edge.runtime.backend import Logits
 from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.sequences import History
 
 NEVER = -np.inf
-
-
-class History:
-    """The tokens of every row so far, prompts included, aligned at their ends.
-
-    `tokens` (rows, width) holds -1 left of a short prompt; `generated` counts tokens per row.
-    """
-
-    def __init__(self, prompts: list[NDArray[np.int64]], beams: int, max_new_tokens: int) -> None:
-        self.start = max(map(len, prompts))
-        self.limit = max_new_tokens
-        self.generated = 0
-        width = self.start + max_new_tokens
-        self._tokens: Tokens = np.full((len(prompts) * beams, width), -1, dtype=np.int64)
-        for i, prompt in enumerate(prompts):
-            rows = slice(i * beams, (i + 1) * beams)
-            self._tokens[rows, self.start - len(prompt) : self.start] = prompt
-
-    @property
-    def tokens(self) -> Tokens:
-        """Everything so far, (rows, longest prompt + generated)."""
-        return self._tokens[:, : self.start + self.generated]
-
-    @property
-    def new_tokens(self) -> Tokens:
-        """What was generated, (rows, generated)."""
-        return self._tokens[:, self.start : self.start + self.generated]
-
-    def append(self, tokens: NDArray[np.int64], parents: NDArray[np.int64] | None = None) -> None:
-        """Row i goes on from row `parents[i]` with `tokens[i]`."""
-        if parents is not None:
-            end = self.start + self.generated
-            self._tokens[:, :end] = self._tokens[parents, :end]
-        self._tokens[:, self.start + self.generated] = tokens
-        self.generated += 1
 
 
 Filter: TypeAlias = Callable[[History, Logits], None]
@@ -94,7 +60,7 @@ def make_filters(options: DecodeOptions) -> list[Filter]:
             ),
         ),
     ]
-    return [filter_ for wanted, filter_ in chosen if wanted]
+    return [filter_ for needed, filter_ in chosen if needed]
 
 
 def may_increase_scores(options: DecodeOptions, history: History) -> bool:
@@ -107,9 +73,9 @@ def may_increase_scores(options: DecodeOptions, history: History) -> bool:
 def penalise_repetition(penalty: float, history: History, scores: Logits) -> None:
     """Make every token of the history less likely (Keskar et al. 2019)."""
     for row, tokens in enumerate(history.tokens):
-        seen = np.unique(tokens[tokens >= 0])
-        values = scores[row, seen]
-        scores[row, seen] = np.where(values < 0, values * penalty, values / penalty)
+        present = np.unique(tokens[tokens >= 0])
+        values = scores[row, present]
+        scores[row, present] = np.where(values < 0, values * penalty, values / penalty)
 
 
 def forbid_repeated_ngrams(size: int, history: History, scores: Logits) -> None:
@@ -118,7 +84,8 @@ def forbid_repeated_ngrams(size: int, history: History, scores: Logits) -> None:
         known = tokens[tokens >= 0]
         if len(known) < size:
             continue
-        windows = sliding_window_view(known, size)
+        # Where the last size - 1 tokens stood before, what followed them then is forbidden now.
+        windows = sliding_window_view(known, size)  # (places, size)
         same = (windows[:, :-1] == known[len(known) - size + 1 :]).all(axis=1)
         scores[row, windows[same, -1]] = NEVER
 

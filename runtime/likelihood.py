@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,19 +11,24 @@ from seq2edge.errors import BackendError
 from seq2edge.runtime.backend import Logits
 
 
-def log_sum_exp(logits: Logits) -> NDArray[np.float64]:
-    """log(sum(exp(logits))) over the last axis, (rows,). Raises BackendError as `check_finite`."""
+def log_sum_exp(logits: Logits, dtype: Any = np.float64) -> NDArray[Any]:
+    """log(sum(exp(logits))) over the last axis, (rows,), added up in `dtype`.
+
+    The largest is taken off first, so that nothing overflows. NaN where a logit is NaN or a row's
+    largest is infinite.
+    """
     highest = logits.max(axis=-1, keepdims=True)
-    check_finite(highest)
-    total = np.exp(logits - highest).sum(axis=-1, dtype=np.float64)
-    result: NDArray[np.float64] = np.log(total) + highest[..., 0]
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        total = np.exp(logits - highest).sum(axis=-1, dtype=dtype)
+    result: NDArray[Any] = np.log(total) + highest[..., 0]
     return result
 
 
 def log_likelihoods(logits: Logits, total: NDArray[np.float64]) -> Logits:
     """Log-probabilities of some logits of each row, the largest among them, a new array.
 
-    `total` (rows,) is the log-sum-exp of all. What lies near the largest keeps its digits.
+    `total` (rows,) is the log-sum-exp of all. The largest is taken off both before they are
+    subtracted, so that what lies near it keeps its digits in float32.
     """
     highest = logits.max(axis=-1, keepdims=True)
     shifted: Logits = logits - highest
@@ -30,14 +37,27 @@ def log_likelihoods(logits: Logits, total: NDArray[np.float64]) -> Logits:
 
 
 def log_softmax(logits: Logits) -> Logits:
-    """Log-probabilities over the last axis, a new array."""
-    return log_likelihoods(logits, log_sum_exp(logits))
+    """Log-probabilities over the last axis, a new array. Raises BackendError for NaN, infinity."""
+    return log_likelihoods(logits, checked(log_sum_exp(logits)))
 
 
-def check_finite(values: NDArray[np.floating]) -> None:
-    """Raise BackendError where a row's largest logit, or its sum of all, is no number."""
-    if not np.isfinite(values).all():
+def checked(totals: NDArray[Any]) -> NDArray[Any]:
+    """These log-sum-exps (rows,). Raises BackendError where one is NaN or infinite."""
+    if not np.isfinite(totals).all():
         raise BackendError(
-            "logits: the model answered infinity or no number; "
+            "logits: the model answered NaN or infinity; "
             "check the bundle with `seq2edge verify`, or export it in a larger precision"
         )
+    return totals
+
+
+def probabilities(logits: Logits, problem: str | None) -> Logits:
+    """What a classifier answers, (batch, labels): of one label or of several, or plain values."""
+    if problem == "regression":
+        return logits
+    if problem == "multi_label":
+        sigmoid = (np.tanh(logits / 2) + 1) / 2  # this form never overflows
+        return sigmoid.astype(np.float32)
+    exponent = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    softmax: Logits = exponent / exponent.sum(axis=-1, keepdims=True)
+    return softmax

@@ -14,27 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
-from seq2edge.errors import CapacityError, InputError, OptionError
-from seq2edge.runtime.backend import Backend, Features, Lengths, Memory, Tokens, open_backend
-from seq2edge.runtime.decoding import GeneratedSequence, decode
+from seq2edge.errors import InputError, OptionError
+from seq2edge.runtime.backend import Backend, Features, Memory, open_backend
+from seq2edge.runtime.decoding import decode
+from seq2edge.runtime.likelihood import probabilities
+from seq2edge.runtime.limits import Limits
 from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.scoring import ScoredSequence, score_labels
+from seq2edge.runtime.sequences import GeneratedSequence, GeneratedText, pad
 
 if TYPE_CHECKING:
     from seq2edge.runtime.tokenizer import Tokenizer
 
-DEFAULT_NEW_TOKENS = 256  # where neither the options nor the checkpoint say
 Ids = Sequence[int]
 Audio: TypeAlias = "str | os.PathLike[str] | NDArray[np.float32]"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GeneratedText:
-    """One sequence as text. `score` as in `GeneratedSequence`; `finished`: it ended by itself."""
-
-    text: str
-    ids: tuple[int, ...]
-    score: float
-    finished: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +76,7 @@ class Model:
         self.backend = backend
         self.reason = reason
         self.dims = bundle.manifest.dims
+        self._limits = Limits(dims=self.dims, backend=backend)
         self.options = DecodeOptions.from_dict(dict(bundle.manifest.generation or {}))
         self._tokenizer: Tokenizer | None = None
 
@@ -110,14 +104,11 @@ class Model:
         options = options or self.options
         if not prompts:
             return []
-        vocab = self.dims.vocab if self.dims.kind == "decoder" else self.dims.source_vocab
-        self._check_ids(prompts, vocab or self.dims.vocab)
         if self.dims.kind == "decoder":
+            self._limits.check_ids(prompts, self.dims.vocab)
             return self._decode(None, prompts, options)
-        tokens, lengths = _pad(prompts)
-        self._check_source(lengths)
-        memory = self.backend.encode(tokens, lengths)
-        return self._decode(memory, [self.start_tokens(options)] * len(prompts), options)
+        starts = [self.start_tokens(options)] * len(prompts)
+        return self._decode(self._encode(prompts), starts, options)
 
     def generate(
         self,
@@ -138,6 +129,62 @@ class Model:
         ]
         options = self.with_target_language(options or self.options, target_language)
         return [self._texts(sequences) for sequences in self.generate_ids(ids, options)]
+
+    def score_ids(
+        self,
+        sequences: Sequence[Ids],
+        targets: Sequence[Ids] | None = None,
+        options: DecodeOptions | None = None,
+    ) -> list[ScoredSequence]:
+        """How likely the model finds each sequence, as one batch; nothing is added to the ids.
+
+        A decoder-only model is given sequences alone, and scores the tokens after the first. An
+        encoder-decoder scores all tokens of `targets` as its output for `sequences`, after the
+        start tokens of `options` (by default the checkpoint's). Raises InputError and OptionError.
+        """
+        self._require("generate")
+        if (targets is None) != (self.dims.kind == "decoder"):
+            needs = "takes no targets" if targets is not None else "needs a target for each source"
+            raise InputError(f"score: a model of kind {self.dims.kind} {needs}")
+        if not sequences:
+            return []
+        if targets is None:
+            self._limits.check_ids(sequences, self.dims.vocab)
+            prompts = [ids[:1] for ids in sequences]
+            return self._score(None, prompts, [ids[1:] for ids in sequences])
+        if len(targets) != len(sequences):
+            raise InputError(f"score: {len(targets)} targets for {len(sequences)} sources")
+        self._limits.check_ids(targets, self.dims.vocab)
+        starts = [self.start_tokens(options or self.options)] * len(targets)
+        return self._score(self._encode(sequences), starts, targets)
+
+    def score(
+        self,
+        texts: Sequence[str],
+        targets: Sequence[str] | None = None,
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+    ) -> list[ScoredSequence]:
+        """`score_ids` on text: of a decoder-only model's texts, or of targets given sources.
+
+        A target counts with the language token that is forced before it and the end token behind
+        it, as `generate` counts them; a text with the special tokens that inputs have.
+        """
+        _refuse_one_string(texts)
+        self._require("generate")
+        ids = [
+            self.encode_text(text, source_language=source_language, target_language=target_language)
+            for text in texts
+        ]
+        if targets is None:
+            return self.score_ids(ids)
+        _refuse_one_string(targets)
+        options = self.with_target_language(self.options, target_language)
+        first = () if options.forced_bos_token_id is None else (options.forced_bos_token_id,)
+        end = options.eos_token_id[:1]
+        outputs = [(*first, *self.tokenizer.encode_target(text), *end) for text in targets]
+        return self.score_ids(ids, outputs, options)
 
     def chat(
         self, messages: Sequence[dict[str, str]], options: DecodeOptions | None = None
@@ -164,8 +211,8 @@ class Model:
         self._require("transcribe")
         if not clips:
             return []
-        options = options or self.options
-        options = options.replace(decoder_prompt=self.speech_prompt(language, task))
+        prompt = self.speech_prompt(language, task)
+        options = (options or self.options).replace(decoder_prompt=prompt)
         features = np.stack([self.features(clip) for clip in clips])
         return [self._texts(sequences) for sequences in self.transcribe_ids(features, options)]
 
@@ -176,8 +223,8 @@ class Model:
         self._require("transcribe")
         options = options or self.options
         lengths = np.full(len(features), self.dims.frames // 2, dtype=np.int64)
-        memory = self.backend.encode(features, lengths)
-        return self._decode(memory, [self.start_tokens(options)] * len(features), options)
+        starts = [self.start_tokens(options)] * len(features)
+        return self._decode(self.backend.encode(features, lengths), starts, options)
 
     def classify(self, texts: Sequence[str]) -> list[Classification]:
         """The label of each text, with the scores of all labels."""
@@ -185,37 +232,25 @@ class Model:
         self._require("classify")
         if not texts:
             return []
-        manifest = self.bundle.manifest
-        scores = self.classify_ids(self._encoded(texts))
+        labels = self.bundle.manifest.labels
         return [
             Classification(
-                label=manifest.labels[int(row.argmax())],
-                scores={
-                    label: float(score) for label, score in zip(manifest.labels, row, strict=True)
-                },
+                label=labels[int(scores.argmax())],
+                scores=dict(zip(labels, scores.tolist(), strict=True)),
             )
-            for row in scores
+            for scores in self.classify_ids(self._tokenize(texts))
         ]
 
     def classify_ids(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
         """Scores (batch, labels): probabilities, or plain values of a regression."""
         self._require("classify")
-        logits = self._pool(sources)
-        problem = self.bundle.manifest.problem
-        if problem == "regression":
-            return logits
-        if problem == "multi_label":
-            sigmoid = (np.tanh(logits / 2) + 1) / 2  # this form never overflows
-            return sigmoid.astype(np.float32)
-        exponent = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        softmax: NDArray[np.float32] = exponent / exponent.sum(axis=-1, keepdims=True)
-        return softmax
+        return probabilities(self._pool(sources), self.bundle.manifest.problem)
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Sentence embeddings, (batch, width)."""
         _refuse_one_string(texts)
         self._require("embed")
-        return self.embed_ids(self._encoded(texts))
+        return self.embed_ids(self._tokenize(texts))
 
     def embed_ids(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
         """Sentence embeddings of token ids, (batch, width)."""
@@ -244,7 +279,7 @@ class Model:
         """
         limits = [longest]
         if self._cut if cut is None else cut:
-            limits.append(self._positions_of_text(new_tokens))
+            limits.append(self._limits.text_positions(new_tokens))
         return self.tokenizer.encode(
             text,
             source_language=source_language,
@@ -296,106 +331,50 @@ class Model:
             ids.append(speech.no_timestamps)
         return tuple(ids)
 
-    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
+    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.encode_text(text) for text in texts]
 
+    def _encode(self, sources: Sequence[Ids]) -> Memory:
+        """An encoder-decoder's memory of some sources' ids."""
+        self._limits.check_ids(sources, self.dims.source_vocab or self.dims.vocab)
+        tokens, lengths = pad(sources)
+        self._limits.check_source(lengths)
+        return self.backend.encode(tokens, lengths)
+
     def _pool(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
-        self._check_ids(sources, self.dims.vocab)
-        tokens, lengths = _pad(sources)
-        self._check_source(lengths)
+        self._limits.check_ids(sources, self.dims.vocab)
+        tokens, lengths = pad(sources)
+        self._limits.check_source(lengths)
         return self.backend.pool(tokens, lengths)
 
     def _decode(
         self, memory: Memory | None, prompts: Sequence[Ids], options: DecodeOptions
     ) -> list[list[GeneratedSequence]]:
-        longest = max(map(len, prompts))
-        limit = self._new_tokens(longest, options)
-        if options.capacity is not None and longest + limit > options.capacity:
-            raise CapacityError(
-                f"capacity: a prompt of {longest} and {limit} new tokens do not fit "
-                f"{options.capacity}; set a larger capacity, none, or a lower max_new_tokens"
-            )
-        return decode(self.backend, memory, prompts, options, max_new_tokens=limit)
+        new_tokens = self._limits.new_tokens(max(map(len, prompts)), options)
+        return decode(self.backend, memory, prompts, options, max_new_tokens=new_tokens)
 
-    def _new_tokens(self, prompt: int, options: DecodeOptions) -> int:
-        """How many tokens may follow the prompt; what positions or an engine's cache leave."""
-        positions, has = self._decoder_positions()
-        room = positions - prompt if positions is not None else None
-        if room is not None and room < 1:
-            raise CapacityError(f"prompt: {prompt} tokens, {has}")
-        asked = options.max_new_tokens
-        if asked is None and options.max_length is not None:
-            asked = options.max_length - prompt
-            if asked < 1:
-                raise OptionError(f"max_length: {options.max_length}, the prompt has {prompt}")
-            return asked if room is None else min(asked, room)
-        if asked is not None and room is not None and asked > room:
-            raise CapacityError(f"max_new_tokens: {asked} after a prompt of {prompt}, {has}")
-        return asked or min(DEFAULT_NEW_TOKENS, room or DEFAULT_NEW_TOKENS)
-
-    def _decoder_positions(self) -> tuple[int | None, str]:
-        """How many tokens its positions or an engine's cache hold, and words on which it is."""
-        assert self.dims.decoder is not None
-        positions, capacity = self.dims.decoder.max_positions, self.backend.capacity
-        if capacity is not None and (not positions or capacity < positions):
-            has = f"the engine was built for {capacity} tokens; build with a larger --capacity"
-            return capacity, has
-        return positions or None, f"the model has {positions} positions"
-
-    def _positions_of_text(self, new_tokens: int) -> int | None:
-        """How many ids of a text have a position; None where any number has."""
-        if self.dims.encoder is not None:
-            return self.dims.encoder.max_positions or None
-        positions, _ = self._decoder_positions()
-        return None if positions is None else max(1, positions - new_tokens)
+    def _score(
+        self, memory: Memory | None, prompts: Sequence[Ids], labels: Sequence[Ids]
+    ) -> list[ScoredSequence]:
+        self._limits.check_scored(len(prompts[0]) + max(map(len, labels)))
+        return score_labels(self.backend, memory, prompts, labels)
 
     def _texts(self, sequences: Sequence[GeneratedSequence]) -> list[GeneratedText]:
         return [
-            GeneratedText(
-                text=self.tokenizer.decode(sequence.ids),
-                ids=sequence.ids,
-                score=sequence.score,
-                finished=sequence.finished,
-            )
+            GeneratedText(**vars(sequence), text=self.tokenizer.decode(sequence.ids))
             for sequence in sequences
         ]
 
     def _require(self, task: str) -> None:
-        found = self.bundle.manifest.task
-        if found != task:
-            raise InputError(f"{self.bundle.path}: made to {found}, it cannot {task}")
-
-    def _check_ids(self, prompts: Sequence[Ids], vocab: int) -> None:
-        for number, prompt in enumerate(prompts):
-            if not len(prompt):
-                raise InputError(f"prompt {number}: has no tokens")
-            for token in prompt:
-                if not 0 <= token < vocab:
-                    raise InputError(f"prompt {number}: id {token}, the vocabulary has {vocab}")
-
-    def _check_source(self, lengths: Lengths) -> None:
-        assert self.dims.encoder is not None
-        limit = self.dims.encoder.max_positions
-        if limit and lengths.max() > limit:
-            raise InputError(
-                f"source {int(lengths.argmax())}: {lengths.max()} tokens, the model takes {limit}; "
-                "shorten it, or load the model with cut (--cut)"
-            )
+        made_to = self.bundle.manifest.task
+        if made_to != task:
+            raise InputError(f"{self.bundle.path}: made to {made_to}, it cannot {task}")
 
 
 def _choose(name: str, value: str | None, known: Any) -> int:
     if value not in known:
         raise InputError(f"{name}: {value!r} is unknown, known: {', '.join(sorted(known))}")
     return int(known[value])
-
-
-def _pad(prompts: Sequence[Ids]) -> tuple[Tokens, Lengths]:
-    """Right-padded ids (batch, longest) and lengths (batch,); no graph looks at the padding."""
-    lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
-    tokens = np.zeros((len(prompts), int(lengths.max())), dtype=np.int64)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = prompt
-    return tokens, lengths
 
 
 def _refuse_one_string(values: Any) -> None:

@@ -14,38 +14,53 @@ EarlyStopping = bool | Literal["never"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecodeOptions:
-    """Every option is honoured by every backend. Construction raises OptionError.
+    """How to decode. Every option is honoured by every backend; construction raises OptionError."""
 
-    num_beams 1 is greedy search, more is beam search with `num_return_sequences` results each.
-    max_new_tokens bounds what is generated; max_length, used where it is None, counts the prompt
-    (or the decoder's start) too. A score is divided by its length to the power length_penalty.
-    early_stopping: True ends an input at num_beams finished sequences, False when a better one is
-    unlikely, "never" when it is impossible. decoder_prompt follows an encoder-decoder's start
-    token. forced_bos_token_id is the first and forced_eos_token_id the last possible token.
-    suppress_tokens never appear, begin_suppress_tokens not first, bad_words_ids not as sequences.
-    capacity fixes the cache's size in tokens; None lets it grow.
-    """
-
+    # The search: 1 beam is greedy, more are beam search, which keeps so many sequences an input.
     num_beams: int = 1
+    # Results of each input, best first; num_beams at most.
     num_return_sequences: int = 1
+    # The most tokens that are generated; None leaves it to max_length.
     max_new_tokens: int | None = None
+    # The most tokens with the prompt, or the decoder's start; where both are None, 256 new ones.
     max_length: int | None = None
+    # No end token before so many tokens were generated.
     min_new_tokens: int = 0
+    # No end token before so many tokens, the prompt or the decoder's start counted in.
     min_length: int = 0
+    # Beam search divides the log-probability of a sequence by its length to this power: above 0
+    # favours long sequences, below 0 short ones.
     length_penalty: float = 1.0
+    # When an input is done: True as soon as num_beams sequences have ended, False when a better one
+    # is unlikely, "never" when there cannot be one.
     early_stopping: EarlyStopping = False
+    # Any of these ends a sequence; without one every sequence is as long as the limit.
     eos_token_id: tuple[int, ...] = ()
+    # What rows that have ended are fed; by default the first end token.
     pad_token_id: int | None = None
+    # What an encoder-decoder starts from where decoder_start_token_id is None.
     bos_token_id: int | None = None
+    # What an encoder-decoder starts from.
     decoder_start_token_id: int | None = None
+    # What follows the start token, read and not generated: language and task of a speech model.
     decoder_prompt: tuple[int, ...] = ()
+
+    # The first token that is generated after a decoder's start, such as a target language.
     forced_bos_token_id: int | None = None
+    # The only tokens that may be the last one of the limit.
     forced_eos_token_id: tuple[int, ...] = ()
+    # Tokens that are never generated.
     suppress_tokens: tuple[int, ...] = ()
+    # Tokens that are not generated first.
     begin_suppress_tokens: tuple[int, ...] = ()
+    # Sequences of tokens that are never completed; one of an end token alone is ignored.
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    # No sequence of so many tokens appears twice, in prompt and output together; 0: any may.
     no_repeat_ngram_size: int = 0
+    # Above 1 makes tokens of the prompt and the output so far less likely, below 1 likelier.
     repetition_penalty: float = 1.0
+
+    # Tokens that the cache of a row holds, allocated at once; None lets it grow.
     capacity: int | None = None
 
     def __post_init__(self) -> None:
@@ -85,6 +100,23 @@ class DecodeOptions:
         """A copy with some fields changed. Raises OptionError for unknown ones."""
         _check_known(changes)
         return dataclasses.replace(self, **changes)
+
+    def greedy(
+        self, *, max_new_tokens: int | None = None, max_length: int | None = None, ends: bool = True
+    ) -> DecodeOptions:
+        """A copy for greedy decoding of so many tokens, for measuring: nothing keeps an end away.
+
+        Without `ends` nothing ends a sequence before the limit either.
+        """
+        options = self.replace(
+            num_beams=1,
+            num_return_sequences=1,
+            max_new_tokens=max_new_tokens,
+            max_length=max_length,
+            min_new_tokens=0,
+            min_length=0,
+        )
+        return options if ends else options.replace(eos_token_id=(), forced_eos_token_id=())
 
     def to_dict(self) -> dict[str, Any]:
         """What differs from the defaults, as JSON values."""
@@ -148,15 +180,15 @@ def _check_number(name: str, value: Any) -> None:
 
 def _ids(name: str, value: Any) -> tuple[int, ...]:
     """One id or a list of ids as a tuple."""
-    given = (value,) if isinstance(value, int) and not isinstance(value, bool) else value
-    if given is None:
+    tokens = (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+    if tokens is None:
         return ()
-    if not isinstance(given, (list, tuple)):
+    if not isinstance(tokens, (list, tuple)):
         raise OptionError(f"{name}: {value!r}, needs token ids")
-    for token in given:
+    for token in tokens:
         if not isinstance(token, int) or isinstance(token, bool) or token < 0:
             raise OptionError(f"{name}: {token!r} is not a token id")
-    return tuple(given)
+    return tuple(tokens)
 
 
 def _plain(value: Any) -> Any:

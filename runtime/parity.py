@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from seq2edge.bundle.manifest import ParityRecord
 from seq2edge.model.dims import Dims
 from seq2edge.runtime.backend import Answer, Backend, Candidates, Logits, all_logits
+from seq2edge.runtime.likelihood import log_sum_exp
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -146,6 +147,8 @@ def record(backend: Backend, inputs: Arrays) -> Arrays:
     """Run the reference and keep what it answered: tokens, largest logits and log-sum-exps."""
     if "prompt" not in inputs:
         return {**inputs, "pooled": backend.pool(inputs["source"], inputs["source_length"])}
+    # The TOP largest logits of a step and the log-sum-exp stand for all: they are what decoding
+    # looks at, and a vocabulary of logits at every step would make the bundle large.
     tokens: list[NDArray[np.int64]] = []
     ids, logits, totals = [], [], []
     for answer in _decode(backend, inputs, tokens):
@@ -153,8 +156,8 @@ def record(backend: Backend, inputs: Arrays) -> Arrays:
         top = np.argsort(-scores, axis=-1, kind="stable")[:, :TOP]
         ids.append(top)
         logits.append(np.take_along_axis(scores, top, axis=-1))
-        totals.append(_log_sum_exp(scores))
-        tokens.append(_spread(top, len(inputs["prompt"]), len(tokens)))
+        totals.append(log_sum_exp(scores, np.float32))
+        tokens.append(_next_tokens(top, len(inputs["prompt"]), len(tokens)))
     return {
         **inputs,
         "tokens": np.stack(tokens),
@@ -177,11 +180,10 @@ def replay(backend: Backend, reference: Arrays) -> Parity:
         scores = all_logits(answer)
         if isinstance(answer, Candidates):
             pairs.extend(_candidate_pairs(answer, scores))
-        wanted = reference[f"top_ids_{i}"]
-        found = np.take_along_axis(scores, wanted, axis=-1)
-        pairs.append((reference[f"top_logits_{i}"], found))
-        pairs.append((reference[f"log_sum_exp_{i}"], _log_sum_exp(scores)))
-        choices.append((wanted[:, 0], scores.argmax(axis=-1)))
+        top_ids = reference[f"top_ids_{i}"]
+        pairs.append((reference[f"top_logits_{i}"], np.take_along_axis(scores, top_ids, axis=-1)))
+        pairs.append((reference[f"log_sum_exp_{i}"], log_sum_exp(scores, np.float32)))
+        choices.append((top_ids[:, 0], scores.argmax(axis=-1)))
     return _compare(pairs, choices)
 
 
@@ -226,6 +228,8 @@ def _decode(
 
     Valid until the next is asked for; `tokens[i]` must be there then.
     """
+    # The program: prefill the prompts, spread each over its beams, then one token a step; halfway
+    # the beams change places, so that a cache which reorders its rows wrongly is noticed.
     batch = len(inputs["prompt"])
     memory = None
     if "source" in inputs:
@@ -241,34 +245,31 @@ def _decode(
             cache.reorder(np.ascontiguousarray(exchanged).reshape(-1))
 
 
-def _candidate_pairs(found: Candidates, scores: Logits) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+def _candidate_pairs(
+    candidates: Candidates, scores: Logits
+) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """What candidates are by all logits, and what the backend said that they are."""
-    places = np.clip(found.ids, 0, scores.shape[1] - 1)
-    largest = -np.sort(-scores, axis=-1)[:, : found.values.shape[1]]
+    places = np.clip(candidates.ids, 0, scores.shape[1] - 1)
+    largest = -np.sort(-scores, axis=-1)[:, : candidates.values.shape[1]]
     return [
-        (np.take_along_axis(scores, places, axis=-1), found.values),
-        (largest, -np.sort(-found.values, axis=-1)),
-        (_log_sum_exp(scores), found.log_sum_exp),
+        (np.take_along_axis(scores, places, axis=-1), candidates.values),
+        (largest, -np.sort(-candidates.values, axis=-1)),
+        (log_sum_exp(scores, np.float32), candidates.log_sum_exp),
     ]
 
 
-def _spread(top: NDArray[np.int64], batch: int, step: int) -> NDArray[np.int64]:
+def _next_tokens(top: NDArray[np.int64], batch: int, step: int) -> NDArray[np.int64]:
     """The tokens to go on with, (batch * BEAMS,): best and second best, then each row's best."""
     if step == 0:
         return top[:batch, :BEAMS].reshape(-1).astype(np.int64)
     return top[:, 0].astype(np.int64)
 
 
-def _log_sum_exp(scores: Logits) -> NDArray[np.float32]:
-    highest = scores.max(axis=-1, keepdims=True)
-    total: NDArray[np.float32] = np.log(np.exp(scores - highest).sum(axis=-1)) + highest[:, 0]
-    return total
-
-
 def _compare(
     pairs: list[tuple[NDArray[Any], NDArray[Any]]],
     choices: list[tuple[NDArray[Any], NDArray[Any]]],
 ) -> Parity:
+    """Largest error of (recorded, replayed) values, and how many of the tokens are the same."""
     worst = max(float(np.abs(a - b).max()) for a, b in pairs)
     largest = max(float(np.abs(a).max()) for a, _ in pairs)
     return Parity(

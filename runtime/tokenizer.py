@@ -79,8 +79,8 @@ class Tokenizer:
 
     def token_id(self, token: str) -> int:
         """The id of one token of the source vocabulary, -1 where there is none."""
-        found = self._source.token_to_id(token)
-        return -1 if found is None else int(found)
+        token_id = self._source.token_to_id(token)
+        return -1 if token_id is None else int(token_id)
 
     def target_token(self, language: str | None = None) -> int | None:
         """The id of the target language, None where neither an argument nor a default gives one.
@@ -179,12 +179,12 @@ class Tokenizer:
         run = encoding.tokens[place]
         if run == self.record.special.unk:  # BPE does not tell the run
             run = text[slice(*encoding.offsets[place])]
-        found = self._source.token_to_id(HIDDEN + run)
-        return encoding.ids[place] if found is None else int(found)
+        hidden = self._source.token_to_id(HIDDEN + run)
+        return encoding.ids[place] if hidden is None else int(hidden)
 
     def _special_id(self, token: str | None) -> list[int]:
-        found = None if token is None else self._source.token_to_id(token)
-        return [] if found is None else [found]
+        token_id = None if token is None else self._source.token_to_id(token)
+        return [] if token_id is None else [token_id]
 
     def _language(self, code: str | None, default: str, side: str) -> int | None:
         chosen = code or default

@@ -44,6 +44,11 @@ ROOMS = {
         "model files bundle runtime",
         "numpy onnxruntime cuda",
     ),
+    "evaluation": Room(
+        "examples, metrics with intervals, audits; tables and pages of reports",
+        "files runtime",
+        "numpy matplotlib tomli",
+    ),
     "export.passes": Room("edits of graphs, one a file", "model bundle", "numpy onnx_ir"),
     "checkpoints.families": Room("a family a file: dims and weights", "model", "torch"),
     "checkpoints.importers": Room(
@@ -64,16 +69,13 @@ ROOMS = {
     ),
     "training": Room(
         "recipes, corpora, Lightning's trainer; privacy, adapters, sweeps",
-        "model files bundle runtime checkpoints",
+        "model files bundle runtime evaluation checkpoints",
         "numpy torch safetensors tokenizers lightning peft opacus matplotlib tomli click",
     ),
     "export.tensorrt": Room(
         "engines: memory plan, build, check",
-        "model files bundle runtime.backends export.passes export",
+        "model files bundle runtime.backends evaluation export.passes export",
         "onnx onnx_ir google",
-    ),
-    "evaluation": Room(
-        "examples, metrics with intervals, audits", "files runtime", "numpy matplotlib tomli"
     ),
     "quantize.passes": Room(
         "edits of graphs that change precision",
@@ -87,7 +89,7 @@ ROOMS = {
     ),
     "commands": Room(
         "a command or pair a file: parse, call, print",
-        "bundle runtime runtime.backends export training export.tensorrt evaluation quantize",
+        "files bundle runtime runtime.backends evaluation export training export.tensorrt quantize",
         "click",
     ),
     "cli": Room("the command line, assembled", "commands", "click"),

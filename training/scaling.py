@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.errors import TrainingError
+from seq2edge.evaluation.metrics import Estimate
 
 Array: TypeAlias = NDArray[np.float64]
 LEVELS, RUNS = 3, 7  # sizes and amounts, and runs, that five numbers need at least
@@ -37,12 +38,9 @@ class Observation:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A value and where 90 of 100 bootstrap fits lie; `known` where that says something."""
+class Interval(Estimate):
+    """An estimate with a 90 % CI from bootstrap fits; `known` where that says something."""
 
-    value: float
-    low: float
-    high: float
     known: bool = True
 
     def __str__(self) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from seq2edge.errors import TrainingError
+from seq2edge.evaluation.pages import new_figure
+from seq2edge.evaluation.tables import aligned
 from seq2edge.training.scaling import USEFUL, Fit, Interval
 from seq2edge.training.sweep import Run, Sweep
 
@@ -23,9 +24,7 @@ def table(runs: Sequence[Run]) -> str:
         counts = (run.rows, run.parameters, run.all_parameters, run.tokens, run.seen, run.steps)
         shown = [f"{count:,}" for count in (*counts, run.seconds)]
         rows.append((run.size, *shown, f"{run.loss:.4f}"))  # type: ignore[arg-type]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(text.rjust(w) for text, w in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(lines)
+    return "\n".join(aligned(rows, left=0))
 
 
 def sentences(found: Sweep) -> list[str]:
@@ -38,7 +37,7 @@ def sentences(found: Sweep) -> list[str]:
     spread = f"E {fit.floor}, {_exponent('alpha', fit.alpha)}, {_exponent('beta', fit.beta)}"
     lines = [
         f"L = {formula} (N parameters without embeddings, D different tokens that were read)",
-        f"{spread}: 90 of 100 bootstrap fits; the runs are off by {fit.error:.1%} (rms)",
+        f"{spread}: 90 % CI of bootstrap fits; the runs are off by {fit.error:.1%} (rms)",
     ]
     largest = max(found.runs, key=lambda run: (run.parameters, run.counted))
     here = fit.predict(largest.parameters, largest.counted)
@@ -66,13 +65,13 @@ def _doubling(name: str, exponent: Interval, loss: Interval) -> str:
 
 
 def draw(found: Sweep, path: Path) -> None:
-    """Loss against parameters for every amount of data, with the law. Raises TrainingError."""
-    try:
-        from matplotlib import colormaps
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise TrainingError(f"{path.name}: {error}; install seq2edge[train]") from error
-    figure = Figure(figsize=(7.5, 4.8), layout="constrained", dpi=120)
+    """Loss against parameters for every amount of data, with the law.
+
+    Raises BackendError without matplotlib.
+    """
+    figure = new_figure(7.5, 4.8, "train")
+    from matplotlib import colormaps
+
     axes: Any = figure.subplots()
     amounts = sorted({run.rows for run in found.runs})
     for number, rows in enumerate(amounts):
@@ -92,7 +91,7 @@ def draw(found: Sweep, path: Path) -> None:
     axes.set_title(TITLE, fontsize=10)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
+    figure.savefig(path, dpi=120)
 
 
 def _draw_floor(axes: Any, floor: float, losses: Sequence[float]) -> None:

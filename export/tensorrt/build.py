@@ -16,7 +16,6 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir as ir
@@ -50,6 +49,7 @@ from seq2edge.export.tensorrt.sizes import BuildSizes, engine_graphs
 from seq2edge.export.tensorrt.targets import Target, check, check_build, find_target, graph_form
 from seq2edge.export.tensorrt.timing_cache import TimingCache, default_file
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
+from seq2edge.files.progress import Progress
 from seq2edge.files.storage import FileRecord
 from seq2edge.runtime.backends.engine_check import EngineVerdict
 from seq2edge.runtime.backends.tensorrt import check_engines
@@ -57,7 +57,6 @@ from seq2edge.runtime.backends.tensorrt_library import import_tensorrt
 
 ENGINES = "engines"  # a folder of the bundle
 
-Progress = Callable[[str, float], None]  # what is being done, and how much of all is done (0 to 1)
 
 _DTYPES = {"Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Int64": "int64"}
 

@@ -10,16 +10,16 @@ import contextlib
 import dataclasses
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-Progress = Callable[[float], None]  # the part of the build that is done, 0 to 1
+from seq2edge.files.progress import PartProgress
 
 POLL = 0.1  # seconds between looks at the thread
 
 
 def run_builder(
-    trt: Any, builder: Any, network: Any, config: Any, progress: Progress = lambda _: None
+    trt: Any, builder: Any, network: Any, config: Any, progress: PartProgress = lambda _: None
 ) -> Any:
     """What `build_serialized_network` gives; None where it made nothing.
 
@@ -71,7 +71,7 @@ def _interruptions(phases: _Phases) -> Iterator[None]:
 class _Phases:
     """The phases that the builder is in, the outermost first, and how far each is."""
 
-    progress: Progress
+    progress: PartProgress
     cancelled: bool = False
     lock: Any = dataclasses.field(default_factory=threading.Lock)
     done: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # steps, of all

@@ -18,11 +18,12 @@ from typing import Any
 import onnx
 
 from seq2edge.errors import EngineError, OptionError
-from seq2edge.export.tensorrt.builder import Progress, run_builder
+from seq2edge.export.tensorrt.builder import run_builder
 from seq2edge.export.tensorrt.errors import OURS, not_built, not_read
 from seq2edge.export.tensorrt.graph import Axes, read_graph, shapes
 from seq2edge.export.tensorrt.report import EngineReport, read_report
 from seq2edge.export.tensorrt.timing_cache import TimingCache
+from seq2edge.files.progress import PartProgress
 from seq2edge.runtime.backends.tensorrt_library import import_tensorrt, process_logger
 
 SYMBOLS = ("batch", "rows", "source", "new", "capacity")  # the graph contract's
@@ -80,7 +81,7 @@ def build_engine(
     static: Mapping[str, int] | None = None,
     capabilities: Sequence[str] = (),
     timings: TimingCache | None = None,
-    progress: Progress = lambda _: None,
+    progress: PartProgress = lambda _: None,
 ) -> BuiltEngine:
     """Build an engine of a graph whose lengths are masks (`export/passes/length_to_mask.py`).
 

@@ -19,6 +19,7 @@ from seq2edge.bundle import Bundle
 from seq2edge.bundle.engine_info import EngineSizes, Form
 from seq2edge.bundle.manifest import Role
 from seq2edge.errors import BundleError
+from seq2edge.evaluation.tables import aligned
 from seq2edge.export.tensorrt.graph_sizes import GraphSizes, read_sizes
 from seq2edge.export.tensorrt.sizes import BuildSizes, engine_graphs
 from seq2edge.export.tensorrt.targets import Target
@@ -151,7 +152,7 @@ class MemoryPlan:
             sizes = (graph.weights, graph.engine, graph.build_peak)
             rows.append((graph.role, graph.form, *map(_mb, sizes)))
         rows.append(("all", "", "", _mb(self.engines), _mb(self.build_peak)))
-        lines = _aligned(rows)
+        lines = aligned(rows)
         caches = "caches" if self.cache_sets == 1 else f"{self.cache_sets} sets of caches"
         parts = {
             "process": GPU_PROCESS,
@@ -168,7 +169,7 @@ class MemoryPlan:
             ("builds", *(YES[self.fits_build(board)] for board in BOARDS)),
             ("runs", *(YES[self.fits_run(board)] for board in BOARDS)),
         ]
-        return [*lines, *_aligned(boards), "", MEASURED if self.measured else ASSUMED]
+        return [*lines, *aligned(boards), "", MEASURED if self.measured else ASSUMED]
 
 
 def plan_memory(
@@ -383,14 +384,3 @@ def _widened_head(graph: GraphSizes, work: _Work) -> int:
 
 def _mb(size: int) -> str:
     return f"{size / MB:.0f}"
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < 1 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

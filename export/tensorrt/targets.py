@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 from seq2edge.bundle.engine_info import Form, Library
 from seq2edge.errors import OptionError
+from seq2edge.evaluation.tables import aligned
 
 Place: TypeAlias = Literal["on the device", "anywhere"]
 
@@ -227,11 +228,7 @@ def table() -> list[str]:
     """The targets as aligned lines of text, and below them why nothing is built for some."""
     head = ("target", "TensorRT", "CUDA", "capability", "graphs", "built", "precisions")
     rows = [head, *(_row(target) for target in TARGETS.values())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    lines = aligned(rows, left=len(head))
     refused = [f"{t.name}: {t.refused}" for t in TARGETS.values() if t.refused]
     return [*lines, "", *refused, f"RTX: {MEASURED}, fp8 and fp4 read. Jetson: {READ}."]
 

@@ -52,8 +52,8 @@ def _onnxruntime() -> list[Finding]:
         return [Finding(subject="onnxruntime", works=False, detail=detail)]
     version = str(onnxruntime.__version__)
     compiled = onnxruntime.get_available_providers()
-    new = tuple(int(part) for part in version.split(".")[:2]) >= (1, 32)
-    forms = "all graphs" if new else "the specialised graphs (1.32 also runs the canonical ones)"
+    new = tuple(int(part) for part in version.split(".")[:2]) >= (1, 31)
+    forms = "all graphs" if new else "the specialised graphs (1.31 also runs the canonical ones)"
     cuda = "CUDAExecutionProvider" in compiled
     return [
         Finding(subject="onnxruntime", works=True, detail=f"{version}, runs {forms}"),
@@ -78,6 +78,7 @@ def _cuda_driver() -> Finding:
 def _tensorrt() -> list[Finding]:
     """What engines need: a library, cuda-bindings, a driver and a device."""
     findings, missing = [], []
+    trt = None
     try:
         trt = import_tensorrt()
         detail = f"{trt.__name__} {trt.__version__}"
@@ -88,11 +89,21 @@ def _tensorrt() -> list[Finding]:
     try:
         device = Device(import_cuda())
         detail = f"runs engines on {device.name}, compute capability {device.capability}"
+        if trt is not None and trt.__name__ == "tensorrt_rtx" and not _is_rtx(device.capability):
+            missing.append(
+                f"tensorrt_rtx runs no engines on {device.name}, compute capability "
+                f"{device.capability}; install TensorRT, or use --device cuda"
+            )
     except BackendError as error:
         missing.append(str(error))
     works = not missing
     detail = detail if works else "; ".join(missing)
     return [*findings, Finding(subject="tensorrt backend", works=works, detail=detail)]
+
+
+def _is_rtx(capability: str) -> bool:
+    """Whether TensorRT-RTX runs engines there, by the list that 1.7 gave when it refused 9.0."""
+    return capability in {"7.5", "8.0", "8.6", "8.9"} or float(capability) >= 12
 
 
 def _package(name: str, remedy: str = "to export: pip install 'seq2edge[export,cpu]'") -> Finding:

@@ -1,4 +1,4 @@
-"""A bundle's engines: found, checked, opened once for a process, and called.
+"""A bundle's engines: found, checked, and opened once for a process.
 
 Everything that can be known before TensorRT sees a plan is checked before: a damaged plan may not
 come back as an error.
@@ -6,28 +6,26 @@ come back as an error.
 
 from __future__ import annotations
 
-import collections
+import contextlib
 import dataclasses
 import hashlib
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from seq2edge.bundle import Bundle
-from seq2edge.bundle.engine_info import EngineInfo, read_engine_info
+from seq2edge.bundle.engine_info import EngineInfo, EngineSizes, read_engine_info
 from seq2edge.bundle.manifest import TensorRecord
 from seq2edge.errors import BackendError, BundleError, EngineError, ForeignEngineError
 from seq2edge.files.storage import file_errors
+from seq2edge.files.user_cache import cache_folder, file_name, write_cached
 from seq2edge.runtime.backends.device import Device
-from seq2edge.runtime.backends.engine_buffers import largest
-from seq2edge.runtime.backends.engine_kernels import EngineKernels
 from seq2edge.runtime.backends.tensorrt_library import process_logger
 
-GRAPHS = 16  # recorded steps that are kept, each with an execution context of its own
-
-Binding: TypeAlias = "tuple[int, tuple[int, ...] | None]"  # address; the shape of an input
-Bindings: TypeAlias = "Mapping[str, Binding]"
+KERNELS = "kernels"  # a folder of the user's cache
+DIGITS = 16  # of an engine's hash in a file name there
 
 _OPEN: weakref.WeakValueDictionary[tuple[str, str], OpenEngine] = weakref.WeakValueDictionary()
 _OPENING = threading.Lock()
@@ -49,24 +47,24 @@ class StoredEngine:
 
 def find_engines(bundle: Bundle) -> dict[str, list[StoredEngine]]:
     """A bundle's engines by target. Raises BackendError where there are none."""
-    found: dict[str, list[StoredEngine]] = {}
+    by_target: dict[str, list[StoredEngine]] = {}
     for record in bundle.manifest.engines:
         try:
             info = read_engine_info(bundle.file(record.sidecar))
         except BundleError as error:
             raise EngineError(f"{error}; build the engine again") from error
         engine = StoredEngine(bundle=bundle, file=record.file, info=info)
-        found.setdefault(record.target, []).append(engine)
-    if not found:
+        by_target.setdefault(record.target, []).append(engine)
+    if not by_target:
         raise BackendError(f"{bundle.path}: holds no engine; make one with `seq2edge build`")
-    for target, engines in found.items():
+    for target, engines in by_target.items():
         roles = sorted(engine.info.role for engine in engines)
         if roles != _roles(bundle):
             raise BackendError(
                 f"{bundle.path}: for {target} there is {' and '.join(roles)}, kind "
                 f"{bundle.manifest.kind} needs {' and '.join(_roles(bundle))}; build them together"
             )
-    return found
+    return by_target
 
 
 def _roles(bundle: Bundle) -> list[str]:
@@ -78,11 +76,11 @@ def _roles(bundle: Bundle) -> list[str]:
 def check_release(engine: StoredEngine, trt: Any) -> None:
     """Raise BackendError unless the library is the one that made the plan."""
     made = f"{engine.info.library} {engine.info.release}"
-    found = f"{trt.__name__} {trt.__version__}"
-    if made != found:
+    installed = f"{trt.__name__} {trt.__version__}"
+    if made != installed:
         raise BackendError(
-            f"{engine.subject}: made by {made}, {found} is installed; build it again, or install "
-            "the one that made it"
+            f"{engine.subject}: made by {made}, {installed} is installed; build it again, or "
+            "install the one that made it"
         )
 
 
@@ -100,8 +98,8 @@ class OpenEngine:
         _check_validity(engine, trt, self._runtime, plan, device)
         self.engine = self._runtime.deserialize_cuda_engine(plan)
         if self.engine is None:
-            told_before = hasattr(self._runtime, "get_engine_validity")
-            raise (EngineError if told_before else ForeignEngineError)(
+            checked_before = hasattr(self._runtime, "get_engine_validity")
+            raise (EngineError if checked_before else ForeignEngineError)(
                 f"{self.subject}: {trt.__name__} {trt.__version__} does not open it on "
                 f"{device.name} ({self._log.errors()}); build it again here"
             )
@@ -149,18 +147,14 @@ class OpenEngine:
         engine, trt = self.engine, self.trt
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         inputs = {n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT}
-        told = {tensor.name: tensor for tensor in (*self.info.inputs, *self.info.outputs)}
-        wrong = sorted(set(told) ^ set(names))
+        described = {tensor.name: tensor for tensor in (*self.info.inputs, *self.info.outputs)}
+        wrong = sorted(set(described) ^ set(names))
         wrong += sorted({tensor.name for tensor in self.info.inputs} ^ inputs)
-        most = largest(self.info.sizes)
-        wrong += [
-            n for n in names if n in told and not _fits(told[n], engine.get_tensor_shape(n), most)
-        ]
+        both, most = [n for n in names if n in described], largest(self.info.sizes)
+        wrong += [n for n in both if not _fits(described[n], engine.get_tensor_shape(n), most)]
         types = {name: getattr(trt, name) for name in ("float32", "float16", "bfloat16")}
         types |= {name: getattr(trt, name) for name in ("int64", "int32", "int8", "uint8", "bool")}
-        wrong += [
-            n for n in names if n in told and types[told[n].dtype] != engine.get_tensor_dtype(n)
-        ]
+        wrong += [n for n in both if types[described[n].dtype] != engine.get_tensor_dtype(n)]
         if engine.num_optimization_profiles != len(self.info.profiles):
             wrong.append(f"{engine.num_optimization_profiles} profiles")
         if wrong:
@@ -182,13 +176,24 @@ class OpenEngine:
         return bool(aliased)
 
 
-def _fits(told: TensorRecord, found: Iterable[int], most: Mapping[str, int]) -> bool:
+def _fits(tensor: TensorRecord, shape: Iterable[int], most: Mapping[str, int]) -> bool:
     """Whether a tensor may have the shape that the library says; -1 is a size left open."""
-    sizes = tuple(found)
-    return len(sizes) == len(told.shape) and all(
+    sizes = tuple(shape)
+    return len(sizes) == len(tensor.shape) and all(
         size in (-1, most[axis]) if isinstance(axis, str) else size == axis
-        for axis, size in zip(told.shape, sizes, strict=True)
+        for axis, size in zip(tensor.shape, sizes, strict=True)
     )
+
+
+def largest(sizes: EngineSizes) -> dict[str, int]:
+    """The most of every symbol."""
+    return {
+        "batch": sizes.batch[2],
+        "rows": sizes.rows,
+        "source": sizes.source[2],
+        "new": sizes.prompt[2],
+        "capacity": sizes.capacity,
+    }
 
 
 def open_engine(engine: StoredEngine, trt: Any, device: Device) -> OpenEngine:
@@ -198,20 +203,20 @@ def open_engine(engine: StoredEngine, trt: Any, device: Device) -> OpenEngine:
     """
     key = (trt.__name__, engine.info.plan_sha256)
     with _OPENING:
-        found = _OPEN.get(key)
-        if found is None:
-            found = _OPEN[key] = OpenEngine(engine, trt, device)
-        return found
+        opened = _OPEN.get(key)
+        if opened is None:
+            opened = _OPEN[key] = OpenEngine(engine, trt, device)
+        return opened
 
 
 def _read_plan(engine: StoredEngine) -> bytes:
     path = engine.bundle.file(engine.file)
     with file_errors(path):
         plan = path.read_bytes()
-    found = hashlib.sha256(plan).hexdigest()
-    if found != engine.info.plan_sha256:
+    digest = hashlib.sha256(plan).hexdigest()
+    if digest != engine.info.plan_sha256:
         raise EngineError(
-            f"{engine.subject}: {len(plan)} bytes with SHA-256 {found[:12]}, its sidecar says "
+            f"{engine.subject}: {len(plan)} bytes with SHA-256 {digest[:12]}, its sidecar says "
             f"{engine.info.plan_sha256[:12]}; it is damaged or truncated, build it again"
         )
     return plan
@@ -227,123 +232,66 @@ def _check_validity(
     if validity != trt.EngineValidity.INVALID:
         return
     flags = trt.EngineInvalidityDiagnostics.__members__.items()
-    found = [name for name, flag in flags if int(reasons) & int(flag)]
+    reason = [name for name, flag in flags if int(reasons) & int(flag)]
     raise ForeignEngineError(
         f"{engine.subject}: not for this {device.name} of compute capability {device.capability} "
-        f"({', '.join(found).lower().replace('_', ' ') or 'no reason'}); built for "
+        f"({', '.join(reason).lower().replace('_', ' ') or 'no reason'}); built for "
         f"{engine.info.target}, build it for this device"
     )
 
 
-class Call:
-    """One execution context of a profile; only what changes is set anew."""
+class EngineKernels:
+    """TensorRT-RTX's compiled kernels of an engine, kept on disk from one process to the next.
 
-    def __init__(
-        self,
-        engine: OpenEngine,
-        profile: str,
-        device: Device,
-        scratch: tuple[int, int],
-        *,
-        replayed: bool = False,
-    ) -> None:
-        self._engine, self._device = engine, device
-        self._context = engine.context(replayed=replayed)
-        if self._context is None:
-            raise engine.failure("no execution context")
-        index = engine.info.profiles.index(profile)
-        if not self._context.set_optimization_profile_async(index, device.handle):
-            raise engine.failure(f"profile {profile} is not taken")
-        self._context.set_device_memory(*scratch)
-        self._set: dict[str, Binding] = {}
-        self._key: Hashable = None
-
-    def run(self, key: Hashable, bindings: Callable[[], Bindings]) -> None:
-        """Bind and enqueue. Raises EngineError where the engine does not take it."""
-        self.prepare(key, bindings)
-        if not self.enqueue():
-            raise self._engine.failure("the device does not run it")
-
-    def prepare(self, key: Hashable, bindings: Callable[[], Bindings]) -> None:
-        """Bind every input and output; `key` tells whether anything is other than last time."""
-        if key == self._key:
-            return
-        context, reshaped = self._context, False
-        for name, (address, shape) in bindings().items():
-            if self._set.get(name) == (address, shape):
-                continue
-            before = self._set.get(name, (0, None))[1]
-            if shape is not None and shape != before:
-                reshaped = True
-                if not context.set_input_shape(name, shape):
-                    raise self._engine.failure(f"does not take {name} of shape {shape}")
-            if not context.set_tensor_address(name, address):
-                raise self._engine.failure(f"does not take the address of {name}")
-            self._set[name] = (address, shape)
-        if reshaped and (missing := context.infer_shapes()):
-            raise self._engine.failure(f"shapes are missing: {', '.join(missing)}")
-        self._key = key
-
-    def enqueue(self) -> bool:
-        """Ask the device to run it; whether it was taken."""
-        return bool(self._context.execute_async_v3(self._device.handle))
-
-
-@dataclasses.dataclass
-class _Recorded:
-    """The step of one set of sizes and addresses; `graph` once it was recorded."""
-
-    call: Call
-    graph: Any = None
-
-
-class StepCalls:
-    """The step again and again: run once, recorded the second time, then replayed.
-
-    A recording holds addresses and shapes, and a context must not change under it: each has its
-    own. Where nothing can be recorded every step is enqueued by one context.
+    TensorRT-RTX compiles an engine's kernels on the device, general ones when a context is made and
+    others for the shapes that come; all contexts of an engine share them. What a process compiled
+    is written to the user's cache when its engine was checked and when it is dropped, and read by
+    the next. The library itself refuses what another release, device or driver compiled, and
+    compiles again: it is never an error.
     """
 
-    def __init__(self, engine: OpenEngine, device: Device, scratch: tuple[int, int]) -> None:
-        self._engine, self._scratch = engine, scratch
-        self._device = device
-        self._plain: Call | None = None
-        self._recorded: collections.OrderedDict[Hashable, _Recorded] = collections.OrderedDict()
-        self.recording = not engine.builtin_graphs
-        self.replays = 0
+    def __init__(self, info: EngineInfo, device: Device) -> None:
+        self.file = _kernel_file(info, device)
+        self._cache: Any = None
+        self._known = b""
 
-    def run(self, key: Hashable, bindings: Callable[[], Bindings]) -> None:
-        """One step with these bindings; equal keys mean equal bindings."""
-        if not self.recording:
-            self._plain = self._plain or self._make()
-            self._plain.run(key, bindings)
-            return
-        found = self._recorded.get(key)
-        if found is None:
-            self._evict()
-            found = _Recorded(self._make())
-            found.call.run(key, bindings)  # the first call of a shape settles the context's state
-            self._recorded[key] = found
-            return
-        self._recorded.move_to_end(key)
-        if found.graph is None:
-            found.graph = self._device.capture(found.call.enqueue)
-        if found.graph is None:
-            self.recording, self._plain = False, found.call
-            self._recorded.clear()  # their steps were waited for
-            found.call.run(key, bindings)
-            return
-        self._device.launch(found.graph)
-        self.replays += 1
+    def share(self, config: Any) -> None:
+        """Let contexts of this runtime configuration use what is compiled, and add to it."""
+        if self._cache is None:
+            self._cache = config.create_runtime_cache()
+            self._read()
+        config.set_runtime_cache(self._cache)
 
-    def _make(self) -> Call:
-        builtin = self._engine.builtin_graphs
-        return Call(self._engine, "step", self._device, self._scratch, replayed=builtin)
+    def save(self) -> None:
+        """Write what is compiled, if that is more than was read."""
+        if self._cache is None or self.file is None:
+            return
+        data = bytes(self._cache.serialize())
+        if data == self._known:
+            return
+        with contextlib.suppress(OSError):  # then the next process compiles again
+            write_cached(self.file, data)
+            self._known = data
 
-    def _evict(self) -> None:
-        while len(self._recorded) >= GRAPHS:
-            _, oldest = self._recorded.popitem(last=False)
-            if oldest.graph is not None:
-                self._device.discard(oldest.graph)
-            else:
-                self._device.wait()  # its context may still be running
+    def save_after(self, owner: object) -> None:
+        """Write it when `owner` is dropped, or at the end of the process."""
+        weakref.finalize(owner, self._save_at_last)
+
+    def _save_at_last(self) -> None:
+        """Errors are none: the driver may be gone at the end of a process."""
+        with contextlib.suppress(Exception):
+            self.save()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):
+            data = self.file.read_bytes() if self.file is not None else b""
+            if data and self._cache.deserialize(data):
+                self._known = data
+
+
+def _kernel_file(info: EngineInfo, device: Device) -> Path | None:
+    folder = cache_folder()
+    if folder is None:
+        return None
+    parts = (info.library, info.release, device.name, device.capability, info.plan_sha256[:DIGITS])
+    return folder / KERNELS / file_name(*parts, suffix=".kernels")

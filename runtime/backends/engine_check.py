@@ -70,16 +70,16 @@ def check_answers(
     reference = parity.split_for_engine(
         read_reference(bundle.file(REFERENCE)), batch=info.sizes.batch, rows=info.sizes.rows
     )
-    found = [parity.replay(backend, part) for part in reference]
+    parities = [parity.replay(backend, part) for part in reference]
     recorded = bundle.manifest.parity if bundle.manifest.quantization else None
-    wrong = [part for part in found if not part.engine_within(info.precision, recorded)]
+    wrong = [part for part in parities if not part.engine_within(info.precision, recorded)]
     marker = _marker(bundle, engines, device)
     if marker is not None and not wrong:
-        _note(marker, found, engines, device)
+        _note(marker, parities, engines, device)
     return EngineVerdict(
         device=device.name,
         precision=info.precision,
-        parity=parity.combine(wrong or found),
+        parity=parity.combine(wrong or parities),
         passed=not wrong,
     )
 
@@ -103,14 +103,14 @@ def _marker(bundle: Bundle, engines: Sequence[StoredEngine], device: Device) -> 
 
 
 def _note(
-    marker: Path, found: Sequence[parity.Parity], engines: Sequence[StoredEngine], device: Device
+    marker: Path, parities: Sequence[parity.Parity], engines: Sequence[StoredEngine], device: Device
 ) -> None:
     """Remember it; where nothing can be written the check is simply made again."""
     values = {
         "engines": [engine.subject for engine in engines],
         "device": device.name,
         "driver": device.driver,
-        "parity": [dataclasses.asdict(part) for part in found],
+        "parity": [dataclasses.asdict(part) for part in parities],
     }
     with contextlib.suppress(OSError):
         write_cached(marker, f"{json.dumps(values, indent=2)}\n".encode())

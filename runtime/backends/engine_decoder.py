@@ -18,13 +18,16 @@ from seq2edge.runtime.backends.device import (
     Download,
     Upload,
 )
-from seq2edge.runtime.backends.engine import Binding, Bindings, Call, OpenEngine, StepCalls
-from seq2edge.runtime.backends.engine_buffers import (
+from seq2edge.runtime.backends.engine import OpenEngine, largest
+from seq2edge.runtime.backends.engine_calls import (
     BYTES,
     ITEM,
+    Binding,
+    Bindings,
+    EngineCall,
     Slots,
+    StepCalls,
     check_batch,
-    largest,
     read_float32,
     shape_of,
     size_of,
@@ -65,7 +68,7 @@ class EngineDecoder:
         self.names = [n.removeprefix(PAST) for n in self.inputs if n.startswith(PAST)]
         self.block = self._layout(engine)
         self.slots = Slots(self._make_slot)
-        self.prefill = Call(engine, "prefill", device, scratch)
+        self.prefill = EngineCall(engine, "prefill", device, scratch)
         self.steps = StepCalls(engine, device, scratch)
 
     def _layout(self, engine: OpenEngine) -> Block:
@@ -270,13 +273,15 @@ class EngineCache:
             places = {**self._memory.slot.outputs, "source_length": self._memory.source_length}
         for name in ("input_ids", "new_length", "cache_length"):
             places[name] = slot.inputs.address(name)
-        found: dict[str, Binding] = {"logits": (slot.logits, None)}
+        bindings: dict[str, Binding] = {"logits": (slot.logits, None)}
         if slot.top is not None:
-            found |= {tensor.name: (slot.top.address(tensor.name), None) for tensor in decoder.top}
+            bindings |= {
+                tensor.name: (slot.top.address(tensor.name), None) for tensor in decoder.top
+            }
         for index, name in enumerate(decoder.names):
             offset = index * decoder.block.tensor_size
             places[PAST + name] = past + offset
-            found[PRESENT + name] = (present + offset, None)
+            bindings[PRESENT + name] = (present + offset, None)
         for name, tensor in decoder.inputs.items():
-            found[name] = (places[name], shape_of(tensor, sizes))
-        return found
+            bindings[name] = (places[name], shape_of(tensor, sizes))
+        return bindings

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from seq2edge.errors import BackendError
 from seq2edge.runtime.backend import Features, Lengths, Tokens
 from seq2edge.runtime.backends.device import Bytes, Device, Upload
-from seq2edge.runtime.backends.engine import Bindings, Call, OpenEngine
-from seq2edge.runtime.backends.engine_buffers import (
+from seq2edge.runtime.backends.engine import OpenEngine, largest
+from seq2edge.runtime.backends.engine_calls import (
+    Bindings,
+    EngineCall,
     Slots,
     check_batch,
-    largest,
     read_float32,
     shape_of,
     size_of,
@@ -59,7 +60,7 @@ class EngineEncoder:
         for name in ("logits", "embedding"):
             if name in self._outputs:
                 read_float32(engine.subject, self._outputs[name])
-        self._call = Call(engine, "encoder", device, scratch)
+        self._call = EngineCall(engine, "encoder", device, scratch)
 
     def _make_slot(self) -> MemorySlot:
         most = largest(self._sizes)
@@ -119,7 +120,7 @@ class EngineEncoder:
         shapes = {self._source: source.shape, "source_length": lengths.shape}
 
         def bindings() -> Bindings:
-            given = {name: (slot.inputs.address(name), shape) for name, shape in shapes.items()}
-            return {**given, **{name: (place, None) for name, place in slot.outputs.items()}}
+            inputs = {name: (slot.inputs.address(name), shape) for name, shape in shapes.items()}
+            return {**inputs, **{name: (place, None) for name, place in slot.outputs.items()}}
 
         self._call.run((slot.inputs.address(self._source), source.shape), bindings)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib.util
+import io
 import math
 import os
 from typing import Any, TypeAlias
@@ -18,7 +21,12 @@ from seq2edge.runtime.backend import Features, Lengths, Logits, Tokens
 
 GROWTH = 64  # an unset capacity starts here and doubles
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-TARGETS = ("onnxruntime", "canonical")  # in order of preference
+# Graphs in order of preference. The fused ones are for the CPU: the operator of their caches has no
+# float32 kernel in the CUDA provider, and left to the CPU beside it, it fails or answers otherwise.
+TARGETS = {"cpu": ("onnxruntime", "canonical"), "cuda": ("canonical",)}
+# Products in float32 stay in float32, as PyTorch's do: TF32 has ten bits, so tokens would differ.
+PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
+ERRORS_ALONE = 3  # of the library's log: that shapes are computed on the CPU is as it should be
 CACHE_TYPES: dict[str, type[Any]] = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
 
 Cached: TypeAlias = NDArray[Any]  # keys or values of a cache, of one of these types
@@ -44,11 +52,17 @@ class OnnxRuntimeBackend:
     ) -> None:
         self._ort = import_onnxruntime()
         self.device = device
-        self.target = target or choose_target(bundle, str(self._ort.__version__))
-        if not runs(bundle, self.target, str(self._ort.__version__)):
+        version = str(self._ort.__version__)
+        self._provider = check_device(self._ort, device)
+        self.target = target or choose_target(bundle, version, device)
+        if self.target in TARGETS["cpu"] and self.target not in TARGETS[device]:
+            raise BackendError(
+                f"graphs: {self.target} is for the cpu alone; leave it out for {device}"
+            )
+        if not runs(bundle, self.target, version):
             raise BackendError(
                 f"{bundle.path}: its {self.target} graphs need onnxruntime "
-                f"{graph_release(bundle, self.target)}, {self._ort.__version__} is installed"
+                f"{graph_release(bundle, self.target)}, {version} is installed"
             )
         self._stack = bundle.manifest.dims.decoder
         self._vocab = bundle.manifest.dims.vocab
@@ -69,10 +83,14 @@ class OnnxRuntimeBackend:
         options = self._ort.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
-        provider = check_device(self._ort, self.device)
+        if self.device != "cpu":
+            options.log_severity_level = ERRORS_ALONE
+        provider = self._provider
         try:
             session = self._ort.InferenceSession(
-                os.fspath(bundle.file(graph.file)), options, providers=[provider]
+                os.fspath(bundle.file(graph.file)),
+                options,
+                providers=[(provider, PROVIDER_OPTIONS[self.device])],
             )
         except Exception as error:  # its exceptions have no common base
             raise BackendError(f"{bundle.path / graph.file}: onnxruntime: {error}") from error
@@ -199,11 +217,19 @@ class OnnxRuntimeCache:
             _bind(self._binding, "input_ids", self._tokens)
         self._tokens[:] = tokens
         self._new_length[:] = new_length
+        if self._backend.device != "cpu":
+            self._send()
         self._session.run_with_iobinding(self._binding)
         self.length += new_length
         if self._backend.device != "cpu":
-            self._binding.get_outputs()  # waits for the device
+            self._binding.synchronize_outputs()
         return self._logits
+
+    def _send(self) -> None:
+        """Bind again what changes from call to call: a device has the copy of when it was bound."""
+        _bind(self._binding, "input_ids", self._tokens)
+        _bind(self._binding, "new_length", self._new_length)
+        _bind(self._binding, "cache_length", self.length)
 
     def _allocate(self, rows: int) -> None:
         """New buffers for `rows` rows, bound to a new binding."""
@@ -287,7 +313,10 @@ class _Buffer:
 
 
 def _bind(binding: Any, name: str, array: NDArray[np.int64]) -> None:
-    """Bind an input to the array's memory: later changes of the array are seen."""
+    """Bind an input to the array's memory: later changes of the array are seen on the CPU.
+
+    Graphs on another device take a copy of it now.
+    """
     binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)
 
 
@@ -314,17 +343,37 @@ def check_device(ort: Any, device: str) -> str:
             ctypes.CDLL("libcuda.so.1")
         except OSError as error:
             raise BackendError(f"cuda: no NVIDIA driver here ({error}); use the cpu") from error
+        _load_cuda_libraries(ort)
     return provider
 
 
-def choose_target(bundle: Bundle, version: str) -> str:
-    """The graphs that this version of ONNX Runtime runs, fastest first."""
-    found = {graph.target for graph in bundle.manifest.graphs}
-    ours = [target for target in TARGETS if target in found]
+def fastest_device(ort: Any) -> str:
+    """The device that `auto` means: cuda where it works here, else the CPU."""
+    try:
+        check_device(ort, "cuda")
+    except BackendError:
+        return "cpu"
+    return "cuda"
+
+
+def _load_cuda_libraries(ort: Any) -> None:
+    """CUDA and cuDNN out of NVIDIA's wheels, where the system's loader does not look for them."""
+    preload = getattr(ort, "preload_dlls", None)
+    if preload is not None and importlib.util.find_spec("nvidia") is not None:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            preload()
+
+
+def choose_target(bundle: Bundle, version: str, device: str = "cpu") -> str:
+    """The graphs that this version of ONNX Runtime runs on the device, fastest first."""
+    present = {graph.target for graph in bundle.manifest.graphs}
+    ours = [target for target in TARGETS[device] if target in present]
     if not ours:
+        remedy = "quantize for onnxruntime to run it here"
+        if device != "cpu" and present.intersection(TARGETS["cpu"]):
+            remedy = f"they run on the cpu; for {device} take the float bundle"
         raise BackendError(
-            f"{bundle.path}: holds graphs for {', '.join(sorted(found))} alone; "
-            "quantize for onnxruntime to run it here"
+            f"{bundle.path}: holds graphs for {', '.join(sorted(present))} alone; {remedy}"
         )
     for target in ours:
         if runs(bundle, target, version):

@@ -8,6 +8,11 @@ slots be used again at once.
 An engine of the masked form updates its cache in place; one of the lowered form writes another,
 and the two swap. To reorder rows they are gathered into the other one too.
 
+To read in this order: `engine` (a bundle's engines, opened), `engine_calls` (buffers, calls,
+recorded steps), `engine_encoder` and `engine_decoder` (memories and caches), this module, and
+`engine_check` (an engine is compared with the model before it is used). `device` is what of CUDA
+they need, `tensorrt_library` finds the library.
+
 Nothing here has been run by a TensorRT engine yet, only by the doubles in `tests/`.
 """
 

@@ -28,15 +28,15 @@ def import_tensorrt(name: str | None = None) -> Any:
 
     Raises BackendError that says what to install.
     """
-    wanted = LIBRARIES if name is None else (name,)
-    found = [library for library in wanted if importlib.util.find_spec(library) is not None]
-    if not found:
+    names = LIBRARIES if name is None else (name,)
+    installed = [library for library in names if importlib.util.find_spec(library) is not None]
+    if not installed:
         remedy = EXTRAS[name or "tensorrt_rtx"]
-        raise BackendError(f"{' and '.join(wanted)}: not installed; install {remedy}")
+        raise BackendError(f"{' and '.join(names)}: not installed; install {remedy}")
     try:
-        return importlib.import_module(found[0])
+        return importlib.import_module(installed[0])
     except (ImportError, OSError) as error:
-        raise BackendError(f"{found[0]}: does not load here ({error})") from error
+        raise BackendError(f"{installed[0]}: does not load here ({error})") from error
 
 
 @functools.cache

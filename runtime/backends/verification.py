@@ -59,29 +59,37 @@ def _verify_graphs(
 ) -> Iterator[tuple[str, Outcome]]:
     from seq2edge.runtime.backends.onnxruntime import (
         TARGETS,
+        fastest_device,
         graph_release,
         import_onnxruntime,
         runs,
     )
 
     targets = list(dict.fromkeys(graph.target for graph in bundle.manifest.graphs))
-    ours = [target for target in targets if target in TARGETS]
-    installed = str(import_onnxruntime().__version__) if ours else ""
+    ours = [target for target in targets if target in TARGETS["cpu"]]
+    installed = ""
+    if ours:
+        library = import_onnxruntime()
+        installed = str(library.__version__)
+        device = fastest_device(library) if device == "auto" else device
     if ours and not any(runs(bundle, target, installed) for target in ours):
         raise BackendError(f"{bundle.path}: onnxruntime {installed} runs none of its graphs")
     reference = read_reference(bundle.file(REFERENCE))
     for target in targets:
-        if target not in TARGETS:
+        if target not in ours:
             built = f"an engine has to be built for {target} on the device first"
             yield target, _passed_over("its engines are" if bundle.manifest.engines else built)
+            continue
+        if target not in TARGETS.get(device, ours):
+            yield target, _passed_over(f"for the cpu alone, {device} runs the others")
             continue
         if not runs(bundle, target, installed):
             needed = graph_release(bundle, target)
             yield target, _passed_over(f"needs onnxruntime {needed}, {installed} is installed")
             continue
         backend, _ = open_backend(bundle, device=device, threads=threads, graphs=target)
-        found = parity.replay(backend, reference)
-        yield target, _judge(found, bundle.manifest)
+        replayed = parity.replay(backend, reference)
+        yield target, _outcome(replayed, bundle.manifest)
 
 
 def _verify_engines(bundle: Bundle, target: str, device: str) -> Outcome:
@@ -99,12 +107,12 @@ def _verify_engines(bundle: Bundle, target: str, device: str) -> Outcome:
     return Outcome(passed=verdict.passed, summary=verdict.summary)
 
 
-def _judge(found: parity.Parity, manifest: Manifest) -> Outcome:
+def _outcome(replayed: parity.Parity, manifest: Manifest) -> Outcome:
     word = "equal"
     if manifest.precision == "float32":
-        passed = found.within(manifest.precision)
+        passed = replayed.within(manifest.precision)
     else:
         assert manifest.parity is not None
-        passed = found.no_worse_than(manifest.parity)
+        passed = replayed.no_worse_than(manifest.parity)
         word = f"as good as {manifest.precision} was made"
-    return Outcome(passed=passed, summary=f"{word if passed else 'DIFFERENT'}: {found.figures}")
+    return Outcome(passed=passed, summary=f"{word if passed else 'DIFFERENT'}: {replayed.figures}")

@@ -1,4 +1,4 @@
-"""Audits of models whose bias is known."""
+"""Audits of models whose bias is known, WEAT on vectors whose answer is known."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pytest
 from seq2edge.errors import InputError, OptionError
 from seq2edge.evaluation import audit as auditing
 from seq2edge.evaluation.answers import ModelRequest
-from seq2edge.evaluation.audit import audit
+from seq2edge.evaluation.audit import audit, effect_size, measure_association
 from seq2edge.evaluation.pairs import Association, Group, Pairs
-from seq2edge.runtime.model import Classification, GeneratedText
+from seq2edge.runtime.model import Classification
 from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.sequences import GeneratedText
 
 GROUP = Group(
     alternatives=("cat", "dog"),
@@ -165,3 +166,38 @@ def test_what_cannot_be_audited_is_refused():
         audit(model("classify"), PAIRS, new_tokens=3)
     with pytest.raises(OptionError, match="made to embed, it takes no new tokens and no lang"):
         audit(model("embed"), PAIRS, ModelRequest(source_language="en"))
+
+
+VECTORS = {"a": (1, 0), "b": (0, 2), "up": (3, 1), "higher": (5, 1), "down": (1, 3), "low": (1, 4)}
+
+
+def measured(targets):
+    """The effect of the words' vectors; `a` and `b` are the attributes."""
+    model = types.SimpleNamespace(
+        embed=lambda words: np.array([VECTORS[word] for word in words], dtype=np.float32)
+    )
+    attributes = {"first": ("a", "a"), "second": ("b", "b")}
+    return measure_association(model, Association(name="n", targets=targets, attributes=attributes))
+
+
+def test_the_effect_is_a_difference_in_standard_deviations():
+    """Computed by hand from cosines; lengths of vectors do not count."""
+    found = measured({"x": ("up", "higher"), "y": ("down", "low")})
+    unit = [np.array(VECTORS[w]) / np.linalg.norm(VECTORS[w]) for w in ("up", "higher")]
+    unit += [np.array(VECTORS[w]) / np.linalg.norm(VECTORS[w]) for w in ("down", "low")]
+    leaning = np.array([v[0] - v[1] for v in unit])
+    wanted = (leaning[:2].mean() - leaning[2:].mean()) / leaning.std(ddof=1)
+    assert found.size == pytest.approx(wanted)
+    assert (found.targets, found.attributes) == (("x", "y"), ("first", "second"))
+    assert measured({"y": ("down", "low"), "x": ("up", "higher")}).size == pytest.approx(-wanted)
+
+
+def test_p_is_the_share_of_divisions_as_far_apart():
+    """Of 6 ways to divide 4 words 2 are as far apart as the clean one; equal words say nothing."""
+    assert measured({"x": ("up", "higher"), "y": ("down", "low")}).p == pytest.approx(
+        1 / 3, abs=0.02
+    )
+    assert measured({"x": ("up", "up"), "y": ("up", "up")}).size == 0
+    size, p = effect_size(np.array([1.0] * 10 + [0.0] * 10) + np.arange(20) * 1e-3)
+    assert size > 1.9
+    assert p < 0.001

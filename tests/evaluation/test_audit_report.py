@@ -7,10 +7,9 @@ import sys
 import pytest
 
 from seq2edge.errors import BackendError, OptionError
-from seq2edge.evaluation.association import Effect
-from seq2edge.evaluation.audit import Audit, Finding
+from seq2edge.evaluation.audit import Audit, Effect, Finding
 from seq2edge.evaluation.audit_report import MEASURES, check_report, plot, table, write_report
-from seq2edge.evaluation.scores import Estimate
+from seq2edge.evaluation.metrics import Estimate
 
 
 def estimate(value):
@@ -49,15 +48,15 @@ def test_the_table_has_a_block_for_each_group():
     """The largest gap with its sentences, and which way each alternative leans."""
     assert list(table(AUDIT)) == [
         "pets: 12 pairs of sentences of 3 templates",
-        "                 mean gap             95 % CI   largest",
-        "  score of good    0.1200    0.1100 to 0.1300    0.2400",
+        "                 mean gap            95 % CI  largest",
+        "  score of good    0.1200   0.1100 to 0.1300   0.2400",
         "    from the mean of all: cat +0.0200, dog -0.0200",
         "    largest: A <cat>. / A dog.",
-        "  label changes    0.0000   -0.0100 to 0.0100    0.0000",
+        "  label changes    0.0000  -0.0100 to 0.0100   0.0000",
         "",
         "age: 12 pairs of sentences of one template",
-        "                 mean gap             95 % CI   largest",
-        "  score of good    0.3000                   -    0.6000",
+        "                 mean gap  95 % CI  largest",
+        "  score of good    0.3000        -   0.6000",
         "    from the mean of all: cat +0.0200, dog -0.0200",
         "    largest: A <cat>. / A dog.",
         "",
@@ -80,7 +79,10 @@ def test_reports_are_pages_or_pictures(tmp_path):
     """What a bundle and sentences are called is text, never markup."""
     write_report(tmp_path / "a.html", AUDIT)
     page = (tmp_path / "a.html").read_text()
-    assert "<svg" in page
+    assert page.count("<svg") == 4  # of two groups the gaps, and which way alternatives lean
+    assert page.count("<table") == 2
+    assert "<td>0.1100 to 0.1300</td>" in page
+    assert "words: effect size +1.23, p 0.0400 above 0: x nearer to v, y to w" in page
     assert "Audit of some &amp; bundle" in page
     assert "A &lt;cat&gt;. / A dog." in page
     write_report(tmp_path / "a.png", AUDIT)

@@ -14,8 +14,8 @@ from seq2edge.evaluation.answers import ModelRequest
 from seq2edge.evaluation.evaluate import choose_metrics, evaluate, read_domains, table
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import METRICS
-from seq2edge.runtime.model import GeneratedText
 from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.sequences import GeneratedText
 
 
 def model(task="generate", kind="encoder-decoder", mels=0, sha="a", suffix=""):

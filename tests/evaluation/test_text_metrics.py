@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 
 import pytest
+import sacrebleu
 
 from seq2edge.errors import BackendError, InputError
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import METRICS, score_answers
-from seq2edge.runtime.model import GeneratedText
+from seq2edge.runtime.sequences import GeneratedText
 
 
 def measured(name, *pairs):
@@ -86,3 +87,13 @@ def test_a_missing_library_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "jiwer", None)
     with pytest.raises(BackendError, match=r"metric: .*jiwer.*; install seq2edge\[quantize\]"):
         measured("wer", ("a", "b"))
+
+
+@pytest.mark.parametrize("scorer", [sacrebleu.metrics.BLEU, sacrebleu.metrics.CHRF])
+def test_sacrebleu_still_has_the_private_methods_that_are_called(scorer):
+    """They count sentences and score added counts, as its public function does for a corpus."""
+    answers, references = ["a cat sat", "the dog ran far"], ["a cat sat down", "the dog ran"]
+    parts = scorer()._extract_corpus_statistics(answers, [references])
+    added = [sum(column) for column in zip(*parts, strict=True)]
+    score = scorer()._compute_score_from_stats(added).score
+    assert score == scorer().corpus_score(answers, [references]).score

@@ -50,7 +50,7 @@ def test_the_manifest_says_where_it_comes_from(exported):
     assert set(report.parity) == {"canonical", "onnxruntime"}
     assert "no tokenizer" in report.notes[0]
     requires = {(g.target, g.requires["onnxruntime"]) for g in manifest.graphs}
-    assert requires == {("canonical", "1.32"), ("onnxruntime", "1.23")}
+    assert requires == {("canonical", "1.31"), ("onnxruntime", "1.23")}
 
 
 def test_a_sliding_window_asks_for_the_release_that_honours_it(exported):

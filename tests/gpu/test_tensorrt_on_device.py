@@ -5,11 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import real_engines
-import tiny_models
 
-from seq2edge.bundle import Bundle
 from seq2edge.bundle.engine_info import read_engine_info
-from seq2edge.export.pipeline import export_checkpoint
 from seq2edge.runtime.backend import Candidates
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from seq2edge.runtime.backends.tensorrt import TensorRTBackend
@@ -18,15 +15,7 @@ from seq2edge.runtime.likelihood import log_sum_exp
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.parity import ENGINE_TOLERANCES
 
-# Heads of 64, which fused kernels exist for.
-MODELS = {
-    "bart": {"d_model": 256},
-    "t5": {"d_model": 256, "d_kv": 64},
-    "whisper": {"d_model": 256},
-    "llama": {"hidden_size": 256, "head_dim": 64},
-    "bert": {"hidden_size": 256},
-}
-GENERATORS = [name for name in MODELS if name != "bert"]
+GENERATORS = ["bart", "t5", "whisper", "llama"]
 OPTIONS = [
     DecodeOptions(eos_token_id=2, pad_token_id=1),
     DecodeOptions(eos_token_id=2, pad_token_id=1, num_beams=4, no_repeat_ngram_size=2),
@@ -35,17 +24,14 @@ MOST_EQUAL = 0.9  # of the tokens: products may run in TF32
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory):
-    """`bundles(name, **options)` makes (once) a tiny model's bundle with real engines."""
+def built(bundles, tmp_path_factory):
+    """`built(name)` puts (once) real engines into that tiny model's bundle."""
     made = {}
 
-    def get(name, **options):
+    def get(name):
         if name not in made:
-            folder = tmp_path_factory.mktemp(name)
-            tiny_models.save(name, folder / "checkpoint", **MODELS[name])
-            export_checkpoint(folder / "checkpoint", folder / "bundle")
-            source = Bundle.open(folder / "bundle")
-            made[name] = real_engines.with_engines(source, folder / "engines", **options)
+            folder = tmp_path_factory.mktemp(name) / "engines"
+            made[name] = real_engines.with_engines(bundles(name), folder)
         return made[name]
 
     return get
@@ -87,10 +73,10 @@ def share_equal(found, wanted):
     return sum(a == b for a, b in pairs) / len(pairs)
 
 
-def test_real_plans_are_described_by_their_sidecars(bundles):
+def test_real_plans_are_described_by_their_sidecars(built):
     """Built without a device too: in place, in both profiles, and of the release that is here."""
     trt = pytest.importorskip("tensorrt_rtx", reason="install seq2edge[rtx]")
-    bundle = bundles("llama")
+    bundle = built("llama")
     (record,) = bundle.manifest.engines
     info = read_engine_info(bundle.file(record.sidecar))
     assert (info.library, info.release) == ("tensorrt_rtx", trt.__version__)
@@ -100,9 +86,9 @@ def test_real_plans_are_described_by_their_sidecars(bundles):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", GENERATORS)
-def test_decoding_on_the_device_gives_the_tokens_of_onnxruntime(gpu, own_cache, bundles, name):
+def test_decoding_on_the_device_gives_the_tokens_of_onnxruntime(gpu, own_cache, built, name):
     """Greedy and beams, several batches; the gate has passed before."""
-    bundle = bundles(name)
+    bundle = built(name)
     backend, reference = TensorRTBackend(bundle), OnnxRuntimeBackend(bundle)
     for seed in range(3):
         for options in OPTIONS:
@@ -112,9 +98,9 @@ def test_decoding_on_the_device_gives_the_tokens_of_onnxruntime(gpu, own_cache, 
 
 
 @pytest.mark.gpu
-def test_an_encoder_on_the_device_gives_the_same_scores(gpu, own_cache, bundles):
+def test_an_encoder_on_the_device_gives_the_same_scores(gpu, own_cache, built):
     """Within the tolerance of engines."""
-    bundle = bundles("bert")
+    bundle = built("bert")
     source = np.random.default_rng(0).integers(3, 90, (2, 9)), np.array([9, 4])
     found = TensorRTBackend(bundle).pool(*source)
     wanted = OnnxRuntimeBackend(bundle).pool(*source)
@@ -123,9 +109,9 @@ def test_an_encoder_on_the_device_gives_the_same_scores(gpu, own_cache, bundles)
 
 
 @pytest.mark.gpu
-def test_steps_are_recorded_on_the_device(gpu, own_cache, bundles):
+def test_steps_are_recorded_on_the_device(gpu, own_cache, built):
     """With TensorRT by us; TensorRT-RTX does it on its own."""
-    bundle = bundles("llama")
+    bundle = built("llama")
     backend = TensorRTBackend(bundle)
     if not backend._decoder.steps.recording:
         pytest.skip("this library records steps on its own")
@@ -136,9 +122,9 @@ def test_steps_are_recorded_on_the_device(gpu, own_cache, bundles):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("rows", [1, 3])
-def test_tokens_are_chosen_on_the_device(gpu, own_cache, bundles, rows):
+def test_tokens_are_chosen_on_the_device(gpu, own_cache, built, rows):
     """Candidates are the largest of the logits that stayed there, and the sum is that of all."""
-    backend = TensorRTBackend(bundles("llama"))
+    backend = TensorRTBackend(built("llama"))
     cache = backend.start(None, rows, None)
     tokens = np.random.default_rng(0).integers(3, 90, (rows, 5))
     for columns in (tokens, tokens[:, :1]):
@@ -153,11 +139,11 @@ def test_tokens_are_chosen_on_the_device(gpu, own_cache, bundles, rows):
 
 
 @pytest.mark.gpu
-def test_many_requests_take_no_more_memory(gpu, own_cache, bundles):
+def test_many_requests_take_no_more_memory(gpu, own_cache, built):
     """Free memory of the device is the same after the second and the twentieth."""
     from cuda.bindings import runtime
 
-    bundle = bundles("bart")
+    bundle = built("bart")
     backend = TensorRTBackend(bundle)
     free = []
     for seed in range(20):

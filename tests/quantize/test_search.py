@@ -9,7 +9,7 @@ from speaking import sentences, speaking_bundle
 
 from seq2edge.bundle import Bundle
 from seq2edge.errors import BundleError, OptionError
-from seq2edge.evaluation.scores import Estimate
+from seq2edge.evaluation.metrics import Estimate
 from seq2edge.quantize import search as searching
 from seq2edge.quantize.quantizer import Quantizer
 from seq2edge.quantize.report import write_report

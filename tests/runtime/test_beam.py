@@ -203,7 +203,7 @@ def test_results_are_what_they_say(seed, penalty, stopping, beams, limit):
 def test_logits_that_are_no_numbers_are_an_error(beams, value):
     """A damaged or overflowing model gives no tokens at all."""
     backend = FakeBackend(lambda history, _: np.array([1.0, value if len(history) > 2 else 2.0]))
-    with pytest.raises(BackendError, match="infinity or no number; check the bundle"):
+    with pytest.raises(BackendError, match="NaN or infinity; check the bundle"):
         decode(backend, None, [START], DecodeOptions(num_beams=beams), max_new_tokens=6)
 
 

@@ -12,8 +12,9 @@ from seq2edge.runtime.backend import Candidates
 from seq2edge.runtime.candidates import ScoreBuffer, TopCandidates
 from seq2edge.runtime.decoding import decode
 from seq2edge.runtime.fake import FakeBackend, random_answer
-from seq2edge.runtime.filters import NEVER, History, make_filters
+from seq2edge.runtime.filters import NEVER, make_filters
 from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.sequences import History
 
 VOCAB, LIMIT = 40, 7
 TOKEN = st.integers(0, VOCAB - 1)
@@ -158,7 +159,7 @@ def test_candidates_are_put_in_the_order_of_their_ids():
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_sum_that_is_no_number_is_an_error(value):
     """Though the largest logits are numbers: another one is none."""
-    with pytest.raises(BackendError, match="infinity or no number"):
+    with pytest.raises(BackendError, match="NaN or infinity"):
         TopCandidates(candidates(log_sum_exp=np.array([6.0, value])))
 
 

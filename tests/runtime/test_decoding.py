@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seq2edge.errors import CapacityError
-from seq2edge.runtime.decoding import GeneratedSequence, decode
+from seq2edge.runtime.decoding import decode
 from seq2edge.runtime.fake import Call, FakeBackend, random_answer
 from seq2edge.runtime.likelihood import log_softmax
 from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.sequences import GeneratedSequence
 
 VOCAB = 6
 PROMPTS = st.lists(

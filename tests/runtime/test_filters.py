@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation import logits_process
 
-from seq2edge.runtime.filters import NEVER, History, make_filters
+from seq2edge.runtime.filters import NEVER, make_filters
 from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.sequences import History
 
 VOCAB = 7
 ENDS = (2, 5)

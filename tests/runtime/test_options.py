@@ -116,3 +116,18 @@ def test_names_are_those_of_generation_configs():
     """Except the two that are ours: the decoder's prompt and the cache's capacity."""
     ours = {field.name for field in dataclasses.fields(DecodeOptions)}
     assert ours - set(vars(GenerationConfig())) == {"decoder_prompt", "capacity"}
+
+
+def test_greedy_options_keep_what_is_no_search():
+    """One beam, nothing that keeps an end away; without ends nothing ends before the limit."""
+    options = DecodeOptions(
+        num_beams=4, num_return_sequences=2, min_length=3, min_new_tokens=2, max_length=9,
+        eos_token_id=2, forced_eos_token_id=2, suppress_tokens=(7,),
+    )  # fmt: skip
+    greedy = options.greedy(max_new_tokens=5)
+    assert greedy == DecodeOptions(
+        max_new_tokens=5, eos_token_id=2, forced_eos_token_id=2, suppress_tokens=(7,)
+    )
+    assert options.greedy(max_length=8, ends=False) == DecodeOptions(
+        max_length=8, suppress_tokens=(7,)
+    )

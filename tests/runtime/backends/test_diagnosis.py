@@ -84,6 +84,20 @@ def test_engines_need_a_library_a_driver_and_a_device(monkeypatch):
     assert "cudaErrorNoDevice" in found.detail
 
 
+@pytest.mark.parametrize(("capability", "works"), [("9.0", False), ("8.6", True), ("12.1", True)])
+def test_a_device_that_rtx_does_not_know_runs_no_engines(monkeypatch, capability, works):
+    """As an H100, which TensorRT-RTX refuses; TensorRT itself is not asked."""
+    gpu = types.SimpleNamespace(name="H100", capability=capability)
+    monkeypatch.setattr(diagnosis, "import_cuda", lambda: None)
+    monkeypatch.setattr(diagnosis, "Device", lambda _: gpu)
+    for library in ("tensorrt_rtx", "tensorrt"):
+        trt = types.SimpleNamespace(__name__=library, __version__="1.7.1")
+        monkeypatch.setattr(diagnosis, "import_tensorrt", lambda trt=trt: trt)
+        backend = findings()["tensorrt backend"]
+        assert backend.works == (works or library == "tensorrt")
+        assert ("tensorrt_rtx runs no engines on H100" in backend.detail) != backend.works
+
+
 def test_what_engines_lack_comes_with_its_remedy(monkeypatch):
     """Neither library nor driver, as on a plain machine."""
 

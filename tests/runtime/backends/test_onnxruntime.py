@@ -6,6 +6,8 @@ import builtins
 import dataclasses
 import types
 
+import copying_session
+import engine_decoding
 import numpy as np
 import onnxruntime
 import pytest
@@ -175,7 +177,7 @@ def test_a_bundle_of_canonical_graphs_alone_is_run(exported):
 def test_a_release_that_runs_nothing_is_told_what_is_needed(exported):
     """The least that would do."""
     bundle = Bundle.open(exported("mistral")[1] / "bundle")
-    with pytest.raises(BackendError, match=r"need onnxruntime 1\.32 or newer, 1\.23\.2 is"):
+    with pytest.raises(BackendError, match=r"need onnxruntime 1\.31 or newer, 1\.23\.2 is"):
         choose_target(bundle, "1.23.2")
     future = with_requirement(bundle, canonical="99.0", onnxruntime="99.0")
     with pytest.raises(BackendError, match=r"need onnxruntime 99\.0"):
@@ -270,3 +272,42 @@ def test_a_missing_library_names_the_extra(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(BackendError, match=r"install seq2edge\[cpu\] or seq2edge\[cuda\]"):
         import_onnxruntime()
+
+
+@pytest.fixture
+def copying(monkeypatch):
+    """ONNX Runtime with a device's copies, on this CPU."""
+    monkeypatch.setattr(backend_module, "import_onnxruntime", copying_session.library)
+    monkeypatch.setattr(backend_module.ctypes, "CDLL", lambda name: name)
+
+
+@pytest.mark.parametrize("options", ["greedy", "beams", "filters"])
+@pytest.mark.parametrize("name", ["bart", "llama"])
+def test_a_device_gets_what_changes_from_step_to_step(exported, request, name, options):
+    """A session of a device copies what is bound; the tokens are the CPU's all the same."""
+    bundle = Bundle.open(exported(name)[1] / "bundle")
+    arguments = (bundle, [7, 4], engine_decoding.OPTIONS[options])
+    host = OnnxRuntimeBackend(bundle, threads=1)
+    request.getfixturevalue("copying")
+    device = OnnxRuntimeBackend(bundle, device="cuda")
+    assert isinstance(device._sessions["decoder"], copying_session.CopyingSession)
+    sequences = engine_decoding.decoded(device, *arguments)
+    assert sequences == engine_decoding.decoded(host, *arguments)
+
+
+def test_a_device_takes_the_graphs_that_run_there_whole(exported, copying):
+    """The fused operator has no float32 kernel there; products stay in float32."""
+    bundle = Bundle.open(exported("llama")[1] / "bundle")
+    backend = OnnxRuntimeBackend(bundle, device="cuda")
+    assert backend.target == "canonical"
+    session = backend._sessions["decoder"]
+    assert session.asked == [("CUDAExecutionProvider", {"use_tf32": "0"})]
+    assert session.options.log_severity_level == 3
+    with pytest.raises(BackendError, match="onnxruntime is for the cpu alone; leave it out for cu"):
+        OnnxRuntimeBackend(bundle, device="cuda", target="onnxruntime")
+    with pytest.raises(BackendError, match=r"need onnxruntime 1\.31 or newer, 1\.30\.0 is"):
+        choose_target(bundle, "1.30.0", "cuda")
+    fused = tuple(graph for graph in bundle.manifest.graphs if graph.target == "onnxruntime")
+    quantized = dataclasses.replace(bundle.manifest, graphs=fused)
+    with pytest.raises(BackendError, match="they run on the cpu; for cuda take the float bundle"):
+        choose_target(Bundle(path=bundle.path, manifest=quantized), "1.31.1", "cuda")

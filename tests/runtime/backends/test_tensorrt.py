@@ -14,7 +14,7 @@ import pytest
 from engine_decoding import OPTIONS, decoded, reference_of, sources_of
 
 from seq2edge.errors import BackendError, CapacityError
-from seq2edge.runtime.backends.engine import GRAPHS
+from seq2edge.runtime.backends.engine_calls import GRAPHS
 from seq2edge.runtime.backends.engine_encoder import SOURCE_STEP
 from seq2edge.runtime.parity import ENGINE_TOLERANCES, TOLERANCES
 

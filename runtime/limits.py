@@ -1,0 +1,91 @@
+"""What fits a model: ids of its vocabulary, and as many of them as it has positions for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from seq2edge.errors import CapacityError, InputError, OptionError
+from seq2edge.model.dims import Dims
+from seq2edge.runtime.backend import Backend, Lengths
+from seq2edge.runtime.options import DecodeOptions
+
+DEFAULT_NEW_TOKENS = 256  # where neither the options nor the checkpoint say
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Of a model of these sizes on a backend, whose caches may hold fewer tokens."""
+
+    dims: Dims
+    backend: Backend
+
+    def check_ids(self, sequences: Sequence[Sequence[int]], vocab: int) -> None:
+        """Raise InputError for an empty sequence, or ids outside of the vocabulary."""
+        for number, ids in enumerate(sequences):
+            if not len(ids):
+                raise InputError(f"prompt {number}: has no tokens")
+            for token in ids:
+                if not 0 <= token < vocab:
+                    raise InputError(f"prompt {number}: id {token}, the vocabulary has {vocab}")
+
+    def check_source(self, lengths: Lengths) -> None:
+        """Raise InputError for sources (batch,) longer than the encoder's positions."""
+        assert self.dims.encoder is not None
+        limit = self.dims.encoder.max_positions
+        if limit and lengths.max() > limit:
+            raise InputError(
+                f"source {int(lengths.argmax())}: {lengths.max()} tokens, the model takes {limit}; "
+                "shorten it, or load the model with cut (--cut)"
+            )
+
+    def check_scored(self, length: int) -> None:
+        """Raise CapacityError for a sequence that is longer than the decoder's positions."""
+        positions, has = self._decoder_positions()
+        if positions is not None and length > positions:
+            raise CapacityError(f"score: {length} tokens, {has}")
+
+    def text_positions(self, new_tokens: int) -> int | None:
+        """How many ids of a text have a position; None where any number has.
+
+        An encoder's positions hold the text alone. Those of a decoder-only model hold its answer
+        too, of which `new_tokens` are kept free.
+        """
+        if self.dims.encoder is not None:
+            return self.dims.encoder.max_positions or None
+        positions, _ = self._decoder_positions()
+        return None if positions is None else max(1, positions - new_tokens)
+
+    def new_tokens(self, prompt: int, options: DecodeOptions) -> int:
+        """How many tokens may follow the prompt; what positions or an engine's cache leave.
+
+        Raises CapacityError where they leave too little, OptionError where max_length does.
+        """
+        positions, has = self._decoder_positions()
+        room = positions - prompt if positions is not None else None
+        if room is not None and room < 1:
+            raise CapacityError(f"prompt: {prompt} tokens, {has}")
+        limit = options.max_new_tokens
+        if limit is None and options.max_length is not None:
+            limit = options.max_length - prompt
+            if limit < 1:
+                raise OptionError(f"max_length: {options.max_length}, the prompt has {prompt}")
+            limit = limit if room is None else min(limit, room)
+        if limit is not None and room is not None and limit > room:
+            raise CapacityError(f"max_new_tokens: {limit} after a prompt of {prompt}, {has}")
+        limit = limit or min(DEFAULT_NEW_TOKENS, room or DEFAULT_NEW_TOKENS)
+        if options.capacity is not None and prompt + limit > options.capacity:
+            raise CapacityError(
+                f"capacity: a prompt of {prompt} and {limit} new tokens do not fit "
+                f"{options.capacity}; set a larger capacity, none, or a lower max_new_tokens"
+            )
+        return limit
+
+    def _decoder_positions(self) -> tuple[int | None, str]:
+        """How many tokens its positions or an engine's cache hold, and words on which it is."""
+        assert self.dims.decoder is not None
+        positions, capacity = self.dims.decoder.max_positions, self.backend.capacity
+        if capacity is not None and (not positions or capacity < positions):
+            has = f"the engine was built for {capacity} tokens; build with a larger --capacity"
+            return capacity, has
+        return positions or None, f"the model has {positions} positions"

@@ -1,0 +1,121 @@
+"""ONNX Runtime's CUDA provider on a real device: the CPU's tokens, computed on the device."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from seq2edge.bundle.reference import REFERENCE, read_reference
+from seq2edge.runtime import parity
+from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from seq2edge.runtime.decoding import decode
+from seq2edge.runtime.options import DecodeOptions
+
+GENERATORS = ["bart", "t5", "whisper", "llama", "marian", "gpt2", "mistral", "qwen3"]
+OPTIONS = {
+    "greedy": DecodeOptions(eos_token_id=2, pad_token_id=1),
+    "beams": DecodeOptions(eos_token_id=2, pad_token_id=1, num_beams=4, no_repeat_ngram_size=2),
+}
+ON_THE_DEVICE = {
+    "Attention",
+    "MatMul",
+    "Gemm",
+    "TensorScatter",
+    "SkipLayerNormalization",
+    "Softmax",
+}
+
+pytestmark = pytest.mark.gpu
+
+
+def decoded(backend, bundle, options, seed):
+    """The best sequences of a batch of three rows of unequal lengths."""
+    dims, rng = bundle.manifest.dims, np.random.default_rng(seed)
+    if dims.encoder is None:
+        prompts = [rng.integers(3, 90, n).tolist() for n in (12, 5, 1)]
+        sequences = decode(backend, None, prompts, options, max_new_tokens=16)
+    else:
+        lengths, source = np.array([7, 4, 1]), rng.integers(3, 90, (3, 7))
+        if dims.mels:
+            source = rng.standard_normal((3, dims.mels, dims.frames), dtype=np.float32)
+            lengths = np.full(3, dims.frames // 2)
+        memory = backend.encode(source, lengths)
+        sequences = decode(backend, memory, [[2, 5]] * 3, options, max_new_tokens=16)
+    return [best[0].ids for best in sequences]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("name", GENERATORS)
+def test_the_device_gives_the_tokens_of_the_cpu(cuda, bundles, name, options):
+    """Greedy and beams, rows of unequal lengths; other graphs there than on the CPU."""
+    bundle = bundles(name)
+    device = OnnxRuntimeBackend(bundle, device="cuda")
+    host = OnnxRuntimeBackend(bundle, device="cpu", target="onnxruntime")
+    for seed in range(3):
+        tokens = decoded(device, bundle, OPTIONS[options], seed)
+        assert tokens == decoded(host, bundle, OPTIONS[options], seed)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_the_device_answers_as_the_model_did(cuda, bundles, name):
+    """The recorded program, within the table's tolerance for float32 and with all its tokens."""
+    bundle = bundles(name)
+    reference = read_reference(bundle.file(REFERENCE))
+    answers = parity.replay(OnnxRuntimeBackend(bundle, device="cuda"), reference)
+    assert answers.within("float32"), answers.figures
+
+
+def test_an_encoder_on_the_device_gives_the_same_scores(cuda, bundles):
+    """Within the tolerance of float32."""
+    bundle = bundles("bert")
+    source = np.random.default_rng(0).integers(3, 90, (2, 9)), np.array([9, 4])
+    scores = OnnxRuntimeBackend(bundle, device="cuda").pool(*source)
+    wanted = OnnxRuntimeBackend(bundle, device="cpu").pool(*source)
+    np.testing.assert_allclose(scores, wanted, atol=parity.TOLERANCES["float32"].absolute)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_the_layers_run_on_the_device(cuda, bundles, name, tmp_path):
+    """No product, attention or cache of the canonical decoder is left to the CPU."""
+    bundle = bundles(name)
+    options = onnxruntime.SessionOptions()
+    options.enable_profiling, options.profile_file_prefix = True, os.fspath(tmp_path / "profile")
+    graph = bundle.graph("decoder", "canonical")
+    session = onnxruntime.InferenceSession(
+        os.fspath(bundle.file(graph.file)), options, providers=["CUDAExecutionProvider"]
+    )
+    sizes = {"batch": 1, "rows": 1, "source": 8, "new": 1, "capacity": 16}
+    feed = {
+        tensor.name: np.ones(
+            [sizes.get(axis, axis) for axis in tensor.shape], dtype=np.dtype(tensor.dtype)
+        )
+        for tensor in graph.inputs
+    }
+    session.run(None, feed)
+    places = collections.defaultdict(set)
+    for event in json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")):
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            places[event["args"]["op_name"]].add(event["args"]["provider"])
+    assert places["Attention"]
+    assert places["TensorScatter"]
+    for operator in ON_THE_DEVICE & set(places):
+        assert places[operator] == {"CUDAExecutionProvider"}, operator
+
+
+def test_many_requests_take_no_more_memory(cuda, bundles):
+    """What the device has free is the same after the second and the twentieth."""
+    from cuda.bindings import runtime
+
+    bundle = bundles("bart")
+    backend = OnnxRuntimeBackend(bundle, device="cuda")
+    free = []
+    for seed in range(20):
+        decoded(backend, bundle, OPTIONS["beams"], seed)
+        free.append(runtime.cudaMemGetInfo()[1])
+    assert free[1] - free[-1] < 2**20
