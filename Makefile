@@ -25,7 +25,7 @@ lint: venv
 	$(RUN) -m mypy
 
 test: lint
-	$(TEST_THREADS) $(RUN) -m pytest -n 2 -q
+	$(TEST_THREADS) $(RUN) -m pytest -n 2 --dist worksteal -q --durations=10
 
 check: lint
 	@$(TEST_THREADS) $(RUN) scripts/check_changes.py

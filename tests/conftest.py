@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_once import MadeOnce
 
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.bundle.manifest import (
@@ -28,6 +31,12 @@ from seq2edge.bundle.manifest import (
 from seq2edge.model.dims import Dims, StackDims
 
 STACK = StackDims(layers=2, heads=4, kv_heads=2, head_dim=8, hidden=64, activation="gelu")
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes and nameless functions are called by their argument: what they hold is no name."""
+    nameless = isinstance(val, bytes) or getattr(val, "__name__", "") == "<lambda>"
+    return argname if nameless else None
 
 
 def graph(role: Role, target: GraphFlavour, file: str) -> GraphRecord:
@@ -145,20 +154,33 @@ def folder(tmp_path: Path, make_bundle: Callable[..., Bundle]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Path, Any]]:
-    """Makes (once) the tiny checkpoint of that name and its bundle: model, folder, report."""
-    made: dict[str, tuple[Any, Path, Any]] = {}
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MadeOnce]:
+    """`made_once(make, ...)`: what `make(folder, ...)` returns, for all workers of this run."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # the run's; a worker has a folder of its own in it
+    shared = MadeOnce(folder / "made-once")
+    yield shared
+    shared.check()
 
-    def get(name: str) -> tuple[Any, Path, Any]:
-        import tiny_models
 
-        from seq2edge.export.pipeline import export_checkpoint
+@pytest.fixture(scope="session")
+def exported(made_once: MadeOnce) -> Callable[..., tuple[Any, Path, Any]]:
+    """`exported(name, **changes)`: the tiny checkpoint and its bundle; model, folder, report."""
+    import tiny_models
 
-        if name not in made:
-            folder = tmp_path_factory.mktemp(name)
-            model = tiny_models.save(name, folder / "checkpoint")
-            report = export_checkpoint(folder / "checkpoint", folder / "bundle")
-            made[name] = (model, folder, report)
-        return made[name]
+    model = functools.lru_cache(tiny_models.make)
+
+    def get(name: str, **changes: Any) -> tuple[Any, Path, Any]:
+        folder, report = made_once(tiny_models.export, name, **changes)
+        return model(name, **changes), folder, report
 
     return get
+
+
+@pytest.fixture(scope="session")
+def speaking(made_once: MadeOnce) -> Callable[..., Path]:
+    """`speaking(name, **options)`: the folder of that `speaking_bundle`."""
+    from speaking import speaking_bundle
+
+    return functools.partial(made_once, speaking_bundle)

@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import pytest
-from speaking import speaking_bundle
 
 import seq2edge
 from seq2edge.errors import InputError, OptionError
@@ -25,14 +24,13 @@ from seq2edge.runtime.model import Classification
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def models(speaking):
     """Small models with a tokenizer of words, by name."""
     made = {}
 
     def get(name):
         if name not in made:
-            folder = speaking_bundle(name, tmp_path_factory.mktemp(name))
-            made[name] = seq2edge.load(folder, device="cpu", threads=1)
+            made[name] = seq2edge.load(speaking(name), device="cpu", threads=1)
         return made[name]
 
     return get

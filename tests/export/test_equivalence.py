@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_models
 import torch
-from click.testing import CliRunner
 from transformers.generation import GenerationMixin
 
 import seq2edge
-from seq2edge.cli import main
 from seq2edge.runtime.parity import TOLERANCES
 
 NEW = 12
@@ -41,13 +38,15 @@ CASES = {
 }
 
 
-def export(name: str, folder: Path, **changes: object) -> tuple[object, seq2edge.Model]:
-    """The reference model and the loaded bundle that the command line made of it."""
-    reference = tiny_models.save(name, folder / "checkpoint", **changes)
-    arguments = ["export", str(folder / "checkpoint"), "-o", str(folder / "bundle")]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 0, result.output
-    return reference, seq2edge.load(folder / "bundle", device="cpu", threads=1)
+@pytest.fixture
+def opened(exported):
+    """The reference model of that name and the loaded bundle that the command line made of it."""
+
+    def get(name: str) -> tuple[object, seq2edge.Model]:
+        reference, folder, _ = exported(name)
+        return reference, seq2edge.load(folder / "bundle", device="cpu", threads=1)
+
+    return get
 
 
 def prompts_of(name: str) -> list[list[int]]:
@@ -114,9 +113,9 @@ def our_tokens(model, prompts, features, case):
 
 
 @pytest.mark.parametrize("name", tiny_models.GENERATORS)
-def test_tokens_are_those_of_transformers(name, tmp_path):
+def test_tokens_are_those_of_transformers(opened, name):
     """Greedy, beam search and every filter, alone and in a batch of unequal lengths."""
-    reference, model = export(name, tmp_path)
+    reference, model = opened(name)
     prompts = prompts_of(name)
     features = None
     if model.dims.mels:
@@ -143,9 +142,9 @@ def test_tokens_are_those_of_transformers(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", tiny_models.ENCODERS)
-def test_classes_and_embeddings_are_those_of_transformers(name, tmp_path):
+def test_classes_and_embeddings_are_those_of_transformers(opened, name):
     """Logits of classifiers and mean-pooled embeddings, alone and in an unequal batch."""
-    reference, model = export(name, tmp_path)
+    reference, model = opened(name)
     prompts = prompts_of(name)
     for rows in ([0], [2], [0, 1, 2]):
         chosen = [prompts[row] for row in rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from speaking import sentences, speaking_bundle
+from speaking import sentences
 
 import seq2edge
 from seq2edge.evaluation.metrics import score
@@ -20,10 +20,9 @@ from seq2edge.quantize.pipeline import quantize_bundle
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
+def models(speaking, tmp_path_factory):
     """A float model and its 4-bit twin."""
-    folder = tmp_path_factory.mktemp("bart")
-    source = speaking_bundle("bart", folder)
+    source, folder = speaking("bart"), tmp_path_factory.mktemp("bart")
     small = quantize_bundle(source, folder / "small", "int4-weight").bundle
     return [seq2edge.load(path, device="cpu", threads=1) for path in (source, small.path)]
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import tiny_models
-from speaking import sentences, speaking_bundle
+from speaking import sentences
 
 import seq2edge
 from seq2edge.bundle import Bundle
@@ -24,17 +24,10 @@ from seq2edge.quantize.passes.weight_uses import find_weight_uses
 from seq2edge.quantize.recipes import RECIPES
 
 
-@pytest.fixture(scope="module")
-def bundles(tmp_path_factory):
+@pytest.fixture
+def bundles(speaking):
     """Small bundles with a tokenizer of words, by name."""
-    made = {}
-
-    def get(name):
-        if name not in made:
-            made[name] = speaking_bundle(name, tmp_path_factory.mktemp(name))
-        return Bundle.open(made[name])
-
-    return get
+    return lambda name: Bundle.open(speaking(name))
 
 
 def inputs(bundle):

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 import tiny_models
 from bundle_folders import tree
-from speaking import sentences, speaking_bundle
+from speaking import sentences
 
 import seq2edge
 import seq2edge.quantize
@@ -72,9 +72,9 @@ def test_fewer_bits_err_more(exported, tmp_path, name):
 
 @pytest.mark.parametrize("recipe", ["int8-dynamic", "int8-static"])
 @pytest.mark.parametrize("name", ["bart", "t5", "llama", "bert"])
-def test_every_product_computes_in_integers(tmp_path, name, recipe):
+def test_every_product_computes_in_integers(speaking, tmp_path, name, recipe):
     """One integer operator for each product of the float graphs; nothing is dequantized."""
-    source = Bundle.open(speaking_bundle(name, tmp_path))
+    source = Bundle.open(speaking(name))
     examples = sentences(30) if recipe == "int8-static" else ()
     report = quantize_bundle(source.path, tmp_path / "small", recipe, calibration=examples)
     operator = {"int8-dynamic": "DynamicQuantizeMatMul", "int8-static": "MatMulIntegerToFloat"}
@@ -191,9 +191,9 @@ def test_recipes_are_found_by_name():
 
 
 @pytest.mark.parametrize("name", ["bart", "gpt2", "bert"])
-def test_examples_make_four_bits_better(tmp_path, name):
+def test_examples_make_four_bits_better(speaking, tmp_path, name):
     """On the examples themselves the calibrated weights answer closer to the float model."""
-    source = speaking_bundle(name, tmp_path, **({"num_hidden_layers": 3} if name == "bert" else {}))
+    source = speaking(name, **({"num_hidden_layers": 3} if name == "bert" else {}))
     examples = sentences(60)
     plain = quantize_bundle(source, tmp_path / "plain", "int4-weight").bundle
     report = quantize_bundle(source, tmp_path / "calibrated", "int4-weight", calibration=examples)

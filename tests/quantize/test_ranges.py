@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from speaking import sentences, speaking_bundle
+from speaking import sentences
 
 from seq2edge.bundle import Bundle
 from seq2edge.quantize.calibration import Calibration
@@ -22,9 +22,9 @@ from seq2edge.quantize.recipes import RANGE_METHODS, RECIPES, Options
 
 
 @pytest.fixture(scope="module")
-def calibration(tmp_path_factory):
+def calibration(speaking):
     """A tiny encoder-decoder with what it decoded."""
-    bundle = Bundle.open(speaking_bundle("bart", tmp_path_factory.mktemp("bart")))
+    bundle = Bundle.open(speaking("bart"))
     return Calibration(bundle, sentences(30), threads=1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from speaking import sentences, speaking_bundle
+from speaking import sentences
 
 from seq2edge.bundle import Bundle
 from seq2edge.errors import BundleError, OptionError
@@ -16,10 +16,10 @@ from seq2edge.quantize.report import write_report
 from seq2edge.quantize.search import Budget, quantize_automatically
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory):
+@pytest.fixture
+def source(speaking):
     """A tiny encoder-decoder's bundle."""
-    return speaking_bundle("bart", tmp_path_factory.mktemp("bart"))
+    return speaking("bart")
 
 
 @pytest.fixture

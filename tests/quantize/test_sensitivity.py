@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from speaking import sentences, speaking_bundle
+from speaking import sentences
 
 from seq2edge.errors import OptionError
 from seq2edge.quantize.onnxruntime_graphs import read_graphs
@@ -19,14 +19,14 @@ from seq2edge.quantize.sensitivity import (
 
 
 @pytest.fixture(scope="module")
-def quantizers(tmp_path_factory):
+def quantizers(speaking):
     """Small bundles with examples, by name."""
     made = {}
 
     def get(name):
         if name not in made:
             changes = {"num_hidden_layers": 3} if name == "bert" else {}
-            source = speaking_bundle(name, tmp_path_factory.mktemp(name), **changes)
+            source = speaking(name, **changes)
             made[name] = Quantizer(source, calibration=sentences(30), threads=1)
         return made[name]
 

@@ -27,24 +27,16 @@ FLOAT16, BFLOAT16 = ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 LARGEST = 65504.0  # of float16
 
 
-@pytest.fixture(scope="module")
-def loud(tmp_path_factory):
+@pytest.fixture
+def loud(speaking):
     """The bundle of a T5 whose last feed-forwards exceed float16."""
-    folder = tmp_path_factory.mktemp("loud")
-    return Bundle.open(speaking_bundle("t5", folder, seed=1, d_model=64, edit=loud_t5))
+    return speaking("t5", seed=1, d_model=64, edit=loud_t5)
 
 
 @pytest.fixture(scope="module")
-def speaking(tmp_path_factory):
+def speaking(speaking):
     """Small bundles with a tokenizer of words, by name."""
-    made = {}
-
-    def get(name):
-        if name not in made:
-            made[name] = Bundle.open(speaking_bundle(name, tmp_path_factory.mktemp(name)))
-        return made[name]
-
-    return get
+    return lambda *name, **options: Bundle.open(speaking(*name, **options))
 
 
 def for_tensorrt(source, folder, recipe, **options):
@@ -138,7 +130,7 @@ def test_an_island_reaches_through_the_split_of_heads(tmp_path):
                 part.weight *= factor
                 part.bias *= factor
 
-    source = Bundle.open(speaking_bundle("bert", tmp_path, edit=edit))
+    source = Bundle.open(speaking_bundle(tmp_path, "bert", edit=edit))
     report = for_tensorrt(source, tmp_path, "fp16", calibration=sentences())
     assert max(report.bundle.manifest.quantization.float32_values.values()) > LARGEST
     assert report.parity.max_relative < 0.02
@@ -152,7 +144,7 @@ def test_an_island_reaches_through_scaled_queries(tmp_path):
             block.layer[0].SelfAttention.q.weight *= 3e4
             block.layer[0].SelfAttention.k.weight /= 3e3
 
-    source = Bundle.open(speaking_bundle("t5", tmp_path, edit=edit))
+    source = Bundle.open(speaking_bundle(tmp_path, "t5", edit=edit))
     bundle = for_tensorrt(source, tmp_path, "fp16", calibration=sentences()).bundle
     graph = ir.load(bundle.file(bundle.graph("decoder", "tensorrt").file)).graph
     own = [n for n in graph if n.op_type == "Attention" and n.attributes["scale"].as_float() == 4]
@@ -187,7 +179,7 @@ def test_a_cache_beyond_float16_is_refused(tmp_path):
             block.layer[0].SelfAttention.k.weight *= 3e4
             block.layer[0].SelfAttention.q.weight /= 3e4
 
-    source = Bundle.open(speaking_bundle("t5", tmp_path, edit=edit))
+    source = Bundle.open(speaking_bundle(tmp_path, "t5", edit=edit))
     with pytest.raises(ExportError, match=r"present_key_0 comes near the limits.*use bf16"):
         for_tensorrt(source, tmp_path, "fp16", calibration=sentences())
     assert not (tmp_path / "small").exists()

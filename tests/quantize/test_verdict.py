@@ -6,7 +6,6 @@ import dataclasses
 import re
 
 import pytest
-from speaking import speaking_bundle
 
 from seq2edge.bundle import Bundle
 from seq2edge.evaluation.examples import Example
@@ -57,9 +56,9 @@ def test_every_task_is_measured(exported, tmp_path, name):
     assert len(list(found.table())) == 6
 
 
-def test_texts_are_used_where_they_are_given(tmp_path):
+def test_texts_are_used_where_they_are_given(speaking):
     """Every line is compared, and the sentence says on what."""
-    source = Bundle.open(speaking_bundle("bart", tmp_path))
+    source = Bundle.open(speaking("bart"))
     found = judge(
         source,
         source,
@@ -70,9 +69,9 @@ def test_texts_are_used_where_they_are_given(tmp_path):
     assert found.sentence.endswith("on the examples given")
 
 
-def test_the_tasks_metric_is_measured_where_there_are_references(tmp_path):
+def test_the_tasks_metric_is_measured_where_there_are_references(speaking, tmp_path):
     """With both values, the change and its interval, in the table and the sentence."""
-    source = Bundle.open(speaking_bundle("bart", tmp_path))
+    source = Bundle.open(speaking("bart"))
     small = quantize_bundle(source.path, tmp_path / "small", "int4-weight").bundle
     examples = [Example(input=f"w{i} w{i + 1}", references=(f"w{i + 3} w4",)) for i in range(5, 25)]
     found = judge(source, small, examples=examples, threads=1)

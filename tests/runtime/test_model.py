@@ -7,7 +7,6 @@ import wave
 
 import numpy as np
 import pytest
-from speaking import speaking_bundle
 
 import seq2edge
 from seq2edge.errors import BundleError, CapacityError, InputError, OptionError
@@ -20,14 +19,11 @@ def loaded(exported):
 
 
 @pytest.fixture(scope="module")
-def speaking(tmp_path_factory):
-    """Exports the tiny model of that name with a tokenizer of words."""
-
-    def get(name, **changes):
-        bundle = speaking_bundle(name, tmp_path_factory.mktemp(name), **changes)
-        return seq2edge.load(bundle, device="cpu", threads=1)
-
-    return get
+def speaking(speaking):
+    """Loads the tiny model of that name with a tokenizer of words."""
+    return lambda *name, **changes: seq2edge.load(
+        speaking(*name, **changes), device="cpu", threads=1
+    )
 
 
 def test_text_goes_in_and_comes_out(speaking):

@@ -36,8 +36,8 @@ def write_tokenizer(folder: Path, template: str | None = None) -> None:
 
 
 def speaking_bundle(
-    name: str,
     folder: Path,
+    name: str,
     *,
     template: str | None = None,
     edit: Callable[[Any], None] = lambda _: None,

@@ -8,9 +8,15 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import onnx_ir as ir
 import torch
 import transformers
+from command_line import call
+
+from seq2edge.bundle import Bundle
+from seq2edge.export.pipeline import ExportReport, export_checkpoint
 
 VOCAB = 96
 SEQ2SEQ_TOKENS: dict[str, Any] = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
@@ -216,3 +222,23 @@ def save(name: str, folder: Path, seed: int = 0, **changes: Any) -> Any:
     model = make(name, seed, **changes)
     model.save_pretrained(folder)
     return model
+
+
+def export(folder: Path, name: str, **changes: Any) -> tuple[Path, ExportReport]:
+    """The folder with checkpoint and bundle that the command line made, and its report."""
+    reports = []
+
+    def kept(*arguments: Any, **options: Any) -> ExportReport:
+        reports.append(export_checkpoint(*arguments, **options))
+        return reports[-1]
+
+    save(name, folder / "checkpoint", **changes)
+    with mock.patch("seq2edge.export.pipeline.export_checkpoint", kept):
+        result = call("export", folder / "checkpoint", "-o", folder / "bundle")
+    assert result.exit_code == 0, result.output
+    return folder, reports[0]
+
+
+def canonical_graph(bundle: Bundle, role: str) -> ir.Model:
+    """A bundle's canonical graph: as traced, with transposes folded and weights named."""
+    return ir.load(bundle.file(bundle.graph(role).file))

@@ -8,28 +8,17 @@ import onnx_ir as ir
 import pytest
 import tiny_models
 
-from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import ExportError
-from seq2edge.export.graphs import trace_decoder, trace_encoder
-from seq2edge.export.passes.fold_transposes import FoldTransposes
 from seq2edge.export.passes.fuse_cache_attention import FuseCacheAttention
 
 
-@pytest.fixture(scope="module")
-def traced(tmp_path_factory):
-    """Makes the canonical graph of a tiny model: (model, graph)."""
-    made = {}
+@pytest.fixture
+def traced(exported):
+    """The canonical graph of a tiny model: (dims, graph)."""
 
     def get(name, role):
-        if (name, role) not in made:
-            folder = tmp_path_factory.mktemp(name)
-            tiny_models.save(name, folder)
-            model = load_checkpoint(folder).model
-            graph = {"encoder": trace_encoder, "decoder": trace_decoder}[role](model)
-            FoldTransposes()(graph)
-            made[name, role] = (model, graph)
-        model, graph = made[name, role]
-        return model, graph.clone()
+        bundle = exported(name)[2].bundle
+        return bundle.manifest.dims, tiny_models.canonical_graph(bundle, role)
 
     return get
 
@@ -37,40 +26,40 @@ def traced(tmp_path_factory):
 @pytest.mark.parametrize("name", ["t5", "marian", "whisper", "gpt2", "mistral", "qwen3"])
 def test_every_attention_of_a_decoder_is_replaced(traced, name):
     """One operator for the cached attention of a layer, one for its cross-attention."""
-    model, graph = traced(name, "decoder")
-    FuseCacheAttention(model.dims)(graph)
+    dims, graph = traced(name, "decoder")
+    FuseCacheAttention(dims)(graph)
     count = Counter(node.op_type for node in graph.graph)
-    layers, cross = model.dims.decoder.layers, model.dims.kind == "encoder-decoder"
+    layers, cross = dims.decoder.layers, dims.kind == "encoder-decoder"
     assert count["GroupQueryAttention"] == layers
     assert count["MultiHeadAttention"] == (layers if cross else 0)
     assert count["Attention"] == count["TensorScatter"] == 0
     assert graph.opset_imports[""] <= 23
     windows = {n.attributes.get_int("local_window_size", -1) for n in graph.graph}
-    assert (model.dims.decoder.window or -1) in windows
+    assert (dims.decoder.window or -1) in windows
     ir.to_proto(graph)
 
 
 @pytest.mark.parametrize("name", ["bart", "gpt2", "llama"])
 def test_no_head_is_transposed_in_a_step(traced, name):
     """The operators take merged heads; grouped heads with rotations keep none either."""
-    model, graph = traced(name, "decoder")
-    FuseCacheAttention(model.dims)(graph)
+    dims, graph = traced(name, "decoder")
+    FuseCacheAttention(dims)(graph)
     assert not [node for node in graph.graph if node.op_type == "Transpose"]
 
 
 @pytest.mark.parametrize("name", ["t5", "bart", "whisper", "bert"])
 def test_every_attention_of_an_encoder_is_replaced(traced, name):
     """The lengths become its padding mask."""
-    model, graph = traced(name, "encoder")
-    FuseCacheAttention(model.dims)(graph)
+    dims, graph = traced(name, "encoder")
+    FuseCacheAttention(dims)(graph)
     count = Counter(node.op_type for node in graph.graph)
-    assert count["MultiHeadAttention"] == model.dims.encoder.layers
+    assert count["MultiHeadAttention"] == dims.encoder.layers
     assert count["Attention"] == 0
 
 
 def test_only_the_capacity_is_shortened_for_a_bias(traced):
     """A size that the exporter took from a cache's rows stays what it is."""
-    model, graph = traced("t5", "decoder")
+    dims, graph = traced("t5", "decoder")
     past = next(v for v in graph.graph.inputs if v.name == "past_key_0")
     shapes = {}
     for axis, name in ((0, "rows"), (2, "capacity")):
@@ -81,7 +70,7 @@ def test_only_the_capacity_is_shortened_for_a_bias(traced):
         graph.graph.extend([node, keep])
         graph.graph.outputs.append(keep.outputs[0])
         shapes[name] = keep
-    FuseCacheAttention(model.dims)(graph)
+    FuseCacheAttention(dims)(graph)
     assert shapes["rows"].inputs[0].name == "rows"
     assert shapes["capacity"].inputs[0].name == "lengths_longest"
 
@@ -100,27 +89,27 @@ def attention_alone(**extra):
 
 def test_an_unknown_form_is_an_error(traced):
     """An attention that the pass cannot place is never left behind in silence."""
-    model, _ = traced("gpt2", "decoder")
+    dims, _ = traced("gpt2", "decoder")
     with pytest.raises(ExportError, match="lonely is not between head transposes"):
-        FuseCacheAttention(model.dims)(attention_alone())
+        FuseCacheAttention(dims)(attention_alone())
 
 
 def test_a_cache_written_by_something_else_is_an_error(traced):
     """Keys that do not come from this call's projection."""
-    model, graph = traced("gpt2", "decoder")
+    dims, graph = traced("gpt2", "decoder")
     scatter = next(n for n in graph.graph if n.op_type == "TensorScatter")
     shape = scatter.inputs[1].shape
     value = ir.Value(name="other", shape=shape, type=ir.TensorType(ir.DataType.FLOAT))
     graph.graph.inputs.append(value)
     scatter.replace_input_with(1, value)
     with pytest.raises(ExportError, match="writes an unknown cache"):
-        FuseCacheAttention(model.dims)(graph)
+        FuseCacheAttention(dims)(graph)
 
 
 def test_attention_without_cache_or_lengths_is_an_error(traced):
     """Nothing says which keys are padding."""
-    model, graph = traced("bart", "encoder")
+    dims, graph = traced("bart", "encoder")
     node = next(n for n in graph.graph if n.op_type == "Attention")
     node.resize_inputs(3)
     with pytest.raises(ExportError, match="neither cache nor lengths"):
-        FuseCacheAttention(model.dims)(graph)
+        FuseCacheAttention(dims)(graph)

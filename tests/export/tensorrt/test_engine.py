@@ -11,10 +11,7 @@ import onnx_ir as ir
 import pytest
 import tiny_models
 
-from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import BackendError, EngineError, OptionError
-from seq2edge.export.graphs import trace_decoder, trace_encoder
-from seq2edge.export.passes.fold_transposes import FoldTransposes
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
 from seq2edge.export.passes.scale_queries import ScaleQueries
@@ -47,26 +44,21 @@ PRECISIONS = {
 
 
 @pytest.fixture(scope="module")
-def masked(tmp_path_factory):
+def masked(exported, tmp_path_factory):
     """Makes the masked graph of a tiny model in a precision: path, dims."""
-    loaded, made = {}, {}
+    made = {}
 
     def get(name, role, precision="float32"):
-        if name not in loaded:
-            folder = tmp_path_factory.mktemp(name)
-            tiny_models.save(name, folder, **MODELS[name])
-            loaded[name] = load_checkpoint(folder).model
+        bundle = exported(name, **MODELS[name])[2].bundle
         key = (name, role, precision)
         if key not in made:
-            model = loaded[name]
-            graph = {"encoder": trace_encoder, "decoder": trace_decoder}[role](model)
-            FoldTransposes()(graph)
+            graph = tiny_models.canonical_graph(bundle, role)
             cast(graph, PRECISIONS[precision])
             LengthToMask()(graph)
             ScaleQueries()(graph)
             made[key] = tmp_path_factory.mktemp(role) / "graph.onnx"
             ir.save(graph, made[key], external_data="weights.data")
-        return made[key], loaded[name].dims
+        return made[key], bundle.manifest.dims
 
     return get
 

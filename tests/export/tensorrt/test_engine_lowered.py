@@ -8,9 +8,6 @@ import onnx_ir as ir
 import pytest
 import tiny_models
 
-from seq2edge.checkpoints.load import load_checkpoint
-from seq2edge.export.graphs import trace_decoder, trace_encoder
-from seq2edge.export.passes.fold_transposes import FoldTransposes
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
 from seq2edge.export.tensorrt.engine import Profile, build_engine, decoder_profiles
@@ -37,27 +34,21 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope="module")
-def graph(tmp_path_factory):
+@pytest.fixture
+def graph(exported, tmp_path):
     """Makes a graph of a tiny model: path, dims."""
-    loaded = {}
 
     def get(name, role, dtype=ir.DataType.FLOAT16, *, lower=True, **changes):
-        key = (name, str(changes))
-        if key not in loaded:
-            folder = tmp_path_factory.mktemp(name)
-            tiny_models.save(name, folder, **changes)
-            loaded[key] = load_checkpoint(folder).model
-        model = {"encoder": trace_encoder, "decoder": trace_decoder}[role](loaded[key])
-        FoldTransposes()(model)
+        bundle = exported(name, **changes)[2].bundle
+        model = tiny_models.canonical_graph(bundle, role)
         LengthToMask()(model)
         if dtype != ir.DataType.FLOAT:
             ToHalfPrecision(HalfPrecisionWeights(dtype))(model)
         if lower:
             LowerToOpset18()(model)
-        path = tmp_path_factory.mktemp(role) / "graph.onnx"
+        path = tmp_path / "graph.onnx"
         ir.save(model, path, external_data="weights.data")
-        return path, loaded[key].dims
+        return path, bundle.manifest.dims
 
     return get
 

@@ -6,7 +6,7 @@ import importlib.util
 from collections import Counter
 
 import pytest
-from speaking import loud_t5, sentences, speaking_bundle
+from speaking import loud_t5, sentences
 
 from seq2edge.export.tensorrt.engine import Profile, build_engine, decoder_profiles
 from seq2edge.quantize.pipeline import quantize_bundle
@@ -47,17 +47,10 @@ ISLAND = {
 FOR_TENSORRT = [recipe.name for recipe in RECIPES.values() if "tensorrt" in recipe.targets]
 
 
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory):
+@pytest.fixture
+def sources(speaking):
     """Float bundles by name."""
-    made = {}
-
-    def get(name):
-        if name not in made:
-            made[name] = speaking_bundle(name, tmp_path_factory.mktemp(name), **MODELS[name])
-        return made[name]
-
-    return get
+    return lambda name: speaking(name, **MODELS[name])
 
 
 def graphs(sources, folder, name, recipe):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from speaking import sentences, speaking_bundle
+from speaking import sentences
 
 import seq2edge
 from seq2edge.bundle import Bundle
@@ -17,14 +17,13 @@ INT8 = Options(int8_cache=True)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(speaking, tmp_path_factory):
     """A bundle of that name, its quantized twins with float and with 8-bit caches."""
     found = {}
 
     def get(name):
         if name not in found:
-            folder = tmp_path_factory.mktemp(name)
-            source = speaking_bundle(name, folder)
+            source, folder = speaking(name), tmp_path_factory.mktemp(name)
             floats = quantize_bundle(source, folder / "floats", "int8-weight")
             small = quantize_bundle(
                 source, folder / "small", "int8-weight", options=INT8, calibration=sentences(30)

@@ -7,9 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import tiny_models
-
-from seq2edge.export.pipeline import export_checkpoint
 
 PROGRAM = Path(__file__).parents[2] / "support" / "in_place.py"
 CAPACITY, HEAD_DIM, KEY_HEADS, FLOAT = 1 << 16, 128, 2, 4
@@ -17,13 +14,10 @@ CACHE = CAPACITY * HEAD_DIM * KEY_HEADS * FLOAT  # 64 MiB, one of the model's fo
 COPY_WARNING = "copying"
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
+@pytest.fixture
+def bundle(exported):
     """A Llama whose caches are large beside everything else of a step."""
-    folder = tmp_path_factory.mktemp("wide")
-    tiny_models.save("llama", folder / "checkpoint", head_dim=HEAD_DIM)
-    export_checkpoint(folder / "checkpoint", folder / "bundle")
-    return folder / "bundle"
+    return exported("llama", head_dim=HEAD_DIM)[1] / "bundle"
 
 
 def decode(bundle, target, mode):
