@@ -264,9 +264,9 @@ def test_graphs_are_read_once_where_that_is_enough(exported, tmp_path, monkeypat
     assert calls == {"read": graphs, "find": graphs}
 
 
-def test_python_users_get_the_verdict(tmp_path):
+def test_python_users_get_the_verdict(speaking, tmp_path):
     """What the command writes as JSON: the bundle, figures of both, and a sentence."""
-    source = speaking_bundle("bart", tmp_path)
+    source = speaking("bart")
     examples = sentences(20)
     options = QuantizeOptions(recipe="int8-static", threads=1)
     stages = []
