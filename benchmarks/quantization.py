@@ -1,8 +1,9 @@
 """Every recipe on real weights: the table of docs/quantization.md.
 
 Fetches Whisper tiny.en, SmolLM2-135M and MiniLM-L6 with examples (pinned, see examples/weights.py),
-makes a random model of OPUS-MT's size, exports and quantizes each by every recipe, and judges it as
-`seq2edge quantize` does. Examples to calibrate on and to measure with are never the same.
+takes the phoneme model of examples/g2p, makes a random model of OPUS-MT's size, exports and
+quantizes each by every recipe, and judges it as `seq2edge quantize` does. Examples to calibrate on
+and to measure with are never the same.
 
     python benchmarks/quantization.py [--models whisper-tiny.en ...] [--write docs/quantization.md]
 """
@@ -26,13 +27,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from seq2edge.bundle import Bundle
 from seq2edge.evaluation.examples import Example, read_examples
 from seq2edge.export.pipeline import export_checkpoint
-from seq2edge.quantize.pipeline import Quantizer
+from seq2edge.quantize.quantizer import Quantizer
 from seq2edge.quantize.recipes import RECIPES, Options
 from seq2edge.quantize.verdict import Verdict, judge
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 from weights import fetch, prepare
 
+PHONEMES = Path(__file__).resolve().parent.parent / "examples" / "g2p"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 HEAD = (
     "| model | recipe | for | size, MB | tokens/s, batch 1 | batch 8 | agreement | metric |\n"
@@ -48,6 +50,7 @@ class Subject:
     name: str
     checkpoint: Callable[[Path], Path]
     examples: Callable[[], tuple[list[Example], list[Example]]]
+    metric: str | None = None  # by default the task's first
 
 
 def _clips() -> tuple[list[Example], list[Example]]:
@@ -59,6 +62,12 @@ def _paragraphs() -> tuple[list[Example], list[Example]]:
     """The first and the second twenty paragraphs of the Debian FAQ."""
     texts = read_examples(prepare("paragraphs"), "generate")
     return texts[:20], texts[20:]
+
+
+def _held_out_words() -> tuple[list[Example], list[Example]]:
+    """Two hundred words, and six hundred others with their pronunciations."""
+    words = read_examples(PHONEMES / "test.jsonl", "generate")
+    return words[:200], words[200:800]
 
 
 def _words() -> tuple[list[Example], list[Example]]:
@@ -83,6 +92,12 @@ def _opus(folder: Path) -> Path:
 
 
 SUBJECTS = (
+    Subject(
+        name="Phonemes, shipped",
+        checkpoint=lambda _: PHONEMES / "model",
+        examples=_held_out_words,
+        metric="per",
+    ),
     Subject(
         name="OPUS-MT-sized, random",
         checkpoint=_opus,
@@ -165,6 +180,7 @@ def measure(subject: Subject, arguments: argparse.Namespace) -> Iterator[str]:
                     report.bundle,
                     emulated=report.emulated,
                     examples=evaluation,
+                    metric=subject.metric,
                     threads=threads,
                 )
             if first:
@@ -179,11 +195,15 @@ def _label(name: str, options: Options) -> str:
     return f"{name}, int8 cache" if options.int8_cache else name
 
 
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f}" if size >= 20e6 else f"{size / 1e6:.1f}"
+
+
 def _float_row(name: str, verdict: Verdict) -> str:
     rates = verdict.float32.rates
     quality = verdict.quality
     metric = f"{quality.metric} {quality.float32.value:.2f}" if quality else "-"
-    size = f"{verdict.float32.bytes / 1e6:.0f}"
+    size = _megabytes(verdict.float32.bytes)
     return _line(name, "float32", "onnxruntime", size, rates, "-", metric)
 
 
@@ -195,7 +215,7 @@ def _row(name: str, recipe: str, target: str, bundle: Bundle, verdict: Verdict) 
             f"{quality.metric} {quality.quantized.value:.2f} "
             f"({change.value:+.2f}; {change.low:+.2f} to {change.high:+.2f})"
         )
-    size = f"{bundle.size / 1e6:.0f} ({verdict.size_ratio:.2f}x)"
+    size = f"{_megabytes(bundle.size)} ({verdict.size_ratio:.2f}x)"
     rates, base = verdict.quantized.rates, verdict.float32.rates
     ratios = {b: f" ({rates[b] / base[b]:.2f}x)" for b in rates}
     return _line(name, recipe, target, size, rates, f"{verdict.agreement:.1%}", metric, ratios)
