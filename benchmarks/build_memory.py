@@ -1,4 +1,4 @@
-"""Builds real engines and prints their memory beside what `export/memory_plan.py` said before.
+"""Builds real engines and prints their memory beside what was planned (`memory_plan.py`).
 
 Makes models of OPUS-MT's, T5's and BART-base's sizes with random weights, fetches Whisper
 tiny.en and SmolLM2-135M (pinned, see examples/weights.py), and builds each in a process of its own

@@ -124,6 +124,7 @@ def _check_total(path: Path, manifest: Manifest, limit_bytes: int) -> None:
 def _extract_members(
     source: BinaryIO, path: Path, manifest: Manifest, writer: BundleWriter
 ) -> None:
+    """Write every member's data and check it against the manifest's record."""
     missing = dict(manifest.files)
     for member in _members(source, path):
         shown = f"{path}: {member.name!r}"
@@ -152,6 +153,7 @@ def _members(source: BinaryIO, path: Path) -> Iterator[tarfile.TarInfo]:
 
 
 def _next_member(source: BinaryIO, path: Path) -> tarfile.TarInfo | None:
+    """The header of the next member, None at the end mark; anything but a plain file is refused."""
     block = _read_exactly(source, path, BLOCK)
     if not any(block):
         if any(_read_exactly(source, path, BLOCK)):

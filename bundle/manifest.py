@@ -358,6 +358,7 @@ def _check_graphs(graphs: tuple[GraphRecord, ...]) -> None:
 
 
 def _check_names(names: Mapping[str, FileRecord] | tuple[str, ...]) -> None:
+    """Refuse names that clash, or that some file system cannot hold."""
     folded: dict[str, str] = {}
     for name in names:
         other = folded.setdefault(name.casefold(), name)

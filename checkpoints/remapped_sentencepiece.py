@@ -78,6 +78,7 @@ def convert_marian(original: Original, copy: Path, folder: Path) -> Converted:
 
 
 def _marian_target(original: Original, copy: Path, folder: Path) -> tokenizers.Tokenizer:
+    """The decoder's tokenizer, of a model with a vocabulary for each side."""
     path = folder / "target_vocab.json"
     ids = _numbers(original.target_encoder, path)
     added = {token: ids[token] for token in _added(original) if token in ids}

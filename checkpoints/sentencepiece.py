@@ -139,6 +139,7 @@ def _parse(path: Path) -> Any:
 
 
 def _scores(proto: Any, path: Path, *, bpe: bool) -> dict[str, float]:
+    """What the model can produce, with the score of each piece."""
     normal = {p.piece: p.score for p in proto.pieces if p.type == _NORMAL}
     if not normal:
         raise CheckpointError(f"{path}: no ordinary pieces")
@@ -156,6 +157,7 @@ def _scores(proto: Any, path: Path, *, bpe: bool) -> dict[str, float]:
 def _entries(
     pieces: Pieces, mapping: IdMapping, lead: str, subject: str
 ) -> tuple[list[tuple[str, float]], int]:
+    """Pieces and scores by id (rules 1 to 3), and the first id that is past the vocabulary."""
     size = max(mapping.ids.values()) + 1
     entries = [(f"{HIDDEN}{HIDDEN}{i}", 0.0) for i in range(size)]
     exact = {token.content for token in mapping.added}
@@ -183,6 +185,7 @@ def _entries(
 def _model(
     pieces: Pieces, entries: list[tuple[str, float]], mapping: IdMapping
 ) -> models.Unigram | models.BPE:
+    """The library's model, Unigram or BPE, over these entries."""
     if not pieces.bpe:
         return models.Unigram(entries, unk_id=mapping.ids[mapping.unknown])
     vocabulary = {piece: i for i, (piece, _) in enumerate(entries)}
@@ -207,6 +210,7 @@ def _merges(scores: Mapping[str, float]) -> list[tuple[str, str]]:
 
 
 def _normalizer(pieces: Pieces, mapping: IdMapping) -> normalizers.Normalizer:
+    """Codes at the beginning become their marks; then the model's own normalization."""
     # `\A` is the beginning of the text or of what follows an added token, as in transformers.
     steps: list[normalizers.Normalizer] = [normalizers.Replace(Regex(_PRIVATE), _HARMLESS)]
     for code, mark in mapping.marks.items():
@@ -226,6 +230,7 @@ def _normalizer(pieces: Pieces, mapping: IdMapping) -> normalizers.Normalizer:
 
 
 def _decoder(mapping: IdMapping, lead: str) -> decoders.Decoder:
+    """The marks and the lead come off again, and a gap follows special tokens."""
     specials = [token.content for token in mapping.added if token.special]
     return decoders.Sequence(
         [

@@ -167,6 +167,7 @@ def _check_vocabulary(folder: Path, stored: Mapping[str, bytes]) -> None:
 
 
 def _load(copy: Path, folder: Path) -> Original:
+    """The tokenizer as transformers reads it, its errors ours."""
     import transformers
 
     try:
@@ -200,6 +201,7 @@ def _another_name(original: Original, stored: Mapping[str, bytes]) -> bool:
 
 
 def _convert(original: Original, copy: Path, folder: Path) -> Converted:
+    """By the converter of the nearest class that has one."""
     if original.split_special_tokens:
         raise UnsupportedError(f"{folder}: split_special_tokens is not supported")
     for kind in type(original).__mro__:
@@ -310,6 +312,7 @@ def _prompts(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _with_template(converted: Converted, original: Original) -> Converted:
+    """With the chat template, where there is one."""
     template = original.chat_template
     if template is None:
         return converted

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from seq2edge.commands.options import PATH, SET
-from seq2edge.commands.train import changes_of
+from seq2edge.commands.train import changes_of, lines_to_stderr
 
 
 @click.command()
@@ -70,7 +70,7 @@ def canary(
         Settings(count=count, repeats=repeats, digits=digits, candidates=candidates),
         resume=resume,
         machine=Machine(device=device),
-        say=lambda line: click.echo(line, err=True),
+        say=lines_to_stderr(),
     )
     for exposure in exposures:
         if as_json:

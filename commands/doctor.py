@@ -13,9 +13,11 @@ def doctor(*, as_json: bool) -> None:
     """Say what this machine has, and what to install."""
     from seq2edge.runtime.backends.diagnosis import diagnose
 
-    findings = diagnose()
+    components = diagnose()
     if as_json:
-        click.echo(json.dumps([vars(finding) for finding in findings], indent=2))
+        click.echo(json.dumps([vars(component) for component in components], indent=2))
         return
-    for finding in findings:
-        click.echo(f"{'ok' if finding.works else '--'}  {finding.subject:<22}{finding.detail}")
+    for component in components:
+        click.echo(
+            f"{'ok' if component.works else '--'}  {component.subject:<22}{component.detail}"
+        )

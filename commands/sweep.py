@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from seq2edge.commands.options import PATH, SET
-from seq2edge.commands.train import changes_of
+from seq2edge.commands.train import changes_of, lines_to_stderr
 
 
 @click.command(short_help="Train RECIPE in several sizes, and fit how the loss falls.")
@@ -49,10 +49,9 @@ def sweep(
     """
     try:
         from seq2edge.training.recipe import read_recipe
-        from seq2edge.training.sweep import PLOT
+        from seq2edge.training.sweep import PLOT, Budget
         from seq2edge.training.sweep import sweep as run
         from seq2edge.training.sweep_report import draw, sentences, table
-        from seq2edge.training.sweep_runs import Budget
         from seq2edge.training.train import Machine
     except ImportError as error:
         raise click.ClickException(f"sweep: {error}; install seq2edge[train,cpu]") from error
@@ -63,7 +62,7 @@ def sweep(
         rows=[_rows(text.strip()) for text in rows.split(",")],
         budget=Budget(steps=steps or 0, flops=flops or 0.0),
         machine=Machine(device=device, processes=processes, workers=workers),
-        say=lambda line: click.echo(line, err=True),
+        say=lines_to_stderr(),
     )
     click.echo(table(result.runs))
     for line in sentences(result):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,7 +86,7 @@ def train(
             tensorboard=tensorboard,
         ),
         stored=stored,
-        say=lambda line: click.echo(line, err=True),
+        say=lines_to_stderr(),
     )
     if not first_process():
         return
@@ -90,6 +94,25 @@ def train(
     shown = f", validation loss {loss:.4f}" if loss is not None else ""
     click.echo(f"{trained.steps:,} steps in {trained.seconds / 60:.1f} minutes{shown}", err=True)
     click.echo(trained.checkpoint)
+
+
+def lines_to_stderr() -> Callable[[str], None]:
+    """Prints lines; one that begins with a carriage return is written over by the next.
+
+    Where stderr is no screen, such lines are printed twice a minute at most.
+    """
+    screen, printed = sys.stderr.isatty(), -math.inf
+
+    def say(line: str) -> None:
+        nonlocal printed
+        passing, text = line.startswith("\r"), line.lstrip("\r")
+        if screen:
+            click.echo(f"\r{text:<78}", nl=not passing, err=True)
+        elif not passing or time.monotonic() - printed >= 30:
+            click.echo(text, err=True)
+            printed = time.monotonic() if passing else printed
+
+    return say
 
 
 def changes_of(settings: tuple[str, ...], start: Path | None) -> dict[str, Any]:

@@ -114,12 +114,12 @@ def prepare(name: str) -> None:
 
 def learn(name: str, folder: Path, changes: dict[str, Any], *, stored: Any) -> Path:
     """Train the example's recipe; a finished run is taken as it is."""
+    from seq2edge.commands.train import lines_to_stderr
     from seq2edge.training.recipe import read_recipe
     from seq2edge.training.train import train
 
     recipe = read_recipe(HERE / name / "recipe.toml", changes)
-    say = lambda line: click.echo(line, err=True)  # noqa: E731
-    return train(recipe, folder, resume=True, stored=stored, say=say).checkpoint
+    return train(recipe, folder, resume=True, stored=stored, say=lines_to_stderr()).checkpoint
 
 
 def evaluate(name: str, bundle: Path, limit: int | None) -> Table:

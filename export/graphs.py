@@ -157,6 +157,7 @@ def _dynamic(shape: Shape) -> dict[int, Any]:
 def _trace(
     module: nn.Module, inputs: tuple[Any, ...], shapes: tuple[Any, ...], contract: Contract
 ) -> ir.Model:
+    """The module as torch exports it, its inputs and outputs named by the contract."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

@@ -91,6 +91,8 @@ def export_checkpoint(
         progress("load", 0.0)
         loaded = load_checkpoint(checkpoint)
         defaults = read_generation(loaded.source.generation, loaded.source.config)
+        if loaded.dims.head == "lm":
+            DecodeOptions.from_dict(defaults.options)  # refuse contradictions before tracing
         tokenizer, notes = _write_tokenizer(writer, loaded)
         graphs = _write_graphs(writer, loaded, progress)
         manifest = _manifest(loaded, defaults, tokenizer, graphs)
@@ -132,6 +134,7 @@ def _start_tokens(options: dict[str, Any]) -> tuple[int, ...]:
 def _write_tokenizer(
     writer: BundleWriter, loaded: Checkpoint
 ) -> tuple[TokenizerRecord | None, tuple[str, ...]]:
+    """Convert the checkpoint's tokenizer into the bundle; the manifest's record, and remarks."""
     source, dims = loaded.source, loaded.dims
     converted = convert_tokenizer(
         source.path,
@@ -199,6 +202,7 @@ def _quiet() -> Iterator[None]:
 def _save(
     writer: BundleWriter, role: Role, target: GraphFlavour, model: ir.Model, dims: Dims
 ) -> GraphRecord:
+    """Write one graph; what the manifest says of it."""
     name = FILES[target].format(role)
     model.producer_name, model.producer_version = "seq2edge", __version__
     for node in model.graph:
@@ -230,10 +234,9 @@ def _manifest(
     tokenizer: TokenizerRecord | None,
     graphs: tuple[GraphRecord, ...],
 ) -> Manifest:
+    """What the checkpoint says of itself, in the manifest's records."""
     dims = loaded.dims
     generates = dims.head == "lm"
-    if generates:
-        DecodeOptions.from_dict(defaults.options)  # refuse contradictions now, not when decoding
     return Manifest(
         kind=dims.kind,  # type: ignore[arg-type]
         task="transcribe" if dims.mels else _TASKS[dims.head],  # type: ignore[arg-type]

@@ -44,6 +44,7 @@ class WeightsWriter:
                         value.const_value = self._place(file, name, tensor)
 
     def _place(self, file: BinaryIO, name: str, tensor: ir.TensorProtocol) -> ir.ExternalTensor:
+        """Write a tensor unless its bytes are there already; where they are, as a tensor."""
         key = _identity(tensor)
         if key not in self._written:
             file.seek(-file.tell() % ALIGNMENT, os.SEEK_CUR)

@@ -124,6 +124,7 @@ def hints(record: type) -> dict[str, Any]:
 
 
 def _record(record: Any, value: object, path: str) -> Any:
+    """An object with exactly the fields of a dataclass, made into it."""
     if not isinstance(value, dict):
         raise _mismatch(path, "an object", value)
     expected = hints(record)
@@ -200,6 +201,7 @@ def _is_text(value: str) -> bool:
 
 
 def _free(value: object, path: str, depth: int = 0) -> Any:
+    """Any JSON value, within the depth and the numbers that every reader takes."""
     if depth > DEEPEST:
         raise RecordError(f"{path}: nested more than {DEEPEST} levels deep")
     if isinstance(value, dict):
@@ -251,6 +253,7 @@ def _object_schema(record: type, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _schema(hint: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    """The schema of one hint; records go into `definitions`, once each."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if hint.__name__ not in definitions:
             definitions[hint.__name__] = _object_schema(hint, definitions)

@@ -161,6 +161,7 @@ def _reshape_like(
 def _reshape_to(
     x: Tensor, leading: Tensor, rest: tuple[int, ...], shape: tuple[int, ...]
 ) -> Tensor:
+    """Reshape to sizes that a graph computes, `leading`, followed by constants, `rest`."""
     target = torch.onnx.ops.symbolic(
         "Concat",
         (leading, torch.tensor(rest)),

@@ -70,7 +70,7 @@ ROOMS = {
     "training": Room(
         "recipes, corpora, Lightning's trainer; privacy, adapters, sweeps",
         "model files bundle runtime evaluation checkpoints",
-        "numpy torch safetensors tokenizers lightning peft opacus matplotlib tomli click",
+        "numpy torch safetensors tokenizers lightning peft opacus matplotlib tomli",
     ),
     "export.tensorrt": Room(
         "engines: memory plan, build, check",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,15 @@ from torch import Tensor
 
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import TrainingError
+from seq2edge.files.progress import Say
+from seq2edge.files.storage import file_errors, replacing
+from seq2edge.model.transformer import Transformer
 from seq2edge.runtime.tokenizer import Tokenizer
-from seq2edge.training.collate import IGNORED, Collator, Example
+from seq2edge.training.batches import IGNORED, Example
 from seq2edge.training.recipe import Recipe
-from seq2edge.training.run_folder import (
-    TOKENIZER,
-    Run,
-    open_run,
-    prepare,
-    write_json,
-)
+from seq2edge.training.run_folder import TOKENIZER, Run, prepare_run, write_json
 from seq2edge.training.train import train
-from seq2edge.training.training_module import TrainingModule
+from seq2edge.training.training_module import target_losses
 
 ROWS, RESULT = "canaries.jsonl", "canaries.json"
 DIGITS = "0 1 2 3 4 5 6 7 8 9"  # one more row, from which a tokenizer learns all of them
@@ -90,13 +87,13 @@ def insert_canaries(recipe: Recipe, folder: Path, settings: Settings) -> Recipe:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
+    """Write the canaries. Raises TrainingError where the file holds others."""
+    with file_errors(path, TrainingError):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.read_text(encoding="utf-8") != text:
             raise TrainingError(f"{path}: holds other canaries, choose a new folder")
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise TrainingError(f"{path}: {error.strerror or error}") from error
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
 
 
 def numbers(recipe: Recipe, settings: Settings) -> list[str]:
@@ -111,7 +108,7 @@ def measure_exposure(
     folder: str | Path,
     settings: Settings = Settings(),
     *,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
     **training: Any,
 ) -> list[Exposure]:
     """Train what the recipe says with canaries among its rows, and measure their exposure.
@@ -119,37 +116,50 @@ def measure_exposure(
     `training` is handed to `train`. The result is kept in the run's folder as `canaries.json`.
     """
     folder = Path(folder)
-    planted = insert_canaries(recipe, folder, settings)
-    prepare(planted, folder, say)
-    _check_digits(folder)
-    trained = train(planted, folder, say=say, **training)
+    recipe = insert_canaries(recipe, folder, settings)
+    run = prepare_run(recipe, folder, say)
+    _check_digits(run)
+    trained = train(recipe, folder, say=say, **training)
     say("measuring the canaries")
-    found = measure(trained.checkpoint, folder, settings)
+    exposures = measure(trained.checkpoint, run, settings)
     values = {
         "settings": dataclasses.asdict(settings),
-        "canaries": [dataclasses.asdict(exposure) for exposure in found],
+        "canaries": [dataclasses.asdict(exposure) for exposure in exposures],
     }
     write_json(folder / RESULT, values)
-    return found
+    return exposures
 
 
-def measure(checkpoint: Path, folder: Path, settings: Settings) -> list[Exposure]:
+def measure(checkpoint: Path, run: Run, settings: Settings) -> list[Exposure]:
     """The exposure of every canary of a trained run.
 
     Each is ranked by log-likelihood among itself and `candidates` - 1 other numbers, drawn anew.
     """
-    material = open_run(folder)
     model = load_checkpoint(checkpoint).model.eval()
-    module = TrainingModule(model, material.recipe.optimizer, seed=0)
-    rng = np.random.default_rng((material.recipe.seed, 1))
-    found = []
-    for i, number in enumerate(numbers(material.recipe, settings)):
-        rivals = _rivals(number, rng, settings)
-        scores = _likelihoods(module, material, folder, i, [number, *rivals])
+    tokenizer = _tokenizer(run)
+    rng = np.random.default_rng((run.recipe.seed, 1))
+    exposures = []
+    for i, number in enumerate(numbers(run.recipe, settings)):
+        candidates = [number, *_rivals(number, rng, settings)]
+        rows = [_texts(i, candidate, run.recipe) for candidate in candidates]
+        examples = [_example(row, tokenizer, run) for row in rows]
+        scores = log_likelihoods(model, run, examples)
         rank = int((scores >= scores[0]).sum())  # ties count against it
         bits = exposure_bits(rank, settings.candidates)
-        found.append(Exposure(number=number, rank=rank, bits=bits))
-    return found
+        exposures.append(Exposure(number=number, rank=rank, bits=bits))
+    return exposures
+
+
+def log_likelihoods(model: Transformer, run: Run, examples: Sequence[Example]) -> Tensor:
+    """Log-likelihood of each example's target, (examples,)."""
+    collator, scores = run.collator(run.train), []
+    with torch.no_grad():
+        for start in range(0, len(examples), BATCH):
+            batch = collator.collate(examples[start : start + BATCH], 1.0)
+            losses = torch.zeros(batch["labels"].shape)
+            losses[batch["labels"] != IGNORED] = target_losses(model, batch)
+            scores.append(-losses.double().sum(dim=1))
+    return torch.cat(scores)
 
 
 def exposure_bits(rank: int, candidates: int) -> float:
@@ -157,10 +167,14 @@ def exposure_bits(rank: int, candidates: int) -> float:
     return math.log2(candidates) - math.log2(rank)
 
 
-def _check_digits(folder: Path) -> None:
+def _tokenizer(run: Run) -> Tokenizer:
+    return Tokenizer(run.folder / TOKENIZER, run.setup.tokenizer)
+
+
+def _check_digits(run: Run) -> None:
     """Whether the tokenizer tells all numbers apart; else they would be one and the same text."""
-    text = Tokenizer(folder / TOKENIZER, open_run(folder).facts.tokenizer)
-    if len({tuple(text.encode_target(f"1 {digit} 1")) for digit in DIGITS.split()}) < 10:
+    tokenizer = _tokenizer(run)
+    if len({tuple(tokenizer.encode_target(f"1 {digit} 1")) for digit in DIGITS.split()}) < 10:
         raise TrainingError(
             "canaries: the tokenizer does not tell their digits apart, choose a larger "
             "tokenizer.size or another kind"
@@ -186,36 +200,12 @@ def _two_sided(recipe: Recipe) -> bool:
     return recipe.objective == "seq2seq"
 
 
-def _likelihoods(
-    module: TrainingModule, material: Run, folder: Path, index: int, candidates: Sequence[str]
-) -> Tensor:
-    """Log-likelihood of each candidate as the canary's number, (candidates,)."""
-    recipe, facts = material.recipe, material.facts
-    text = Tokenizer(folder / TOKENIZER, facts.tokenizer)
-    pairs = [_pair(text, material, _texts(index, number, recipe)) for number in candidates]
-    collator = Collator(
-        objective=recipe.objective,
-        corpus=material.train,
-        start=facts.start,
-        end=facts.end,
-        denoise=recipe.denoise,
-    )
-    scores = []
-    with torch.no_grad():
-        for start in range(0, len(pairs), BATCH):
-            batch = collator.collate(pairs[start : start + BATCH], 1.0)
-            losses = torch.zeros(batch["labels"].shape)
-            losses[batch["labels"] != IGNORED] = module.loss(batch, 0.0)
-            scores.append(-losses.double().sum(dim=1))
-    return torch.cat(scores)
-
-
-def _pair(text: Tokenizer, material: Run, row: tuple[str, ...]) -> Example:
+def _example(row: tuple[str, ...], tokenizer: Tokenizer, run: Run) -> Example:
     """Ids as the training read them."""
-    facts = material.facts
+    ids, end = run.setup.ids, run.setup.ids.eos_id
+    source = tokenizer.encode(row[0])
     if len(row) == 1:
-        ids = text.encode(row[0])
-        ids = ids if ids[-1] == facts.end else [*ids, facts.end]
-        return np.array(ids[:-1]), np.array(ids[1:])
-    target = [*facts.first, *text.encode_target(row[1]), facts.end]
-    return np.array(text.encode(row[0])), np.array(target)
+        source = source if source[-1] == end else [*source, end]
+        return np.array(source[:-1]), np.array(source[1:])
+    target = [*ids.forced_ids, *tokenizer.encode_target(row[1]), end]
+    return np.array(source), np.array(target)

@@ -7,24 +7,29 @@ in memory, which is what shuffling and resuming need.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
-import shutil
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.errors import InputError, TrainingError
-from seq2edge.files.storage import file_errors, hidden_sibling
+from seq2edge.files.storage import file_errors, replacing_folder
+from seq2edge.runtime.tokenizer import Tokenizer
+from seq2edge.training.presets import longest
+from seq2edge.training.recipe import TWO_SIDED, Recipe
 from seq2edge.training.text_files import SkippedLines, read_rows
+from seq2edge.training.train_tokenizer import TokenIds
 
-Ids: TypeAlias = Sequence[int]
-Encoded: TypeAlias = Iterable[tuple[Ids, ...]]  # the rows that one line becomes: none, one, several
-Encode: TypeAlias = Callable[[int, tuple[str, ...]], Encoded]  # the file's number, a line's texts
+Ids: TypeAlias = Sequence[int] | NDArray[np.int64]
+Tokenized: TypeAlias = Iterable[tuple[Ids, ...]]  # the rows that one line becomes: one, several
+Tokenize: TypeAlias = Callable[[int, tuple[str, ...]], Tokenized]  # the file's number, its texts
 COLUMNS = ("source", "target")
 TOO_LONG = "longer than the model's positions"
 
@@ -40,7 +45,7 @@ class Corpus:
     ids: tuple[NDArray[np.uint32], ...]  # of each column, (all tokens,)
     ends: tuple[NDArray[np.int64], ...]  # of each column, (rows,)
     files: tuple[int, ...]
-    bad: SkippedLines
+    skipped: SkippedLines
 
     def __len__(self) -> int:
         return len(self.ends[0])
@@ -61,32 +66,90 @@ class Corpus:
         return np.diff(self.ends[column], prepend=0)
 
 
+def row_tokenizer(
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    ids: TokenIds,
+    *,
+    labels: Sequence[str] = (),
+    tags: Sequence[str] = (),
+) -> Tokenize:
+    """The function that turns a line of file `number` into rows of ids.
+
+    It raises TooLong where a row does not fit, and InputError for an unknown label.
+    """
+    if recipe.objective not in TWO_SIDED:
+        return _pieces(recipe, tokenizer, ids.eos_id)
+    most, end = longest(recipe), ids.eos_id
+
+    def tokenize(number: int, row: tuple[str, ...]) -> Tokenized:
+        if recipe.objective == "seq2seq":
+            target = [*ids.forced_ids, *tokenizer.encode_target(row[1]), end]
+        elif row[1] in labels:
+            target = [labels.index(row[1])]
+        else:
+            known = ", ".join(labels[:20])
+            raise InputError(f"the label {row[1]!r} is unknown, known: {known}")
+        source = tokenizer.encode(tags[number] + row[0] if tags else row[0])
+        if max(len(source), len(target)) <= most:
+            return [(source, target)]
+        if not recipe.data.cut:
+            raise TooLong
+        return [tuple(x if len(x) <= most else [*x[: most - 1], end] for x in (source, target))]
+
+    return tokenize
+
+
+def _pieces(recipe: Recipe, tokenizer: Tokenizer, end: int) -> Tokenize:
+    """Texts without an answer, in pieces of the longest length."""
+    causal = recipe.objective == "causal"
+    room = longest(recipe) + 1 if causal else longest(recipe) - 2
+    least = 2  # a piece of one token has nothing to predict
+
+    def pieces(_: int, row: tuple[str, ...]) -> Tokenized:
+        ids: Ids = tokenizer.encode(row[0], special_tokens=causal)
+        ids = [*ids, end] if causal and ids[-1] != end else ids
+        for start in range(0, len(ids), room):
+            if len(ids) - start >= least:
+                yield (ids[start : start + room],)
+
+    return pieces
+
+
 def prepare_corpus(
     folder: Path,
     files: Sequence[Path],
-    encode: Encode,
+    tokenize: Tokenize,
     *,
     columns: int,
     texts: int,
     fields: tuple[str, ...] = (),
     rows: int = 0,
 ) -> Corpus:
-    """Stream the files' rows of `texts` texts through `encode` into a new corpus of `columns`.
+    """Stream the files' rows of `texts` texts through `tokenize` into a new corpus of `columns`.
 
-    Raises TrainingError for broken files, for files without a usable row and for a full disk.
+    `rows` bounds those of each file, 0 takes all. Raises TrainingError for broken files, for files
+    without a usable row and for a full disk.
     """
-    partial = hidden_sibling(folder)
-    try:
-        with file_errors(folder, TrainingError):
-            partial.mkdir(parents=True)
-            counts, bad = _write(partial, files, encode, columns, texts, fields, rows)
-            meta = {"files": counts, "columns": columns, "bad": dataclasses.asdict(bad)}
-            (partial / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
-            if folder.exists():
-                shutil.rmtree(folder)
-            partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    skipped, counts = SkippedLines(), []
+    with (
+        file_errors(folder, TrainingError),
+        replacing_folder(folder) as partial,
+        contextlib.ExitStack() as stack,
+    ):
+        writer = CorpusWriter(partial, columns, stack)
+        for number, path in enumerate(files):
+            tokenized = _tokenized(path, number, tokenize, texts, fields, skipped)
+            written = writer.rows
+            for row in itertools.islice(tokenized, rows or None):
+                writer.add(row)
+            counts.append(writer.rows - written)
+            if not counts[-1]:
+                lines = f", {skipped.total} lines left out: {'; '.join(skipped.first)}"
+                raise TrainingError(
+                    f"{path}: holds no row that can be used{lines if skipped.total else ''}"
+                )
+        writer.finish(counts, skipped)
     return open_corpus(folder)
 
 
@@ -99,74 +162,61 @@ def open_corpus(folder: Path) -> Corpus:
             ids=tuple(np.memmap(folder / f"{n}.ids", dtype=np.uint32, mode="r") for n in names),
             ends=tuple(np.memmap(folder / f"{n}.ends", dtype=np.int64, mode="r") for n in names),
             files=tuple(meta["files"]),
-            bad=SkippedLines(**meta["bad"]),
+            skipped=SkippedLines(**meta["bad"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{folder}: not a prepared corpus: {error}") from error
 
 
-def _write(
-    folder: Path,
-    files: Sequence[Path],
-    encode: Encode,
-    columns: int,
-    texts: int,
-    fields: tuple[str, ...],
-    most: int,
-) -> tuple[list[int], SkippedLines]:
-    bad, counts = SkippedLines(), []
-    writers = [_Column(folder, name) for name in COLUMNS[:columns]]
-    try:
-        for number, path in enumerate(files):
-            written = 0
-            for row in _encoded(path, number, encode, texts, fields, bad):
-                for writer, ids in zip(writers, row, strict=True):
-                    writer.add(ids)
-                written += 1
-                if written == most:
-                    break
-            if not written:
-                shown = f", {bad.total} lines left out: {'; '.join(bad.first)}" if bad.total else ""
-                raise TrainingError(f"{path}: holds no row that can be used{shown}")
-            counts.append(written)
-    finally:
-        for writer in writers:
-            writer.close()
-    return counts, bad
+class CorpusWriter:
+    """The files of a new corpus, which `stack` closes; rows are added file after file."""
+
+    def __init__(self, folder: Path, columns: int, stack: contextlib.ExitStack) -> None:
+        self._folder = folder
+        self.rows = 0
+        self._lengths = [0] * columns  # tokens so far of each column
+        self._files = [
+            [
+                stack.enter_context((folder / f"{name}.{part}").open("wb"))
+                for part in ("ids", "ends")
+            ]
+            for name in COLUMNS[:columns]
+        ]
+
+    def add(self, row: tuple[Ids, ...]) -> None:
+        """Write a row: the ids of every column."""
+        self.rows += 1
+        for column, ids in enumerate(row):
+            tokens, ends = self._files[column]
+            self._lengths[column] += len(ids)
+            tokens.write(np.asarray(ids, dtype=np.uint32).tobytes())
+            ends.write(array("q", [self._lengths[column]]).tobytes())
+
+    def finish(self, files: Sequence[int], skipped: SkippedLines) -> None:
+        """Say how many rows each text file gave, and what was left out."""
+        meta = {
+            "files": list(files),
+            "columns": len(self._files),
+            "bad": dataclasses.asdict(skipped),
+        }
+        (self._folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
-def _encoded(
+def _tokenized(
     path: Path,
     number: int,
-    encode: Encode,
+    tokenize: Tokenize,
     texts: int,
     fields: tuple[str, ...],
-    bad: SkippedLines,
+    skipped: SkippedLines,
 ) -> Iterator[tuple[Ids, ...]]:
-    for line, row in read_rows(path, columns=texts, fields=fields, bad=bad):
+    """The rows of one file; those that are too long are counted in `skipped`."""
+    for line, row in read_rows(path, columns=texts, fields=fields, skipped=skipped):
         try:
-            made = list(encode(number, row))
+            pieces = list(tokenize(number, row))
         except TooLong:
-            bad.add(path, line, TOO_LONG)
+            skipped.add(path, line, TOO_LONG)
             continue
         except InputError as error:
             raise TrainingError(f"{path}:{line}: {error}") from error
-        yield from made
-
-
-class _Column:
-    """The two files of one column."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._end = 0
-        self._ids: IO[bytes] = (folder / f"{name}.ids").open("wb")
-        self._ends: IO[bytes] = (folder / f"{name}.ends").open("wb")
-
-    def add(self, ids: Ids) -> None:
-        self._end += len(ids)
-        self._ids.write(np.asarray(ids, dtype=np.uint32).tobytes())
-        self._ends.write(array("q", [self._end]).tobytes())
-
-    def close(self) -> None:
-        self._ids.close()
-        self._ends.close()
+        yield from pieces

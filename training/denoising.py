@@ -21,12 +21,12 @@ def corrupt_spans(
     starts = _spans(len(ids), rng, density, span, len(sentinels))
     source: list[Ids] = []
     target: list[Ids] = []
-    seen = 0
+    position = 0
     for sentinel, (start, end) in zip(sentinels, starts, strict=False):
-        source += [ids[seen:start], np.array([sentinel])]
+        source += [ids[position:start], np.array([sentinel])]
         target += [np.array([sentinel]), ids[start:end]]
-        seen = end
-    return np.concatenate([*source, ids[seen:]]), np.concatenate(target)
+        position = end
+    return np.concatenate([*source, ids[position:]]), np.concatenate(target)
 
 
 def infill(ids: Ids, rng: np.random.Generator, *, density: float, span: float, mask: int) -> Ids:
@@ -34,10 +34,10 @@ def infill(ids: Ids, rng: np.random.Generator, *, density: float, span: float, m
 
     Lengths of spans are Poisson with mean `span`; a span of length 0 inserts a mask.
     """
-    wanted = round(density * len(ids))
+    hidden = round(density * len(ids))
     lengths: list[int] = []
-    while sum(lengths) < wanted:
-        lengths.append(min(int(rng.poisson(span)), wanted - sum(lengths)))
+    while sum(lengths) < hidden:
+        lengths.append(min(int(rng.poisson(span)), hidden - sum(lengths)))
     free = len(ids) - sum(lengths)
     gaps = np.sort(rng.integers(0, free + 1, len(lengths)))  # tokens that stay before each span
     parts: list[Ids] = []
@@ -60,11 +60,11 @@ def _spans(
     spans = min(max(1, round(hidden / span)), hidden, count - hidden, most)
     lengths = _split(hidden, spans, rng)
     gaps = _split(count - hidden, spans, rng)  # one before every span: the text never begins hidden
-    found, place = [], 0
+    bounds, place = [], 0
     for gap, length in zip(gaps, lengths, strict=True):
-        found.append((place + gap, place + gap + length))
+        bounds.append((place + gap, place + gap + length))
         place += gap + length
-    return found
+    return bounds
 
 
 def _split(total: int, parts: int, rng: np.random.Generator) -> list[int]:

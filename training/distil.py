@@ -19,7 +19,7 @@ from typing import IO, Any, TypeAlias
 
 from seq2edge.bundle.manifest import MANIFEST
 from seq2edge.errors import CapacityError, InputError, TrainingError
-from seq2edge.files.storage import DISK_FULL, hidden_sibling
+from seq2edge.files.storage import DISK_FULL, replacing
 from seq2edge.runtime.model import Model
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.training.text_files import SkippedLines, read_rows
@@ -63,14 +63,14 @@ def distil(
     if output.suffix not in (".tsv", ".jsonl"):
         raise TrainingError(f"{output}: its name ends in neither .tsv nor .jsonl")
     options = options or model.options
-    asked = _fingerprint(model, texts, options, (source_language, target_language))
+    fingerprint = _fingerprint(model, texts, options, (source_language, target_language))
     answer = _answerer(model, options, source_language, target_language)
-    state = _State(output, asked)
+    state = _State(output, fingerprint)
     with state.open() as file:
-        for group, bad in _groups(texts, batch, state.lines):
-            answers = _safe(answer, group, bad, texts)
-            rows = list(_rows(group, answers, output.suffix, bad, texts))
-            state.keep(file, rows, group, bad)
+        for group, skipped in _groups(texts, batch, state.lines):
+            answers = _safe(answer, group, skipped, texts)
+            rows = list(_rows(group, answers, output.suffix, skipped, texts))
+            state.keep(file, rows, group, skipped)
             progress(state.lines, state.pairs)
     return state.finish()
 
@@ -81,32 +81,33 @@ class _State:
     `pairs.tsv.part` is written on; `pairs.tsv.part.json` says which bytes of it are whole.
     """
 
-    def __init__(self, output: Path, asked: str) -> None:
-        self.output, self.asked = output, asked
+    def __init__(self, output: Path, fingerprint: str) -> None:
+        self.output, self.fingerprint = output, fingerprint
         self.part = output.with_name(output.name + ".part")
         self.notes = self.part.with_name(self.part.name + ".json")
         self.lines = self.texts = self.pairs = self.bytes = 0
-        self.bad = SkippedLines()
+        self.skipped = SkippedLines()
         if output.exists():
             raise TrainingError(f"{output}: exists, choose another name")
         if self.notes.exists():
             self._read()
 
     def _read(self) -> None:
+        """Take up what an earlier call left, if it was the same work."""
         try:
             values = json.loads(self.notes.read_text(encoding="utf-8"))
-            bad = SkippedLines(counts=values["counts"], first=values["first"])
-            asked = values["asked"]
+            skipped = SkippedLines(counts=values["counts"], first=values["first"])
+            fingerprint = values["asked"]
             numbers = [int(values[name]) for name in ("lines", "texts", "pairs", "bytes")]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TrainingError(f"{self.notes}: damaged, remove it: {error}") from error
-        if asked != self.asked:
+        if fingerprint != self.fingerprint:
             raise TrainingError(
                 f"{self.part}: begun with another bundle, other texts or options; "
                 "remove it or choose another name"
             )
         self.lines, self.texts, self.pairs, self.bytes = numbers
-        self.bad = bad
+        self.skipped = skipped
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
@@ -128,23 +129,24 @@ class _State:
             if not self.notes.exists():
                 self.part.unlink(missing_ok=True)
 
-    def keep(self, file: IO[bytes], rows: list[str], group: Lines, bad: SkippedLines) -> None:
+    def keep(self, file: IO[bytes], rows: list[str], group: Lines, skipped: SkippedLines) -> None:
         """Write the rows of a batch of texts; all up to here is done then."""
         self.lines = group[-1][0] if group else self.lines
         self.texts += len(group)
         self.pairs += len(rows)
-        for fact, count in bad.counts.items():
-            self.bad.counts[fact] = self.bad.counts.get(fact, 0) + count
-        self.bad.first = (self.bad.first + bad.first)[:20]
+        for fact, count in skipped.counts.items():
+            self.skipped.counts[fact] = self.skipped.counts.get(fact, 0) + count
+        self.skipped.first = (self.skipped.first + skipped.first)[:20]
         try:
             file.write("".join(rows).encode())
             file.flush()
+            os.fsync(file.fileno())  # before the notes that say it is there
             self.bytes = file.tell()
-            names = ("asked", "lines", "texts", "pairs", "bytes")
-            values = {**{name: getattr(self, name) for name in names}, **vars(self.bad)}
-            partial = hidden_sibling(self.notes)
-            partial.write_text(json.dumps(values), encoding="utf-8")
-            partial.replace(self.notes)
+            names = ("lines", "texts", "pairs", "bytes")
+            values = {name: getattr(self, name) for name in names}
+            values |= {"asked": self.fingerprint, **vars(self.skipped)}
+            with replacing(self.notes) as partial:
+                partial.write_text(json.dumps(values), encoding="utf-8")
         except OSError as error:
             remedy = "free some space and call again" if error.errno in DISK_FULL else "call again"
             raise TrainingError(f"{self.part}: {error.strerror or error}, {remedy}") from error
@@ -152,8 +154,8 @@ class _State:
     def finish(self) -> Distilled:
         """The file under its own name."""
         if not self.pairs:
-            reasons = ", ".join(f"{count:,}, {fact}" for fact, count in self.bad.counts.items())
-            shown = "; ".join([reasons or "the file has no lines", *self.bad.first[:2]])
+            reasons = ", ".join(f"{count:,}, {fact}" for fact, count in self.skipped.counts.items())
+            shown = "; ".join([reasons or "the file has no lines", *self.skipped.first[:2]])
             self.part.unlink(missing_ok=True)
             self.notes.unlink(missing_ok=True)
             raise TrainingError(f"{self.output}: no pairs: {shown}")
@@ -163,8 +165,8 @@ class _State:
             path=self.output,
             texts=self.texts,
             pairs=self.pairs,
-            left_out=self.bad.counts,
-            first=self.bad.first,
+            left_out=self.skipped.counts,
+            first=self.skipped.first,
         )
 
 
@@ -181,15 +183,15 @@ class _Later(SkippedLines):
 
 def _groups(texts: Path, size: int, done: int) -> Iterator[tuple[Lines, SkippedLines]]:
     """Batches of lines after line `done`, each with the lines that were left out before its end."""
-    bad = _Later(after=done)
-    rows = read_rows(texts, columns=1, bad=bad)
+    skipped = _Later(after=done)
+    rows = read_rows(texts, columns=1, skipped=skipped)
     lines = ((number, row[0]) for number, row in rows if number > done)
     while group := list(itertools.islice(lines, size)):
-        yield group, SkippedLines(counts=dict(bad.counts), first=list(bad.first))
-        bad.counts.clear()
-        bad.first.clear()
-    if bad.counts:
-        yield [], bad
+        yield group, SkippedLines(counts=dict(skipped.counts), first=list(skipped.first))
+        skipped.counts.clear()
+        skipped.first.clear()
+    if skipped.counts:
+        yield [], skipped
 
 
 def _answerer(
@@ -202,17 +204,20 @@ def _answerer(
     model.tokenizer.encode("a", source_language=source, target_language=target)
     model.tokenizer.target_token(target)
     if task == "classify":
-        return lambda texts: [[(found.label, True)] for found in model.classify(texts)]
+        return lambda texts: [[(answer.label, True)] for answer in model.classify(texts)]
 
     def generate(texts: list[str]) -> list[list[Answer]]:
-        found = model.generate(texts, options, source_language=source, target_language=target)
-        return [[(answer.text, answer.finished) for answer in answers] for answers in found]
+        answers = model.generate(texts, options, source_language=source, target_language=target)
+        return [[(answer.text, answer.finished) for answer in each] for each in answers]
 
     return generate
 
 
 def _safe(
-    answer: Callable[[list[str]], list[list[Answer]]], group: Lines, bad: SkippedLines, path: Path
+    answer: Callable[[list[str]], list[list[Answer]]],
+    group: Lines,
+    skipped: SkippedLines,
+    path: Path,
 ) -> Sequence[list[Answer]]:
     """The answers; a text that the model does not take is counted and has none."""
     if not group:
@@ -221,22 +226,22 @@ def _safe(
         return answer([text for _, text in group])
     except (InputError, CapacityError) as error:
         if len(group) > 1:
-            return [found for line in group for found in _safe(answer, [line], bad, path)]
-        bad.counts[REFUSED] = bad.counts.get(REFUSED, 0) + 1
-        bad.first.append(f"{path}:{group[0][0]}: {error}")
+            return [each for line in group for each in _safe(answer, [line], skipped, path)]
+        skipped.counts[REFUSED] = skipped.counts.get(REFUSED, 0) + 1
+        skipped.first.append(f"{path}:{group[0][0]}: {error}")
         return [[]]
 
 
 def _rows(
-    group: Lines, answers: Sequence[list[Answer]], suffix: str, bad: SkippedLines, path: Path
+    group: Lines, answers: Sequence[list[Answer]], suffix: str, skipped: SkippedLines, path: Path
 ) -> Iterator[str]:
     """Lines of the output, for all answers that teach something."""
-    for (number, text), found in zip(group, answers, strict=True):
-        for answer, ended in found:
+    for (number, text), text_answers in zip(group, answers, strict=True):
+        for answer, ended in text_answers:
             if not answer.strip():
-                bad.add(path, number, EMPTY)
+                skipped.add(path, number, EMPTY)
             elif not ended:
-                bad.add(path, number, UNFINISHED)
+                skipped.add(path, number, UNFINISHED)
             else:
                 yield _row(text, answer, suffix)
 
@@ -252,8 +257,8 @@ def _fingerprint(model: Model, texts: Path, options: DecodeOptions, languages: A
     """What has to be the same for a second call to go on."""
     try:
         manifest = (model.bundle.path / MANIFEST).read_bytes()
-        found = texts.stat()
+        size = texts.stat().st_size
     except OSError as error:
         raise TrainingError(f"{texts}: {error.strerror or error}") from error
-    facts = [str(texts.resolve()), found.st_size, repr(options), languages]
+    facts = [str(texts.resolve()), size, repr(options), languages]
     return hashlib.sha256(manifest + json.dumps(facts).encode()).hexdigest()

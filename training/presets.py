@@ -30,24 +30,24 @@ DECODES: tuple[Objective, ...] = ("seq2seq", "denoise", "infill", "causal")
 
 def make_dims(recipe: Recipe, *, vocab: int, source_vocab: int = 0, labels: int = 0) -> Dims:
     """The dims of a new model. Raises TrainingError for sizes that do not fit together."""
-    preset, wanted = PRESETS[recipe.model.preset], recipe.model
-    width, heads = wanted.width or preset["width"], wanted.heads or preset["heads"]
+    preset, sizes = PRESETS[recipe.model.preset], recipe.model
+    width, heads = sizes.width or preset["width"], sizes.heads or preset["heads"]
     if width % heads:
         raise TrainingError(f"model.width: {width} is not a multiple of model.heads {heads}")
     common = {
         "heads": heads,
         "kv_heads": heads,
         "head_dim": width // heads,
-        "hidden": wanted.hidden or preset["hidden"],
-        "activation": wanted.activation or "gelu",
-        "gated": wanted.gated,
-        "norm": wanted.norm or "layer",
+        "hidden": sizes.hidden or preset["hidden"],
+        "activation": sizes.activation or "gelu",
+        "gated": sizes.gated,
+        "norm": sizes.norm or "layer",
         "attention_scale": (width // heads) ** -0.5,
         **_positions(recipe),
     }
     try:
-        encoder = _stack(common, wanted.encoder_layers or preset["layers"], width)
-        decoder = _stack(common, wanted.decoder_layers or preset["layers"], width)
+        encoder = _stack(common, sizes.encoder_layers or preset["layers"], width)
+        decoder = _stack(common, sizes.decoder_layers or preset["layers"], width)
         return Dims(
             width=width,
             vocab=vocab,
@@ -65,6 +65,7 @@ def _stack(common: dict[str, Any], layers: int, width: int) -> StackDims:
 
 
 def _positions(recipe: Recipe) -> dict[str, Any]:
+    """The fields of `StackDims` about positions."""
     kind = recipe.model.positions or "sinusoidal"
     if kind == "rotary":
         if recipe.objective != "causal":

@@ -17,7 +17,6 @@ import math
 import secrets
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,15 +25,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import DataLoader
 
 from seq2edge.errors import TrainingError
 from seq2edge.model.transformer import Transformer
-from seq2edge.training.batches import Plan, Rows
-from seq2edge.training.collate import IGNORED, Batch, StepBatches
+from seq2edge.training.batches import IGNORED, Batch, Rows
 from seq2edge.training.recipe import PrivacyRecipe, Recipe
-from seq2edge.training.run_folder import Run, RunDataModule, read_json, write_json
-from seq2edge.training.training_module import TrainingModule, schedule
+from seq2edge.training.run_folder import Run, read_json, write_json
+from seq2edge.training.training_module import TrainingModule, decoder_states, schedule
 
 FILE = "privacy.json"
 STATE = "privacy"  # the account's place in a training's checkpoint
@@ -56,32 +53,34 @@ class Mechanism:
         return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def prepare_privacy(material: Run, folder: Path) -> None:
+def prepare_privacy(run: Run) -> None:
     """Find the noise that spends the recipe's epsilon over all steps, and draw the run's secret.
 
     Raises TrainingError for budgets and batches that do not go with the number of rows.
     """
-    wanted, rows = material.recipe.privacy, len(material.train)
-    if not wanted.epsilon or (folder / FILE).is_file():
+    privacy, rows = run.recipe.privacy, len(run.train)
+    if not privacy.epsilon or (run.folder / FILE).is_file():
         return
-    if wanted.batch > rows:
-        raise TrainingError(f"privacy.batch: {wanted.batch} rows a step, the files hold {rows:,}")
-    if wanted.delta * rows >= 1:
+    if privacy.batch > rows:
+        raise TrainingError(f"privacy.batch: {privacy.batch} rows a step, the files hold {rows:,}")
+    if privacy.delta * rows >= 1:
         raise TrainingError(
-            f"privacy.delta: {wanted.delta:g} allows a row to be given away, "
+            f"privacy.delta: {privacy.delta:g} allows a row to be given away, "
             f"it must be below 1 / {rows:,} rows"
         )
-    rate = wanted.batch / rows
-    noise = _noise(wanted, rate, material.recipe.optimizer.steps)
-    write_json(folder / FILE, {"secret": secrets.randbits(128), "rate": rate, "noise": noise})
+    rate = privacy.batch / rows
+    noise = _noise(privacy, rate, run.recipe.optimizer.steps)
+    write_json(run.folder / FILE, {"secret": secrets.randbits(128), "rate": rate, "noise": noise})
 
 
-def open_mechanism(folder: Path) -> Mechanism:
-    """What `prepare_privacy` wrote."""
+def open_mechanism(run: Run) -> Mechanism | None:
+    """What `prepare_privacy` wrote, None for a training without privacy."""
+    if not run.recipe.privacy.epsilon:
+        return None
     try:
-        return Mechanism(**read_json(folder / FILE))
+        return Mechanism(**read_json(run.folder / FILE))
     except TypeError as error:
-        raise TrainingError(f"{folder / FILE}: damaged: {error}") from error
+        raise TrainingError(f"{run.folder / FILE}: damaged: {error}") from error
 
 
 def without_clipping(recipe: Recipe) -> Recipe:
@@ -176,8 +175,8 @@ class PrivateModule(TrainingModule):
             return torch.zeros((), device=self.device)
 
         def loss(parameters: dict[str, Tensor], row: Batch) -> Tensor:
-            found: Tensor = functional_call(self, parameters, (row,))
-            return found
+            mean: Tensor = functional_call(self, parameters, (row,))
+            return mean
 
         detached = {name: parameter.detach() for name, parameter in learning.items()}
         each = vmap(grad_and_value(loss), in_dims=(None, 0), randomness="different")
@@ -195,7 +194,7 @@ class PrivateModule(TrainingModule):
         if model.dims.head == "classifier":
             logits = model.pool(batch["source"], batch["source_length"])
         else:  # of every position: shapes may not depend on what a row holds
-            logits = model.logits(self.decoder_states(batch))
+            logits = model.logits(decoder_states(model, batch))
         total = F.cross_entropy(
             logits.flatten(0, -2).float(),
             labels.flatten(),
@@ -230,65 +229,39 @@ class PrivateModule(TrainingModule):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PoissonPlan(Plan):
-    """Each step draws every row on its own, with the same probability."""
+class PoissonPlan:
+    """Draws each of `rows` rows in every step on its own, with the same probability."""
 
+    rows: int
     mechanism: Mechanism
 
     def steps(self, start: int = 0) -> Iterator[tuple[int, Rows]]:
-        """Step and rows, none at times, of step `start`, `start` + 1, ... without end."""
+        """See `StepPlan`; every step is an epoch of its own, and may have no rows."""
         step = start
         while True:
             rng = np.random.default_rng(self.mechanism.generator(step, 0))
-            yield step, np.flatnonzero(rng.random(len(self.corpus)) < self.mechanism.rate)
+            yield step, np.flatnonzero(rng.random(self.rows) < self.mechanism.rate)
             step += 1
 
 
-class PrivateStepBatches(StepBatches):
-    """A step's rows in one batch; of a step without rows a batch that does not count."""
-
-    def step_batch(self, epoch: int, rows: Rows, part: int) -> Batch:
-        """See `StepBatches`."""
-        del part
-        drawn = rows if len(rows) else np.zeros(1, dtype=np.int64)
-        examples = [self.collator.example(int(row), epoch) for row in drawn]
-        return self.collator.collate(examples, 1.0 if len(rows) else 0.0)
-
-
-class PrivateDataModule(RunDataModule):
-    """The run's batches, of rows drawn by chance."""
-
-    def __init__(self, material: Run, mechanism: Mechanism, *, workers: int) -> None:
-        super().__init__(material, workers=workers)
-        self.mechanism = mechanism
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """From the step that the training has reached."""
-        plain: Any = super().train_dataloader().dataset
-        plan = PoissonPlan(corpus=self.material.train, tokens=0, seed=0, mechanism=self.mechanism)
-        batches = PrivateStepBatches(
-            plan, plain.collator, first=plain.first, steps=plain.steps, accumulate=1
-        )
-        return DataLoader(batches, batch_size=None, num_workers=self.workers)
-
-
-def _noise(wanted: PrivacyRecipe, rate: float, steps: int) -> float:
+def _noise(privacy: PrivacyRecipe, rate: float, steps: int) -> float:
+    """The smallest noise over the clip that spends no more than epsilon in all steps."""
     from opacus.accountants.utils import get_noise_multiplier
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = get_noise_multiplier(
-                target_epsilon=wanted.epsilon,
-                target_delta=wanted.delta,
+            noise = get_noise_multiplier(
+                target_epsilon=privacy.epsilon,
+                target_delta=privacy.delta,
                 sample_rate=rate,
                 steps=steps,
                 accountant=ACCOUNTANT,
-                epsilon_tolerance=wanted.epsilon / 1000,
+                epsilon_tolerance=privacy.epsilon / 1000,
                 alphas=ORDERS,
             )
         except ValueError as error:
             raise TrainingError(
-                f"privacy.epsilon: {wanted.epsilon:g} cannot be met in {steps:,} steps: {error}"
+                f"privacy.epsilon: {privacy.epsilon:g} cannot be met in {steps:,} steps: {error}"
             ) from error
-    return float(found)
+    return float(noise)

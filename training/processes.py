@@ -23,6 +23,7 @@ from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING, Any
 
 from seq2edge.errors import Seq2EdgeError, TrainingError
+from seq2edge.files.progress import Say
 
 if TYPE_CHECKING:
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -71,13 +72,13 @@ def resolve_world(processes: int, machines: int) -> tuple[int, int]:
                 f"machines: {machines} of them need a launcher, start with torchrun on each"
             )
         return processes, machines
-    found = local, int(os.environ.get("WORLD_SIZE", local)) // local
-    for name, wanted, given in zip(
-        ("processes", "machines"), (processes, machines), found, strict=True
+    world = local, int(os.environ.get("WORLD_SIZE", local)) // local
+    for name, asked_for, started in zip(
+        ("processes", "machines"), (processes, machines), world, strict=True
     ):
-        if wanted not in (1, given):
-            raise TrainingError(f"{name}: {wanted} asked for, torchrun started {given}")
-    return found
+        if asked_for not in (1, started):
+            raise TrainingError(f"{name}: {asked_for} asked for, torchrun started {started}")
+    return world
 
 
 def check_device(device: str, processes: int) -> None:
@@ -86,10 +87,10 @@ def check_device(device: str, processes: int) -> None:
 
     if device not in DEVICES:
         raise TrainingError(f"device: {device!r} is unknown, known: {', '.join(DEVICES)}")
-    found = torch.cuda.device_count()
-    if (device == "cuda" or (device == "auto" and found)) and found < processes:
+    gpus = torch.cuda.device_count()
+    if (device == "cuda" or (device == "auto" and gpus)) and gpus < processes:
         raise TrainingError(
-            f"device: {found} GPUs are here for {processes} processes, one each; ask for fewer or "
+            f"device: {gpus} GPUs are here for {processes} processes, one each; ask for fewer or "
             "for the device cpu"
         )
     if device == "mps" and (processes > 1 or not torch.backends.mps.is_available()):
@@ -101,7 +102,7 @@ def launch_processes(
     arguments: Mapping[str, Any],
     *,
     processes: int,
-    say: Callable[[str], None],
+    say: Say,
 ) -> Any:
     """Run `work(say=..., **arguments)` in that many new processes; what the first one returned.
 
@@ -121,6 +122,7 @@ def launch_processes(
 def _start(
     work: Callable[..., Any], arguments: Mapping[str, Any], rank: int, processes: int, port: int
 ) -> _Child:
+    """Start one process of the group, with a pipe for what it says and returns."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     place = {
@@ -145,6 +147,7 @@ def _child(
     environment: Mapping[str, str],
     pipe: Connection,
 ) -> None:
+    """The new process: find its place, work, and send lines and the result, or its error."""
     os.environ.update(environment)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if "OMP_NUM_THREADS" not in os.environ:
@@ -173,7 +176,7 @@ def _end_with_parent() -> None:
         os._exit(1)  # the training's thread may be waiting in another process's operation
 
 
-def _watch(group: list[_Child], say: Callable[[str], None]) -> None:
+def _watch(group: list[_Child], say: Say) -> None:
     """Until all have ended well, or one has not."""
     running = list(group)
     while running:
@@ -188,7 +191,7 @@ def _watch(group: list[_Child], say: Callable[[str], None]) -> None:
                     return
 
 
-def _listen(child: _Child, say: Callable[[str], None]) -> None:
+def _listen(child: _Child, say: Say) -> None:
     try:
         while not child.pipe.closed and child.pipe.poll():
             kind, value = child.pipe.recv()
@@ -211,7 +214,7 @@ def _end(group: list[_Child]) -> None:
             child.process.join()
 
 
-def _raise_cause(group: list[_Child], say: Callable[[str], None]) -> None:
+def _raise_cause(group: list[_Child], say: Say) -> None:
     """The error that ended the others, where there is one."""
     for child in group:
         _listen(child, say)
@@ -234,9 +237,9 @@ def _ending(child: _Child) -> str:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
         return port
 
 
@@ -245,8 +248,9 @@ def environment() -> ClusterEnvironment:
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-    found = TorchElasticEnvironment.detect()
-    return TorchElasticEnvironment() if found else LightningEnvironment()
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    return LightningEnvironment()
 
 
 @contextmanager

@@ -1,56 +1,46 @@
-"""The bar of a training, on stderr."""
+"""How far a training is, as lines."""
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
-import click
 import lightning as L
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Callback
+
+from seq2edge.files.progress import Say
 
 
-class Progress(ProgressBar):
-    """Steps done of all, the loss, and the time left; a line for every check."""
+class ProgressLines(Callback):
+    """Says steps done of all, the loss and the time left once a second, and every check's loss.
 
-    def __init__(self, steps: int) -> None:
+    The former lines begin with a carriage return: the next line takes their place on a screen.
+    """
+
+    def __init__(self, say: Say) -> None:
         super().__init__()
-        self._steps = steps
-        self._shown = 0.0
+        self._say = say
+        self._said = 0.0
         self._began: tuple[float, int] | None = None
-        self._enabled = True
-        self._screen = sys.stderr.isatty()
-
-    def disable(self) -> None:
-        """See Lightning: called in all processes but the first."""
-        self._enabled = False
-
-    def enable(self) -> None:
-        """See Lightning."""
-        self._enabled = True
 
     def on_train_batch_end(self, trainer: L.Trainer, *arguments: Any, **named: Any) -> None:
-        """Show the step, at most once a second."""
+        """Say the step."""
         del arguments, named
-        now = time.monotonic()
-        self._began = self._began or (now, trainer.global_step)
-        if not self._enabled or now - self._shown < (1.0 if self._screen else 30.0):
+        now, done = time.monotonic(), trainer.global_step
+        self._began = self._began or (now, done)
+        if now - self._said < 1.0:
             return
-        self._shown = now
+        self._said = now
         began, first = self._began
-        done = trainer.global_step
         rate = (done - first) / (now - began) if now > began else 0.0
         left = f", {(trainer.max_steps - done) / rate / 60:.0f} min left" if rate else ""
         loss = trainer.callback_metrics.get("loss")
         shown = f", loss {float(loss):.3f}" if loss is not None else ""
-        line = f"step {done:,} of {trainer.max_steps:,}{shown}, {rate:.1f} steps/s{left}"
-        click.echo(f"\r{line:<78}" if self._screen else line, nl=not self._screen, err=True)
+        self._say(f"\rstep {done:,} of {trainer.max_steps:,}{shown}, {rate:.1f} steps/s{left}")
 
     def on_validation_end(self, trainer: L.Trainer, *arguments: Any) -> None:
-        """Show the check's loss."""
+        """Say the check's loss."""
         del arguments
         loss = trainer.callback_metrics.get("validation_loss")
-        if self._enabled and loss is not None:
-            line = f"step {trainer.global_step:,}: validation loss {float(loss):.4f}"
-            click.echo(f"\r{line:<78}" if self._screen else line, err=True)
+        if loss is not None:
+            self._say(f"step {trainer.global_step:,}: validation loss {float(loss):.4f}")

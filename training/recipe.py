@@ -299,6 +299,7 @@ def _check_adapter(adapter: AdapterRecipe, start: str) -> None:
 
 
 def _check_privacy(recipe: Recipe) -> None:
+    """Refuse bounds out of range, and what would tell of rows beside the gradients."""
     privacy = recipe.privacy
     if privacy == PrivacyRecipe():
         return
@@ -323,6 +324,7 @@ def _check_privacy(recipe: Recipe) -> None:
 
 
 def _check_vectors(recipe: Recipe) -> None:
+    """Refuse vectors where no new table of words takes them."""
     vectors, kinds = recipe.vectors, {recipe.tokenizer.kind, recipe.tokenizer.target} - {""}
     if vectors == VectorsRecipe():
         return
@@ -352,6 +354,7 @@ def _check_data(data: DataRecipe) -> None:
 
 
 def _check_numbers(recipe: Recipe) -> None:
+    """Refuse counts below one, rates of zero and parts that are not from 0 to below 1."""
     optimizer = recipe.optimizer
     for name, least in (("steps", 1), ("batch_tokens", 1), ("accumulate", 1)):
         if getattr(optimizer, name) < least:

@@ -59,8 +59,8 @@ class Law:
 
     def loss(self, parameters: float, tokens: float) -> float:
         """What the formula gives."""
-        found: float = self.floor + self.a / parameters**self.alpha + self.b / tokens**self.beta
-        return found
+        loss: float = self.floor + self.a / parameters**self.alpha + self.b / tokens**self.beta
+        return loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,9 +122,9 @@ def _exponent(values: Sequence[float], value: float) -> Interval:
     """Known where nearly every repeat needs it, none leans on the search's ends, all are near."""
     if not value or len(values) < 0.95 * REPEATS:
         return Interval(value=value, low=LOWEST, high=HIGHEST, known=False)
-    found = _interval(values, value)
-    inside = found.low > LOWEST * 1.01 and found.high < HIGHEST / 1.01
-    return dataclasses.replace(found, known=inside and found.high <= USEFUL * found.low)
+    interval = _interval(values, value)
+    inside = interval.low > LOWEST * 1.01 and interval.high < HIGHEST / 1.01
+    return dataclasses.replace(interval, known=inside and interval.high <= USEFUL * interval.low)
 
 
 def _best(runs: Sequence[Observation], weights: Array) -> Law:
@@ -158,21 +158,27 @@ def _linear(terms: Array, weights: Array) -> tuple[Array, Array]:
     are not zero can be tried.
     """
     cost, factors = np.full(len(terms), np.inf), np.zeros((len(terms), 3))
+    # The best factors that are not negative are the free best ones of some subset of the terms,
+    # the others being zero: with three terms all seven subsets are solved, for the whole grid.
     for subset in SUBSETS:
-        part = terms[:, :, subset]
+        part = terms[:, :, subset]  # (grid, runs, chosen)
         trust = np.broadcast_to(weights, terms.shape[:2])
+        # Huber's loss as weighted squares: of a run whose error is above HUBER only HUBER / error
+        # of the weight counts, and the normal equations (chosen, chosen) are solved anew.
         for _ in range(ROUNDS):
             scaled = part * trust[:, :, None]
             normal = np.einsum("grx,gry->gxy", scaled, part)
             scale = np.trace(normal, axis1=1, axis2=2)[:, None, None]
+            # Scaled with the matrix, a trace of ridge: exponents near zero make terms parallel.
             normal += 1e-12 * scale * np.eye(len(subset))
-            found = np.linalg.solve(normal, scaled.sum(axis=1)[:, :, None])[:, :, 0]
-            size = np.abs(np.einsum("grx,gx->gr", part, found) - 1)
+            solved = np.linalg.solve(normal, scaled.sum(axis=1)[:, :, None])[:, :, 0]
+            # (grid, runs): how far each run is from 1, its relative error
+            size = np.abs(np.einsum("grx,gx->gr", part, solved) - 1)
             trust = weights * HUBER / np.maximum(size, HUBER)
         losses = np.where(size < HUBER, 0.5 * size**2, HUBER * (size - 0.5 * HUBER))
-        total = np.where((found >= 0).all(axis=1), (weights * losses).sum(axis=1), np.inf)
+        total = np.where((solved >= 0).all(axis=1), (weights * losses).sum(axis=1), np.inf)
         better = total < cost
         cost[better] = total[better]
         factors[better] = 0.0
-        factors[np.ix_(better, np.array(subset))] = found[better]
+        factors[np.ix_(better, np.array(subset))] = solved[better]
     return cost, factors

@@ -11,16 +11,16 @@ import torch
 
 from seq2edge.bundle.manifest import TokenizerRecord
 from seq2edge.checkpoints.generation import read_generation
-from seq2edge.checkpoints.load import Checkpoint, load_checkpoint
+from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.checkpoints.tokenizer import convert_tokenizer
 from seq2edge.errors import TrainingError
 from seq2edge.model.dims import Dims
 from seq2edge.model.transformer import Transformer
 from seq2edge.runtime.tokenizer import Tokenizer
-from seq2edge.training.encoding import extra_tokens
 from seq2edge.training.initialise import freeze_positions, new_model
 from seq2edge.training.presets import DECODES, ENCODES
 from seq2edge.training.recipe import Recipe
+from seq2edge.training.train_tokenizer import TokenIds, extra_tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,10 +31,7 @@ class StartCheckpoint:
     dims: Dims
     tokenizer: TokenizerRecord
     generation: Mapping[str, Any]
-    start: int
-    end: int
-    special: tuple[int, ...]
-    first: tuple[int, ...]
+    ids: TokenIds
     labels: tuple[str, ...]
 
     def dims_for(self, recipe: Recipe, labels: tuple[str, ...]) -> Dims:
@@ -83,22 +80,24 @@ def read_start_checkpoint(recipe: Recipe, folder: Path) -> StartCheckpoint:
         raise TrainingError(f"{path}: has no tokenizer, training reads text")
     for name, data in converted.files.items():
         (folder / name).write_bytes(data)
-    text = Tokenizer(folder, converted.record)
-    settings = _generation(loaded)
+    tokenizer = Tokenizer(folder, converted.record)
+    settings = read_generation(loaded.source.generation, loaded.source.config).options
     end = settings.get("eos_token_id")
     end = end[0] if isinstance(end, list) else end
     if end is None:
-        end = text.token_id(converted.record.special.eos or "")
-    first = settings.get("forced_bos_token_id")
+        end = tokenizer.token_id(converted.record.special.eos or "")
+    forced = settings.get("forced_bos_token_id")
     return StartCheckpoint(
         path=path,
         dims=loaded.dims,
         tokenizer=converted.record,
         generation=settings,
-        start=settings.get("decoder_start_token_id", 0),
-        end=end,
-        special=_special(recipe, text, path),
-        first=(first,) if first is not None else (),
+        ids=TokenIds(
+            decoder_start_id=settings.get("decoder_start_token_id", 0),
+            eos_id=end,
+            sentinel_ids=_sentinel_ids(recipe, tokenizer, path),
+            forced_ids=(forced,) if forced is not None else (),
+        ),
         labels=loaded.labels,
     )
 
@@ -118,25 +117,21 @@ def start_model(dims: Dims, path: Path, seed: int) -> tuple[Transformer, tuple[s
     table = "source_embedding.weight" if loaded.dims.source_vocab else "embedding.weight"
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            given = theirs.get(table if name == "embedding.weight" else name)
-            if given is None or name.startswith("classifier_out"):
+            weight = theirs.get(table if name == "embedding.weight" else name)
+            if weight is None or name.startswith("classifier_out"):
                 new.append(name)
-            elif given.shape != parameter.shape:
+            elif weight.shape != parameter.shape:
                 raise TrainingError(
-                    f"{path}: {name} has shape {list(given.shape)}, "
+                    f"{path}: {name} has shape {list(weight.shape)}, "
                     f"the recipe's model has {list(parameter.shape)}"
                 )
             else:
-                parameter.copy_(given)
+                parameter.copy_(weight)
     return model, tuple(new)
 
 
-def _generation(loaded: Checkpoint) -> dict[str, Any]:
-    return read_generation(loaded.source.generation, loaded.source.config).options
-
-
-def _special(recipe: Recipe, text: Tokenizer, path: Path) -> tuple[int, ...]:
-    ids = tuple(text.token_id(token) for token in extra_tokens(recipe.objective))
+def _sentinel_ids(recipe: Recipe, tokenizer: Tokenizer, path: Path) -> tuple[int, ...]:
+    ids = tuple(tokenizer.token_id(token) for token in extra_tokens(recipe.objective))
     if -1 in ids:
         raise TrainingError(f"{path}: its tokenizer has no tokens for {recipe.objective}")
     return ids

@@ -9,7 +9,7 @@ from typing import Any
 from seq2edge.evaluation.pages import new_figure
 from seq2edge.evaluation.tables import aligned
 from seq2edge.training.scaling import USEFUL, Fit, Interval
-from seq2edge.training.sweep import Run, Sweep
+from seq2edge.training.sweep import Sweep, SweepRun
 
 COLUMNS = ("size", "rows", "parameters", "and tables", "tokens", "seen", "steps", "seconds", "loss")
 
@@ -17,7 +17,7 @@ MARKERS = "osD^v<>p"  # hollow and different, since runs of one size often lie o
 TITLE = r"points: runs; lines: $E + A / N^\alpha + B / D^\beta$, dashed beyond the runs"
 
 
-def table(runs: Sequence[Run]) -> str:
+def table(runs: Sequence[SweepRun]) -> str:
     """The runs, one a line; parameters without embeddings, and with them."""
     rows = [COLUMNS]
     for run in runs:
@@ -27,11 +27,11 @@ def table(runs: Sequence[Run]) -> str:
     return "\n".join(aligned(rows, left=0))
 
 
-def sentences(found: Sweep) -> list[str]:
+def sentences(sweep: Sweep) -> list[str]:
     """What the law says about the next doubling, and what it cannot say."""
-    fit = found.fit
+    fit = sweep.fit
     if fit is None:
-        return [f"no fit: {found.refused}"]
+        return [f"no fit: {sweep.refused}"]
     law = fit.law
     formula = f"{law.floor:.3f} + {law.a:.3g} / N^{law.alpha:.3f} + {law.b:.3g} / D^{law.beta:.3f}"
     spread = f"E {fit.floor}, {_exponent('alpha', fit.alpha)}, {_exponent('beta', fit.beta)}"
@@ -39,7 +39,7 @@ def sentences(found: Sweep) -> list[str]:
         f"L = {formula} (N parameters without embeddings, D different tokens that were read)",
         f"{spread}: 90 % CI of bootstrap fits; the runs are off by {fit.error:.1%} (rms)",
     ]
-    largest = max(found.runs, key=lambda run: (run.parameters, run.counted))
+    largest = max(sweep.runs, key=lambda run: (run.parameters, run.counted))
     here = fit.predict(largest.parameters, largest.counted)
     doubled = {
         "parameters": (fit.alpha, fit.predict(2 * largest.parameters, largest.counted)),
@@ -50,8 +50,8 @@ def sentences(found: Sweep) -> list[str]:
             + "; ".join(said)]  # fmt: skip
 
 
-def _exponent(name: str, found: Interval) -> str:
-    return f"{name} {found}" if found.known else f"{name} not determined"
+def _exponent(name: str, interval: Interval) -> str:
+    return f"{name} {interval}" if interval.known else f"{name} not determined"
 
 
 def _doubling(name: str, exponent: Interval, loss: Interval) -> str:
@@ -64,7 +64,7 @@ def _doubling(name: str, exponent: Interval, loss: Interval) -> str:
     )
 
 
-def draw(found: Sweep, path: Path) -> None:
+def draw(sweep: Sweep, path: Path) -> None:
     """Loss against parameters for every amount of data, with the law.
 
     Raises BackendError without matplotlib.
@@ -73,18 +73,18 @@ def draw(found: Sweep, path: Path) -> None:
     from matplotlib import colormaps
 
     axes: Any = figure.subplots()
-    amounts = sorted({run.rows for run in found.runs})
+    amounts = sorted({run.rows for run in sweep.runs})
     for number, rows in enumerate(amounts):
-        runs = sorted((r for r in found.runs if r.rows == rows), key=lambda run: run.parameters)
+        runs = sorted((r for r in sweep.runs if r.rows == rows), key=lambda run: run.parameters)
         colour = colormaps["viridis"](0.85 * (1 - number / max(1, len(amounts) - 1)))
         losses = [run.loss for run in runs]
         label = f"{rows:,} rows, {runs[-1].tokens:,} tokens"
         points, marker = [run.parameters for run in runs], MARKERS[number % len(MARKERS)]
         axes.plot(points, losses, marker, color=colour, mfc="none", mew=1.6, ms=7, label=label)
-        if found.fit is not None:
-            _draw_law(axes, found.fit, runs, colour)
-    if found.fit is not None:
-        _draw_floor(axes, found.fit.floor.value, [run.loss for run in found.runs])
+        if sweep.fit is not None:
+            _draw_law(axes, sweep.fit, runs, colour)
+    if sweep.fit is not None:
+        _draw_floor(axes, sweep.fit.floor.value, [run.loss for run in sweep.runs])
     axes.set_xscale("log")
     axes.set_xlabel("parameters without embeddings")
     axes.set_ylabel("validation loss (nats a target token)")
@@ -109,7 +109,8 @@ def _draw_floor(axes: Any, floor: float, losses: Sequence[float]) -> None:
     )
 
 
-def _draw_law(axes: Any, fit: Fit, runs: Sequence[Run], colour: Any) -> None:
+def _draw_law(axes: Any, fit: Fit, runs: Sequence[SweepRun], colour: Any) -> None:
+    """The law through one amount's runs, dashed beyond the largest model."""
     import numpy as np
 
     first, last = runs[0].parameters, runs[-1].parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import io
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from seq2edge.errors import TrainingError
 from seq2edge.files.compressed import READ_ERRORS, content_suffix, open_bytes
 
-SHOWN = 5  # bad lines that a report names
+SHOWN = 5  # lines of each kind that a report names
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -35,12 +35,12 @@ class SkippedLines:
 
 
 def read_rows(
-    path: Path, *, columns: int, fields: tuple[str, ...] = (), bad: SkippedLines
+    path: Path, *, columns: int, fields: tuple[str, ...] = (), skipped: SkippedLines
 ) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Line numbers (from 1) and rows of `columns` texts.
 
     `fields` are the keys of a JSONL row. Lines that are not UTF-8 or have an empty text are
-    counted in `bad`. Raises TrainingError naming file and line for another number of columns,
+    counted in `skipped`. Raises TrainingError naming file and line for another number of columns,
     for JSON that lacks a field, and for a file that cannot be read.
     """
     parse = _parser(path, columns, fields)
@@ -51,13 +51,13 @@ def read_rows(
                 try:
                     text = line.decode("utf-8").rstrip("\r\n")
                 except UnicodeDecodeError:
-                    bad.add(path, number, "not UTF-8")
+                    skipped.add(path, number, "not UTF-8")
                     continue
                 row = parse(text, number)
-                if all(part.strip() for part in row):
+                if all(map(str.strip, row)):
                     yield number, row
                 else:
-                    bad.add(path, number, "an empty text")
+                    skipped.add(path, number, "an empty text")
     except READ_ERRORS as error:
         where = f" after line {number}" if number else ""
         raise TrainingError(f"{path}: cannot be read{where}: {error}") from error
@@ -66,36 +66,42 @@ def read_rows(
 def _parser(
     path: Path, columns: int, fields: tuple[str, ...]
 ) -> Callable[[str, int], tuple[str, ...]]:
+    """How a line, whose number errors name, becomes a row of `columns` texts."""
     kind = content_suffix(path)
-    if kind == ".jsonl":
-        keys = fields or ("input", "reference")[:columns] if columns > 1 else fields or ("text",)
-        if len(keys) != columns:
-            raise TrainingError(f"data.fields: {len(keys)} keys, a row has {columns}")
-        return lambda text, number: _from_json(text, keys, f"{path}:{number}")
-    if fields:
+    if fields and kind != ".jsonl":
         raise TrainingError(f"data.fields: {path.name} is not .jsonl and has no keys")
+    keys = fields or (("input", "reference")[:columns] if columns > 1 else ("text",))
+    if len(keys) != columns:
+        raise TrainingError(f"data.fields: {len(keys)} keys, a row has {columns}")
+    if kind == ".jsonl":
+        return functools.partial(_from_json, path, keys)
     if kind == ".txt" and columns == 1:
         return lambda text, _: (text,)
     if kind in (".tsv", ".txt"):
-        return lambda text, number: _from_columns(text, columns, f"{path}:{number}")
+        return functools.partial(_from_columns, path, columns)
     raise TrainingError(f"{path}: its name ends in none of .tsv, .jsonl, .txt (and .gz, .bz2, .xz)")
 
 
-def _from_columns(text: str, columns: int, where: str) -> tuple[str, ...]:
+def _from_columns(path: Path, columns: int, text: str, number: int) -> tuple[str, ...]:
     row = tuple(text.split("\t"))
     if len(row) != columns:
-        raise TrainingError(f"{where}: {len(row)} columns, expected {columns} separated by tabs")
+        raise TrainingError(
+            f"{path}:{number}: {len(row)} columns, expected {columns} separated by tabs"
+        )
     return row
 
 
-def _from_json(text: str, keys: tuple[str, ...], where: str) -> tuple[str, ...]:
+def _from_json(path: Path, keys: tuple[str, ...], text: str, number: int) -> tuple[str, ...]:
+    """The texts of a JSON object under `keys`."""
     try:
-        values: Any = json.load(io.StringIO(text))
+        values: Any = json.loads(text)
     except ValueError as error:
-        raise TrainingError(f"{where}: not JSON: {error}") from error
+        raise TrainingError(f"{path}:{number}: not JSON: {error}") from error
     if not isinstance(values, dict):
-        raise TrainingError(f"{where}: not a JSON object")
+        raise TrainingError(f"{path}:{number}: not a JSON object")
     for key in keys:
         if not isinstance(values.get(key), str):
-            raise TrainingError(f"{where}: {key!r} is {values.get(key)!r:.40}, needs a text")
+            raise TrainingError(
+                f"{path}:{number}: {key!r} is {values.get(key)!r:.40}, needs a text"
+            )
     return tuple(values[key] for key in keys)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -18,14 +18,17 @@ from torch import Tensor
 
 from seq2edge.bundle.manifest import utc_now
 from seq2edge.errors import TrainingError
-from seq2edge.files.storage import file_errors
+from seq2edge.files.progress import Say
 from seq2edge.model.transformer import Transformer
 from seq2edge.training.adapters import add_adapters, merged
-from seq2edge.training.checkpoints import SafeCheckpointIO
+from seq2edge.training.batches import Plan
+from seq2edge.training.checkpoints import SafeCheckpointIO, Stored, save_model
+from seq2edge.training.data_module import RunDataModule
 from seq2edge.training.initialise import new_model
 from seq2edge.training.presets import count_parameters
 from seq2edge.training.privacy import (
-    PrivateDataModule,
+    Mechanism,
+    PoissonPlan,
     PrivateModule,
     open_mechanism,
     prepare_privacy,
@@ -41,23 +44,22 @@ from seq2edge.training.processes import (
     resolve_world,
     started_by_launcher,
 )
+from seq2edge.training.progress import ProgressLines
 from seq2edge.training.recipe import Recipe, without_folders
 from seq2edge.training.run_folder import (
-    READY,
+    LAST,
     Run,
-    RunDataModule,
+    being_prepared,
     open_run,
-    prepare,
+    prepare_run,
     wait_until_prepared,
 )
-from seq2edge.training.saving import Stored, save_checkpoint
 from seq2edge.training.start import start_model
 from seq2edge.training.training_module import TrainingModule, set_dropout
 from seq2edge.training.vectors import fill_vectors, prepare_vectors, report_of
 
-Say: TypeAlias = Callable[[str], None]
 Strategy: TypeAlias = Literal["auto", "ddp", "fsdp"]
-LAST, BEST, MODEL = "last.ckpt", "best.ckpt", "model"
+BEST, MODEL = "best.ckpt", "model"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,8 +101,10 @@ def train(
 ) -> Trained:
     """Train what the recipe says in a run's folder and save the best model to `folder/model`.
 
-    `resume` goes on from the last check of the same recipe. Raises TrainingError for data,
-    checkpoints and folders that cannot be used; the last good checkpoint stays then.
+    `resume` goes on from the last check of the same recipe. `say` is told lines: one that begins
+    with a carriage return is passing, and `quiet` leaves out those about steps. Raises
+    TrainingError for data, checkpoints and folders that cannot be used; the last good checkpoint
+    stays then.
     """
     processes, machines = resolve_world(machine.processes, machine.machines)
     check_device(machine.device, processes)
@@ -135,61 +139,53 @@ def _train(
     if last.is_file() and not resume:
         raise TrainingError(f"{folder}: holds a run already, resume it or choose a new folder")
     began, everyone = time.monotonic(), machine.processes * machine.machines
-    if first_process():
-        _prepare(recipe, folder, say)
-    else:
-        wait_until_prepared(recipe, folder)
-    material = open_run(folder)
+    run = _prepare(recipe, folder, say)
+    mechanism = open_mechanism(run)
     with _silenced(), lost_processes(everyone):
-        trainer = _trainer(without_clipping(recipe), folder, machine, quiet=quiet)
-        module = _module(material, folder, machine, say)
+        trainer = _trainer(without_clipping(recipe), folder, machine, None if quiet else say)
+        module = _module(run, mechanism, machine, say)
         trainer.fit(
             module,
-            datamodule=_loaders(material, folder, machine),
+            datamodule=_data_module(run, mechanism, machine),
             ckpt_path=last if last.is_file() else None,
             weights_only=True,
         )
         if trainer.interrupted:
             raise KeyboardInterrupt
-        return _finish(trainer, module, material, folder, began=began, stored=stored)
+        return _finish(trainer, module, run, began=began, stored=stored)
 
 
-def _prepare(recipe: Recipe, folder: Path, say: Say) -> None:
-    with file_errors(folder, TrainingError):
-        (folder / READY).unlink(missing_ok=True)
-    prepare(recipe, folder, say)
-    material = open_run(folder)
-    prepare_vectors(material, folder, say)
-    prepare_privacy(material, folder)
-    with file_errors(folder, TrainingError):
-        (folder / READY).touch()
+def _prepare(recipe: Recipe, folder: Path, say: Say) -> Run:
+    """The run, whose folder one process prepares while the others wait for it."""
+    if not first_process():
+        wait_until_prepared(recipe, folder)
+        return open_run(recipe, folder)
+    with being_prepared(folder):
+        run = prepare_run(recipe, folder, say)
+        prepare_vectors(run, say)
+        prepare_privacy(run)
+    return run
 
 
 def _finish(
-    trainer: L.Trainer,
-    module: TrainingModule,
-    material: Run,
-    folder: Path,
-    *,
-    began: float,
-    stored: Stored,
+    trainer: L.Trainer, module: TrainingModule, run: Run, *, began: float, stored: Stored
 ) -> Trained:
     """Save the best weights, as those of a plain model, and say what was done."""
-    weights, loss = _best(trainer, module, folder)
-    if material.recipe.adapter.rank and trainer.is_global_zero:
-        weights = merged(weights, material.recipe.adapter)
+    weights, loss = _best(trainer, module, run.folder)
+    if run.recipe.adapter.rank and trainer.is_global_zero:
+        weights = merged(weights, run.recipe.adapter)
     seconds = time.monotonic() - began
-    count, _ = count_parameters(material.facts.dims)
-    card = _card(material, trainer, loss, seconds, count)
+    count, _ = count_parameters(run.setup.dims)
+    card = _card(run, trainer, loss, seconds, count)
     card["learnt_parameters"] = learnt_parameters(module.model)
-    if material.recipe.vectors.file:
-        card |= report_of(folder)
+    if run.recipe.vectors.file:
+        card |= report_of(run)
     if isinstance(module, PrivateModule):
         card = private_card(card, module)
     if trainer.is_global_zero:
-        save_checkpoint(folder / MODEL, weights, material.facts, folder, card, stored=stored)
+        save_model(run.folder / MODEL, weights, run, card, stored=stored)
     return Trained(
-        checkpoint=folder / MODEL,
+        checkpoint=run.folder / MODEL,
         steps=trainer.global_step,
         parameters=count,
         seconds=seconds,
@@ -197,9 +193,9 @@ def _finish(
     )
 
 
-def build_model(material: Run, say: Say) -> Transformer:
+def build_model(run: Run, say: Say) -> Transformer:
     """The model before the first step."""
-    recipe, dims = material.recipe, material.facts.dims
+    recipe, dims = run.recipe, run.setup.dims
     if recipe.start:
         model, new = start_model(dims, Path(recipe.start), recipe.seed)
         if new:
@@ -218,20 +214,19 @@ def learnt_parameters(model: Transformer) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-def _module(material: Run, folder: Path, machine: Machine, say: Say) -> TrainingModule:
-    recipe = material.recipe
-    model = build_model(material, say)
+def _module(run: Run, mechanism: Mechanism | None, machine: Machine, say: Say) -> TrainingModule:
+    """The Lightning module of the run's model; private, sharded or plain."""
+    recipe, model = run.recipe, build_model(run, say)
     if recipe.vectors.file:
-        fill_vectors(model, folder, frozen=recipe.vectors.frozen)
+        fill_vectors(model, run)
     learnt = learnt_parameters(model)
     count = sum(parameter.numel() for parameter in model.parameters())
     part = "" if learnt == count else f", {learnt:,} of them learn"
-    say(f"{material.facts.dims.kind} of {count / 1e6:.2f} million parameters{part}")
-    if recipe.privacy.epsilon:
-        mechanism = open_mechanism(folder)
+    say(f"{run.setup.dims.kind} of {count / 1e6:.2f} million parameters{part}")
+    if mechanism is not None:
         say(
             f"private: epsilon {recipe.privacy.epsilon:g}, about {recipe.privacy.batch} of "
-            f"{len(material.train):,} rows a step, noise {mechanism.noise:.3g} times the clip"
+            f"{len(run.train):,} rows a step, noise {mechanism.noise:.3g} times the clip"
         )
         return PrivateModule(model, recipe, mechanism)
     if machine.strategy == "fsdp":
@@ -241,13 +236,23 @@ def _module(material: Run, folder: Path, machine: Machine, say: Say) -> Training
     return TrainingModule(model, recipe.optimizer, seed=recipe.seed)
 
 
-def _loaders(material: Run, folder: Path, machine: Machine) -> RunDataModule:
-    if material.recipe.privacy.epsilon:
-        return PrivateDataModule(material, open_mechanism(folder), workers=machine.workers)
-    return RunDataModule(material, workers=machine.workers)
+def _data_module(run: Run, mechanism: Mechanism | None, machine: Machine) -> RunDataModule:
+    """The run's batches: rows drawn by chance for a private training, else all of an epoch."""
+    recipe, workers = run.recipe, machine.workers
+    if mechanism is not None:  # whose module reads a step in parts itself
+        drawn = PoissonPlan(rows=len(run.train), mechanism=mechanism)
+        return RunDataModule(run, drawn, accumulate=1, workers=workers)
+    plan = Plan(
+        corpus=run.train,
+        tokens=recipe.optimizer.batch_tokens,
+        seed=recipe.seed,
+        weights=recipe.data.weights,
+    )
+    return RunDataModule(run, plan, accumulate=recipe.optimizer.accumulate, workers=workers)
 
 
-def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, quiet: bool) -> L.Trainer:
+def _trainer(recipe: Recipe, folder: Path, machine: Machine, say: Say | None) -> L.Trainer:
+    """Lightning's trainer; `say` is told how far it is."""
     optimizer = recipe.optimizer
     checked = bool(recipe.data.validation)
     every = recipe.check.every
@@ -267,10 +272,10 @@ def _trainer(recipe: Recipe, folder: Path, machine: Machine, *, quiet: bool) -> 
         num_sanity_val_steps=0,
         logger=_loggers(folder, machine),
         log_every_n_steps=min(50, every),
-        callbacks=_callbacks(recipe, folder, checked=checked, quiet=quiet),
+        callbacks=_callbacks(recipe, folder, say, checked=checked),
         plugins=[SafeCheckpointIO(), environment()],
         enable_model_summary=False,
-        enable_progress_bar=not quiet,
+        enable_progress_bar=False,
         use_distributed_sampler=False,
         default_root_dir=folder,
     )
@@ -287,9 +292,8 @@ def _loggers(folder: Path, machine: Machine) -> list[Logger]:
     return loggers
 
 
-def _callbacks(recipe: Recipe, folder: Path, *, checked: bool, quiet: bool) -> list[Callback]:
-    from seq2edge.training.progress import Progress
-
+def _callbacks(recipe: Recipe, folder: Path, say: Say | None, *, checked: bool) -> list[Callback]:
+    """What is done at every check: keep the best and the last state, perhaps stop, say so."""
     common: dict[str, Any] = {
         "dirpath": folder,
         "enable_version_counter": False,
@@ -305,8 +309,8 @@ def _callbacks(recipe: Recipe, folder: Path, *, checked: bool, quiet: bool) -> l
         patience = recipe.check.patience
         callbacks.append(EarlyStopping("validation_loss", patience=patience, check_finite=True))
     callbacks.append(ModelCheckpoint(filename="last", save_top_k=1, **common))
-    if not quiet:
-        callbacks.append(Progress(recipe.optimizer.steps * recipe.optimizer.accumulate))
+    if say is not None:
+        callbacks.append(ProgressLines(say))
     return callbacks
 
 
@@ -320,11 +324,11 @@ def _strategy(machine: Machine) -> Any:
 
 
 def _precision(recipe: Recipe, machine: Machine) -> Any:
-    wanted = recipe.optimizer.precision
-    if wanted == "fp16-mixed" and machine.strategy == "fsdp":
+    precision = recipe.optimizer.precision
+    if precision == "fp16-mixed" and machine.strategy == "fsdp":
         raise TrainingError("optimizer.precision: fsdp takes float32 or bf16-mixed, not fp16-mixed")
-    if wanted != "auto":
-        return "32-true" if wanted == "float32" else wanted
+    if precision != "auto":
+        return "32-true" if precision == "float32" else precision
     on_gpu = machine.device in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
 
@@ -351,16 +355,16 @@ def _best(
 
 
 def _card(
-    material: Run, trainer: L.Trainer, loss: float | None, seconds: float, count: int
+    run: Run, trainer: L.Trainer, loss: float | None, seconds: float, count: int
 ) -> dict[str, Any]:
     """What `training.json` of the checkpoint says."""
     return {
-        "recipe": without_folders(material.recipe).to_dict(),
+        "recipe": without_folders(run.recipe).to_dict(),
         "parameters": count,
         "steps": trainer.global_step,
-        "rows": len(material.train),
-        "tokens": sum(map(len, material.train.ids)),
-        "lines_left_out": material.train.bad.counts,
+        "rows": len(run.train),
+        "tokens": sum(map(len, run.train.ids)),
+        "lines_left_out": run.train.skipped.counts,
         "validation_loss": loss,
         "seconds": round(seconds),
         "device": str(trainer.strategy.root_device),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from seq2edge.model.layers import Layer
 from seq2edge.model.transformer import Stack, Transformer
-from seq2edge.training.collate import IGNORED, Batch
+from seq2edge.training.batches import IGNORED, Batch
 from seq2edge.training.recipe import OptimizerRecipe
 
 
@@ -47,42 +47,22 @@ class TrainingModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add up the loss without smoothing, and the number of answers."""
+        """Add up the loss without smoothing, and the number of targets."""
         del batch_idx
-        taught = (batch["labels"] != IGNORED).sum() if batch["scale"] > 0 else 0
-        total = self.loss(batch, 0.0).sum() if taught else 0.0
-        self._sums += torch.tensor([float(total), float(taught)], dtype=torch.float64)
+        count = (batch["labels"] != IGNORED).sum() if batch["scale"] > 0 else 0
+        total = self.loss(batch, 0.0).sum() if count else 0.0
+        self._sums += torch.tensor([float(total), float(count)], dtype=torch.float64)
 
     def on_validation_epoch_end(self) -> None:
         """The mean over all processes."""
         sums = self._sums.to(self.device, torch.float32 if self.device.type == "mps" else None)
-        total, taught = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        self.log("validation_loss", (total / taught).float(), prog_bar=True, rank_zero_only=False)
+        total, count = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        self.log("validation_loss", (total / count).float(), prog_bar=True, rank_zero_only=False)
         self._sums.zero_()
 
     def loss(self, batch: Batch, smoothing: float) -> Tensor:
-        """Cross-entropy of every answer that counts, (answers,)."""
-        labels = batch["labels"]
-        logits = self.target_logits(batch)
-        return F.cross_entropy(
-            logits.float(), labels[labels != IGNORED], reduction="none", label_smoothing=smoothing
-        )
-
-    def target_logits(self, batch: Batch) -> Tensor:
-        """Logits where a label stands, (answers, vocab or labels)."""
-        model = self.model
-        if model.dims.head == "classifier":
-            return model.pool(batch["source"], batch["source_length"])
-        return model.logits(self.decoder_states(batch)[batch["labels"] != IGNORED])
-
-    def decoder_states(self, batch: Batch) -> Tensor:
-        """The decoder's states at every position, (rows, length, width)."""
-        model, length = self.model, batch.get("source_length")
-        source = []
-        if length is not None:
-            source = model.project_source(model.encode(batch["source"], length))
-        hidden, _ = model.decode(batch["tokens"], source, length)
-        return hidden
+        """See `target_losses`; a method, so that a sharded model gathers its weights for it."""
+        return target_losses(self.model, batch, smoothing)
 
     def configure_optimizers(self) -> Any:
         """AdamW; norms, biases, tables and positions do not decay."""
@@ -108,6 +88,31 @@ class TrainingModule(L.LightningModule):
             table = "embedding.weight" in name or "positions" in name or "relative" in name
             if parameter.requires_grad and (parameter.ndim > 1 and not table) == decay:
                 yield parameter
+
+
+def target_losses(model: Transformer, batch: Batch, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of every target that counts, (targets,): its negative log-likelihood."""
+    labels = batch["labels"]
+    logits = target_logits(model, batch)
+    return F.cross_entropy(
+        logits.float(), labels[labels != IGNORED], reduction="none", label_smoothing=smoothing
+    )
+
+
+def target_logits(model: Transformer, batch: Batch) -> Tensor:
+    """Logits where a label stands, (targets, vocab or labels)."""
+    if model.dims.head == "classifier":
+        return model.pool(batch["source"], batch["source_length"])
+    return model.logits(decoder_states(model, batch)[batch["labels"] != IGNORED])
+
+
+def decoder_states(model: Transformer, batch: Batch) -> Tensor:
+    """The decoder's states at every position, (rows, length, width)."""
+    length, source = batch.get("source_length"), []
+    if length is not None:
+        source = model.project_source(model.encode(batch["source"], length))
+    hidden, _ = model.decode(batch["tokens"], source, length)
+    return hidden
 
 
 def schedule(recipe: OptimizerRecipe) -> Callable[[int], float]:

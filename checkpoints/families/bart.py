@@ -55,6 +55,7 @@ def stack_dims(config: Config, layout: Layout, side: str, positions: int) -> Sta
 
 
 def _dims(layout: Layout, config: Config, names: Names) -> Dims:
+    """The sizes that a config.json says, for encoder and decoder alike."""
     config.require("normalize_before", layout.pre_norm)
     config.require("normalize_embedding", layout.embedding_norm)
     config.require("add_final_layer_norm", layout.final_norm)
@@ -108,6 +109,7 @@ def layer_weights(
 
 
 def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping]:
+    """Every parameter that these dims have, and the tensors it is made of."""
     embedding = next((name for name in EMBEDDINGS if name in names), EMBEDDINGS[0])
     if dims.source_vocab:
         embedding = "model.decoder.embed_tokens.weight"
@@ -150,6 +152,7 @@ def _offset_table(positions: int, width: int) -> Tensor:
 
 
 def _family(name: str, architecture: str, layout: Layout) -> Family:
+    """The registry's row of a family that differs from BART by its layout."""
     return Family(
         name=name,
         architectures=(architecture,),

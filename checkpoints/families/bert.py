@@ -49,6 +49,7 @@ def _head(config: Config, layout: Layout) -> dict[str, object]:
 
 
 def _dims(layout: Layout, config: Config, names: Names) -> Dims:
+    """The sizes that a config.json says, in the names of this layout."""
     config.require("position_embedding_type", "absolute")
     config.ignore(
         "num_labels",
@@ -104,6 +105,7 @@ def _prefix(layout: Layout, names: Names) -> str:
 
 
 def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping]:
+    """Every parameter that these dims have, and the tensors it is made of."""
     prefix = _prefix(layout, names)
     stack = dims.encoder
     assert stack is not None

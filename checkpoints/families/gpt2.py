@@ -9,6 +9,7 @@ from seq2edge.model.dims import Dims, StackDims
 
 
 def _dims(config: Config, names: Names) -> Dims:
+    """The sizes that a config.json says."""
     config.require("scale_attn_by_inverse_layer_idx", False)
     config.require("scale_attn_weights", True)
     config.require("tie_word_embeddings", True)
@@ -37,6 +38,7 @@ def _convolution(target: str, source: str) -> Iterator[WeightMapping]:
 
 
 def _weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
+    """Every parameter, and the tensor it is; GPT-2 stores its products transposed."""
     assert dims.decoder is not None
     prefix = "transformer." if "transformer.wte.weight" in names else ""
     yield WeightMapping(target="embedding.weight", sources=(f"{prefix}wte.weight",))

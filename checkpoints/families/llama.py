@@ -56,6 +56,7 @@ def _dims(
     windowed: bool = False,
     optional_window: bool = False,
 ) -> Dims:
+    """The sizes that a config.json says; `biases` and `qk_norm` are what the family has."""
     width, heads = config.size("hidden_size"), config.size("num_attention_heads")
     layers = config.size("num_hidden_layers")
     head_dim = config.size("head_dim", width // heads)
@@ -88,6 +89,7 @@ def _dims(
 
 
 def _layer(ours: str, theirs: str, stack: StackDims) -> Iterator[WeightMapping]:
+    """One layer's parameters; queries, keys and values become one product, gate and up another."""
     attention = f"{theirs}.self_attn"
     parts = (f"{attention}.{part}_proj" for part in "qkv")
     yield from linear(f"{ours}.attention.qkv", *parts, bias=stack.qkv_bias)

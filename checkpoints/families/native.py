@@ -14,7 +14,9 @@ from seq2edge.model.transformer import Transformer
 
 def _dims(config: Config, names: Names) -> Dims:
     del names
-    config.ignore("tokenizer", "seq2edge_version")  # the first is read by `model/tokenizer.py`
+    config.ignore(
+        "tokenizer", "seq2edge_version"
+    )  # the first is read by `checkpoints/tokenizer.py`
     try:
         return Dims.from_dict(config.get("dims", {}))
     except (TypeError, ValueError, AttributeError, Seq2EdgeError) as error:

@@ -18,6 +18,7 @@ FEEDFORWARDS = {
 
 
 def _stack(config: Config, layers: int, default_feedforward: str) -> StackDims:
+    """The sizes of the encoder or the decoder, which share all but their number of layers."""
     name = config.get("feed_forward_proj", default_feedforward)
     if name not in FEEDFORWARDS:
         raise UnsupportedError(
@@ -80,6 +81,7 @@ def _attention(ours: str, theirs: str, *, cross: bool) -> Iterator[WeightMapping
 
 
 def _layer(ours: str, theirs: str, *, cross: bool, gated: bool) -> Iterator[WeightMapping]:
+    """One layer's parameters; the decoder has a sublayer of cross-attention between."""
     yield from _attention(f"{ours}.attention", f"{theirs}.0.SelfAttention", cross=False)
     yield from norm(f"{ours}.attention_norm", f"{theirs}.0.layer_norm", bias=False)
     if cross:
@@ -94,6 +96,7 @@ def _layer(ours: str, theirs: str, *, cross: bool, gated: bool) -> Iterator[Weig
 
 
 def _weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
+    """Every parameter that these dims have; the first layer's bias serves all."""
     del names
     yield WeightMapping(target="embedding.weight", sources=("shared.weight",))
     if not dims.tied:

@@ -14,6 +14,7 @@ LAYOUT = Layout(
 
 
 def _dims(config: Config, names: Names) -> Dims:
+    """The sizes that a config.json says."""
     del names
     config.require("scale_embedding", False)
     config.require("tie_word_embeddings", True)
@@ -36,6 +37,7 @@ def _dims(config: Config, names: Names) -> Dims:
 
 
 def _weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
+    """Every parameter, and the tensors it is made of; layers are BART's."""
     del names
     yield WeightMapping(target="embedding.weight", sources=("model.decoder.embed_tokens.weight",))
     for number in (1, 2):

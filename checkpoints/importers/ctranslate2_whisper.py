@@ -106,6 +106,7 @@ def _parts(layers: Mapping[str, int]) -> Iterator[tuple[str, Part]]:
 
 
 def _layer(theirs: str, stored: str, cross: bool) -> Iterator[tuple[str, Part]]:  # noqa: FBT001
+    """One layer's tensors under the names that transformers gives them."""
     own, other = f"{stored}/self_attention", f"{stored}/attention"
     yield from _norm(f"{theirs}.self_attn_layer_norm", f"{own}/layer_norm")
     yield from _linear(f"{theirs}.self_attn", f"{own}/linear_0", "q_proj", "k_proj", "v_proj")
@@ -151,6 +152,7 @@ def _check_complete(stored: VariableFile, parts: Mapping[str, Part], file: Path)
 
 
 def _check_values(variables: Variables, layers: Mapping[str, int], file: Path) -> None:
+    """Refuse settings of the converter that change what is computed."""
     for name, value in SETTINGS.items():
         if variables[name].values.tolist() != value:
             stored = variables[name].values.tolist()

@@ -79,6 +79,7 @@ def tokenizer_files(settings: Mapping[str, Any], path: Path) -> dict[str, bytes]
 
 
 def _check(values: Mapping[str, Any], path: Path) -> None:
+    """Refuse settings that are not read here, and lists that do not fit each other."""
     if values["model"] != "gpt2":
         raise UnsupportedError(
             f"{path}: {PREFIX}model {values['model']!r} is not supported, only byte-level BPE "
@@ -113,6 +114,7 @@ def _token(values: Mapping[str, Any], name: str, path: Path) -> str | None:
 
 
 def _build(tokens: list[str], values: Mapping[str, Any], path: Path) -> Tokenizer:
+    """The tokenizer of these tokens and merges."""
     vocabulary = {token: i for i, token in enumerate(tokens)}
     pairs = [tuple(merge.split(" ")) for merge in values["merges"]]
     if len(vocabulary) != len(tokens) or any(len(pair) != 2 for pair in pairs):

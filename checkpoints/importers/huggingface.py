@@ -77,6 +77,7 @@ def _tensor_files(path: Path) -> dict[str, Path]:
 
 
 def _sharded(path: Path) -> dict[str, Path]:
+    """The file of every tensor, as an index file says."""
     table = read_json(path / INDEX).get("weight_map")
     if not isinstance(table, dict) or not table:
         raise CheckpointError(f"{path / INDEX}: no weight_map")

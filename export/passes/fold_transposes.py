@@ -31,6 +31,7 @@ class FoldTransposes(ir.passes.InPlacePass):
 
 
 def _share(graph: ir.Graph, transpose: ir.Node, weight: ir.Value) -> bool:
+    """Rule 1; False where a reader is no product of two axes, and nothing is changed."""
     readers = list(transpose.outputs[0].consumers())
     for matmul in readers:
         x = matmul.inputs[0]
@@ -46,6 +47,7 @@ def _share(graph: ir.Graph, transpose: ir.Node, weight: ir.Value) -> bool:
 
 
 def _fold(graph: ir.Graph, transpose: ir.Node, weight: ir.Value) -> None:
+    """Rule 2; the transposed copy is made when it is written."""
     tensor = weight.const_value
     assert tensor is not None
     order = transpose.attributes["perm"].as_ints() if "perm" in transpose.attributes else None

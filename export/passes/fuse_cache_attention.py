@@ -79,6 +79,7 @@ class _Attention:
 
 
 def _read(node: ir.Node) -> _Attention:
+    """What stands around an attention; an unknown form is an error."""
     inputs = [*node.inputs, *[None] * (7 - len(node.inputs))]
     query = trace_back(inputs[0], "Transpose", "Reshape")
     transpose = single_consumer(node.outputs[0], "Transpose")
@@ -178,6 +179,7 @@ def _replace(graph: ir.Graph, attention: _Attention, lengths: _Lengths, window: 
 
 
 def _fuse_cached(graph: ir.Graph, attention: _Attention, lengths: _Lengths, window: int) -> None:
+    """Rule 1: one node reads the product, writes the cache and attends to it."""
     assert attention.scatters is not None
     key, value = (trace_back(s.inputs[1], "Transpose", "Reshape") for s in attention.scatters)
     caches = [scatter.inputs[0] for scatter in attention.scatters]
@@ -225,6 +227,7 @@ def _merged(
 
 
 def _fuse_source(graph: ir.Graph, attention: _Attention, lengths: _Lengths) -> None:
+    """Rule 2: the lengths become the operator's padding mask."""
     key, value = attention.node.inputs[1], attention.node.inputs[2]
     flat = [trace_back(x, "Transpose", "Reshape") for x in (key, value)]
     if flat[0] is not None and flat[1] is not None:

@@ -72,6 +72,7 @@ class _Visibility:
 
 
 def _read(node: ir.Node) -> _Visibility:
+    """What an attention sees; what the parser does not read is an error (rule 4)."""
     inputs = [*node.inputs, *[None] * (LENGTH + 1 - len(node.inputs))]
     query, key = inputs[QUERY], inputs[KEY]
     unread = [name for name in UNREAD if _is_set(node, name)]

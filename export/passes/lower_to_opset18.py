@@ -17,7 +17,7 @@ From the graph after `length_to_mask.py` to opset 18 with the same inputs, outpu
    parsers list.
 
 Requires masks instead of lengths, and every half-precision type in place: run it last. Ensures that
-every operator is one that the parser reads (`export/parser_operators.py`); an ExportError names
+every operator is one that the parser reads (`parser_operators.py`); an ExportError names
 what is not. Quantized weights need opset 19 for half-precision scales, and 21 for blocks; then the
 graph says that.
 """
@@ -129,6 +129,7 @@ def lower_attention(writer: Writer, node: ir.Node) -> None:
 
 
 def _read_attention(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value | None]:
+    """Query, key, value and mask; what the products do not compute is an error."""
     query, key, value, mask = [*node.inputs, None][: MASK + 1]
     unknown = [name for name in node.attributes if name != "scale" and node.attributes[name].value]
     if unknown or any(node.inputs[MASK + 1 :]) or len(node.outputs) > 1:

@@ -40,6 +40,7 @@ class ScaleQueries(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(self.moved))
 
     def _scale(self, graph: ir.Graph, attention: ir.Node) -> None:
+        """Multiply an attention's queries by FACTOR and its scores by the inverse."""
         query = attention.inputs[QUERY]
         assert query is not None
         assert query.dtype is not None

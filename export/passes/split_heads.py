@@ -35,6 +35,7 @@ class SplitHeads(ir.passes.InPlacePass):
     def _split(
         self, graph: ir.Graph, old: ir.Node, parts: list[ir.Value], sizes: list[tuple[int, int]]
     ) -> None:
+        """One reshape, one transpose and a split of heads in the place of a split's readers."""
         whole, heads = old.inputs[0], [size[0] for size in sizes]
         assert whole is not None
         assert whole.shape is not None

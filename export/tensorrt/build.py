@@ -239,6 +239,7 @@ def _find(request: BuildRequest, graph: GraphRecord) -> EngineInfo | None:
 def _describe(
     request: BuildRequest, record: GraphRecord, engine: BuiltEngine, seconds: float
 ) -> EngineInfo:
+    """What the sidecar says of an engine, mostly read from the builder's report."""
     report = engine.report
     profiles = make_profiles(request.sizes, record.role)
     parts = [report.profile(index) for index in range(len(profiles))]

@@ -1,8 +1,8 @@
 """Engines from graphs, with TensorRT or TensorRT-RTX: one way for both, and no GPU needed for RTX.
 
 The parser takes much in silence that makes another model. So a graph is checked before it
-(`export/engine_graph.py`), a warning that something is dropped is an error, and what was built is
-read from the builder's own report (`export/engine_report.py`).
+(`graph.py`), a warning that something is dropped is an error, and what was built is
+read from the builder's own report (`report.py`).
 Only TensorRT-RTX 1.7 has been run here.
 """
 
@@ -187,6 +187,7 @@ def _configure(
     capabilities: Sequence[str],
     timings: TimingCache | None,
 ) -> Any:
+    """The builder's configuration, with a profile of shapes for each of `profiles`."""
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if timings is not None:

@@ -289,6 +289,7 @@ class _Work:
         return self._decoder(self.rows, 1, unfused=False) + copies
 
     def _decoder(self, rows: int, new: int, *, unfused: bool) -> int:
+        """Activations of a profile with so many rows and new tokens for each."""
         stack = self.dims.decoder
         assert stack is not None
         # Bytes of a pair (new token, cached key). Always: its position as int64 and whether it is
@@ -341,6 +342,7 @@ def _bias(stack: StackDims) -> int:
 
 
 def _graph_plan(role: Role, graph: GraphSizes, work: _Work, *, measured: bool) -> GraphPlan:
+    """The sizes of one engine and of building it."""
     kept = graph.weights + graph.repeated
     profiles = 1
     if role == "encoder":

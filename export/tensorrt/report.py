@@ -166,6 +166,7 @@ def _profiles(layers: list[str]) -> dict[str, int]:
 
 
 def _layer(line: str, profiles: dict[str, int]) -> Layer:
+    """One line of the report as a layer."""
     head = _LAYER.match(line)
     assert head is not None
     region = _REGION.search(head["name"])
@@ -190,6 +191,7 @@ def _tensors(text: str) -> tuple[Tensor, ...]:
 
 
 def _bindings(text: str) -> Iterator[tuple[str, Binding]]:
+    """Inputs and outputs, each with its mode, "Input" or "Output"."""
     for line in text.partition(END)[0].splitlines():
         match = _BINDING.match(line)
         if match is not None:

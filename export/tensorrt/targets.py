@@ -66,7 +66,7 @@ class Target:
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """What `export/tensorrt.py` is to build for; nothing where the library chooses."""
+        """What `engine.py` is to build for; nothing where the library chooses."""
         named = self.library == "tensorrt_rtx" and self.capability.count(".") == 1
         return (f"SM{self.capability.replace('.', '')}",) if named else ()
 
@@ -92,6 +92,7 @@ def _sources(measured: Iterable[str]) -> dict[str, str]:
 def _jetson(
     device: str, jetpack: str, release: str, cuda: str, precisions: tuple[str, ...]
 ) -> Target:
+    """A Jetson's row: built on the device alone, nothing of it measured."""
     capability = {"Xavier": "7.2", "Orin": "8.7", "Thor": "11.0"}[device]
     too_old = release.startswith("8.")
     refused = (
@@ -115,6 +116,7 @@ def _jetson(
 
 
 def _rtx(name: str, device: str, capability: str, precisions: tuple[str, ...]) -> Target:
+    """A GPU's row for TensorRT-RTX, which builds on any machine."""
     # Engines were built for all, but only for these two the kernels of every precision looked at.
     facts = ("release", "capability", "form", "built")
     measured = (*facts, "precisions") if capability in ("7.5", "8.6") else facts

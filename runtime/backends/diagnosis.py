@@ -17,21 +17,21 @@ EXPORT = ("torch", "onnx", "onnxscript", "onnx-ir", "safetensors", "transformers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One line of the diagnosis."""
+class Component:
+    """Something that bundles need or are made with, and whether it works here."""
 
     subject: str
     works: bool
     detail: str
 
 
-def diagnose() -> list[Finding]:
+def diagnose() -> list[Component]:
     """Everything worth knowing before a bundle is run or made here.
 
     Imports onnxruntime and, where it is installed, TensorRT, to see whether they load.
     """
     return [
-        Finding(
+        Component(
             subject="python",
             works=sys.version_info >= (3, 10),
             detail=f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores",
@@ -44,23 +44,23 @@ def diagnose() -> list[Finding]:
     ]
 
 
-def _onnxruntime() -> list[Finding]:
+def _onnxruntime() -> list[Component]:
     try:
         import onnxruntime
     except ImportError as error:
         detail = f"{error}; to run bundles: pip install 'seq2edge[cpu]' or 'seq2edge[cuda]'"
-        return [Finding(subject="onnxruntime", works=False, detail=detail)]
+        return [Component(subject="onnxruntime", works=False, detail=detail)]
     version = str(onnxruntime.__version__)
     compiled = onnxruntime.get_available_providers()
     new = tuple(int(part) for part in version.split(".")[:2]) >= (1, 31)
     forms = "all graphs" if new else "the specialised graphs (1.31 also runs the canonical ones)"
     cuda = "CUDAExecutionProvider" in compiled
     return [
-        Finding(subject="onnxruntime", works=True, detail=f"{version}, runs {forms}"),
-        Finding(
+        Component(subject="onnxruntime", works=True, detail=f"{version}, runs {forms}"),
+        Component(
             subject="cpu backend", works="CPUExecutionProvider" in compiled, detail="always there"
         ),
-        Finding(
+        Component(
             subject="cuda backend",
             works=cuda and driver_error() is None,
             detail=("compiled in" if cuda else "not compiled in; pip install 'seq2edge[cuda]'")
@@ -69,23 +69,23 @@ def _onnxruntime() -> list[Finding]:
     ]
 
 
-def _cuda_driver() -> Finding:
+def _cuda_driver() -> Component:
     error = driver_error()
     detail = "libcuda.so.1 loads" if error is None else f"{error}; install the NVIDIA driver"
-    return Finding(subject="nvidia driver", works=error is None, detail=detail)
+    return Component(subject="nvidia driver", works=error is None, detail=detail)
 
 
-def _tensorrt() -> list[Finding]:
+def _tensorrt() -> list[Component]:
     """What engines need: a library, cuda-bindings, a driver and a device."""
-    findings, missing = [], []
+    components, missing = [], []
     trt = None
     try:
         trt = import_tensorrt()
         detail = f"{trt.__name__} {trt.__version__}"
-        findings.append(Finding(subject="tensorrt", works=True, detail=detail))
+        components.append(Component(subject="tensorrt", works=True, detail=detail))
     except BackendError as error:
         missing.append("no library")
-        findings.append(Finding(subject="tensorrt", works=False, detail=str(error)))
+        components.append(Component(subject="tensorrt", works=False, detail=str(error)))
     try:
         device = Device(import_cuda())
         detail = f"runs engines on {device.name}, compute capability {device.capability}"
@@ -98,7 +98,7 @@ def _tensorrt() -> list[Finding]:
         missing.append(str(error))
     works = not missing
     detail = detail if works else "; ".join(missing)
-    return [*findings, Finding(subject="tensorrt backend", works=works, detail=detail)]
+    return [*components, Component(subject="tensorrt backend", works=works, detail=detail)]
 
 
 def _is_rtx(capability: str) -> bool:
@@ -106,8 +106,8 @@ def _is_rtx(capability: str) -> bool:
     return capability in {"7.5", "8.0", "8.6", "8.9"} or float(capability) >= 12
 
 
-def _package(name: str, remedy: str = "to export: pip install 'seq2edge[export,cpu]'") -> Finding:
+def _package(name: str, remedy: str = "to export: pip install 'seq2edge[export,cpu]'") -> Component:
     try:
-        return Finding(subject=name, works=True, detail=importlib.metadata.version(name))
+        return Component(subject=name, works=True, detail=importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Finding(subject=name, works=False, detail=f"missing; {remedy}")
+        return Component(subject=name, works=False, detail=f"missing; {remedy}")

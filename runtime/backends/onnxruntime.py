@@ -76,8 +76,8 @@ class OnnxRuntimeBackend:
     def _find_cache_type(self) -> type[Any]:
         decoder = self._sessions.get("decoder")
         inputs = decoder.get_inputs() if decoder is not None else ()
-        found = {put.type for put in inputs if put.name.startswith("past_")}
-        return CACHE_TYPES[found.pop()] if found else np.float32
+        types = {put.type for put in inputs if put.name.startswith("past_")}
+        return CACHE_TYPES[types.pop()] if types else np.float32
 
     def _open(self, bundle: Bundle, graph: GraphRecord, threads: int | None) -> Any:
         options = self._ort.SessionOptions()

@@ -14,7 +14,7 @@ import pytest
 import seq2edge
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.archive import unpack
-from seq2edge.runtime.verification import verify_graphs
+from seq2edge.runtime.backends.verification import verify_graphs
 
 FOLDER = Path(__file__).resolve().parent.parent / "support" / "old_bundles"
 RECORDED = json.loads((FOLDER / "answers.json").read_text(encoding="utf-8"))

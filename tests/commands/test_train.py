@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import small_recipes
 from command_line import call
+
+from seq2edge.commands import train as train_command
 
 RECIPE = """
 objective = "seq2seq"
@@ -94,3 +98,30 @@ def test_a_setting_without_a_value_is_a_usage_error(recipe, tmp_path):
     done = call("train", recipe, "-o", tmp_path / "run", "-s", "steps")
     assert done.exit_code == 2
     assert "'steps' is not KEY=VALUE" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("screen", "expected"),
+    [
+        (False, "a\nstep 1\ncheck\nstep 3\n"),
+        (True, f"\r{'a':<78}\n\r{'step 1':<78}\r{'step 2':<78}\r{'check':<78}\n\r{'step 3':<78}"),
+    ],
+)
+def test_passing_lines_are_written_over_on_a_screen_and_rare_elsewhere(
+    monkeypatch, capsys, screen, expected
+):
+    """In a file a line of steps stands twice a minute, other lines always."""
+    now = 100.0
+    monkeypatch.setattr(train_command.time, "monotonic", lambda: now)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: screen)
+    say = train_command.lines_to_stderr()
+    for seconds, line in (
+        (0, "a"),
+        (1, "\rstep 1"),
+        (2, "\rstep 2"),
+        (3, "check"),
+        (40, "\rstep 3"),
+    ):
+        now = 100.0 + seconds
+        say(line)
+    assert capsys.readouterr().err == expected

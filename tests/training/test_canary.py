@@ -13,20 +13,22 @@ from small_trainings import MODEL, lines, small_recipe, write_pairs
 
 from seq2edge.cli import main
 from seq2edge.errors import TrainingError
+from seq2edge.runtime.tokenizer import Tokenizer
 from seq2edge.training.canary import (
     ROWS,
     Settings,
-    _likelihoods,
+    _example,
+    _texts,
     exposure_bits,
     insert_canaries,
+    log_likelihoods,
     measure_exposure,
     numbers,
 )
-from seq2edge.training.collate import Collator
 from seq2edge.training.initialise import new_model
 from seq2edge.training.recipe import Recipe
-from seq2edge.training.run_folder import open_run, prepare
-from seq2edge.training.training_module import TrainingModule
+from seq2edge.training.run_folder import prepare_run
+from seq2edge.training.training_module import target_losses
 
 SETTINGS = Settings(count=4, repeats=8, digits=4, candidates=200)
 
@@ -72,19 +74,16 @@ def test_the_training_reads_what_is_measured(objective: str, tmp_path: Path) -> 
     recipe = bytes_recipe(
         tmp_path, objective=objective, data={"train": [write_pairs(tmp_path / name, rows)]}
     )
-    run = tmp_path / "run"
-    prepare(insert_canaries(recipe, run, SETTINGS), run, lambda _: None)
-    material = open_run(run)
-    assert material.train.files == (40, 4 * 8 + 1)
-    module = TrainingModule(new_model(material.facts.dims, 0).eval(), recipe.optimizer, seed=0)
-    collator = Collator(
-        objective=recipe.objective, corpus=material.train, start=material.facts.start,
-        end=material.facts.end, denoise=recipe.denoise,
-    )  # fmt: skip
+    folder = tmp_path / "run"
+    run = prepare_run(insert_canaries(recipe, folder, SETTINGS), folder, lambda _: None)
+    assert run.train.files == (40, 4 * 8 + 1)
+    model, collator = new_model(run.setup.dims, 0).eval(), run.collator(run.train)
+    tokenizer = Tokenizer(folder / "tokenizer", run.setup.tokenizer)
     for i, number in enumerate(numbers(recipe, SETTINGS)):
-        (score,) = _likelihoods(module, material, run, i, [number])
+        example = _example(_texts(i, number, recipe), tokenizer, run)
+        (score,) = log_likelihoods(model, run, [example])
         with torch.no_grad():
-            losses = module.loss(collator.collate([collator.example(40 + i, 0)], 1.0), 0.0)
+            losses = target_losses(model, collator.collate([collator.example(40 + i, 0)], 1.0))
         assert score.item() == pytest.approx(-losses.sum().item(), rel=1e-5)
 
 

@@ -21,7 +21,7 @@ def restored(source, target):
 
 @given(st.integers(2, 300), st.integers(0, 2**31), st.floats(0.05, 0.8), st.floats(1.0, 9.0))
 def test_spans_and_their_answer_hold_the_whole_text(count, seed, density, span):
-    """Spans and their answer hold the whole text."""
+    """Putting the answer's spans in place of the sentinels restores the text."""
     ids = np.arange(count)
     rng = np.random.default_rng(seed)
     source, target = corrupt_spans(ids, rng, density=density, span=span, sentinels=SENTINELS)
@@ -32,7 +32,7 @@ def test_spans_and_their_answer_hold_the_whole_text(count, seed, density, span):
 
 @given(st.integers(2, 300), st.integers(0, 2**31))
 def test_hidden_spans_never_touch(count, seed):
-    """Hidden spans never touch."""
+    """A token that stays stands between two sentinels."""
     rng = np.random.default_rng(seed)
     source, _ = corrupt_spans(np.arange(count), rng, density=0.5, span=2.0, sentinels=SENTINELS)
     places = np.flatnonzero(source >= 900)
@@ -40,7 +40,7 @@ def test_hidden_spans_never_touch(count, seed):
 
 
 def test_spans_are_as_long_as_asked_on_average():
-    """Spans are as long as asked on average."""
+    """Over 200 texts the mean length of a hidden span is the recipe's."""
     rng, lengths = np.random.default_rng(0), []
     for _ in range(200):
         _, target = corrupt_spans(np.arange(200), rng, density=0.15, span=3.0, sentinels=SENTINELS)
@@ -50,7 +50,7 @@ def test_spans_are_as_long_as_asked_on_average():
 
 @given(st.integers(2, 300), st.integers(0, 2**31), st.floats(0.05, 0.6))
 def test_infilling_hides_the_asked_part_and_keeps_the_order(count, seed, density):
-    """Infilling hides the asked part and keeps the order."""
+    """Masks replace the recipe's part of the tokens; the others stay in order."""
     rng = np.random.default_rng(seed)
     source = infill(np.arange(count), rng, density=density, span=3.0, mask=999)
     kept = source[source != 999]

@@ -9,7 +9,7 @@ from seq2edge.training.presets import PRESETS, count_parameters, make_dims
 
 
 def test_a_recipes_sizes_replace_the_presets(tmp_path):
-    """A recipes sizes replace the presets."""
+    """A size that is set wins, one that is not comes from the preset."""
     dims = make_dims(small_recipes.spelling(tmp_path, model__preset="base"), vocab=50)
     assert (dims.width, dims.encoder.hidden, dims.encoder.layers) == (32, 64, 1)
     bare = small_recipes.spelling(tmp_path, model={"preset": "base"})
@@ -21,7 +21,7 @@ def test_a_recipes_sizes_replace_the_presets(tmp_path):
     [("denoise", "encoder-decoder"), ("causal", "decoder"), ("classify", "encoder")],
 )
 def test_an_objective_has_the_stacks_that_it_needs(tmp_path, objective, kind):
-    """An objective has the stacks that it needs."""
+    """Causal models have no encoder, classifiers no decoder."""
     changes = {"tokenizer": {"kind": "words"}}
     recipe = small_recipes.spelling(tmp_path, objective=objective, **changes)
     assert make_dims(recipe, vocab=50, labels=3).kind == kind
@@ -29,7 +29,7 @@ def test_an_objective_has_the_stacks_that_it_needs(tmp_path, objective, kind):
 
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal", "relative", "rotary"])
 def test_every_kind_of_positions_makes_a_model(tmp_path, positions):
-    """Every kind of positions makes a model."""
+    """Learned, sinusoidal, relative and rotary positions fit their objectives."""
     objective = "causal" if positions == "rotary" else "denoise"
     recipe = small_recipes.sentences(tmp_path, objective, model__positions=positions)
     with torch.device("meta"):
@@ -45,7 +45,7 @@ def test_every_kind_of_positions_makes_a_model(tmp_path, positions):
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(tmp_path, change, message):
-    """Sizes that do not fit are refused."""
+    """With the key of the recipe, before a model is made."""
     with pytest.raises(TrainingError, match=message):
         make_dims(small_recipes.spelling(tmp_path, **change), vocab=50)
 

@@ -21,18 +21,17 @@ from seq2edge.errors import CheckpointError, TrainingError
 from seq2edge.export.pipeline import export_checkpoint
 from seq2edge.model.dims import Dims, StackDims
 from seq2edge.training.adapters import add_adapters
-from seq2edge.training.collate import IGNORED
+from seq2edge.training.batches import IGNORED
 from seq2edge.training.initialise import new_model
 from seq2edge.training.privacy import (
     Mechanism,
-    PoissonPlan,
     PrivateModule,
     prepare_privacy,
     spent_epsilon,
 )
 from seq2edge.training.recipe import AdapterRecipe, Recipe
-from seq2edge.training.run_folder import open_run, prepare
-from seq2edge.training.train import Machine, train
+from seq2edge.training.run_folder import prepare_run
+from seq2edge.training.train import Machine, _data_module, train
 
 MECHANISM = Mechanism(secret=5, rate=0.25, noise=1.0)
 STACK = StackDims(
@@ -146,15 +145,13 @@ def test_one_row_more_changes_the_sum_by_no_more_than_the_clip(tmp_path: Path) -
 def test_every_row_is_drawn_on_its_own_and_again_after_a_resume(tmp_path: Path) -> None:
     """Rates of rows and of pairs are those of independent draws; the secret decides, no seed."""
     recipe = private(tmp_path)
-    prepare(recipe, tmp_path / "run", lambda _: None)
-    corpus = open_run(tmp_path / "run").train
+    run = prepare_run(recipe, tmp_path / "run", lambda _: None)
 
     def drawn(secret: int, first: int, count: int, seed: int = 0) -> np.ndarray:
-        plan = PoissonPlan(
-            corpus=corpus, tokens=0, seed=seed,
-            mechanism=dataclasses.replace(MECHANISM, secret=secret),
-        )  # fmt: skip
-        steps, out = plan.steps(first), np.zeros((count, len(corpus)), bool)
+        changed = dataclasses.replace(run, recipe=dataclasses.replace(recipe, seed=seed))
+        mechanism = dataclasses.replace(MECHANISM, secret=secret)
+        plan = _data_module(changed, mechanism, Machine()).plan
+        steps, out = plan.steps(first), np.zeros((count, len(run.train)), bool)
         for place in range(count):
             step, rows = next(steps)
             assert step == first + place
@@ -204,10 +201,9 @@ def test_a_stopped_training_goes_on_with_rows_noise_and_account(tmp_path: Path, 
     recipe = private(
         tmp_path, optimizer={"accumulate": parts, "schedule": "constant"}, model={"dropout": 0.1}
     )
-    prepare(recipe, tmp_path / "whole", lambda _: None)
-    prepare_privacy(open_run(tmp_path / "whole"), tmp_path / "whole")
+    prepare_privacy(prepare_run(recipe, tmp_path / "whole", lambda _: None))
     half = dataclasses.replace(recipe, optimizer=dataclasses.replace(recipe.optimizer, steps=5))
-    prepare(half, tmp_path / "parts", lambda _: None)
+    prepare_run(half, tmp_path / "parts", lambda _: None)
     mechanism = (tmp_path / "whole" / "privacy.json").read_text()
     (tmp_path / "parts" / "privacy.json").write_text(mechanism)
     train(half, tmp_path / "parts", quiet=True)
@@ -228,7 +224,7 @@ def test_parts_of_a_step_give_what_the_step_gives(tmp_path: Path) -> None:
     for parts in (1, 4):
         recipe = private(tmp_path, optimizer={"accumulate": parts})
         run = tmp_path / str(parts)
-        prepare(recipe, run, lambda _: None)
+        prepare_run(recipe, run, lambda _: None)
         (run / "privacy.json").write_text(json.dumps(dataclasses.asdict(MECHANISM)))
         found.append(load_file(train(recipe, run, quiet=True).checkpoint / "model.safetensors"))
     for name, value in found[0].items():
@@ -240,7 +236,7 @@ def gradients(
 ) -> list[torch.Tensor]:
     """What the plain optimizer is given at each of three steps, (parameters,)."""
     recipe = private(folder, optimizer={"steps": 3}, **changes)
-    prepare(recipe, folder / "run", lambda _: None)
+    prepare_run(recipe, folder / "run", lambda _: None)
     (folder / "run" / "privacy.json").write_text(json.dumps(mechanism))
     found, step = [], torch.optim.AdamW.step
 

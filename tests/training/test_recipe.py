@@ -21,7 +21,7 @@ def written(tmp_path, text=TEXT):
 
 
 def test_files_are_found_beside_the_recipe_and_the_rest_takes_defaults(tmp_path):
-    """Files are found beside the recipe and the rest takes defaults."""
+    """Relative names become absolute ones from the recipe's folder."""
     recipe = read_recipe(written(tmp_path))
     assert recipe.data.train == (str((tmp_path / "a.tsv").resolve()),)
     assert recipe.optimizer.steps == 5
@@ -29,14 +29,14 @@ def test_files_are_found_beside_the_recipe_and_the_rest_takes_defaults(tmp_path)
 
 
 def test_changes_by_dotted_name_win(tmp_path):
-    """Changes by dotted name win."""
+    """They replace what the file says and may name sections that it lacks."""
     changes = {"optimizer.steps": 7, "model.width": 64, "seed": 3}
     recipe = read_recipe(written(tmp_path), changes)
     assert (recipe.optimizer.steps, recipe.model.width, recipe.seed) == (7, 64, 3)
 
 
 def test_a_recipe_comes_back_from_its_values(tmp_path):
-    """A recipe comes back from its values."""
+    """`recipe_of` inverts `to_dict`."""
     recipe = small_recipes.spelling(tmp_path)
     assert recipe_of(recipe.to_dict()) == recipe
 
@@ -61,13 +61,13 @@ def test_a_recipe_comes_back_from_its_values(tmp_path):
     ],
 )
 def test_what_cannot_be_is_refused_by_its_key(tmp_path, change, message):
-    """What cannot be is refused by its key."""
+    """Unknown keys, wrong types, impossible numbers and contradictions name the key."""
     with pytest.raises(TrainingError, match=message):
         read_recipe(written(tmp_path), change)
 
 
 def test_a_missing_section_and_a_missing_file_are_named(tmp_path):
-    """A missing section and a missing file are named."""
+    """The error says the section, or the path that could not be read."""
     with pytest.raises(TrainingError, match="optimizer: missing"):
         read_recipe(written(tmp_path, 'objective = "causal"\n[data]\ntrain = ["a.txt"]\n'))
     with pytest.raises(TrainingError, match="No such file"):
@@ -77,7 +77,7 @@ def test_a_missing_section_and_a_missing_file_are_named(tmp_path):
 
 
 def test_values_on_the_command_line_are_toml_or_text():
-    """Values on the command line are toml or text."""
+    """Numbers, booleans and lists are parsed, anything else is the text itself."""
     assert [parse_value(text) for text in ("3", "true", '["a"]', "cosine")] == [
         3,
         True,

@@ -7,9 +7,8 @@ import pytest
 
 from seq2edge.training import scaling
 from seq2edge.training.scaling import Law
-from seq2edge.training.sweep import Run, Sweep, conclude
+from seq2edge.training.sweep import Budget, Sweep, SweepRun, conclude
 from seq2edge.training.sweep_report import draw, sentences, table
-from seq2edge.training.sweep_runs import Budget
 
 
 @pytest.fixture
@@ -20,7 +19,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Sweep:
     return conclude(
         Budget(steps=100),
         [
-            Run(
+            SweepRun(
                 size=f"{width}x1",
                 rows=rows,
                 parameters=28 * width**2,

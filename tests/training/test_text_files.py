@@ -9,9 +9,9 @@ from seq2edge.training.text_files import SkippedLines, read_rows
 
 
 def rows_of(path, *, columns=2, fields=()):
-    """Rows of a file, and its bad lines."""
-    bad = SkippedLines()
-    return list(read_rows(path, columns=columns, fields=fields, bad=bad)), bad
+    """Rows of a file, and the lines that were skipped."""
+    skipped = SkippedLines()
+    return list(read_rows(path, columns=columns, fields=fields, skipped=skipped)), skipped
 
 
 @pytest.mark.parametrize(
@@ -19,44 +19,44 @@ def rows_of(path, *, columns=2, fields=()):
     [("", bytes), (".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)],
 )
 def test_rows_are_read_compressed_or_not(tmp_path, suffix, pack):
-    """Rows are read compressed or not."""
+    """The same rows come out of plain, gzip, bzip2 and xz files."""
     path = tmp_path / f"a.tsv{suffix}"
     path.write_bytes(pack("Grüße\tgreetings\nzwei\ttwo\n".encode()))
-    rows, bad = rows_of(path)
+    rows, skipped = rows_of(path)
     assert rows == [(1, ("Grüße", "greetings")), (2, ("zwei", "two"))]
-    assert bad.total == 0
+    assert skipped.total == 0
 
 
 def test_json_lines_give_the_named_fields(tmp_path):
-    """Json lines give the named fields."""
+    """In the order of `fields`; other keys of the object are passed over."""
     path = tmp_path / "a.jsonl"
     path.write_text('{"de": "eins", "en": "one", "id": 4}\n', encoding="utf-8")
     assert rows_of(path, fields=("de", "en"))[0] == [(1, ("eins", "one"))]
 
 
 def test_plain_text_is_one_text_a_line(tmp_path):
-    """Plain text is one text a line."""
+    """A tab inside is part of the text."""
     path = tmp_path / "a.txt"
     path.write_text("a\tb\nc\n", encoding="utf-8")
     assert [row for _, row in rows_of(path, columns=1)[0]] == [("a\tb",), ("c",)]
 
 
 def test_bad_lines_are_left_out_and_counted_with_their_place(tmp_path):
-    """Bad lines are left out and counted with their place."""
+    """Lines that are not UTF-8 or have an empty text do not end the reading."""
     path = tmp_path / "a.tsv"
     path.write_bytes(b"a\tb\n\xff\xfe\tx\nc\t \nd\te\n")
-    rows, bad = rows_of(path)
+    rows, skipped = rows_of(path)
     assert [number for number, _ in rows] == [1, 4]
-    assert bad.counts == {"not UTF-8": 1, "an empty text": 1}
-    assert bad.first == [f"{path}:2: not UTF-8", f"{path}:3: an empty text"]
+    assert skipped.counts == {"not UTF-8": 1, "an empty text": 1}
+    assert skipped.first == [f"{path}:2: not UTF-8", f"{path}:3: an empty text"]
 
 
 def test_only_the_first_bad_lines_are_named(tmp_path):
-    """Only the first bad lines are named."""
+    """All 50 are counted, five are named."""
     path = tmp_path / "a.tsv"
     path.write_text("a\t\n" * 50, encoding="utf-8")
-    bad = rows_of(path)[1]
-    assert (bad.total, len(bad.first)) == (50, 5)
+    skipped = rows_of(path)[1]
+    assert (skipped.total, len(skipped.first)) == (50, 5)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_only_the_first_bad_lines_are_named(tmp_path):
     ],
 )
 def test_wrong_rows_are_errors_with_file_and_line(tmp_path, name, text, message):
-    """Wrong rows are errors with file and line."""
+    """Other numbers of columns, broken JSON and missing keys are mistakes in the file."""
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
     with pytest.raises(TrainingError, match=message):
@@ -79,7 +79,7 @@ def test_wrong_rows_are_errors_with_file_and_line(tmp_path, name, text, message)
 
 
 def test_fields_are_for_json_lines_alone(tmp_path):
-    """Fields are for json lines alone."""
+    """A TSV file has no keys."""
     path = tmp_path / "a.tsv"
     path.write_text("a\tb\n", encoding="utf-8")
     with pytest.raises(TrainingError, match=r"a.tsv is not .jsonl"):
@@ -87,7 +87,7 @@ def test_fields_are_for_json_lines_alone(tmp_path):
 
 
 def test_missing_and_truncated_files_are_named(tmp_path):
-    """Missing and truncated files are named."""
+    """A file that is not there, and a compressed one that ends early."""
     with pytest.raises(TrainingError, match="No such file"):
         rows_of(tmp_path / "none.tsv")
     path = tmp_path / "a.tsv.gz"

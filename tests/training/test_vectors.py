@@ -1,7 +1,8 @@
-"""Embeddings that start from word vectors."""
+"""Embeddings that start from word vectors, and every published form of their files."""
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,16 @@ from tokenizers import Tokenizer
 
 from seq2edge.errors import TrainingError
 from seq2edge.training.initialise import new_model
-from seq2edge.training.run_folder import open_run, prepare
+from seq2edge.training.run_folder import prepare_run
 from seq2edge.training.train import train
 from seq2edge.training.train_tokenizer import train_tokenizer
-from seq2edge.training.vectors import fill_vectors, prepare_vectors, scaled, whole_word
+from seq2edge.training.vectors import (
+    fill_vectors,
+    prepare_vectors,
+    read_vectors,
+    scaled,
+    whole_word,
+)
 
 
 def write_vectors(path: Path, words: list[str], width: int = 16) -> dict[str, np.ndarray]:
@@ -31,24 +38,22 @@ def write_vectors(path: Path, words: list[str], width: int = 16) -> dict[str, np
 
 
 def prepared(folder: Path, said: list[str] | None = None, **changes: Any) -> Any:
-    """The material of a run whose vectors were looked up, and its folder."""
-    recipe = small_recipe(folder, **changes)
-    prepare(recipe, folder / "run", lambda _: None)
-    material = open_run(folder / "run")
-    prepare_vectors(material, folder / "run", said.append if said is not None else lambda _: None)
-    return material, folder / "run"
+    """A run whose vectors were looked up."""
+    run = prepare_run(small_recipe(folder, **changes), folder / "run", lambda _: None)
+    prepare_vectors(run, said.append if said is not None else lambda _: None)
+    return run
 
 
 def test_tokens_get_the_vectors_of_their_words_and_others_stay(tmp_path: Path) -> None:
     """The rows of known words are the file's up to one factor; the rest is the new model's."""
     vectors = write_vectors(tmp_path / "glove.txt", [*WORDS[:4], "unseen"])
     said: list[str] = []
-    material, run = prepared(tmp_path, said, vectors={"file": str(tmp_path / "glove.txt")})
-    model = new_model(material.facts.dims, 0)
+    run = prepared(tmp_path, said, vectors={"file": str(tmp_path / "glove.txt")})
+    model = new_model(run.setup.dims, 0)
     before = model.embedding.weight.detach().clone()
-    fill_vectors(model, run, frozen=False)
+    fill_vectors(model, run)
     after = model.embedding.weight.detach()
-    tokenizer = Tokenizer.from_file(str(run / "tokenizer" / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(run.folder / "tokenizer" / "tokenizer.json"))
     ids = [tokenizer.token_to_id(word) for word in WORDS[:4]]
     ratio = after[ids].numpy() / np.stack([vectors[word] for word in WORDS[:4]])
     np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-5)
@@ -65,8 +70,8 @@ def test_the_exact_word_comes_before_its_lower_case(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "t.tsv", [("Red Blue", "x")] * 5)
     vectors = write_vectors(tmp_path / "v.txt", ["red", "Red", "blue"])
     changes = {"data": {"train": [pairs]}, "vectors": {"file": str(tmp_path / "v.txt")}}
-    _, run = prepared(tmp_path, **changes)
-    with np.load(run / "vectors.npz") as values:
+    run = prepared(tmp_path, **changes)
+    with np.load(run.folder / "vectors.npz") as values:
         rows = values["embedding.vectors"]
     raw = np.stack([vectors["Red"], vectors["blue"]])
     cosines = (rows @ raw.T) / np.outer(np.linalg.norm(rows, axis=1), np.linalg.norm(raw, axis=1))
@@ -101,15 +106,15 @@ def test_split_vocabularies_each_get_what_matches(tmp_path: Path, chosen: str) -
     pairs = write_pairs(tmp_path / "t.tsv", [("red blue", "rot blau")] * 5)
     write_vectors(tmp_path / "v.txt", ["red", "rot", "blau"])
     said: list[str] = []
-    material, run = prepared(
+    run = prepared(
         tmp_path,
         said,
         data={"train": [pairs]},
         tokenizer={"target": "words", "target_size": 200},
         vectors={"file": str(tmp_path / "v.txt"), "tables": chosen, "frozen": True},
     )
-    model = new_model(material.facts.dims, 0)
-    fill_vectors(model, run, frozen=True)
+    model = new_model(run.setup.dims, 0)
+    fill_vectors(model, run)
     assert model.source_embedding.weight.requires_grad == (chosen == "target")
     assert model.embedding.weight.requires_grad == (chosen == "source")
     shown = "\n".join(said)
@@ -160,3 +165,84 @@ def test_contradictions_are_refused(tmp_path: Path, changes: dict[str, Any], mes
     """Before any file is read."""
     with pytest.raises(TrainingError, match=message):
         small_recipe(tmp_path, **changes)
+
+
+VECTORS = {b"red": [1.0, 2.0, 3.0], b". .": [0.5, -1.0, 2.5], "grün".encode(): [4.0, 5.0, 6.0]}
+WANTED = {b"red", b". .", "grün".encode(), b"never"}
+
+
+def text_file(header: str = "") -> bytes:
+    """The vectors as lines."""
+    rows = [word + b" " + " ".join(map(str, row)).encode() for word, row in VECTORS.items()]
+    return header.encode() + b"\n".join(rows) + b"\n"
+
+
+def binary_file(newline: bytes = b"", count: int = 2) -> bytes:
+    """The vectors whose words have no space, as word2vec's own program writes them."""
+    rows = [(word, row) for word, row in VECTORS.items() if b" " not in word]
+    packed = [word + b" " + np.array(row, "<f4").tobytes() + newline for word, row in rows]
+    return f"{count} 3\n".encode() + b"".join(packed)
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("glove.txt", text_file()),
+        ("word2vec.txt", text_file("3 3\n")),
+        ("fasttext.vec.gz", gzip.compress(text_file("3 3\n"), mtime=0)),
+        ("news.bin", binary_file()),
+        ("news.bin", binary_file(b"\n")),
+        ("news.bin.gz", gzip.compress(binary_file(), mtime=0)),
+    ],
+)
+def test_every_form_gives_the_same_vectors(tmp_path: Path, name: str, data: bytes) -> None:
+    """Text with and without a first line, binary, compressed; only the wanted words are kept."""
+    (tmp_path / name).write_bytes(data)
+    found = read_vectors(tmp_path / name, WANTED - {b"red"}, 3)
+    kept = {word for word in VECTORS if ".bin" not in name or b" " not in word} - {b"red"}
+    assert set(found) == kept
+    for word in kept:
+        np.testing.assert_array_equal(found[word], np.array(VECTORS[word], np.float32))
+
+
+def test_the_first_of_two_vectors_of_a_word_is_taken(tmp_path: Path) -> None:
+    """As in other readers of these files."""
+    (tmp_path / "twice.txt").write_text("red 1 2 3\nred 4 5 6\n")
+    assert read_vectors(tmp_path / "twice.txt", {b"red"}, 3)[b"red"].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("v.txt", b"red 1 2\n", r"v\.txt: its vectors have width 2, the model has 3; set model\."),
+        ("v.txt", b"4 2\nred 1 2\n", "have width 2, the model has 3"),
+        ("v.bin", b"4 2\nred ", "have width 2, the model has 3"),
+        ("v.txt", b"", "have width -1"),
+        ("v.txt", text_file("4 3\n"), r"holds 3 vectors, its first line says 4; fetch it again"),
+        ("v.txt", text_file("2 3\n"), r"holds 3 vectors, its first line says 2"),
+        ("v.txt", b"red 1 2 3\ngrey 1 2\n", r"v\.txt:2: 2 numbers, expected 3"),
+        ("v.txt", b"grey 1 2 3\nred 1 x 3\n", r"v\.txt:2: not numbers: .*x"),
+        ("v.txt", b"red 1 nan 3\n", r"v\.txt:1: a number is not finite"),
+        ("v.bin", binary_file()[:-1], r"breaks at byte 26 in vector 2 of 2; fetch it again"),
+        ("v.bin", binary_file(count=3), r"in vector 3 of 3"),
+        ("v.bin", binary_file(count=1), r"goes on at byte 20 after 1 vectors"),
+        ("v.bin", b"\x00\x01", r"begins with b'.x00.x01', not with a count"),
+        ("v.bin", b"1 3\n" + b"x" * 9000, r"breaks at byte 4,\d+ in vector 1"),
+        ("v.bin", b"1 3\nred " + np.full(3, np.inf, "<f4").tobytes(), "byte 8: a number is not f"),
+        ("v.txt.gz", gzip.compress(text_file(), mtime=0)[:-9], r"v\.txt\.gz: cannot be read: "),
+        ("v.zip", b"PK", r"v\.zip: an archive, unpack it"),
+    ],
+)
+def test_broken_files_are_named_with_the_place(
+    tmp_path: Path, name: str, data: bytes, message: str
+) -> None:
+    """Another width, a wrong count, a short file, and what is no number."""
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(TrainingError, match=message):
+        read_vectors(tmp_path / name, WANTED, 3)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """Like every file of a recipe."""
+    with pytest.raises(TrainingError, match=r"none\.txt: cannot be read: .*No such file"):
+        read_vectors(tmp_path / "none.txt", WANTED, 3)

@@ -15,14 +15,14 @@ from seq2edge.errors import BackendError
 from seq2edge.runtime.backends import device, diagnosis
 
 
-def findings():
+def components():
     """By subject."""
-    return {finding.subject: finding for finding in diagnosis.diagnose()}
+    return {component.subject: component for component in diagnosis.diagnose()}
 
 
 def test_what_is_here_is_found_with_its_version():
     """Python, ONNX Runtime and the libraries of the export."""
-    found = findings()
+    found = components()
     assert found["python"].works
     assert platform.python_version() in found["python"].detail
     assert found["onnxruntime"].detail.startswith(onnxruntime.__version__)
@@ -34,11 +34,11 @@ def test_what_is_here_is_found_with_its_version():
 def test_a_missing_library_comes_with_its_remedy(monkeypatch):
     """The extra to install, by name."""
     monkeypatch.setattr(diagnosis, "EXPORT", ("no-such-package",))
-    missing = findings()["no-such-package"]
+    missing = components()["no-such-package"]
     assert not missing.works
     assert "pip install 'seq2edge[export,cpu]'" in missing.detail
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    missing = findings()["onnxruntime"]
+    missing = components()["onnxruntime"]
     assert not missing.works
     assert "pip install 'seq2edge[cpu]' or 'seq2edge[cuda]'" in missing.detail
 
@@ -55,7 +55,7 @@ def test_cuda_needs_a_provider_and_a_driver(monkeypatch, providers, driver, work
     """A provider that is compiled in says nothing about the machine."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
     monkeypatch.setattr(diagnosis, "driver_error", lambda: driver)
-    found = findings()
+    found = components()
     assert (found["cuda backend"].works, found["cuda backend"].detail) == (works, detail)
     assert found["nvidia driver"].works == (driver is None)
     assert found["cpu backend"].works == ("CPUExecutionProvider" in providers)
@@ -64,9 +64,9 @@ def test_cuda_needs_a_provider_and_a_driver(monkeypatch, providers, driver, work
 def test_old_versions_run_the_specialised_graphs_alone(monkeypatch):
     """JetPack 6's newest, told apart from the desktop's."""
     monkeypatch.setattr(onnxruntime, "__version__", "1.23.2")
-    assert "specialised graphs" in findings()["onnxruntime"].detail
+    assert "specialised graphs" in components()["onnxruntime"].detail
     monkeypatch.setattr(onnxruntime, "__version__", "1.32.0")
-    assert findings()["onnxruntime"].detail == "1.32.0, runs all graphs"
+    assert components()["onnxruntime"].detail == "1.32.0, runs all graphs"
 
 
 def test_engines_need_a_library_a_driver_and_a_device(monkeypatch):
@@ -74,12 +74,12 @@ def test_engines_need_a_library_a_driver_and_a_device(monkeypatch):
     trt = types.SimpleNamespace(__name__="tensorrt", __version__="10.3.0")
     monkeypatch.setattr(diagnosis, "import_tensorrt", lambda: trt)
     monkeypatch.setattr(diagnosis, "import_cuda", fake_cuda.FakeCuda)
-    found = findings()
+    found = components()
     assert (found["tensorrt"].works, found["tensorrt"].detail) == (True, "tensorrt 10.3.0")
     assert found["tensorrt backend"].works
     assert found["tensorrt backend"].detail == "runs engines on Fake GPU, compute capability 8.6"
     monkeypatch.setattr(diagnosis, "import_cuda", lambda: fake_cuda.FakeCuda(devices=0))
-    found = findings()["tensorrt backend"]
+    found = components()["tensorrt backend"]
     assert not found.works
     assert "cudaErrorNoDevice" in found.detail
 
@@ -93,7 +93,7 @@ def test_a_device_that_rtx_does_not_know_runs_no_engines(monkeypatch, capability
     for library in ("tensorrt_rtx", "tensorrt"):
         trt = types.SimpleNamespace(__name__=library, __version__="1.7.1")
         monkeypatch.setattr(diagnosis, "import_tensorrt", lambda trt=trt: trt)
-        backend = findings()["tensorrt backend"]
+        backend = components()["tensorrt backend"]
         assert backend.works == (works or library == "tensorrt")
         assert ("tensorrt_rtx runs no engines on H100" in backend.detail) != backend.works
 
@@ -106,7 +106,7 @@ def test_what_engines_lack_comes_with_its_remedy(monkeypatch):
 
     monkeypatch.setattr(diagnosis, "import_tensorrt", missing)
     monkeypatch.setattr(device, "driver_error", lambda: "libcuda.so.1: no")
-    found = findings()
+    found = components()
     assert not found["tensorrt"].works
     assert "install seq2edge[rtx]" in found["tensorrt"].detail
     assert found["tensorrt backend"].detail.startswith("no library; tensorrt: no NVIDIA driver")
