@@ -210,7 +210,7 @@ def _quantized(case: Case, place: Path) -> Bundle:
 
 def _written(case: Case, bundle: Bundle, place: Path) -> dict[Role, Path]:
     """What `quantize` would write of a model without a tokenizer: nobody runs random weights."""
-    from seq2edge.quantize.passes.narrow import Narrow, NarrowedWeights
+    from seq2edge.quantize.passes.half_precision import HalfPrecisionWeights, ToHalfPrecision
 
     folder = place / (f"{case.precision}-lowered" if case.lowered else case.precision)
     roles = [g.role for g in bundle.manifest.graphs if g.target == "canonical"]
@@ -218,13 +218,13 @@ def _written(case: Case, bundle: Bundle, place: Path) -> dict[Role, Path]:
     if folder.exists():
         return files
     models = {role: ir.load(bundle.file(bundle.graph(role).file)) for role in roles}
-    narrowed = NarrowedWeights(TYPES.get(case.precision, ir.DataType.FLOAT))
+    narrowed = HalfPrecisionWeights(TYPES.get(case.precision, ir.DataType.FLOAT))
     for model in models.values():
         LengthToMask()(model)
         ScaleQueries()(model)
         SplitHeads()(model)
         if case.precision in TYPES:
-            Narrow(narrowed)(model)
+            ToHalfPrecision(narrowed)(model)
         if case.lowered:
             LowerToOpset18()(model)
     folder.mkdir()

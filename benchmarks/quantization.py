@@ -1,8 +1,9 @@
 """Every recipe on real weights: the table of docs/quantization.md.
 
 Fetches Whisper tiny.en, SmolLM2-135M and MiniLM-L6 with examples (pinned, see examples/weights.py),
-makes a random model of OPUS-MT's size, exports and quantizes each by every recipe, and judges it as
-`seq2edge quantize` does. Examples to calibrate on and to measure with are never the same.
+takes the phoneme model of examples/g2p, makes a random model of OPUS-MT's size, exports and
+quantizes each by every recipe, and judges it as `seq2edge quantize` does. Examples to calibrate on
+and to measure with are never the same.
 
     python benchmarks/quantization.py [--models whisper-tiny.en ...] [--write docs/quantization.md]
 """
@@ -26,13 +27,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from seq2edge.bundle import Bundle
 from seq2edge.evaluation.examples import Example, read_examples
 from seq2edge.export.pipeline import export_checkpoint
-from seq2edge.quantize.pipeline import Quantizer
+from seq2edge.quantize.quantizer import Quantizer
 from seq2edge.quantize.recipes import RECIPES, Options
 from seq2edge.quantize.verdict import Verdict, judge
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
 from weights import fetch, prepare
 
+PHONEMES = Path(__file__).resolve().parent.parent / "examples" / "g2p"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 HEAD = (
     "| model | recipe | for | size, MB | tokens/s, batch 1 | batch 8 | agreement | metric |\n"
@@ -48,6 +50,7 @@ class Subject:
     name: str
     checkpoint: Callable[[Path], Path]
     examples: Callable[[], tuple[list[Example], list[Example]]]
+    metric: str | None = None  # by default the task's first
 
 
 def _clips() -> tuple[list[Example], list[Example]]:
@@ -59,6 +62,12 @@ def _paragraphs() -> tuple[list[Example], list[Example]]:
     """The first and the second twenty paragraphs of the Debian FAQ."""
     texts = read_examples(prepare("paragraphs"), "generate")
     return texts[:20], texts[20:]
+
+
+def _held_out_words() -> tuple[list[Example], list[Example]]:
+    """Two hundred words, and six hundred others with their pronunciations."""
+    words = read_examples(PHONEMES / "test.jsonl", "generate")
+    return words[:200], words[200:800]
 
 
 def _words() -> tuple[list[Example], list[Example]]:
@@ -83,6 +92,12 @@ def _opus(folder: Path) -> Path:
 
 
 SUBJECTS = (
+    Subject(
+        name="Phonemes, shipped",
+        checkpoint=lambda _: PHONEMES / "model",
+        examples=_held_out_words,
+        metric="per",
+    ),
     Subject(
         name="OPUS-MT-sized, random",
         checkpoint=_opus,
@@ -115,41 +130,41 @@ def main() -> None:
     parser.add_argument("--targets", nargs="*", default=["onnxruntime", "tensorrt"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", type=Path, help="replace the table in this file")
-    given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for subject in SUBJECTS:
-        if not given.models or any(part in subject.name for part in given.models):
-            for row in measure(subject, given):
+        if not arguments.models or any(part in subject.name for part in arguments.models):
+            for row in measure(subject, arguments):
                 rows.append(row)
                 print(row, flush=True)
     note = (
         f"Made by `python benchmarks/quantization.py` on {time.strftime('%Y-%m-%d')}: "
-        f"{_processor()}, {given.threads} threads, onnxruntime {onnxruntime.__version__}."
+        f"{_processor()}, {arguments.threads} threads, onnxruntime {onnxruntime.__version__}."
     )
     table = "\n".join((note, "", HEAD, *rows))
-    if given.write:
-        text = given.write.read_text(encoding="utf-8")
+    if arguments.write:
+        text = arguments.write.read_text(encoding="utf-8")
         before, rest = text.split(BEGIN)
         after = rest.split(END)[1]
-        given.write.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
+        arguments.write.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
 
 
-def measure(subject: Subject, given: argparse.Namespace) -> Iterator[str]:
+def measure(subject: Subject, arguments: argparse.Namespace) -> Iterator[str]:
     """A row of the table for every recipe, target and set of options."""
-    folder, threads = given.folder, given.threads
+    folder, threads = arguments.folder, arguments.threads
     path = folder / subject.name.split(",")[0]
     export_checkpoint(subject.checkpoint(folder), path, overwrite=True)
     calibration, evaluation = subject.examples()
     quantizer = Quantizer(path, calibration=calibration, threads=threads)
     first = True
-    for name, options in (*((n, Options()) for n in given.recipes), *EXTRA):
+    for name, options in (*((n, Options()) for n in arguments.recipes), *EXTRA):
         decodes = quantizer.bundle.manifest.dims.decoder is not None
-        if name not in given.recipes or (options.int8_cache and not decodes):
+        if name not in arguments.recipes or (options.int8_cache and not decodes):
             continue
         recipe = RECIPES[name]
         for target in recipe.targets:
-            if target not in given.targets or (options.int8_cache and target == "tensorrt"):
+            if target not in arguments.targets or (options.int8_cache and target == "tensorrt"):
                 continue
             with tempfile.TemporaryDirectory() as temporary:
                 report = quantizer.write(
@@ -165,6 +180,7 @@ def measure(subject: Subject, given: argparse.Namespace) -> Iterator[str]:
                     report.bundle,
                     emulated=report.emulated,
                     examples=evaluation,
+                    metric=subject.metric,
                     threads=threads,
                 )
             if first:
@@ -179,11 +195,15 @@ def _label(name: str, options: Options) -> str:
     return f"{name}, int8 cache" if options.int8_cache else name
 
 
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f}" if size >= 20e6 else f"{size / 1e6:.1f}"
+
+
 def _float_row(name: str, verdict: Verdict) -> str:
     rates = verdict.float32.rates
     quality = verdict.quality
     metric = f"{quality.metric} {quality.float32.value:.2f}" if quality else "-"
-    size = f"{verdict.float32.bytes / 1e6:.0f}"
+    size = _megabytes(verdict.float32.bytes)
     return _line(name, "float32", "onnxruntime", size, rates, "-", metric)
 
 
@@ -195,7 +215,7 @@ def _row(name: str, recipe: str, target: str, bundle: Bundle, verdict: Verdict) 
             f"{quality.metric} {quality.quantized.value:.2f} "
             f"({change.value:+.2f}; {change.low:+.2f} to {change.high:+.2f})"
         )
-    size = f"{bundle.size / 1e6:.0f} ({verdict.size_ratio:.2f}x)"
+    size = f"{_megabytes(bundle.size)} ({verdict.size_ratio:.2f}x)"
     rates, base = verdict.quantized.rates, verdict.float32.rates
     ratios = {b: f" ({rates[b] / base[b]:.2f}x)" for b in rates}
     return _line(name, recipe, target, size, rates, f"{verdict.agreement:.1%}", metric, ratios)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from seq2edge.commands.options import BUNDLE, METRICS, PATH, THREADS, progress_bar
 
 if TYPE_CHECKING:
-    from seq2edge.evaluation.examples import Example
-    from seq2edge.quantize.pipeline import QuantizationReport
-    from seq2edge.quantize.verdict import Verdict
+    from seq2edge.quantize.recipes import RangeMethod
 
 
 @click.command()
@@ -69,148 +65,94 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @click.option("--json", "as_json", is_flag=True, help="The verdict as one JSON object.")
 @THREADS
-def quantize(bundle: Path, output: Path, *, as_json: bool, **given: Any) -> None:
+def quantize(
+    bundle: Path,
+    output: Path,
+    *,
+    recipe: str,
+    target: str | None,
+    calibration: Path | None,
+    evaluation: Path | None,
+    metric: str | None,
+    budget: str | None,
+    report: Path | None,
+    ranges: RangeMethod,
+    smoothing: float,
+    int8_cache: bool,
+    language: str | None,
+    overwrite: bool,
+    as_json: bool,
+    threads: int | None,
+) -> None:
     """Quantize a float BUNDLE and judge the result.
 
     Writes a second bundle, then runs both on this machine: size, memory, load time, speed, how many
     of the float model's answers are kept, and the task's metric with what chance would change.
     """
     try:
-        import seq2edge.quantize.pipeline  # noqa: F401 - everything below needs it
+        from seq2edge.quantize.pipeline import QuantizeOptions, run
     except ImportError as error:
         raise click.ClickException(f"quantize: {error}; install seq2edge[quantize,cpu]") from error
     from seq2edge.bundle import Bundle
     from seq2edge.evaluation.examples import read_examples
 
-    _check(given)
+    if metric is not None and evaluation is None:
+        raise click.UsageError("--metric is measured on --evaluation, which is missing")
+    _check_recipe(recipe, target=target, budget=budget, report=report)
+    options = QuantizeOptions(
+        recipe=recipe,
+        target=target,
+        budget=budget,
+        metric=metric,
+        report=report,
+        ranges=ranges,
+        smoothing=smoothing,
+        int8_cache=int8_cache,
+        language=language,
+        threads=threads,
+        overwrite=overwrite,
+    )
     task = Bundle.open(bundle).manifest.task
-    calibration, evaluation = (
-        read_examples(given[name], task) if given[name] is not None else []
-        for name in ("calibration", "evaluation")
-    )
-    run = _search if given["recipe"] == "auto" else _quantize
-    report, verdict, more = run(bundle, output, calibration, evaluation, given)
-    for name in report.kept:
-        click.echo(f"kept in float: {name}", err=True)
-    if as_json:
-        values = {**dataclasses.asdict(verdict), **more, "bundle": str(report.bundle.path)}
-        click.echo(json.dumps(values, ensure_ascii=False))
-        return
-    for line in verdict.table():
-        click.echo(line)
-    click.echo(verdict.sentence)
-    click.echo(f"{report.bundle.path} ({report.bundle.size / 1e6:.1f} MB)")
-
-
-def _check(given: dict[str, Any]) -> None:
-    """Refuse options that would not be heeded."""
-    from seq2edge.evaluation.metrics import find_metric
-
-    auto = given["recipe"] == "auto"
-    if given["metric"] is not None:
-        if given["evaluation"] is None:
-            raise click.UsageError("--metric is measured on --evaluation, which is missing")
-        find_metric(given["metric"])
-    if auto and given["budget"] is None:
-        raise click.UsageError("auto needs a --budget, such as wer+0.5")
-    if not auto:
-        for name in ("budget", "report"):
-            if given[name] is not None:
-                raise click.UsageError(f"--{name} is for --recipe auto")
-    if auto and given["target"] not in (None, "onnxruntime"):
-        raise click.UsageError(
-            f"auto measures speed here, where nothing for {given['target']} runs; name a recipe"
-        )
-
-
-def _options(given: dict[str, Any]) -> Any:
-    from seq2edge.quantize.recipes import Options
-
-    return Options(
-        ranges=given["ranges"], smoothing=given["smoothing"], int8_cache=given["int8_cache"]
-    )
-
-
-def _quantize(
-    bundle: Path,
-    output: Path,
-    calibration: list[Example],
-    evaluation: list[Example],
-    given: dict[str, Any],
-) -> tuple[QuantizationReport, Verdict, dict[str, Any]]:
-    from seq2edge.quantize.pipeline import quantize_bundle
-
-    with tempfile.TemporaryDirectory() as folder:
-        with progress_bar("read") as show:
-            report = quantize_bundle(
-                bundle,
-                output,
-                given["recipe"],
-                target=given["target"],
-                options=_options(given),
-                calibration=calibration,
-                language=given["language"],
-                threads=given["threads"],
-                emulation=Path(folder) / "emulated",
-                overwrite=given["overwrite"],
-                progress=show,
-            )
-        return report, _judge(report, evaluation, given, given["metric"]), {}
-
-
-def _search(
-    bundle: Path,
-    output: Path,
-    calibration: list[Example],
-    evaluation: list[Example],
-    given: dict[str, Any],
-) -> tuple[QuantizationReport, Verdict, dict[str, Any]]:
-    from seq2edge.evaluation import metrics
-    from seq2edge.quantize.automatic import quantize_automatically
-    from seq2edge.quantize.budget import Budget
-    from seq2edge.quantize.pipeline import Quantizer
-    from seq2edge.quantize.report import write_report
-
-    budget = Budget.parse(given["budget"])
-    quantizer = Quantizer(
-        bundle,
-        calibration=calibration,
-        language=given["language"],
-        threads=given["threads"],
-    )
+    examples = [
+        read_examples(path, task) if path is not None else [] for path in (calibration, evaluation)
+    ]
     with progress_bar("read") as show:
-        report, search = quantize_automatically(
-            quantizer,
+        quantized = run(
+            bundle,
             output,
-            budget,
-            evaluation,
-            options=_options(given),
-            language=given["language"],
-            overwrite=given["overwrite"],
+            options,
+            calibration=examples[0],
+            evaluation=examples[1],
             progress=show,
         )
-    for line in search.table():
-        click.echo(line, err=True)
-    metric = given["metric"] or (budget.metric if budget.metric in metrics.METRICS else None)
-    verdict = _judge(report, evaluation, given, metric)
-    page = given["report"] or output.with_name(f"{output.name}.html")
-    write_report(page, search, verdict.sentence, f"{output.name}: {budget}")
-    click.echo(f"report: {page}", err=True)
-    more = {"search": search.values(), "report": str(page)}
-    return report, verdict, more
+    if quantized.search is not None:
+        for line in quantized.search.table():
+            click.echo(line, err=True)
+        click.echo(f"report: {quantized.page}", err=True)
+    for name in quantized.report.kept:
+        click.echo(f"kept in float: {name}", err=True)
+    if as_json:
+        click.echo(json.dumps(quantized.values(), ensure_ascii=False))
+        return
+    for line in quantized.verdict.table():
+        click.echo(line)
+    click.echo(quantized.verdict.sentence)
+    result = quantized.report.bundle
+    click.echo(f"{result.path} ({result.size / 1e6:.1f} MB)")
 
 
-def _judge(
-    report: QuantizationReport, evaluation: list[Example], given: dict[str, Any], metric: str | None
-) -> Verdict:
-    from seq2edge.quantize.verdict import judge
-
-    return judge(
-        report.source,
-        report.bundle,
-        emulated=report.emulated,
-        examples=evaluation,
-        metric=metric,
-        language=given["language"],
-        threads=given["threads"],
-    )
+def _check_recipe(
+    recipe: str, *, target: str | None, budget: str | None, report: Path | None
+) -> None:
+    """Refuse options that the recipe, or auto, would not heed."""
+    if recipe != "auto":
+        for name, value in (("budget", budget), ("report", report)):
+            if value is not None:
+                raise click.UsageError(f"--{name} is for --recipe auto")
+        return
+    if budget is None:
+        raise click.UsageError("auto needs a --budget, such as wer+0.5")
+    if target not in (None, "onnxruntime"):
+        raise click.UsageError(
+            f"auto measures speed here, where nothing for {target} runs; name a recipe"
+        )

@@ -10,31 +10,32 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-import seq2edge
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.manifest import GraphFlavour, Role
 from seq2edge.errors import BackendError, InputError
 from seq2edge.evaluation.examples import Example
 from seq2edge.files.progress import PartProgress
 from seq2edge.runtime.backends.onnxruntime import import_onnxruntime
-from seq2edge.runtime.model import Model
+from seq2edge.runtime.model import Model, load
 
 TARGET: GraphFlavour = "onnxruntime"
 LONGEST = 384  # tokens of one text that are read
 NEW_TOKENS = 48  # that the model writes, at most
-LEAST_POSITIONS = 64  # that every graph must have read
+MIN_POSITIONS = 64  # that every graph must have read
 BATCH = 8  # examples decoded at a time
 
 Feed = dict[str, NDArray[Any]]
-See = Callable[[Role, str, NDArray[Any]], None]  # a graph, a tensor's name, its values
+TensorKey: TypeAlias = tuple[Role, str]  # a graph, a tensor's name in it
+OnTensor = Callable[[Role, str, NDArray[Any]], None]  # a graph, a tensor's name, its values
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,16 +65,16 @@ class Calibration:
     ) -> None:
         self.bundle = bundle
         self.threads = threads
-        self._model = seq2edge.load(bundle.path, device="cpu", threads=threads, graphs=TARGET)
+        self._model = load(bundle.path, device="cpu", threads=threads, graphs=TARGET)
         self.traces: list[Trace] = []
         for start in range(0, len(examples), BATCH):
             self.traces += _decode(self._model, examples[start : start + BATCH], language)
             progress(min(1.0, (start + BATCH) / len(examples)))
         for role, count in self.positions.items():
-            if count < LEAST_POSITIONS:
+            if count < MIN_POSITIONS:
                 raise InputError(
                     f"calibration: {len(examples)} examples give the {role} {count} positions, "
-                    f"at least {LEAST_POSITIONS} are needed; give more or longer ones"
+                    f"at least {MIN_POSITIONS} are needed; give more or longer ones"
                 )
 
     @property
@@ -89,23 +90,23 @@ class Calibration:
 
     def observe(
         self,
-        wanted: Mapping[Role, Sequence[str]],
-        see: See,
+        names: Mapping[Role, Sequence[str]],
+        on_tensor: OnTensor,
         progress: PartProgress = lambda _: None,
         *,
         target: GraphFlavour = TARGET,
         largest: bool = False,
     ) -> None:
-        """Show every wanted tensor of every example, (1, positions, ...), as it is computed.
+        """Hand over the named tensors of every example, (1, positions, ...), as they are computed.
 
-        `largest` shows its largest absolute value alone, which the graph itself finds.
+        `largest` hands over the largest absolute value alone, (), which the graph itself finds.
         """
-        watchers = {
-            graph.role: Watcher(
+        sessions = {
+            graph.role: InstrumentedSession(
                 self,
                 graph.role,
                 ir.load(self.bundle.file(graph.file)),
-                wanted.get(graph.role, ()),
+                names.get(graph.role, ()),
                 outputs=graph.role == "encoder",
                 largest=largest,
             )
@@ -114,10 +115,10 @@ class Calibration:
         }
         for number, trace in enumerate(self.traces, start=1):
             memory: Feed = {}
-            if "encoder" in watchers:
-                memory = watchers["encoder"].run(self.source(trace), see)
-            if "decoder" in watchers:
-                watchers["decoder"].run(memory | self.tokens(trace), see)
+            if "encoder" in sessions:
+                memory = sessions["encoder"].run(self.source(trace), on_tensor)
+            if "decoder" in sessions:
+                sessions["decoder"].run(memory | self.tokens(trace), on_tensor)
             progress(number / len(self.traces))
 
     def _source_length(self, trace: Trace) -> int:
@@ -149,6 +150,14 @@ class Calibration:
         }
 
 
+def names_by_role(keys: Iterable[TensorKey]) -> dict[Role, list[str]]:
+    """The tensors of each graph, for `Calibration.observe`."""
+    names: dict[Role, list[str]] = defaultdict(list)
+    for role, name in keys:
+        names[role].append(name)
+    return names
+
+
 def _decode(model: Model, examples: Sequence[Example], language: str | None) -> Iterator[Trace]:
     """Let the model write what it will after each example: greedily, else with its settings."""
     options = model.options.greedy()
@@ -157,15 +166,22 @@ def _decode(model: Model, examples: Sequence[Example], language: str | None) -> 
         start = model.start_tokens(options)
         options = options.replace(max_length=len(start) + NEW_TOKENS)
         clips = [Path(example.input) for example in examples]
-        found = model.transcribe_ids(np.stack([model.features(clip) for clip in clips]), options)
-        for clip, sequences in zip(clips, found, strict=True):
+        features = np.stack([model.features(clip) for clip in clips])
+        generated = model.transcribe_ids(features, options)
+        for clip, sequences in zip(clips, generated, strict=True):
             yield Trace(source=clip, tokens=(*start, *sequences[0].ids))
         return
-    texts = [_encode(model, str(example.input)) for example in examples]
+    texts = [
+        tuple(
+            model.encode_text(str(example.input), cut=True, new_tokens=NEW_TOKENS, longest=LONGEST)
+        )
+        for example in examples
+    ]
     if model.dims.decoder is None:
         yield from (Trace(source=ids) for ids in texts)
         return
     alone = model.dims.encoder is None
+    options = model.with_target_language(options, None)
     start = () if alone else model.start_tokens(options)
     options = options.replace(max_length=max(map(len, texts if alone else [start])) + NEW_TOKENS)
     for ids, sequences in zip(texts, model.generate_ids(texts, options), strict=True):
@@ -173,23 +189,15 @@ def _decode(model: Model, examples: Sequence[Example], language: str | None) -> 
         yield Trace(source=None if alone else ids, tokens=(*(ids if alone else start), *written))
 
 
-def _encode(model: Model, text: str) -> tuple[int, ...]:
-    """A text's ids, cut where the model's positions end, with room for what it writes."""
-    stack = model.dims.encoder or model.dims.decoder
-    assert stack is not None
-    positions = (stack.max_positions or LONGEST + NEW_TOKENS) - NEW_TOKENS
-    return tuple(model.tokenizer.encode(text)[: max(1, min(LONGEST, positions))])
-
-
-class Watcher:
+class InstrumentedSession:
     """A graph whose inner tensors can be looked at while it reads a calibration's examples.
 
-    `outputs`: its own outputs are wanted too. The graph is changed.
+    `outputs`: its own outputs come back from `run` too. The graph is changed.
     """
 
     def __init__(
         self,
-        seen: Calibration,
+        calibration: Calibration,
         role: Role,
         model: ir.Model,
         names: Sequence[str] = (),
@@ -210,29 +218,29 @@ class Watcher:
                 model.graph.outputs.append(values[name])
         self._outputs = own if outputs else []
         graph = ir.to_proto(model).SerializeToString()
-        self._session = _open(graph, seen.bundle.path, seen.threads)
+        self._session = _open(graph, calibration.bundle.path, calibration.threads)
         self._inputs = {put.name for put in self._session.get_inputs()}
 
-    def run(self, feed: Feed, see: See = lambda *_: None) -> Feed:
-        """Show the tensors asked for; the graph's own outputs come back, if they are wanted."""
+    def run(self, feed: Feed, on_tensor: OnTensor = lambda *_: None) -> Feed:
+        """Hand over the named tensors; the graph's own outputs come back, if there are to be."""
         feed = {name: values for name, values in feed.items() if name in self._inputs}
         if not self._outputs and not self._names:
             return {}
-        found = self._session.run([*self._outputs, *self._fetched], feed)
-        for name, values in zip(self._names, found[len(self._outputs) :], strict=True):
-            see(self._role, name, values)
-        return dict(zip(self._outputs, found, strict=False))
+        fetched = self._session.run([*self._outputs, *self._fetched], feed)
+        for name, values in zip(self._names, fetched[len(self._outputs) :], strict=True):
+            on_tensor(self._role, name, values)
+        return dict(zip(self._outputs, fetched, strict=False))
 
 
 def _largest(graph: ir.Graph, value: ir.Value) -> ir.Value:
     """The largest absolute value, a number."""
     size = ir.node("Abs", [value])
-    most = ir.node("ReduceMax", [size.outputs[0]], {"keepdims": 0})
-    graph.extend([size, most])
-    found = most.outputs[0]
-    found.name, found.type = f"{value.name}.largest", ir.TensorType(ir.DataType.FLOAT)
-    found.shape = ir.Shape([])
-    return found
+    maximum = ir.node("ReduceMax", [size.outputs[0]], {"keepdims": 0})
+    graph.extend([size, maximum])
+    output = maximum.outputs[0]
+    output.name, output.type = f"{value.name}.largest", ir.TensorType(ir.DataType.FLOAT)
+    output.shape = ir.Shape([])
+    return output
 
 
 def _open(graph: bytes, folder: Path, threads: int | None) -> Any:

@@ -18,18 +18,18 @@ from seq2edge.quantize.passes.block_weights import BlockWeights, QuantizedWeight
 from seq2edge.quantize.passes.int8_cache import CACHES, Int8Cache
 from seq2edge.quantize.passes.integer_products import IntegerProducts
 from seq2edge.quantize.passes.smooth import Smooth
-from seq2edge.quantize.ranges import InputStudy, of_role
-from seq2edge.quantize.recipes import Options
+from seq2edge.quantize.ranges import InputStats, of_role
+from seq2edge.quantize.recipes import Recipe
 
 CacheChannels: TypeAlias = dict[str, NDArray[np.float32]]  # (kv_heads, head_dim) by output
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MadeGraphs:
+class QuantizedGraphs:
     """Graphs by role, what became of each weight, and values that stay float32, "role: name"."""
 
     models: dict[Role, ir.Model]
-    forms: dict[str, str]
+    formats: dict[str, str]
     float32_values: dict[str, float]
 
 
@@ -41,44 +41,46 @@ def read_graphs(bundle: Bundle, target: GraphFlavour) -> dict[Role, ir.Model]:
     return {graph.role: ir.load(bundle.file(graph.file)) for graph in graphs}
 
 
-def make_graphs(
+def quantize_graphs(
     models: dict[Role, ir.Model],
     weights: QuantizedWeights,
-    options: Options,
-    study: InputStudy,
+    recipe: Recipe,
+    stats: InputStats,
     caches: CacheChannels,
-) -> MadeGraphs:
-    """Change a float bundle's onnxruntime graphs as the weights' recipe and the options say.
+) -> QuantizedGraphs:
+    """Change a float bundle's onnxruntime graphs as the recipe says; `weights` are the recipe's.
 
-    `study` and `caches` are what the examples told; empty where nothing is needed of them.
+    `stats` and `caches` are what the examples told; empty where nothing is needed of them.
     """
-    recipe = weights.recipe
-    forms: dict[str, str] = {}
+    formats: dict[str, str] = {}
     for role, model in models.items():
-        Smooth(of_role(study.factors, role), weights.tables)(model)
-        changes: dict[str, str] = {}
+        if stats.factors:
+            Smooth(of_role(stats.factors, role), weights.tables)(model)
+        changed: dict[str, str] = {}
         if recipe.inputs:
-            ranges = of_role(study.ranges, role) if recipe.inputs == "static" else None
-            products = IntegerProducts(weights.tables, ranges, options.finer)
+            ranges = of_role(stats.ranges, role) if recipe.inputs == "static" else None
+            products = IntegerProducts(weights.tables, ranges, weights.higher_precision)
             products(model)
-            changes |= products.changed
+            changed |= products.changed
         blocks = BlockWeights(weights)
         blocks(model)
         if caches:
             Int8Cache(caches)(model)
-        changes = blocks.changed | changes
-        forms |= {f"{role}: {name}": form for name, form in changes.items()}
-    return MadeGraphs(models=models, forms=forms, float32_values={})
+        changed = blocks.changed | changed
+        formats |= {f"{role}: {name}": text for name, text in changed.items()}
+    return QuantizedGraphs(models=models, formats=formats, float32_values={})
 
 
-def find_cache_channels(seen: Calibration, models: Mapping[Role, ir.Model]) -> CacheChannels:
+def find_cache_channels(calibration: Calibration, models: Mapping[Role, ir.Model]) -> CacheChannels:
     """The largest value of every channel of every cache."""
-    found: CacheChannels = {}
+    channels: CacheChannels = {}
 
-    def see(_: Role, name: str, values: NDArray[Any]) -> None:
-        most = np.abs(values).max(axis=(0, 2))
-        found[name] = np.maximum(found[name], most) if name in found else most
+    def on_tensor(_: Role, name: str, values: NDArray[Any]) -> None:
+        # (batch, kv_heads, length, head_dim)
+        largest = np.abs(values).max(axis=(0, 2))
+        channels[name] = np.maximum(channels[name], largest) if name in channels else largest
 
     outputs = [str(value.name) for value in models["decoder"].graph.outputs]
-    seen.observe({"decoder": [name for name in outputs if name.startswith(CACHES)]}, see)
-    return found
+    names = [name for name in outputs if name.startswith(CACHES)]
+    calibration.observe({"decoder": names}, on_tensor)
+    return channels

@@ -1,70 +1,189 @@
-"""From a float bundle to a quantized one, measured against the float model's recorded answers."""
+"""A float bundle in, a quantized one and a verdict out: `seq2edge quantize` in Python."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib.metadata
-import shutil
 import tempfile
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import onnx_ir as ir
-
-import seq2edge
-from seq2edge.bundle import Bundle, BundleWriter
-from seq2edge.bundle.manifest import (
-    MANIFEST,
-    GraphFlavour,
-    GraphRecord,
-    Manifest,
-    QuantizationRecord,
-    Role,
-    TensorRecord,
-    utc_now,
-)
-from seq2edge.bundle.reference import REFERENCE, read_reference
-from seq2edge.errors import BundleError, ExportError, OptionError
+from seq2edge.errors import OptionError
 from seq2edge.evaluation.examples import Example
-from seq2edge.export.weights import WEIGHTS, WeightsWriter, dtype_name
-from seq2edge.files.progress import PartProgress, Progress
-from seq2edge.quantize import onnxruntime_graphs, tensorrt_graphs
-from seq2edge.quantize.calibrated import calibrate_weights
-from seq2edge.quantize.calibration import Calibration
-from seq2edge.quantize.emulation import emulate_bundle
-from seq2edge.quantize.onnxruntime_graphs import (
-    CacheChannels,
-    MadeGraphs,
-    find_cache_channels,
-    read_graphs,
-)
-from seq2edge.quantize.passes import int8_cache
-from seq2edge.quantize.passes.block_weights import Codes, QuantizedWeights, table_sizes
-from seq2edge.quantize.passes.sites import Site, find_sites
-from seq2edge.quantize.ranges import InputStudy, study_inputs
-from seq2edge.quantize.recipes import Options, QuantizedTarget, Recipe, find_recipe, find_target
-from seq2edge.runtime import parity
-from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from seq2edge.evaluation.metrics import METRICS, find_metric
+from seq2edge.files.progress import Progress
+from seq2edge.quantize.quantizer import QuantizationReport, Quantizer
+from seq2edge.quantize.recipes import Options, RangeMethod, find_recipe, find_target
+from seq2edge.quantize.report import write_report
+from seq2edge.quantize.search import TARGET, Budget, Search, quantize_automatically
+from seq2edge.quantize.verdict import Verdict, judge
 
-TENSORRT_RELEASE = "10.15"  # the oldest whose parser reads all operators of the canonical graph
-PACKAGES = ("onnx-ir", "onnxruntime", "numpy")
+AUTO = "auto"  # instead of a recipe: the fastest within a budget
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class QuantizationReport:
-    """What was made of which bundle, and how far it is from the float model's recorded tokens.
+class QuantizeOptions:
+    """How to quantize, and what to judge by. Raises OptionError for what would not be heeded."""
 
-    `emulated` is a TensorRT bundle's twin that runs here, where one was asked for.
+    # One of `RECIPES`, or "auto": the fastest on this machine that stays within the budget.
+    recipe: str
+    # What the graphs are for: onnxruntime or tensorrt; by default the recipe's first.
+    target: str | None = None
+    # What auto may lose on the evaluation's examples: "bleu-0.3", "wer+0.5", "perplexity+2%".
+    budget: str | None = None
+    # The metric of the verdict, measured on the evaluation's examples; by default the task's first.
+    metric: str | None = None
+    # Where auto writes its HTML page; by default beside the bundle, with the ending .html.
+    report: Path | None = None
+    # How int8-static finds the range of products' inputs: min-max, percentile or entropy.
+    ranges: RangeMethod = "min-max"
+    # The share of inputs' outliers that moves to the weights (SmoothQuant); 0 to below 1.
+    smoothing: float = 0.0
+    # Keep the decoder's keys and values in 8 bits.
+    int8_cache: bool = False
+    # Of the clips, for a multilingual speech model.
+    language: str | None = None
+    # Of the CPU; by default all cores.
+    threads: int | None = None
+    # Replace a bundle that is there already.
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.metric is not None:
+            find_metric(self.metric)
+        if self.recipe != AUTO:
+            for name in ("budget", "report"):
+                if getattr(self, name) is not None:
+                    raise OptionError(f"{name}: is for the recipe auto, {self.recipe} has none")
+            return
+        if self.budget is None:
+            raise OptionError("budget: auto needs one, such as wer+0.5")
+        if self.target not in (None, TARGET):
+            raise OptionError(
+                f"target: auto measures speed here, where nothing for {self.target} runs; "
+                "name a recipe"
+            )
+
+    def recipe_options(self) -> Options:
+        """What is chosen beside the recipe. Raises OptionError for values that mean nothing."""
+        return Options(ranges=self.ranges, smoothing=self.smoothing, int8_cache=self.int8_cache)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """What `run` made: the bundle, how far it is from the float one, and whether it pays here."""
+
+    report: QuantizationReport  # the bundle, its parity, and weights that stayed float
+    verdict: Verdict  # sizes (bytes), memory (bytes), load time (s), speed (tokens/s), quality
+    search: Search | None = None  # of auto: every trial, and the errors of the layers
+    page: Path | None = None  # of auto: the HTML page
+
+    def values(self) -> dict[str, Any]:
+        """The verdict with the rest, for JSON."""
+        values = dataclasses.asdict(self.verdict)
+        if self.search is not None:
+            values |= {"search": self.search.values(), "report": str(self.page)}
+        return values | {"bundle": str(self.report.bundle.path)}
+
+
+def run(
+    source: str | Path,
+    destination: str | Path,
+    options: QuantizeOptions,
+    *,
+    calibration: Sequence[Example] = (),
+    evaluation: Sequence[Example] = (),
+    progress: Progress = lambda *_: None,
+) -> Quantized:
+    """Quantize the float bundle `source` into a new folder, and judge both bundles here.
+
+    `calibration` are examples that ranges are found on and weights are rounded for, `evaluation`
+    those that the verdict is measured on (random input without), best with references;
+    `seq2edge.evaluation.examples.read_examples` reads files of them. TensorRT's graphs do not run
+    here: they are judged by emulation, without speed and memory.
+
+        quantized = seq2edge.quantize.run("model", "small", QuantizeOptions(recipe="int8-weight"))
+        quantized.verdict.sentence        # "int8-weight pays here: 3.8x smaller, ..."
+        quantized.verdict.speedup(1)      # tokens/s over the float model's, one input at a time
+        quantized.report.bundle.path
+
+    Raises OptionError for a recipe, target, metric or budget that is unknown or does not go
+    together, for examples that are missing or not used, and where nothing stays within the budget;
+    InputError for examples that the model cannot read; BundleError for a source that is damaged,
+    quantized already or without graphs, and for a destination that is taken; ExportError where the
+    result answers no finite numbers; BackendError where a library is missing. Then nothing is
+    written, but for a bundle whose verdict cannot be had.
     """
+    if options.metric is not None and not evaluation:
+        raise OptionError("metric: is measured on examples for evaluation, give some")
+    if options.recipe == AUTO:
+        return _run_search(source, destination, options, calibration, evaluation, progress)
+    with tempfile.TemporaryDirectory() as folder:
+        report = quantize_bundle(
+            source,
+            destination,
+            options.recipe,
+            target=options.target,
+            options=options.recipe_options(),
+            calibration=calibration,
+            language=options.language,
+            threads=options.threads,
+            emulation=Path(folder) / "emulated",
+            overwrite=options.overwrite,
+            progress=progress,
+        )
+        progress("judge", 1.0)
+        return Quantized(report=report, verdict=_judge(report, evaluation, options, options.metric))
 
-    source: Bundle
-    bundle: Bundle
-    recipe: Recipe
-    target: QuantizedTarget
-    parity: parity.Parity
-    kept: tuple[str, ...]  # weights that stayed float
-    emulated: Bundle | None = None
+
+def _run_search(
+    source: str | Path,
+    destination: str | Path,
+    options: QuantizeOptions,
+    calibration: Sequence[Example],
+    evaluation: Sequence[Example],
+    progress: Progress,
+) -> Quantized:
+    """Find the fastest within the budget, judge it, and write the page."""
+    assert options.budget is not None
+    budget = Budget.parse(options.budget)
+    quantizer = Quantizer(
+        source, calibration=calibration, language=options.language, threads=options.threads
+    )
+    report, search = quantize_automatically(
+        quantizer,
+        destination,
+        budget,
+        evaluation,
+        options=options.recipe_options(),
+        language=options.language,
+        overwrite=options.overwrite,
+        progress=progress,
+    )
+    progress("judge", 1.0)
+    metric = options.metric or (budget.metric if budget.metric in METRICS else None)
+    verdict = _judge(report, evaluation, options, metric)
+    output = Path(destination)
+    page = options.report or output.with_name(f"{output.name}.html")
+    write_report(page, search, verdict.sentence, f"{output.name}: {budget}")
+    return Quantized(report=report, verdict=verdict, search=search, page=page)
+
+
+def _judge(
+    report: QuantizationReport,
+    evaluation: Sequence[Example],
+    options: QuantizeOptions,
+    metric: str | None,
+) -> Verdict:
+    return judge(
+        report.source,
+        report.bundle,
+        emulated=report.emulated,
+        examples=evaluation,
+        metric=metric,
+        language=options.language,
+        threads=options.threads,
+    )
 
 
 def quantize_bundle(
@@ -81,7 +200,7 @@ def quantize_bundle(
     overwrite: bool = False,
     progress: Progress = lambda *_: None,
 ) -> QuantizationReport:
-    """Write a quantized copy of a float bundle; the source is only read.
+    """Write a quantized copy of a float bundle, without a verdict; the source is only read.
 
     The copy holds the graphs for `target` (onnxruntime or tensorrt, by default the recipe's first)
     alone. With examples to calibrate on, weights are rounded for what their inputs are there, and
@@ -90,7 +209,7 @@ def quantize_bundle(
     unknown recipe, target or pair of them, and for examples and options that are missing or not
     used, InputError for examples that the model cannot read, BundleError for a source that is
     damaged, quantized already or without graphs, and ExportError where the result answers no
-    numbers.
+    finite numbers.
     """
     chosen = find_recipe(recipe)
     aim = find_target(chosen, target)
@@ -106,276 +225,3 @@ def quantize_bundle(
         overwrite=overwrite,
         progress=progress,
     )
-
-
-class Quantizer:
-    """A float bundle and examples, of which quantized bundles are made.
-
-    What the model decodes of the examples, and what is learnt from it, is kept for the next one.
-    Raises BundleError for a source that is damaged, quantized already or without graphs.
-    """
-
-    def __init__(
-        self,
-        source: str | Path,
-        *,
-        calibration: Sequence[Example] = (),
-        language: str | None = None,
-        threads: int | None = None,
-    ) -> None:
-        self.bundle = Bundle.open(source, hashes=True)
-        self.threads = threads
-        _check_source(self.bundle)
-        self._examples = calibration
-        self._language = language
-        self._seen: Calibration | None = None
-        self._weights: dict[str, QuantizedWeights] = {}
-        self._studies: dict[Hashable, InputStudy] = {}
-        self._caches: CacheChannels = {}
-
-    def write(
-        self,
-        destination: str | Path,
-        recipe: Recipe,
-        *,
-        target: QuantizedTarget,
-        options: Options = Options(),  # noqa: B008 - frozen
-        emulation: Path | None = None,
-        overwrite: bool = False,
-        progress: Progress = lambda *_: None,
-    ) -> QuantizationReport:
-        """Write a bundle by that recipe; see `quantize_bundle`."""
-        options.check(recipe, target)
-        if not self._examples and (recipe.needs_examples(target) or options.needs_examples()):
-            asked = f"{recipe.name} for {target} needs"
-            if not recipe.needs_examples(target):
-                asked = "smoothing and 8-bit caches need"
-            raise OptionError(f"calibration: {asked} examples, they show how large values get")
-        progress("read", 0.0)
-        with BundleWriter(destination, overwrite=overwrite) as writer:
-            made = self.make(recipe, target, options, progress)
-            records = _write_graphs(writer, self.bundle, target, made.models, options)
-            _copy_others(writer, self.bundle)
-            manifest = self._manifest(records, recipe, options, target, made)
-            progress("compare", 0.8)
-            measured, twin = _measure(self.bundle, writer, manifest, made.models, emulation)
-            progress("write", 0.9)
-            finished = writer.finish(dataclasses.replace(manifest, parity=measured))
-        progress("write", 1.0)
-        kept = tuple(name for name, form in made.forms.items() if not form.startswith("int"))
-        return QuantizationReport(
-            source=self.bundle,
-            bundle=finished,
-            recipe=recipe,
-            target=target,
-            parity=measured,
-            kept=kept if recipe.layers is not None else (),
-            emulated=twin,
-        )
-
-    @property
-    def tables(self) -> set[int]:
-        """The sizes of the vocabularies: a weight with as many rows is a table."""
-        return table_sizes(self.bundle.manifest.dims)
-
-    def make(
-        self,
-        recipe: Recipe,
-        target: QuantizedTarget,
-        options: Options = Options(),  # noqa: B008 - frozen
-        progress: Progress = lambda *_: None,
-    ) -> MadeGraphs:
-        """The quantized graphs, in memory."""
-        seen = None
-        if self._uses_examples(recipe, target, options):
-            seen = self.seen(lambda part: progress("decode examples", 0.05 + 0.25 * part))
-        weights = self._calibrated(recipe, seen, progress).but(options.finer)
-
-        def show(part: float) -> None:
-            progress("find ranges", 0.6 + 0.15 * part)
-
-        if target == "tensorrt":
-            study = self._study(weights, "canonical", options, seen, lambda part: show(0.5 * part))
-            return tensorrt_graphs.make_graphs(
-                self.bundle, weights, study, seen, lambda part: show(0.5 + 0.5 * part)
-            )
-        study = self._study(weights, target, options, seen, show)
-        models = read_graphs(self.bundle, target)
-        if options.int8_cache and seen is not None and not self._caches:
-            self._caches = find_cache_channels(seen, models)
-        caches = self._caches if options.int8_cache else {}
-        return onnxruntime_graphs.make_graphs(models, weights, options, study, caches)
-
-    def seen(self, progress: PartProgress = lambda _: None) -> Calibration | None:
-        """The examples as the model decoded them, None where there are none."""
-        if self._seen is None and self._examples:
-            self._seen = Calibration(
-                self.bundle,
-                self._examples,
-                language=self._language,
-                threads=self.threads,
-                progress=progress,
-            )
-        return self._seen
-
-    def _uses_examples(self, recipe: Recipe, target: QuantizedTarget, options: Options) -> bool:
-        return recipe.takes_examples(target) or options.needs_examples()
-
-    def _calibrated(
-        self, recipe: Recipe, seen: Calibration | None, progress: Progress
-    ) -> QuantizedWeights:
-        """The recipe's weights, calibrated where it calibrates; made once."""
-        if recipe.name not in self._weights:
-            dims = self.bundle.manifest.dims
-            codes: Mapping[Hashable, Codes] = {}
-            if seen is not None and recipe.calibrates:
-                plan = QuantizedWeights(dims, recipe)
-                sites = _sites(read_graphs(self.bundle, "onnxruntime"), plan)
-                codes = calibrate_weights(
-                    seen, sites, plan, lambda part: progress("calibrate", 0.3 + 0.3 * part)
-                )
-            self._weights[recipe.name] = QuantizedWeights(dims, recipe, codes)
-        return self._weights[recipe.name]
-
-    def _study(
-        self,
-        weights: QuantizedWeights,
-        target: GraphFlavour,
-        options: Options,
-        seen: Calibration | None,
-        progress: PartProgress,
-    ) -> InputStudy:
-        """What the examples tell of products' inputs; learnt once."""
-        key = (weights.recipe.inputs, target, options.ranges, options.smoothing)
-        if key not in self._studies:
-            sites = _sites(read_graphs(self.bundle, target), weights)
-            found = study_inputs(seen, sites, weights.recipe, options, target, progress)
-            self._studies[key] = found
-        return self._studies[key]
-
-    def _manifest(
-        self,
-        graphs: tuple[GraphRecord, ...],
-        recipe: Recipe,
-        options: Options,
-        target: QuantizedTarget,
-        made: MadeGraphs,
-    ) -> Manifest:
-        bundle, seen = self.bundle, self._seen
-        used = seen is not None and self._uses_examples(recipe, target, options)
-        raw = (bundle.path / MANIFEST).read_bytes()
-        return dataclasses.replace(
-            bundle.manifest,
-            precision=recipe.name,  # type: ignore[arg-type]
-            graphs=graphs,
-            engines=(),
-            # Stands in until it is measured.
-            parity=bundle.manifest.parity,
-            quantization=QuantizationRecord(
-                recipe=recipe.summary,
-                method="GPTQ" if used and recipe.calibrates else "round to nearest",
-                ranges=options.ranges if recipe.inputs == "static" else None,
-                smoothing=options.smoothing,
-                cache="int8" if options.int8_cache else "activations",
-                examples=len(seen.traces) if used and seen is not None else 0,
-                weights=made.forms,
-                float32_values=made.float32_values,
-                source_sha256=hashlib.sha256(raw).hexdigest(),
-                tool_version=seq2edge.__version__,
-                created=utc_now(),
-                packages={name: importlib.metadata.version(name) for name in PACKAGES},
-            ),
-        )
-
-
-def _sites(models: Mapping[Role, ir.Model], weights: QuantizedWeights) -> dict[Role, list[Site]]:
-    return {role: find_sites(model.graph, weights.tables) for role, model in models.items()}
-
-
-def _check_source(bundle: Bundle) -> None:
-    precision = bundle.manifest.precision
-    if precision != "float32":
-        raise BundleError(
-            f"{bundle.path}: quantized already ({precision}), quantize the float bundle instead"
-        )
-    targets = {graph.target for graph in bundle.manifest.graphs}
-    if "onnxruntime" not in targets or REFERENCE not in bundle.manifest.files:
-        raise BundleError(
-            f"{bundle.path}: has no graphs for onnxruntime or no {REFERENCE}, "
-            "export the checkpoint again"
-        )
-
-
-def _write_graphs(
-    writer: BundleWriter,
-    bundle: Bundle,
-    target: QuantizedTarget,
-    models: Mapping[Role, ir.Model],
-    options: Options,
-) -> tuple[GraphRecord, ...]:
-    """Write all graphs over one weights file."""
-    WeightsWriter(writer.path(WEIGHTS)).write(models.values())
-    records = []
-    for role, model in models.items():
-        name = f"{role}.{target}.onnx"
-        ir.save(model, writer.path(name))
-        record = bundle.graph(role, "canonical" if target == "tensorrt" else target)
-        requires = record.requires
-        if target == "tensorrt":
-            requires = {"tensorrt": TENSORRT_RELEASE}
-        elif options.int8_cache and role == "decoder":
-            requires = {"onnxruntime": int8_cache.RELEASE}
-        records.append(
-            dataclasses.replace(
-                record,
-                target=target,
-                file=name,
-                opset=dict(model.opset_imports),
-                requires=requires,
-                inputs=tuple(_typed(put, model.graph.inputs) for put in record.inputs),
-                outputs=tuple(_typed(put, model.graph.outputs) for put in record.outputs),
-            )
-        )
-    return tuple(records)
-
-
-def _typed(record: TensorRecord, values: Sequence[ir.Value]) -> TensorRecord:
-    """The record with the type that the graph now gives that tensor."""
-    value = next(value for value in values if value.name == record.name)
-    return dataclasses.replace(record, dtype=dtype_name(value))
-
-
-def _copy_others(writer: BundleWriter, bundle: Bundle) -> None:
-    """Tokenizers and recorded answers; engines were compiled for the float graphs."""
-    manifest = bundle.manifest
-    own = {graph.file for graph in manifest.graphs} | {WEIGHTS}
-    for engine in manifest.engines:
-        own |= {engine.file, engine.sidecar}
-    for name in manifest.files:
-        if name not in own:
-            shutil.copyfile(bundle.file(name), writer.path(name))
-
-
-def _measure(
-    bundle: Bundle,
-    writer: BundleWriter,
-    manifest: Manifest,
-    models: Mapping[Role, ir.Model],
-    emulation: Path | None,
-) -> tuple[parity.Parity, Bundle | None]:
-    """Replay what the float model answered on the new graphs, or on their emulation."""
-    reference = read_reference(bundle.file(REFERENCE))
-    twin: Bundle | None = None
-    if manifest.graphs[0].target == "onnxruntime":
-        found = parity.replay(
-            OnnxRuntimeBackend(writer.preview(manifest), target="onnxruntime"), reference
-        )
-    else:
-        with tempfile.TemporaryDirectory() as temporary:
-            twin = emulate_bundle(emulation or Path(temporary) / "twin", bundle, models)
-            found = parity.replay(OnnxRuntimeBackend(twin, target="canonical"), reference)
-    if found.max_relative >= parity.NO_NUMBER:
-        raise ExportError(
-            f"parity: the {manifest.precision} graphs answer no numbers; the bundle was not written"
-        )
-    return found, twin if emulation is not None else None

@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -19,104 +18,91 @@ from numpy.typing import NDArray
 
 from seq2edge.bundle.manifest import GraphFlavour, Role
 from seq2edge.files.progress import PartProgress
-from seq2edge.quantize.calibration import Calibration
-from seq2edge.quantize.passes.sites import Site
+from seq2edge.quantize.calibration import Calibration, TensorKey, names_by_role
+from seq2edge.quantize.passes.weight_uses import WeightUse, product_inputs
 from seq2edge.quantize.recipes import Options, RangeMethod, Recipe
 
-Place: TypeAlias = tuple[Role, str]  # a graph, the name of a product's input
-Channels: TypeAlias = dict[Place, NDArray[np.float32]]  # (K,) of each input
-Sites: TypeAlias = Mapping[Role, Sequence[Site]]
+Channels: TypeAlias = dict[TensorKey, NDArray[np.float32]]  # (K,) of each product's input
+WeightUses: TypeAlias = Mapping[Role, Sequence[WeightUse]]
 Value = TypeVar("Value")
 
 PERCENTILE = 99.99
 BINS = {"percentile": 2048, "entropy": 512}
 QUANTIZED_BINS = 128  # of the entropy method: as many as there are sizes of an 8-bit code
 NORMS = ("LayerNormalization", "RMSNormalization")
-LEAST_CHANNEL = 1e-5  # smaller ones are all but unused; no factor is made of them
-
-
-def product_inputs(sites: Sequence[Site]) -> dict[str, list[Site]]:
-    """The inputs of products that are no LM heads, with the weights that each meets."""
-    inputs: dict[str, list[Site]] = defaultdict(list)
-    for site in sites:
-        value = site.node.inputs[0]
-        if site.kind != "table" and value is not None:
-            inputs[str(value.name)].append(site)
-    return inputs
+MIN_CHANNEL = 1e-5  # smaller ones are all but unused; no factor is made of them
 
 
 def find_channels(
-    seen: Calibration, sites: Sites, target: GraphFlavour, progress: PartProgress = lambda _: None
+    calibration: Calibration,
+    uses: WeightUses,
+    target: GraphFlavour,
+    progress: PartProgress = lambda _: None,
 ) -> Channels:
     """The largest absolute value of every channel of every product's input."""
-    found: Channels = {}
+    channels: Channels = {}
 
-    def see(role: Role, name: str, values: NDArray[Any]) -> None:
-        most = np.abs(values).reshape(-1, values.shape[-1]).max(axis=0)
-        known = found.get((role, name))
-        found[role, name] = most if known is None else np.maximum(known, most)
+    def on_tensor(role: Role, name: str, values: NDArray[Any]) -> None:
+        largest = np.abs(values).reshape(-1, values.shape[-1]).max(axis=0)
+        before = channels.get((role, name))
+        channels[role, name] = largest if before is None else np.maximum(before, largest)
 
-    wanted = {role: list(product_inputs(some)) for role, some in sites.items()}
-    seen.observe(wanted, see, progress, target=target)
-    return found
+    names = {role: list(product_inputs(of_graph)) for role, of_graph in uses.items()}
+    calibration.observe(names, on_tensor, progress, target=target)
+    return channels
 
 
-def find_factors(channels: Channels, sites: Sites, alpha: float) -> Channels:
+def find_factors(channels: Channels, uses: WeightUses, alpha: float) -> Channels:
     """What each channel of an input is divided by, and its weights' rows are multiplied by.
 
     Inputs that a norm gives, where outliers stay in the same channels; others are left as they are.
     Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language
-    Models", 2022, equation 4.
+    Models", 2022, equation 4: s_k = max|x_k|^alpha / max|W_k|^(1 - alpha), for x (positions, K) and
+    all weights (K, N) that read it. With alpha 0 the rows of weights would all become equally
+    large, with alpha 1 the channels of the input; at 0.5 both have the same size in each channel.
     """
     factors: Channels = {}
-    for role, some in sites.items():
-        for name, readers in product_inputs(some).items():
+    for role, of_graph in uses.items():
+        for name, readers in product_inputs(of_graph).items():
             producer = readers[0].node.inputs[0].producer()  # type: ignore[union-attr]
             if producer is None or producer.op_type not in NORMS:
                 continue
-            inputs = np.maximum(channels[role, name], LEAST_CHANNEL)
-            rows = [np.abs(site.weight()).max(axis=1) for site in readers]
-            weights = np.maximum(np.max(rows, axis=0), LEAST_CHANNEL)
+            inputs = np.maximum(channels[role, name], MIN_CHANNEL)
+            rows = [np.abs(use.weight()).max(axis=1) for use in readers]
+            weights = np.maximum(np.max(rows, axis=0), MIN_CHANNEL)
             factor = inputs**alpha / weights ** (1 - alpha)
-            factors[role, name] = np.maximum(factor, LEAST_CHANNEL).astype(np.float32)
+            factors[role, name] = np.maximum(factor, MIN_CHANNEL).astype(np.float32)
     return factors
 
 
 def find_ranges(
-    seen: Calibration,
+    calibration: Calibration,
     channels: Channels,
     factors: Channels,
     method: RangeMethod,
     target: GraphFlavour,
     progress: PartProgress = lambda _: None,
-) -> dict[Place, float]:
+) -> dict[TensorKey, float]:
     """The largest absolute value to be told apart, of each input divided by its factors."""
 
-    def divided(place: Place, values: NDArray[Any]) -> NDArray[Any]:
-        return values / factors[place] if place in factors else values
+    def divided(key: TensorKey, values: NDArray[Any]) -> NDArray[Any]:
+        return values / factors[key] if key in factors else values
 
-    most = {place: float(divided(place, values).max()) for place, values in channels.items()}
+    largest = {key: float(divided(key, values).max()) for key, values in channels.items()}
     if method == "min-max":
-        return most
+        return largest
     collector = _collector(method)
     add = collector.collect_value if method == "entropy" else collector.collect_absolute_value
-    for place, size in most.items():  # bins reach as far as they must, from the start
-        add({place: np.array([0.0, size], dtype=np.float32)})
+    for key, size in largest.items():  # bins reach as far as they must, from the start
+        add({key: np.array([0.0, size], dtype=np.float32)})
 
-    def see(role: Role, name: str, values: NDArray[Any]) -> None:
+    def on_tensor(role: Role, name: str, values: NDArray[Any]) -> None:
         add({(role, name): divided((role, name), values)})
 
-    seen.observe(_by_role(most), see, progress, target=target)
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells what it does
+    calibration.observe(names_by_role(largest), on_tensor, progress, target=target)
+    with contextlib.redirect_stdout(io.StringIO()):  # the collector prints what it does
         thresholds = collector.compute_collection_result()
-    return {place: float(max(abs(found[0]), abs(found[1]))) for place, found in thresholds.items()}
-
-
-def _by_role(places: Iterable[Place]) -> dict[Role, list[str]]:
-    names: dict[Role, list[str]] = defaultdict(list)
-    for role, name in places:
-        names[role].append(name)
-    return names
+    return {key: float(max(abs(low), abs(high))) for key, (low, high, *_) in thresholds.items()}
 
 
 def _collector(method: RangeMethod) -> Any:
@@ -133,37 +119,41 @@ def _collector(method: RangeMethod) -> Any:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class InputStudy:
+class InputStats:
     """What examples tell of the products' inputs: smoothing factors, and ranges after it."""
 
-    factors: Channels
-    ranges: dict[Place, float]
+    factors: Channels = dataclasses.field(default_factory=dict)
+    ranges: dict[TensorKey, float] = dataclasses.field(default_factory=dict)
 
 
-def study_inputs(
-    seen: Calibration | None,
-    sites: Sites,
+def needs_input_stats(recipe: Recipe, options: Options) -> bool:
+    """Whether anything of the products' inputs has to be known."""
+    return recipe.inputs == "static" or options.smoothing > 0
+
+
+def collect_input_stats(
+    calibration: Calibration | None,
+    uses: WeightUses,
     recipe: Recipe,
     options: Options,
     target: GraphFlavour,
     progress: PartProgress = lambda _: None,
-) -> InputStudy:
-    """Find what the recipe and the options need; nothing where they need nothing."""
-    static = recipe.inputs == "static"
-    if seen is None or not (static or options.smoothing):
-        return InputStudy(factors={}, ranges={})
-    channels = find_channels(seen, sites, target, lambda part: progress(0.5 * part))
-    factors = find_factors(channels, sites, options.smoothing) if options.smoothing else {}
-    ranges: dict[Place, float] = {}
-    if static:
+) -> InputStats:
+    """Measure what the recipe and the options need; nothing where they need nothing."""
+    if calibration is None or not needs_input_stats(recipe, options):
+        return InputStats()
+    channels = find_channels(calibration, uses, target, lambda part: progress(0.5 * part))
+    factors = find_factors(channels, uses, options.smoothing) if options.smoothing else {}
+    ranges: dict[TensorKey, float] = {}
+    if recipe.inputs == "static":
 
         def show(part: float) -> None:
             progress(0.5 + 0.5 * part)
 
-        ranges = find_ranges(seen, channels, factors, options.ranges, target, show)
-    return InputStudy(factors=factors, ranges=ranges)
+        ranges = find_ranges(calibration, channels, factors, options.ranges, target, show)
+    return InputStats(factors=factors, ranges=ranges)
 
 
-def of_role(found: Mapping[Place, Value], role: Role) -> dict[str, Value]:
+def of_role(by_tensor: Mapping[TensorKey, Value], role: Role) -> dict[str, Value]:
     """One graph's part, by the inputs' names."""
-    return {name: value for (owner, name), value in found.items() if owner == role}
+    return {name: value for (owner, name), value in by_tensor.items() if owner == role}

@@ -6,23 +6,12 @@ import dataclasses
 from typing import Literal, TypeAlias
 
 from seq2edge.errors import OptionError
+from seq2edge.quantize.passes.block_weights import INT4, INT8, BlockFormat, WeightFormats
 
 QuantizedTarget: TypeAlias = Literal["onnxruntime", "tensorrt"]
 RangeMethod: TypeAlias = Literal["min-max", "percentile", "entropy"]
 BOTH: tuple[QuantizedTarget, ...] = ("onnxruntime", "tensorrt")
 RANGE_METHODS: tuple[RangeMethod, ...] = ("min-max", "percentile", "entropy")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Form:
-    """Integers of `bits` in blocks of at most `block` values along a product's inner axis."""
-
-    bits: int
-    block: int
-
-
-BYTES = Form(bits=8, block=128)
-NIBBLES = Form(bits=4, block=32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,13 +31,18 @@ class Recipe:
 
     name: str
     targets: tuple[QuantizedTarget, ...]
-    layers: Form | None = None
-    attention: Form | None = None
-    table: Form | None = None
+    layers: BlockFormat | None = None
+    attention: BlockFormat | None = None
+    table: BlockFormat | None = None
     inputs: Literal["", "dynamic", "static"] = ""
     activations: Literal["float16", "bfloat16"] = "float16"
     calibrates: bool = False
     summary: str
+
+    @property
+    def formats(self) -> WeightFormats:
+        """The format of each kind of weights."""
+        return {"layers": self.layers, "attention": self.attention, "table": self.table}
 
     def needs_examples(self, target: QuantizedTarget) -> bool:
         """Whether it cannot be made without: float16 overflows where nobody looked."""
@@ -66,17 +60,17 @@ RECIPES = {
         Recipe(
             name="int8-weight",
             targets=BOTH,
-            layers=BYTES,
-            attention=BYTES,
-            table=BYTES,
+            layers=INT8,
+            attention=INT8,
+            table=INT8,
             summary="8-bit weights, rounded to the nearest",
         ),
         Recipe(
             name="int4-weight",
             targets=BOTH,
-            layers=NIBBLES,
-            attention=BYTES,
-            table=BYTES,
+            layers=INT4,
+            attention=INT8,
+            table=INT8,
             calibrates=True,
             summary="4-bit weights in blocks of 32; embedding, LM head, queries, keys and values "
             "8-bit",
@@ -84,18 +78,18 @@ RECIPES = {
         Recipe(
             name="int8-dynamic",
             targets=("onnxruntime",),
-            layers=BYTES,
-            attention=BYTES,
-            table=BYTES,
+            layers=INT8,
+            attention=INT8,
+            table=INT8,
             inputs="dynamic",
             summary="8-bit weights and inputs of products, whose range is found at every call",
         ),
         Recipe(
             name="int8-static",
             targets=BOTH,
-            layers=BYTES,
-            attention=BYTES,
-            table=BYTES,
+            layers=INT8,
+            attention=INT8,
+            table=INT8,
             inputs="static",
             summary="8-bit weights and inputs of products, whose range was found on examples",
         ),
@@ -113,19 +107,19 @@ RECIPES = {
 class Options:
     """What is chosen beside a recipe.
 
-    `finer` names weights that keep more bits than the recipe gives them: 8 instead of 4, float32
-    instead of 8. `ranges` is how the range of a product's inputs is found on examples, `smoothing`
-    the share of their outliers that goes over to the weights (SmoothQuant's alpha; 0 for none), and
-    `int8_cache` keeps the decoder's keys and values in 8 bits.
+    Construction raises OptionError for values that mean nothing.
     """
 
+    # How the range of a product's inputs is found on examples.
     ranges: RangeMethod = "min-max"
+    # The share of the inputs' outliers that goes over to the weights (SmoothQuant's alpha).
     smoothing: float = 0.0
+    # Keep the decoder's keys and values in 8 bits.
     int8_cache: bool = False
-    finer: frozenset[str] = frozenset()
+    # Names of weights with more bits than the recipe gives them: 8 instead of 4, floats for 8.
+    higher_precision: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        """Raise OptionError for values that mean nothing."""
         if self.ranges not in RANGE_METHODS:
             raise OptionError(
                 f"ranges: {self.ranges!r} is unknown, known: {', '.join(RANGE_METHODS)}"

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from seq2edge.evaluation import pages
-from seq2edge.quantize.automatic import Search, Trial
-from seq2edge.quantize.race import BATCHES
+from seq2edge.quantize.benchmark import BATCHES
+from seq2edge.quantize.search import Search, Trial
 from seq2edge.quantize.sensitivity import LayerError
 
 COLOURS = {"within": "#1b7f4d", "exceeded": "#b3402f", "float32": "#555555"}

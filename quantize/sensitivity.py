@@ -2,7 +2,7 @@
 
 A part is a layer's attention, cross-attention or feed-forward, the embedding or the LM head. What
 is compared is the distribution of the next token after examples that the float model decoded
-itself, cut at different places; of an encoder alone, the vector that it answers.
+itself, cut short at different places; of an encoder alone, the vector that it answers.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from seq2edge.bundle.manifest import Role
 from seq2edge.errors import OptionError
 from seq2edge.files.progress import PartProgress
-from seq2edge.quantize.calibration import Calibration, Feed, Trace, Watcher
+from seq2edge.quantize.calibration import Calibration, Feed, InstrumentedSession, Trace
 from seq2edge.quantize.onnxruntime_graphs import read_graphs
-from seq2edge.quantize.passes.sites import find_sites
-from seq2edge.quantize.pipeline import Quantizer
+from seq2edge.quantize.passes.weight_uses import find_weight_uses
+from seq2edge.quantize.quantizer import Quantizer
 from seq2edge.quantize.recipes import Options, Recipe
 from seq2edge.runtime.likelihood import log_sum_exp
 
@@ -46,15 +46,17 @@ class LayerError:
     error: float
 
 
-class Listener:
+class LayerProbe:
     """Answers of a float bundle and of changed graphs on the same few examples."""
 
-    def __init__(self, seen: Calibration) -> None:
-        self._seen = seen
-        self._traces = [_cut(trace, number) for number, trace in enumerate(seen.traces[:LIMIT])]
-        self._float = read_graphs(seen.bundle, "onnxruntime")
+    def __init__(self, calibration: Calibration) -> None:
+        self._calibration = calibration
+        self._traces = [
+            _shortened(trace, number) for number, trace in enumerate(calibration.traces[:LIMIT])
+        ]
+        self._float = read_graphs(calibration.bundle, "onnxruntime")
         self._memories = self._encode(self._float) if "decoder" in self._float else []
-        self.wanted = self._answers(self._float, self._memories)
+        self.expected = self._answers(self._float, self._memories)
 
     def error(self, models: Mapping[Role, ir.Model], changed: Role | None = None) -> float:
         """How far their answers are from the float ones; `changed` alone differs, if given."""
@@ -62,41 +64,55 @@ class Listener:
         memories = self._memories
         if "decoder" in both and changed != "decoder" and "encoder" in both:
             memories = self._encode(both)
-        return _divergence(
-            self.wanted, self._answers(both, memories), distributions="decoder" in both
-        )
+        answers = self._answers(both, memories)
+        if "decoder" in both:
+            return divergence(self.expected, answers)
+        return relative_error(self.expected, answers)
+
+    def _session(
+        self, models: Mapping[Role, ir.Model], role: Role, names: Sequence[str] = ()
+    ) -> InstrumentedSession:
+        outputs = role == "encoder"
+        return InstrumentedSession(self._calibration, role, models[role], names, outputs=outputs)
 
     def _encode(self, models: Mapping[Role, ir.Model]) -> list[Feed]:
+        """What the encoder gives the decoder, by example; nothing where there is no encoder."""
         if "encoder" not in models:
             return [{} for _ in self._traces]
-        encoder = Watcher(self._seen, "encoder", models["encoder"], outputs=True)
-        return [encoder.run(self._seen.source(trace)) for trace in self._traces]
+        encoder = self._session(models, "encoder")
+        return [encoder.run(self._calibration.source(trace)) for trace in self._traces]
 
     def _answers(self, models: Mapping[Role, ir.Model], memories: Sequence[Feed]) -> Answers:
+        """The last position's logits (examples, vocab), or an encoder's (examples, width)."""
         if "decoder" not in models:
-            encoder = Watcher(self._seen, "encoder", models["encoder"], outputs=True)
-            pooled = [encoder.run(self._seen.source(trace)) for trace in self._traces]
-            return np.concatenate([next(iter(found.values())) for found in pooled])
-        decoder = Watcher(self._seen, "decoder", models["decoder"], ["logits"])
+            return np.concatenate([next(iter(out.values())) for out in self._encode(models)])
+        decoder = self._session(models, "decoder", ["logits"])
         answers: list[Answers] = []
         for trace, memory in zip(self._traces, memories, strict=True):
-            decoder.run(
-                memory | self._seen.tokens(trace), lambda _, __, found: answers.append(found)
-            )
+            feed = memory | self._calibration.tokens(trace)
+            decoder.run(feed, lambda _, __, logits: answers.append(logits))
         return np.concatenate(answers)
 
 
-def _cut(trace: Trace, number: int) -> Trace:
+def _shortened(trace: Trace, number: int) -> Trace:
     """The first quarter, half, three quarters of the tokens or all, in turn."""
     length = len(trace.tokens) * (number % 4 + 1) // 4
     return dataclasses.replace(trace, tokens=trace.tokens[: max(1, length)])
 
 
-def _divergence(wanted: Answers, found: Answers, *, distributions: bool) -> float:
-    if not distributions:
-        return float(np.square(found - wanted).sum() / np.square(wanted).sum())
-    before, after = (x - log_sum_exp(x)[:, None] for x in (wanted, found))
+def divergence(expected: Answers, answers: Answers) -> float:
+    """The mean over the examples of KL(expected || answers), of logits (examples, vocab); nats.
+
+    KL(p || q) is the sum over the vocabulary of p * (log p - log q): a constant added to all logits
+    of an example changes nothing.
+    """
+    before, after = (x - log_sum_exp(x)[:, None] for x in (expected, answers))
     return float((np.exp(before) * (before - after)).sum(axis=-1).mean())
+
+
+def relative_error(expected: Answers, answers: Answers) -> float:
+    """The squared error of vectors (examples, width) relative to their own squared size."""
+    return float(np.square(answers - expected).sum() / np.square(expected).sum())
 
 
 def measure_layers(
@@ -109,27 +125,29 @@ def measure_layers(
 
     Raises OptionError without examples.
     """
-    seen = quantizer.seen()
-    if seen is None:
+    calibration = quantizer.decode_examples()
+    if calibration is None:
         raise OptionError("calibration: the error of each layer is measured on examples, give some")
-    layers: dict[str, dict[str, int]] = defaultdict(dict)
+    layers: dict[str, dict[str, int]] = defaultdict(dict)  # the sizes of each one's weights
     owners: dict[str, set[Role]] = defaultdict(set)
     for role, model in read_graphs(quantizer.bundle, "onnxruntime").items():
-        for site in find_sites(model.graph, quantizer.tables):
-            layers[site.layer][site.name] = int(np.prod(site.tensor.shape.numpy()))
-            owners[site.layer].add(role)
+        for use in find_weight_uses(model.graph, quantizer.tables):
+            layers[use.layer][use.name] = int(np.prod(use.tensor.shape.numpy()))
+            owners[use.layer].add(role)
     every = frozenset(name for weights in layers.values() for name in weights)
-    listener, found = Listener(seen), []
+    probe, errors = LayerProbe(calibration), []
     for number, (layer, weights) in enumerate(layers.items(), start=1):
-        alone = dataclasses.replace(options, finer=every - weights.keys())
-        made = quantizer.make(recipe, "onnxruntime", alone)
+        alone = dataclasses.replace(options, higher_precision=every - weights.keys())
+        quantized = quantizer.quantize(recipe, "onnxruntime", alone)
         roles = owners[layer]
         changed = next(iter(roles)) if len(roles) == 1 else None
-        error = listener.error(made.models, changed)
-        found.append(
+        errors.append(
             LayerError(
-                layer=layer, weights=tuple(weights), values=sum(weights.values()), error=error
+                layer=layer,
+                weights=tuple(weights),
+                values=sum(weights.values()),
+                error=probe.error(quantized.models, changed),
             )
         )
         progress(number / len(layers))
-    return sorted(found, key=lambda part: -part.error)
+    return sorted(errors, key=lambda part: -part.error)

@@ -7,77 +7,80 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from seq2edge.bundle import Bundle
 from seq2edge.bundle.manifest import Role
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.scale_queries import ScaleQueries
 from seq2edge.export.passes.split_heads import SplitHeads
 from seq2edge.files.progress import PartProgress
-from seq2edge.quantize.calibration import Calibration
-from seq2edge.quantize.onnxruntime_graphs import MadeGraphs, read_graphs
+from seq2edge.quantize.calibration import Calibration, TensorKey
+from seq2edge.quantize.onnxruntime_graphs import QuantizedGraphs
 from seq2edge.quantize.passes.block_weights import QuantizedWeights
 from seq2edge.quantize.passes.dequantized_weights import DequantizedWeights, ScaledWeights
-from seq2edge.quantize.passes.narrow import LARGEST, Narrow, NarrowedWeights
+from seq2edge.quantize.passes.half_precision import (
+    LARGEST,
+    HalfPrecisionWeights,
+    ToHalfPrecision,
+)
 from seq2edge.quantize.passes.smooth import Smooth
-from seq2edge.quantize.ranges import InputStudy, Place, of_role
+from seq2edge.quantize.ranges import InputStats, of_role
+from seq2edge.quantize.recipes import Recipe
 
 TYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 MARGIN = 4.0  # other inputs may give values this many times as large as the examples did
-LEAST = 2.0**-14  # below it float16 loses digits
+SMALLEST_NORMAL = 2.0**-14  # below it float16 loses digits
 
-Largest = dict[Place, float]
+Largest = dict[TensorKey, float]
 
 
-def make_graphs(
-    bundle: Bundle,
+def quantize_graphs(
+    models: dict[Role, ir.Model],
     weights: QuantizedWeights,
-    study: InputStudy,
-    seen: Calibration | None,
+    recipe: Recipe,
+    stats: InputStats,
+    calibration: Calibration | None,
     progress: PartProgress = lambda _: None,
-) -> MadeGraphs:
-    """Convert every canonical graph as the weights' recipe says, and what was learnt of its inputs.
+) -> QuantizedGraphs:
+    """Change a float bundle's canonical graphs as the recipe says, and the inputs' statistics.
 
-    `seen` is what the recipe needs to know the values' ranges from. Raises BundleError where the
-    bundle has no canonical graphs.
+    `weights` are the recipe's, and `calibration` what the values' ranges are known from, where it
+    needs them.
     """
-    recipe = weights.recipe
-    models = read_graphs(bundle, "canonical")
     dtype = TYPES[recipe.activations]
-    largest = {}
-    if seen is not None:
-        largest = find_largest(seen, models, progress)
-        for role, name in study.factors:  # the name is the smoothed value's from now on
-            largest[role, f"{name}.rough"] = largest[role, name]
-            largest[role, name] = study.ranges.get((role, name), largest[role, name])
-    wide = {key: size for key, size in largest.items() if _is_wide(size, dtype)}
-    scaled, narrowed = ScaledWeights(weights), NarrowedWeights(dtype)
-    forms: dict[str, str] = {}
+    largest: Largest = {}
+    if calibration is not None:
+        largest = _smoothed(find_largest(calibration, models, progress), stats)
+    beyond = {key: size for key, size in largest.items() if _exceeds(size, dtype)}
+    scaled, halves = ScaledWeights(weights, recipe.activations), HalfPrecisionWeights(dtype)
+    formats: dict[str, str] = {}
     for role, model in models.items():
-        Smooth(of_role(study.factors, role), weights.tables)(model)
+        if stats.factors:
+            Smooth(of_role(stats.factors, role), weights.tables)(model)
         LengthToMask()(model)
         queries, heads = ScaleQueries(), SplitHeads()
         queries(model)
         heads(model)
-        change = DequantizedWeights(scaled, of_role(study.ranges, role))
-        change(model)
-        names = set(of_role(wide, role))
+        integers = DequantizedWeights(scaled, of_role(stats.ranges, role))
+        integers(model)
+        keep_float32 = set(of_role(beyond, role))
         moved = {**heads.moved, **queries.moved}
-        names |= {new for new, old in moved.items() if old in names}
-        Narrow(narrowed, frozenset(names))(model)
-        for name, form in change.changed.items():
-            forms[f"{role}: {name}"] = recipe.activations if form == "float32" else form
-    return MadeGraphs(
+        keep_float32 |= {new for new, old in moved.items() if old in keep_float32}
+        ToHalfPrecision(halves, frozenset(keep_float32))(model)
+        for name, text in integers.changed.items():
+            formats[f"{role}: {name}"] = recipe.activations if text == "float32" else text
+    return QuantizedGraphs(
         models=models,
-        forms=forms,
-        float32_values={f"{role}: {name}": size for (role, name), size in wide.items()},
+        formats=formats,
+        float32_values={f"{role}: {name}": size for (role, name), size in beyond.items()},
     )
 
 
 def find_largest(
-    seen: Calibration, models: Mapping[Role, ir.Model], progress: PartProgress = lambda _: None
+    calibration: Calibration,
+    models: Mapping[Role, ir.Model],
+    progress: PartProgress = lambda _: None,
 ) -> Largest:
     """The largest absolute value of every float tensor on the examples."""
-    found: Largest = {}
+    largest: Largest = {}
     names: dict[Role, list[str]] = {
         role: [
             str(value.name)
@@ -88,18 +91,29 @@ def find_largest(
         for role, model in models.items()
     }
 
-    def see(role: Role, name: str, value: object) -> None:
-        found[role, name] = max(found.get((role, name), 0.0), float(value))  # type: ignore[arg-type]
+    def on_tensor(role: Role, name: str, value: object) -> None:
+        size = float(value)  # type: ignore[arg-type]
+        largest[role, name] = max(largest.get((role, name), 0.0), size)
 
-    seen.observe(names, see, progress, target="canonical", largest=True)
-    return found
+    calibration.observe(names, on_tensor, progress, target="canonical", largest=True)
+    return largest
 
 
-def _is_wide(size: float, dtype: ir.DataType) -> bool:
+def _smoothed(largest: Largest, stats: InputStats) -> Largest:
+    """The same for graphs with smoothing: a smoothed value has the name from then on."""
+    smoothed = dict(largest)
+    for key in stats.factors:
+        role, name = key
+        smoothed[role, f"{name}.rough"] = largest[key]
+        smoothed[key] = stats.ranges.get(key, largest[key])
+    return smoothed
+
+
+def _exceeds(size: float, dtype: ir.DataType) -> bool:
     """Whether values up to that size are too large, or all too small, for the type.
 
     Infinity is meant to be it, in a mask, and every type has it.
     """
     if dtype != ir.DataType.FLOAT16 or not math.isfinite(size):
         return False
-    return size * MARGIN > LARGEST[dtype] or 0 < size < LEAST
+    return size * MARGIN > LARGEST[dtype] or 0 < size < SMALLEST_NORMAL

@@ -7,28 +7,27 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import seq2edge
 from seq2edge.bundle import Bundle
 from seq2edge.evaluation.answers import ModelRequest
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import Estimate, choose_metric, score
-from seq2edge.quantize.race import (
+from seq2edge.quantize.benchmark import (
     BATCHES,
-    Rates,
+    Throughput,
     agreements,
-    answers,
-    inputs_of,
+    greedy_outputs,
+    measure_throughput,
+    model_inputs,
     peak_memory,
-    race,
 )
-from seq2edge.runtime.model import Model
+from seq2edge.runtime.model import Model, load
 
 PAYS = 1.1  # a ratio of speeds above which faster is called faster, noise considered
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Side:
-    """One bundle's figures. Rates are tokens (or inputs, without decoding) per second, by batch.
+    """One bundle's figures: sizes in bytes, tokens (inputs, without decoding) per second by batch.
 
     Without memory, time and rates: only an engine on its device can tell them.
     """
@@ -36,7 +35,7 @@ class Side:
     bytes: int
     peak_memory: int | None = None
     load_seconds: float | None = None
-    rates: Rates = dataclasses.field(default_factory=dict)
+    rates: Throughput = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,10 +115,10 @@ def judge(
     """
     sides = [_open(bundle, threads) for bundle in (float_bundle, emulated or quantized)]
     models = [model for model, _ in sides]
-    inputs = inputs_of(models[0], examples)
+    inputs = model_inputs(models[0], examples)
     quality = _quality(models, examples, metric, language)
     agreement = statistics.fmean(
-        agreements(*(answers(model, inputs, language) for model in models))
+        agreements(*(greedy_outputs(model, inputs, language) for model in models))
     )
     if emulated is None:
         figures = [
@@ -130,7 +129,10 @@ def judge(
                 rates=rates,
             )
             for bundle, (_, seconds), rates in zip(
-                (float_bundle, quantized), sides, race(models, inputs, language), strict=True
+                (float_bundle, quantized),
+                sides,
+                measure_throughput(models, inputs, language),
+                strict=True,
             )
         ]
     else:
@@ -150,7 +152,7 @@ def judge(
 
 def _open(bundle: Bundle, threads: int | None) -> tuple[Model, float]:
     begin = time.perf_counter()
-    model = seq2edge.load(bundle.path, device="cpu", threads=threads)
+    model = load(bundle.path, device="cpu", threads=threads)
     return model, time.perf_counter() - begin
 
 

@@ -18,6 +18,7 @@ import functools
 import logging
 from collections.abc import Hashable, Mapping
 from types import ModuleType
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -25,11 +26,24 @@ from numpy.typing import NDArray
 
 from seq2edge.export.passes.editing import CONTRIB, constant, drop_unused_weights
 from seq2edge.model.dims import Dims
-from seq2edge.quantize.passes.sites import Site, find_sites
-from seq2edge.quantize.recipes import BYTES, Form, Recipe
+from seq2edge.quantize.passes.weight_uses import Kind, WeightUse, find_weight_uses
 
-LEAST_BLOCK = 16
+MIN_BLOCK = 16
 INTEGERS = 4  # MatMulNBits' accuracy_level for integer arithmetic
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockFormat:
+    """Integers of `bits` in blocks of at most `block` values along a product's inner axis."""
+
+    bits: int
+    block: int
+
+
+INT8 = BlockFormat(bits=8, block=128)
+INT4 = BlockFormat(bits=4, block=32)
+
+WeightFormats: TypeAlias = Mapping[Kind, BlockFormat | None]  # None: floats
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +63,7 @@ class BlockedWeight:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Codes:
-    """Signed integers (K, N) and scales (K / block, N) that a calibrated method found."""
+    """Signed integers (K, N) and scales (K / block, N) that a calibrated method gave."""
 
     values: NDArray[np.int8]
     scales: NDArray[np.float32]
@@ -58,67 +72,70 @@ class Codes:
 class QuantizedWeights:
     """Each weight of a bundle in its blocked form, made once however many graphs read it.
 
-    `calibrated` holds what a method that saw examples found, by `Site.place`; `finer` names weights
-    that get more bits than the recipe says: 8 instead of 4, floats instead of 8.
+    `calibrated` holds the codes of a method that reads examples, by `WeightUse.storage_key`;
+    `higher_precision` names weights that get more bits than `formats` say: 8 instead of 4, floats
+    instead of 8.
     """
 
     def __init__(
         self,
         dims: Dims,
-        recipe: Recipe,
+        formats: WeightFormats,
         calibrated: Mapping[Hashable, Codes] | None = None,
-        finer: frozenset[str] = frozenset(),
+        higher_precision: frozenset[str] = frozenset(),
     ) -> None:
-        self.recipe = recipe
-        self.finer = finer
+        self.formats = formats
+        self.higher_precision = higher_precision
         self.tables = table_sizes(dims)
         self._calibrated = calibrated or {}
-        self._made: dict[Hashable, BlockedWeight] = {}
+        self._blocked: dict[Hashable, BlockedWeight] = {}
 
-    def but(self, finer: frozenset[str]) -> QuantizedWeights:
-        """The same with these finer weights; what was made stays made."""
+    def with_higher_precision(self, names: frozenset[str]) -> QuantizedWeights:
+        """The same with these weights in higher precision; what was quantized stays so."""
         other = copy.copy(self)
-        other.finer = finer
+        other.higher_precision = names
         return other
 
-    def of(self, site: Site) -> BlockedWeight | None:
-        """The form of a weight; None to keep floats."""
-        form = self.form(site)
-        if form is None:
+    def blocked(self, use: WeightUse) -> BlockedWeight | None:
+        """A weight in blocks; None to keep floats."""
+        block_format = self.block_format(use)
+        if block_format is None:
             return None
-        key = (site.place, site.transposed, form)
-        if key not in self._made:
-            self._made[key] = self._quantize(site, form)
-        return self._made[key]
+        key = (use.storage_key, use.transposed, block_format)
+        if key not in self._blocked:
+            self._blocked[key] = self._quantize(use, block_format)
+        return self._blocked[key]
 
-    def asked(self, site: Site) -> Form | None:
+    def requested_format(self, use: WeightUse) -> BlockFormat | None:
         """What the recipe says of a weight, whatever its sizes allow."""
-        asked: Form | None = getattr(self.recipe, site.kind)
-        if asked is None or site.name not in self.finer:
-            return asked
-        return BYTES if asked.bits < BYTES.bits else None
+        requested = self.formats[use.kind]
+        if requested is None or use.name not in self.higher_precision:
+            return requested
+        return INT8 if requested.bits < INT8.bits else None
 
-    def form(self, site: Site) -> Form | None:
+    def block_format(self, use: WeightUse) -> BlockFormat | None:
         """Bits and block of a weight; None where it stays float."""
-        asked = self.asked(site)
-        if asked is None:
+        requested = self.requested_format(use)
+        if requested is None:
             return None
-        block = asked.block
-        while site.inner % block:
+        block = requested.block
+        while use.inner % block:
             block //= 2
-        return Form(bits=asked.bits, block=block) if block >= LEAST_BLOCK else None
+        return BlockFormat(bits=requested.bits, block=block) if block >= MIN_BLOCK else None
 
-    def _quantize(self, site: Site, form: Form) -> BlockedWeight:
-        found = self._calibrated.get(site.place)
-        if found is not None and site.name not in self.finer:
-            return pack(found, form)
+    def _quantize(self, use: WeightUse, block_format: BlockFormat) -> BlockedWeight:
+        codes = self._calibrated.get(use.storage_key)
+        if codes is not None and use.name not in self.higher_precision:
+            return pack(codes, block_format)
         nbits = _quantizers()
         config = nbits.DefaultWeightOnlyQuantConfig(
-            block_size=form.block, is_symmetric=True, bits=form.bits
+            block_size=block_format.block, is_symmetric=True, bits=block_format.bits
         )
         quantizer = nbits.DefaultWeightOnlyQuantizer(config)
-        packed, scales, _ = quantizer.qbits_block_quant(np.ascontiguousarray(site.weight()))
-        return BlockedWeight(packed=packed, scales=scales, bits=form.bits, block=form.block)
+        packed, scales, _ = quantizer.qbits_block_quant(np.ascontiguousarray(use.weight()))
+        return BlockedWeight(
+            packed=packed, scales=scales, bits=block_format.bits, block=block_format.block
+        )
 
 
 def table_sizes(dims: Dims) -> set[int]:
@@ -126,14 +143,15 @@ def table_sizes(dims: Dims) -> set[int]:
     return {dims.vocab, dims.source_vocab} - {0}
 
 
-def pack(codes: Codes, form: Form) -> BlockedWeight:
+def pack(codes: Codes, block_format: BlockFormat) -> BlockedWeight:
     """The operator's layout: zero becomes 2^(bits - 1), low half of a byte first."""
-    shifted = (codes.values.T.astype(np.int16) + 2 ** (form.bits - 1)).astype(np.uint8)
-    blocks = np.ascontiguousarray(shifted).reshape(len(shifted), -1, form.block)
-    if form.bits == 4:
+    bits, block = block_format.bits, block_format.block
+    shifted = (codes.values.T.astype(np.int16) + 2 ** (bits - 1)).astype(np.uint8)  # (N, K)
+    blocks = np.ascontiguousarray(shifted).reshape(len(shifted), -1, block)  # (N, K / block, block)
+    if bits == 4:
         blocks = blocks[..., ::2] | (blocks[..., 1::2] << 4)
     scales = np.ascontiguousarray(codes.scales.T)
-    return BlockedWeight(packed=blocks, scales=scales, bits=form.bits, block=form.block)
+    return BlockedWeight(packed=blocks, scales=scales, bits=bits, block=block)
 
 
 @functools.cache
@@ -159,15 +177,15 @@ class BlockWeights(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply all rules everywhere."""
-        for site in find_sites(model.graph, self.weights.tables):
-            blocked = self.weights.of(site) if is_plain(site.node) else None
+        for use in find_weight_uses(model.graph, self.weights.tables):
+            blocked = self.weights.blocked(use) if is_plain(use.node) else None
             if blocked is None:
-                self.changed[site.name] = "float32"
+                self.changed[use.name] = "float32"
                 continue
             # A weight that stays float anywhere is told as such.
-            self.changed.setdefault(site.name, f"int{blocked.bits}, blocks of {blocked.block}")
-            new = _blocked_node(model.graph, site.node, site.name, blocked)
-            replace_product(model.graph, site.node, new)
+            self.changed.setdefault(use.name, f"int{blocked.bits}, blocks of {blocked.block}")
+            new = _blocked_node(model.graph, use.node, use.name, blocked)
+            replace_product(model.graph, use.node, new)
         drop_unused_weights(model.graph)
         model.graph.opset_imports.setdefault(CONTRIB, 1)
         return ir.passes.PassResult(model, modified=bool(self.changed))

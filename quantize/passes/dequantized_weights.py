@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from seq2edge.export.passes.editing import constant, drop_unused_weights, insert_behind
 from seq2edge.quantize.passes.block_weights import QuantizedWeights
-from seq2edge.quantize.passes.sites import Site, find_sites
+from seq2edge.quantize.passes.weight_uses import WeightUse, find_weight_uses
 
 LARGEST_CODE = 127
 
@@ -44,36 +44,38 @@ class ScaledWeight:
 class ScaledWeights:
     """Each weight of a bundle in that form, made once however many graphs read it."""
 
-    def __init__(self, blocked: QuantizedWeights) -> None:
-        self.blocked = blocked
-        self.dtype = np.dtype(blocked.recipe.activations)
-        self._made: dict[Hashable, ScaledWeight | None] = {}
+    def __init__(self, weights: QuantizedWeights, dtype: str) -> None:
+        """`dtype` names the type of the activations, which scales are rounded to."""
+        self.weights = weights
+        self.dtype = np.dtype(dtype)
+        self._scaled: dict[Hashable, ScaledWeight | None] = {}
 
-    def of(self, site: Site) -> ScaledWeight | None:
-        """The form of a weight; None to keep floats."""
-        key = (site.place, site.transposed)
-        if key not in self._made:
-            self._made[key] = self._scale(site)
-        return self._made[key]
+    def scaled(self, use: WeightUse) -> ScaledWeight | None:
+        """A weight in that form; None to keep floats."""
+        key = (use.storage_key, use.transposed)
+        if key not in self._scaled:
+            self._scaled[key] = self._scale(use)
+        return self._scaled[key]
 
-    def _scale(self, site: Site) -> ScaledWeight | None:
-        asked = self.blocked.asked(site)
-        if asked is None:
+    def _scale(self, use: WeightUse) -> ScaledWeight | None:
+        """By rules 1, 2 and 4; codes and scales in the layout that the weight is stored in."""
+        requested = self.weights.requested_format(use)
+        if requested is None:
             return None
-        inner, outer = site.weight().shape
+        inner, outer = use.weight().shape
         if outer % 2:
             return None
-        if asked.bits == 8:
-            return scale_columns(site, self.dtype)
-        form = self.blocked.form(site)
-        blocked = self.blocked.of(site)
-        if form is None or blocked is None or inner < 2 * form.block:
+        if requested.bits == 8:
+            return scale_columns(use, self.dtype)
+        blocked = self.weights.blocked(use)
+        if blocked is None or inner < 2 * blocked.block:
             return None
         low, high = blocked.packed & 15, blocked.packed >> 4
         codes = np.stack([low, high], axis=-1).reshape(outer, inner).astype(np.int8) - 8
         scales = blocked.scales.reshape(outer, -1)
-        codes[np.repeat(scales.astype(self.dtype) == 0, form.block, axis=1)] = 0
-        if not site.transposed:
+        # A scale that the activations' type has no number for becomes 1 below: with codes of 0.
+        codes[np.repeat(scales.astype(self.dtype) == 0, blocked.block, axis=1)] = 0
+        if not use.transposed:
             codes, scales = codes.T, scales.T
         tensor = ir.Tensor(
             np.ascontiguousarray(codes).astype(ml_dtypes.int4), dtype=ir.DataType.INT4
@@ -81,20 +83,20 @@ class ScaledWeights:
         return ScaledWeight(
             codes=tensor,
             scales=_rounded(scales, self.dtype),
-            axis=1 if site.transposed else 0,
-            block=form.block,
+            axis=1 if use.transposed else 0,
+            block=blocked.block,
         )
 
 
-def scale_columns(site: Site, dtype: np.dtype[Any]) -> ScaledWeight:
+def scale_columns(use: WeightUse, dtype: np.dtype[Any]) -> ScaledWeight:
     """Symmetric 8 bits, a scale for each column: the largest value becomes 127."""
-    weight = site.weight()
+    weight = use.weight()
     scales = _rounded(np.abs(weight).max(axis=0) / LARGEST_CODE, dtype)
     codes = np.round(weight / scales.numpy())  # of the scales as the engine has them
     codes = np.clip(codes, -LARGEST_CODE, LARGEST_CODE).astype(np.int8)
-    stored = np.ascontiguousarray(codes.T if site.transposed else codes)
+    stored = np.ascontiguousarray(codes.T if use.transposed else codes)
     return ScaledWeight(
-        codes=ir.Tensor(stored), scales=scales, axis=0 if site.transposed else 1, block=0
+        codes=ir.Tensor(stored), scales=scales, axis=0 if use.transposed else 1, block=0
     )
 
 
@@ -121,33 +123,33 @@ class DequantizedWeights(ir.passes.InPlacePass):
         """Apply all rules everywhere."""
         graph = model.graph
         self._values = {}
-        for site in find_sites(graph, self.weights.blocked.tables):
-            scaled = self.weights.of(site)
+        for use in find_weight_uses(graph, self.weights.weights.tables):
+            scaled = self.weights.scaled(use)
             if scaled is None:
-                self.changed[site.name] = "float32"
+                self.changed[use.name] = "float32"
                 continue
-            index = list(site.node.inputs).index(site.value)
-            site.node.replace_input_with(index, self._weight(graph, site, scaled))
+            index = list(use.node.inputs).index(use.value)
+            use.node.replace_input_with(index, self._weight(graph, use, scaled))
             bits = 4 if scaled.block else 8
             form = f"blocks of {scaled.block}" if scaled.block else "a scale a column"
-            inputs = site.node.inputs[0]
-            if site.kind != "table" and inputs is not None and inputs.name in self.ranges:
-                site.node.replace_input_with(0, self._input(graph, inputs))
+            inputs = use.node.inputs[0]
+            if use.kind != "table" and inputs is not None and inputs.name in self.ranges:
+                use.node.replace_input_with(0, self._input(graph, inputs))
                 form += ", inputs int8"
-            self.changed[site.name] = f"int{bits}, {form}"
+            self.changed[use.name] = f"int{bits}, {form}"
         drop_unused_weights(graph)
         return ir.passes.PassResult(model, modified=bool(self.changed))
 
-    def _weight(self, graph: ir.Graph, site: Site, scaled: ScaledWeight) -> ir.Value:
-        name = f"{site.name}.dequantized"
+    def _weight(self, graph: ir.Graph, use: WeightUse, scaled: ScaledWeight) -> ir.Value:
+        name = f"{use.name}.dequantized"
         if name not in self._values:
-            codes = constant(graph, f"{site.name}.codes", scaled.codes)
-            scales = constant(graph, f"{site.name}.scales", scaled.scales)
+            codes = constant(graph, f"{use.name}.codes", scaled.codes)
+            scales = constant(graph, f"{use.name}.scales", scaled.scales)
             attributes = {"axis": scaled.axis} | (
                 {"block_size": scaled.block} if scaled.block else {}
             )
             node = ir.node("DequantizeLinear", [codes, scales], attributes, name=name)
-            self._values[name] = self._add(graph, node, site.value, name)
+            self._values[name] = self._add(graph, node, use.value, name)
         return self._values[name]
 
     def _input(self, graph: ir.Graph, value: ir.Value) -> ir.Value:
@@ -166,7 +168,8 @@ class DequantizedWeights(ir.passes.InPlacePass):
         return self._values[name]
 
     def _add(self, graph: ir.Graph, node: ir.Node, like: ir.Value, name: str) -> ir.Value:
-        made = node.outputs[0]
-        made.name, made.shape, made.type = name, like.shape, ir.TensorType(ir.DataType.FLOAT)
+        """Put the node behind `like`; its result has that shape."""
+        value = node.outputs[0]
+        value.name, value.shape, value.type = name, like.shape, ir.TensorType(ir.DataType.FLOAT)
         insert_behind(graph, like, node)
-        return made
+        return value

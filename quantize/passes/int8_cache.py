@@ -22,7 +22,7 @@ from seq2edge.quantize.passes.dequantized_weights import LARGEST_CODE
 RELEASE = "1.32"
 KEY_SCALE, VALUE_SCALE = 12, 13  # the operator's inputs
 CACHES = ("past_", "present_")
-LEAST = 1e-6  # a channel that is always 0 needs a scale too
+MIN_CHANNEL = 1e-6  # a channel that is always 0 needs a scale too
 
 
 class Int8Cache(ir.passes.InPlacePass):
@@ -40,7 +40,7 @@ class Int8Cache(ir.passes.InPlacePass):
             node.resize_inputs(VALUE_SCALE + 1)
             for index, output in ((KEY_SCALE, 1), (VALUE_SCALE, 2)):
                 name = str(node.outputs[output].name)
-                largest = np.maximum(self.channels[name], LEAST)
+                largest = np.maximum(self.channels[name], MIN_CHANNEL)
                 scales = (largest / LARGEST_CODE).astype(np.float32)[None, :, None, :]
                 scale = constant(graph, f"{name}.scales", ir.Tensor(np.ascontiguousarray(scales)))
                 node.replace_input_with(index, scale)

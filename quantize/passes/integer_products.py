@@ -20,7 +20,7 @@ import onnx_ir as ir
 from seq2edge.export.passes.editing import CONTRIB, constant, drop_unused_weights, insert_behind
 from seq2edge.quantize.passes.block_weights import is_plain, replace_product
 from seq2edge.quantize.passes.dequantized_weights import LARGEST_CODE, ScaledWeight, scale_columns
-from seq2edge.quantize.passes.sites import PRODUCTS, Site, find_sites
+from seq2edge.quantize.passes.weight_uses import PRODUCTS, WeightUse, find_weight_uses
 
 ZERO = 128
 FLOAT32 = np.dtype(np.float32)
@@ -30,57 +30,58 @@ class IntegerProducts(ir.passes.InPlacePass):
     """See the module's rules. `changed` tells what became of every weight, by its name.
 
     `ranges` are the largest absolute values of products' inputs, by those inputs' names; None finds
-    them at every call. `finer` names weights that are left.
+    them at every call. `higher_precision` names weights that are left.
     """
 
     def __init__(
         self,
         tables: set[int],
         ranges: Mapping[str, float] | None,
-        finer: frozenset[str] = frozenset(),
+        higher_precision: frozenset[str] = frozenset(),
     ) -> None:
         super().__init__()
         self.tables = tables
         self.ranges = ranges
-        self.finer = finer
+        self.higher_precision = higher_precision
         self.changed: dict[str, str] = {}
-        self._made: dict[Hashable, ScaledWeight] = {}
+        self._scaled: dict[Hashable, ScaledWeight] = {}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply both rules everywhere."""
         graph = model.graph
-        for site in find_sites(graph, self.tables):
-            inputs = site.node.inputs[0]
-            wanted = site.kind != "table" and site.node.op_type in PRODUCTS and is_plain(site.node)
-            if not wanted or inputs is None or site.name in self.finer:
+        for use in find_weight_uses(graph, self.tables):
+            inputs = use.node.inputs[0]
+            fits = use.kind != "table" and use.node.op_type in PRODUCTS and is_plain(use.node)
+            if not fits or inputs is None or use.name in self.higher_precision:
                 continue
             if self.ranges is not None and not self.ranges.get(str(inputs.name)):
                 continue  # it was 0 on every example
-            replace_product(graph, site.node, self._product(graph, site, inputs))
+            replace_product(graph, use.node, self._product(graph, use, inputs))
             how = "dynamic" if self.ranges is None else "static"
-            self.changed[site.name] = f"int8, a scale a column, {how} inputs"
+            self.changed[use.name] = f"int8, a scale a column, {how} inputs"
         drop_unused_weights(graph)
         graph.opset_imports.setdefault(CONTRIB, 1)
         return ir.passes.PassResult(model, modified=bool(self.changed))
 
-    def _product(self, graph: ir.Graph, site: Site, inputs: ir.Value) -> ir.Node:
-        place = site.place
-        if place not in self._made:
-            self._made[place] = scale_columns(site, FLOAT32)
-        scaled = self._made[place]
+    def _product(self, graph: ir.Graph, use: WeightUse, inputs: ir.Value) -> ir.Node:
+        """The operator of rule 1 for a product, not yet in the graph."""
+        key = use.storage_key
+        if key not in self._scaled:
+            self._scaled[key] = scale_columns(use, FLOAT32)
+        scaled = self._scaled[key]
         stored = scaled.codes.numpy()
-        signed = stored.T if site.transposed else stored  # (K, N)
+        signed = stored.T if use.transposed else stored  # (K, N)
         shifted = np.ascontiguousarray((signed.astype(np.int16) + ZERO).astype(np.uint8))
-        codes = constant(graph, f"{site.name}.codes", ir.Tensor(shifted))
-        scales = constant(graph, f"{site.name}.scales", scaled.scales)
+        codes = constant(graph, f"{use.name}.codes", ir.Tensor(shifted))
+        scales = constant(graph, f"{use.name}.scales", scaled.scales)
         zeros = np.full(scaled.scales.shape.numpy(), ZERO, dtype=np.uint8)
-        zero = constant(graph, f"{site.name}.zeros", ir.Tensor(zeros))
+        zero = constant(graph, f"{use.name}.zeros", ir.Tensor(zeros))
         if self.ranges is None:
             values = [inputs, codes, scales, zero]
-            return ir.node("DynamicQuantizeMatMul", values, domain=CONTRIB, name=site.node.name)
+            return ir.node("DynamicQuantizeMatMul", values, domain=CONTRIB, name=use.node.name)
         quantized, step, middle = self._input(graph, inputs, self.ranges[str(inputs.name)])
         values = [quantized, codes, step, scales, middle, zero]
-        return ir.node("MatMulIntegerToFloat", values, domain=CONTRIB, name=site.node.name)
+        return ir.node("MatMulIntegerToFloat", values, domain=CONTRIB, name=use.node.name)
 
     def _input(
         self, graph: ir.Graph, value: ir.Value, largest: float

@@ -17,8 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from seq2edge.export.passes.editing import constant
-from seq2edge.quantize.passes.sites import Site, find_sites
-from seq2edge.quantize.ranges import product_inputs
+from seq2edge.quantize.passes.weight_uses import WeightUse, find_weight_uses, product_inputs
 
 
 class Smooth(ir.passes.InPlacePass):
@@ -32,38 +31,40 @@ class Smooth(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply both rules to every input that has factors."""
         graph = model.graph
-        inputs = product_inputs(find_sites(graph, self.tables))
-        readers = Counter(id(site.value) for sites in inputs.values() for site in sites)
+        inputs = product_inputs(find_weight_uses(graph, self.tables))
+        readers = Counter(id(use.value) for uses in inputs.values() for use in uses)
         changed = False
-        for name, sites in inputs.items():
-            value = sites[0].node.inputs[0]
-            alone = all(readers[id(site.value)] == 1 for site in sites)
+        for name, uses in inputs.items():
+            value = uses[0].node.inputs[0]
+            alone = all(readers[id(use.value)] == 1 for use in uses)
             if name in self.factors and alone and value is not None and value.producer():
-                _smooth(graph, name, sites, self.factors[name])
+                _smooth(graph, name, uses, self.factors[name])
                 changed = True
         return ir.passes.PassResult(model, modified=changed)
 
 
-def _smooth(graph: ir.Graph, name: str, sites: list[Site], factors: NDArray[np.float32]) -> None:
-    value = sites[0].node.inputs[0]
+def _smooth(
+    graph: ir.Graph, name: str, uses: list[WeightUse], factors: NDArray[np.float32]
+) -> None:
+    value = uses[0].node.inputs[0]
     assert value is not None
     inverse = constant(graph, f"{name}.smoothing", ir.Tensor(np.float32(1.0) / factors))
     node = ir.node("Mul", [value, inverse], name=f"{name}.smooth")
-    made = node.outputs[0]
+    smoothed = node.outputs[0]
     # The name stays with what the products read: ranges are known by it.
-    value.name, made.name = f"{name}.rough", name
-    made.shape, made.type = value.shape, value.type
+    value.name, smoothed.name = f"{name}.rough", name
+    smoothed.shape, smoothed.type = value.shape, value.type
     producer = value.producer()
     assert producer is not None
     graph.insert_after(producer, node)
-    for site in sites:
-        site.node.replace_input_with(0, made)
-        site.value.const_value = _scaled(site, factors)
+    for use in uses:
+        use.node.replace_input_with(0, smoothed)
+        use.value.const_value = _scaled(use, factors)
 
 
-def _scaled(site: Site, factors: NDArray[np.float32]) -> ir.TensorProtocol:
+def _scaled(use: WeightUse, factors: NDArray[np.float32]) -> ir.TensorProtocol:
     """The weight as it is stored, computed when it is read."""
-    tensor, transposed = site.tensor, site.transposed
+    tensor, transposed = use.tensor, use.transposed
 
     def rows() -> ir.TensorProtocol:
         stored = tensor.numpy()

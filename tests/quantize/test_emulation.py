@@ -11,7 +11,7 @@ from small_graphs import check, dtypes, graph_of, run
 import seq2edge
 from seq2edge.bundle import Bundle
 from seq2edge.quantize.emulation import emulate, emulate_bundle
-from seq2edge.quantize.passes.narrow import Narrow, NarrowedWeights
+from seq2edge.quantize.passes.half_precision import HalfPrecisionWeights, ToHalfPrecision
 
 FLOAT, FLOAT16, BFLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 ARRAYS = {FLOAT16: np.float16, BFLOAT16: ml_dtypes.bfloat16}
@@ -39,7 +39,7 @@ def values(count=4096):
 def narrowed(text, dtype, wide=(), **weights):
     """The narrow graph of a text."""
     model = graph_of(text, **weights)
-    Narrow(NarrowedWeights(dtype), frozenset(wide))(model)
+    ToHalfPrecision(HalfPrecisionWeights(dtype), frozenset(wide))(model)
     return model
 
 
@@ -126,7 +126,7 @@ def test_an_emulated_bundle_is_a_bundle_that_runs(exported, tmp_path, dtype, clo
     """Its answers differ from the float ones by rounding alone; the models given stay narrow."""
     source = Bundle.open(exported("gpt2")[1] / "bundle")
     models = {"decoder": ir.load(source.file(source.graph("decoder", "canonical").file))}
-    Narrow(NarrowedWeights(dtype))(models["decoder"])
+    ToHalfPrecision(HalfPrecisionWeights(dtype))(models["decoder"])
     narrow = dtypes(models["decoder"])
     twin = emulate_bundle(tmp_path / "twin", source, models)
     assert dtypes(models["decoder"]) == narrow

@@ -13,13 +13,16 @@ from bundle_folders import tree
 from speaking import sentences
 
 import seq2edge
+import seq2edge.quantize
 from seq2edge.bundle import Bundle
 from seq2edge.errors import BundleError, ExportError, OptionError
 from seq2edge.evaluation.examples import Example
 from seq2edge.export.pipeline import export_checkpoint
+from seq2edge.quantize import onnxruntime_graphs, quantizer
+from seq2edge.quantize.passes import block_weights
 from seq2edge.quantize.passes.block_weights import QuantizedWeights, table_sizes
-from seq2edge.quantize.passes.sites import find_sites
-from seq2edge.quantize.pipeline import quantize_bundle
+from seq2edge.quantize.passes.weight_uses import find_weight_uses
+from seq2edge.quantize.pipeline import QuantizeOptions, quantize_bundle
 from seq2edge.quantize.recipes import RECIPES, find_recipe
 from seq2edge.runtime.backends.verification import verify_graphs
 
@@ -81,11 +84,11 @@ def test_every_product_computes_in_integers(speaking, tmp_path, name, recipe):
             ir.load(b.file(b.graph(role, "onnxruntime").file)).graph
             for b in (source, report.bundle)
         ]
-        products = [s for s in find_sites(graphs[0], tables) if s.kind != "table"]
+        products = [s for s in find_weight_uses(graphs[0], tables) if s.kind != "table"]
         found = [node.op_type for node in graphs[1]]
         assert found.count(operator[recipe]) == len(products) > 0
         assert "DequantizeLinear" not in found
-        assert not [site for site in find_sites(graphs[1], tables) if site.kind != "table"]
+        assert not [use for use in find_weight_uses(graphs[1], tables) if use.kind != "table"]
     assert report.kept == ()
     assert report.parity.max_relative < CLOSE["int8-weight"]
     assert all(outcome.passed for _, outcome in verify_graphs(report.bundle, device="cpu"))
@@ -155,16 +158,16 @@ def test_a_bundle_without_recorded_answers_is_refused(tmp_path, make_bundle, mak
         quantize_bundle(foreign.path, tmp_path / "x", "int8-weight")
 
 
-def test_answers_that_are_no_numbers_are_not_written(exported, tmp_path, monkeypatch):
+def test_nan_is_not_written(exported, tmp_path, monkeypatch):
     """Whatever went wrong in a weight."""
     original = QuantizedWeights._quantize
 
-    def broken(self, site, form):
-        blocked = original(self, site, form)
+    def broken(self, use, block_format):
+        blocked = original(self, use, block_format)
         return dataclasses.replace(blocked, scales=np.full_like(blocked.scales, np.nan))
 
     monkeypatch.setattr(QuantizedWeights, "_quantize", broken)
-    with pytest.raises(ExportError, match="int8-weight graphs answer no numbers"):
+    with pytest.raises(ExportError, match="int8-weight graphs answer NaN or infinity"):
         quantize_bundle(exported("gpt2")[1] / "bundle", tmp_path / "x", "int8-weight")
     assert list(tmp_path.iterdir()) == []
 
@@ -193,7 +196,7 @@ def test_examples_make_four_bits_better(speaking, tmp_path, name):
     source = speaking(name, **({"num_hidden_layers": 3} if name == "bert" else {}))
     examples = sentences(60)
     plain = quantize_bundle(source, tmp_path / "plain", "int4-weight").bundle
-    report = quantize_bundle(source, tmp_path / "seen", "int4-weight", calibration=examples)
+    report = quantize_bundle(source, tmp_path / "calibrated", "int4-weight", calibration=examples)
     record = report.bundle.manifest.quantization
     assert (record.method, record.examples) == ("GPTQ", 60)
     assert plain.manifest.quantization.method == "round to nearest"
@@ -237,3 +240,80 @@ def test_queries_keys_and_values_keep_eight_bits(exported, tmp_path):
     layers = 2 + 2 + 2 + 2
     tables = sum("embedding" in name for name in bundle.manifest.quantization.weights)
     assert forms.count("int8, blocks of 32") == layers + tables
+
+
+@pytest.mark.parametrize("name", ["bart", "bert"])
+def test_graphs_are_read_once_where_that_is_enough(exported, tmp_path, monkeypatch, name):
+    """And so are their weights: without examples there is nothing to know beforehand."""
+    calls = {"read": 0, "find": 0}
+    load, find = onnxruntime_graphs.ir.load, block_weights.find_weight_uses
+
+    def counted_load(path):
+        calls["read"] += 1
+        return load(path)
+
+    def counted_find(*arguments):
+        calls["find"] += 1
+        return find(*arguments)
+
+    monkeypatch.setattr(onnxruntime_graphs.ir, "load", counted_load)
+    monkeypatch.setattr(block_weights, "find_weight_uses", counted_find)
+    monkeypatch.setattr(quantizer, "find_weight_uses", counted_find)
+    bundle = quantize_bundle(exported(name)[1] / "bundle", tmp_path / "x", "int8-weight").bundle
+    graphs = len(bundle.manifest.graphs)
+    assert calls == {"read": graphs, "find": graphs}
+
+
+def test_python_users_get_the_verdict(speaking, tmp_path):
+    """What the command writes as JSON: the bundle, figures of both, and a sentence."""
+    source = speaking("bart")
+    examples = sentences(20)
+    options = QuantizeOptions(recipe="int8-static", threads=1)
+    stages = []
+    result = seq2edge.quantize.run(
+        source,
+        tmp_path / "small",
+        options,
+        calibration=examples,
+        evaluation=examples,
+        progress=lambda stage, part: stages.append((part, stage)),
+    )
+    assert result.report.bundle.manifest.precision == "int8-static"
+    assert result.verdict.compared == 20
+    assert result.verdict.quantized.bytes == Bundle.open(tmp_path / "small", hashes=True).size
+    assert result.verdict.sentence.startswith("int8-static ")
+    assert (result.search, result.page) == (None, None)
+    values = result.values()
+    assert values["bundle"] == str(tmp_path / "small")
+    assert values["sentence"] == result.verdict.sentence
+    assert values["quantized"]["rates"] == result.verdict.quantized.rates
+    parts = [part for part, _ in stages]
+    assert parts == sorted(parts)
+    assert stages[-1] == (1.0, "judge")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"recipe": "auto"}, "budget: auto needs one, such as"),
+        (
+            {"recipe": "auto", "budget": "wer+1", "target": "tensorrt"},
+            "target: auto measures speed",
+        ),
+        ({"recipe": "fp16", "budget": "wer+1"}, "budget: is for the recipe auto, fp16 has none"),
+        ({"recipe": "fp16", "report": "x.html"}, "report: is for the recipe auto"),
+        ({"recipe": "fp16", "metric": "rouge"}, "metric: 'rouge' is unknown, known"),
+    ],
+)
+def test_options_that_would_not_be_heeded_are_refused(values, message):
+    """Before anything is read."""
+    with pytest.raises(OptionError, match=message):
+        QuantizeOptions(**values)
+
+
+def test_a_metric_needs_examples(exported, tmp_path):
+    """Random input has no reference."""
+    options = QuantizeOptions(recipe="int8-weight", metric="wer")
+    with pytest.raises(OptionError, match="metric: is measured on examples for evaluation"):
+        seq2edge.quantize.run(exported("gpt2")[1] / "bundle", tmp_path / "x", options)
+    assert list(tmp_path.iterdir()) == []

@@ -8,9 +8,14 @@ from speaking import sentences
 
 from seq2edge.errors import OptionError
 from seq2edge.quantize.onnxruntime_graphs import read_graphs
-from seq2edge.quantize.pipeline import Quantizer
+from seq2edge.quantize.quantizer import Quantizer
 from seq2edge.quantize.recipes import RECIPES, Options
-from seq2edge.quantize.sensitivity import Listener, _divergence, measure_layers
+from seq2edge.quantize.sensitivity import (
+    LayerProbe,
+    divergence,
+    measure_layers,
+    relative_error,
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +59,13 @@ def test_every_part_is_measured(quantizers, name, recipe):
 def test_the_float_graphs_err_nothing(quantizers):
     """And quantized ones do, whichever graph it is."""
     quantizer = quantizers("bart")
-    listener = Listener(quantizer.seen())
+    probe = LayerProbe(quantizer.decode_examples())
     models = read_graphs(quantizer.bundle, "onnxruntime")
-    assert listener.error(models) == pytest.approx(0.0, abs=1e-6)
-    made = quantizer.make(RECIPES["int8-dynamic"], "onnxruntime").models
-    assert listener.error(made) > 1e-6
-    assert listener.error(made, "encoder") > 1e-6
-    assert listener.error(made, "decoder") > 1e-6
+    assert probe.error(models) == pytest.approx(0.0, abs=1e-6)
+    quantized = quantizer.quantize(RECIPES["int8-dynamic"], "onnxruntime").models
+    assert probe.error(quantized) > 1e-6
+    assert probe.error(quantized, "encoder") > 1e-6
+    assert probe.error(quantized, "decoder") > 1e-6
 
 
 def test_the_worst_part_is_found(quantizers, monkeypatch):
@@ -69,9 +74,9 @@ def test_the_worst_part_is_found(quantizers, monkeypatch):
 
     original = integer_products.scale_columns
 
-    def coarse(site, dtype):
-        scaled = original(site, dtype)
-        if "layers.1.feedforward" in site.name:
+    def coarse(use, dtype):
+        scaled = original(use, dtype)
+        if "layers.1.feedforward" in use.name:
             scaled.codes.numpy()[:] = scaled.codes.numpy() // 64 * 64
         return scaled
 
@@ -81,31 +86,30 @@ def test_the_worst_part_is_found(quantizers, monkeypatch):
     assert found[0].error > 5 * found[1].error
 
 
-def test_finer_layers_lose_less(quantizers):
+def test_layers_in_higher_precision_lose_less(quantizers):
     """Keeping the parts that err most in float32 is better than keeping as many others."""
     quantizer, recipe = quantizers("llama"), RECIPES["int8-dynamic"]
     parts = [part for part in measure_layers(quantizer, recipe) if part.error > 0]
     half = len(parts) // 2
-    listener, errors = Listener(quantizer.seen()), []
+    probe, errors = LayerProbe(quantizer.decode_examples()), []
     for chosen in (parts[:half], parts[-half:]):
-        finer = frozenset(weight for part in chosen for weight in part.weights)
-        made = quantizer.make(recipe, "onnxruntime", Options(finer=finer))
-        errors.append(listener.error(made.models))
-        for weight in finer:
-            assert made.forms[f"decoder: {weight}"] == "float32"
+        names = frozenset(weight for part in chosen for weight in part.weights)
+        options = Options(higher_precision=names)
+        quantized = quantizer.quantize(recipe, "onnxruntime", options)
+        errors.append(probe.error(quantized.models))
+        for weight in names:
+            assert quantized.formats[f"decoder: {weight}"] == "float32"
     assert errors[0] < errors[1]
 
 
 def test_divergence_is_of_distributions():
     """A constant added to all logits changes nothing; vectors are compared as they are."""
     logits = np.array([[1.0, 2.0, 3.0]], dtype=np.float32)
-    assert _divergence(logits, logits + 5, distributions=True) == pytest.approx(0.0, abs=1e-6)
+    assert divergence(logits, logits + 5) == pytest.approx(0.0, abs=1e-6)
     even = np.zeros((1, 2), dtype=np.float32)
     sure = np.array([[0.0, np.log(3.0)]], dtype=np.float32)
-    assert _divergence(even, sure, distributions=True) == pytest.approx(
-        np.log(0.5) - (np.log(0.25) + np.log(0.75)) / 2
-    )
-    assert _divergence(logits, 2 * logits, distributions=False) == pytest.approx(1.0)
+    assert divergence(even, sure) == pytest.approx(np.log(0.5) - (np.log(0.25) + np.log(0.75)) / 2)
+    assert relative_error(logits, 2 * logits) == pytest.approx(1.0)
 
 
 def test_examples_are_needed(exported):

@@ -14,12 +14,13 @@ from seq2edge.bundle import Bundle
 from seq2edge.errors import BundleError, ExportError, OptionError
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.emulation import emulate_bundle
+from seq2edge.quantize.onnxruntime_graphs import read_graphs
 from seq2edge.quantize.passes.block_weights import QuantizedWeights
-from seq2edge.quantize.passes.narrow import Narrow, NarrowedWeights
+from seq2edge.quantize.passes.half_precision import HalfPrecisionWeights, ToHalfPrecision
 from seq2edge.quantize.pipeline import quantize_bundle
-from seq2edge.quantize.ranges import InputStudy
+from seq2edge.quantize.ranges import InputStats
 from seq2edge.quantize.recipes import RECIPES
-from seq2edge.quantize.tensorrt_graphs import _is_wide, find_largest, make_graphs
+from seq2edge.quantize.tensorrt_graphs import _exceeds, find_largest, quantize_graphs
 from seq2edge.runtime.backends.verification import verify_graphs
 
 FLOAT16, BFLOAT16 = ir.DataType.FLOAT16, ir.DataType.BFLOAT16
@@ -71,10 +72,10 @@ def first_logits(path, ids=(5, 6, 7, 2)):
 def test_plain_float16_overflows_where_bfloat16_does_not(loud, tmp_path, dtype, finite):
     """The model is one that float16 alone turns into no numbers."""
     assert np.isfinite(first_logits(loud.path)).all()
-    models, weights = {}, NarrowedWeights(dtype)
+    models, weights = {}, HalfPrecisionWeights(dtype)
     for role in ("encoder", "decoder"):
         models[role] = ir.load(loud.file(loud.graph(role, "canonical").file))
-        Narrow(weights)(models[role])
+        ToHalfPrecision(weights)(models[role])
     twin = emulate_bundle(tmp_path / "twin", loud, models)
     assert np.isfinite(first_logits(twin.path)).all() == finite
 
@@ -185,25 +186,25 @@ def test_a_cache_beyond_float16_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "wide"),
+    ("size", "exceeds"),
     [(16376.0, False), (16377.0, True), (np.inf, False), (0.0, False), (6e-5, True), (7e-5, False)],
 )
-def test_values_near_the_ends_of_float16_are_wide(size, wide):
+def test_values_near_the_ends_of_float16_exceed_it(size, exceeds):
     """A quarter of its largest number, or less than its least normal; masks of infinity are not."""
-    assert _is_wide(size, FLOAT16) == wide
-    assert not _is_wide(size, BFLOAT16)
+    assert _exceeds(size, FLOAT16) == exceeds
+    assert not _exceeds(size, BFLOAT16)
 
 
 def test_the_largest_values_are_those_of_the_model(speaking):
     """Of all examples, under the names of the canonical graph, masks among them."""
     bundle = speaking("gpt2")
-    seen = Calibration(bundle, sentences(), threads=1)
+    calibration = Calibration(bundle, sentences(), threads=1)
     graph = ir.load(bundle.file(bundle.graph("decoder", "canonical").file))
     parts = []
-    largest = find_largest(seen, {"decoder": graph}, parts.append)
+    largest = find_largest(calibration, {"decoder": graph}, parts.append)
     model = seq2edge.load(bundle.path, device="cpu", threads=1, graphs="canonical")
     found = 0.0
-    for trace in seen.traces:
+    for trace in calibration.traces:
         cache = model.backend.start(None, 1, None)
         length = np.array([len(trace.tokens)])
         found = max(
@@ -236,9 +237,11 @@ def test_calibrated_weights_reach_the_graph(speaking, tmp_path):
     examples = sentences()
     bundle = for_tensorrt(source, tmp_path, "int4-weight", calibration=examples).bundle
     assert bundle.manifest.quantization.method == "GPTQ"
-    plain = QuantizedWeights(source.manifest.dims, RECIPES["int4-weight"])
-    study = InputStudy(factors={}, ranges={})
-    rounded = make_graphs(source, plain, study, Calibration(source, examples, threads=1))
+    recipe = RECIPES["int4-weight"]
+    plain = QuantizedWeights(source.manifest.dims, recipe.formats)
+    calibration = Calibration(source, examples, threads=1)
+    models = read_graphs(source, "canonical")
+    rounded = quantize_graphs(models, plain, recipe, InputStats(), calibration)
     changed = []
     for role, model in rounded.models.items():
         found = ir.load(bundle.file(bundle.graph(role, "tensorrt").file)).graph.initializers
@@ -255,6 +258,5 @@ def test_a_bundle_without_canonical_graphs_is_refused(speaking):
     bundle = speaking("gpt2")
     graphs = tuple(g for g in bundle.manifest.graphs if g.target == "onnxruntime")
     bare = Bundle(path=bundle.path, manifest=dataclasses.replace(bundle.manifest, graphs=graphs))
-    weights = QuantizedWeights(bundle.manifest.dims, RECIPES["bf16"])
     with pytest.raises(BundleError, match="has no canonical graphs, export the checkpoint again"):
-        make_graphs(bare, weights, InputStudy(factors={}, ranges={}), None)
+        read_graphs(bare, "canonical")

@@ -9,8 +9,8 @@ import pytest
 
 from seq2edge.bundle import Bundle
 from seq2edge.evaluation.examples import Example
+from seq2edge.quantize.benchmark import BATCHES
 from seq2edge.quantize.pipeline import quantize_bundle
-from seq2edge.quantize.race import BATCHES
 from seq2edge.quantize.verdict import Side, Verdict, _sentence, judge
 
 FLOAT = Side(bytes=400, peak_memory=900, load_seconds=1.0, rates={1: 100.0, 8: 400.0})

@@ -15,7 +15,7 @@ from seq2edge.bundle.manifest import EngineRecord, TensorRecord
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
 from seq2edge.export.passes.top_logits import TopLogits
-from seq2edge.quantize.passes.narrow import Narrow, NarrowedWeights
+from seq2edge.quantize.passes.half_precision import HalfPrecisionWeights, ToHalfPrecision
 
 RELEASE = "1.0"
 SIZES = EngineSizes(
@@ -56,7 +56,7 @@ def make_engine(path, role, sizes, form, library, precision):
     model = ir.external_data.load_to_model(ir.load(path))
     LengthToMask()(model)
     if precision == "fp16":
-        Narrow(NarrowedWeights(ir.DataType.FLOAT16))(model)
+        ToHalfPrecision(HalfPrecisionWeights(ir.DataType.FLOAT16))(model)
     if role == "decoder" and sizes.top_k:
         TopLogits(sizes.top_k)(model)
     if form == "lowered":

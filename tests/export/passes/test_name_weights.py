@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from seq2edge.quantize.passes.sites import find_sites
+from seq2edge.quantize.passes.weight_uses import find_weight_uses
 
 
 @pytest.mark.parametrize("name", ["bart", "t5", "llama", "whisper", "bert"])
@@ -14,7 +14,7 @@ def test_every_product_names_its_module(exported, name):
     bundle = exported(name)[2].bundle
     for graph in bundle.manifest.graphs:
         model = ir.load(bundle.file(graph.file))
-        names = [site.name for site in find_sites(model.graph, {bundle.manifest.dims.vocab})]
+        names = [use.name for use in find_weight_uses(model.graph, {bundle.manifest.dims.vocab})]
         assert names
         for weight in names:
             assert weight.startswith("model."), weight

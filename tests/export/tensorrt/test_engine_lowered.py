@@ -11,7 +11,7 @@ import tiny_models
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
 from seq2edge.export.tensorrt.engine import Profile, build_engine, decoder_profiles
-from seq2edge.quantize.passes.narrow import Narrow, NarrowedWeights
+from seq2edge.quantize.passes.half_precision import HalfPrecisionWeights, ToHalfPrecision
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,
@@ -43,7 +43,7 @@ def graph(exported, tmp_path):
         model = tiny_models.canonical_graph(bundle, role)
         LengthToMask()(model)
         if dtype != ir.DataType.FLOAT:
-            Narrow(NarrowedWeights(dtype))(model)
+            ToHalfPrecision(HalfPrecisionWeights(dtype))(model)
         if lower:
             LowerToOpset18()(model)
         path = tmp_path / "graph.onnx"
@@ -67,7 +67,7 @@ def test_every_family_builds_in_float16(exported, name, tmp_path):
     for path in (exported(name)[1] / "bundle").glob("*coder.onnx"):
         model = ir.load(path)
         LengthToMask()(model)
-        Narrow(NarrowedWeights(ir.DataType.FLOAT16))(model)
+        ToHalfPrecision(HalfPrecisionWeights(ir.DataType.FLOAT16))(model)
         LowerToOpset18()(model)
         ir.save(model, tmp_path / path.name, external_data=f"{path.stem}.data")
         assert set(build(tmp_path / path.name, path.stem).products) == {"Half x Half"}

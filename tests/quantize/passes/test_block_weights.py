@@ -10,9 +10,14 @@ import onnx_ir as ir
 import pytest
 from small_products import DIMS, VOCAB, WIDTH, biased, model, random, run
 
-from seq2edge.quantize.passes.block_weights import BlockWeights, Codes, QuantizedWeights
-from seq2edge.quantize.passes.sites import place_of
-from seq2edge.quantize.recipes import RECIPES, Form, Recipe
+from seq2edge.quantize.passes.block_weights import (
+    BlockFormat,
+    BlockWeights,
+    Codes,
+    QuantizedWeights,
+)
+from seq2edge.quantize.passes.weight_uses import storage_key
+from seq2edge.quantize.recipes import RECIPES, Recipe
 
 INT8, INT4 = RECIPES["int8-weight"], RECIPES["int4-weight"]
 FOR_ONNXRUNTIME = [recipe for recipe in RECIPES.values() if "onnxruntime" in recipe.targets]
@@ -20,7 +25,7 @@ FOR_ONNXRUNTIME = [recipe for recipe in RECIPES.values() if "onnxruntime" in rec
 
 def quantized(float_model, recipe=INT8, dims=DIMS):
     """The model after the pass, and the pass."""
-    change = BlockWeights(QuantizedWeights(dims, recipe))
+    change = BlockWeights(QuantizedWeights(dims, recipe.formats))
     change(float_model)
     return float_model, change
 
@@ -133,28 +138,30 @@ def test_recipes_are_made_of_sizes_that_kernels_have():
     """Bits of 4 or 8, blocks of powers of two; none at all where weights stay float."""
     assert all(isinstance(recipe, Recipe) for recipe in RECIPES.values())
     for recipe in RECIPES.values():
-        forms = (recipe.layers, recipe.attention, recipe.table)
+        formats = (recipe.layers, recipe.attention, recipe.table)
         if recipe.name in ("fp16", "bf16"):
-            assert forms == (None, None, None)
+            assert formats == (None, None, None)
             continue
-        for form in forms:
-            assert form.bits in {4, 8}
-            assert form.block in {16, 32, 64, 128, 256}
+        for block_format in formats:
+            assert block_format.bits in {4, 8}
+            assert block_format.block in {16, 32, 64, 128, 256}
 
 
-@pytest.mark.parametrize("form", [Form(bits=4, block=32), Form(bits=8, block=64)])
-def test_packed_codes_are_what_the_operator_reads(form):
+@pytest.mark.parametrize(
+    "block_format", [BlockFormat(bits=4, block=32), BlockFormat(bits=8, block=64)]
+)
+def test_packed_codes_are_what_the_operator_reads(block_format):
     """The layout of onnxruntime's own quantizer: its kernel multiplies by exactly these values."""
-    half = 2 ** (form.bits - 1)
+    half = 2 ** (block_format.bits - 1)
     rng = np.random.default_rng(3)
     codes = rng.integers(-half, half, (WIDTH, 30)).astype(np.int8)
-    scales = rng.uniform(-0.1, 0.1, (WIDTH // form.block, 30)).astype(np.float32)
+    scales = rng.uniform(-0.1, 0.1, (WIDTH // block_format.block, 30)).astype(np.float32)
     float_model = model(random(WIDTH, 30), random(VOCAB, WIDTH))
-    place = place_of(float_model.graph.initializers["W"].const_value)
-    recipe = dataclasses.replace(INT8, layers=form)
-    calibrated = {place: Codes(values=codes, scales=scales)}
-    BlockWeights(QuantizedWeights(DIMS, recipe, calibrated))(float_model)
-    wanted = codes * np.repeat(scales, form.block, axis=0)
+    key = storage_key(float_model.graph.initializers["W"].const_value)
+    recipe = dataclasses.replace(INT8, layers=block_format)
+    calibrated = {key: Codes(values=codes, scales=scales)}
+    BlockWeights(QuantizedWeights(DIMS, recipe.formats, calibrated))(float_model)
+    wanted = codes * np.repeat(scales, block_format.block, axis=0)
     # Each row has one value that is not zero: its blocks' activations are quantized exactly.
     found = run(float_model, np.eye(WIDTH, dtype=np.float32))["y"]
     # ARM kernels with dot products round the scales to 16 bits; x86's and older ARM's do not.

@@ -14,8 +14,8 @@ from seq2edge.export.weights import WeightsWriter
 from seq2edge.model.dims import Dims, StackDims
 from seq2edge.quantize.passes.block_weights import Codes, QuantizedWeights
 from seq2edge.quantize.passes.dequantized_weights import DequantizedWeights, ScaledWeights
-from seq2edge.quantize.passes.narrow import Narrow, NarrowedWeights
-from seq2edge.quantize.passes.sites import find_sites
+from seq2edge.quantize.passes.half_precision import HalfPrecisionWeights, ToHalfPrecision
+from seq2edge.quantize.passes.weight_uses import find_weight_uses
 from seq2edge.quantize.recipes import RECIPES
 
 STACK = StackDims(layers=1, heads=1, kv_heads=1, head_dim=4, hidden=4, activation="relu")
@@ -46,7 +46,7 @@ def model(weight=None, table=None, text=TEXT):
 
 def scaled(recipe=INT8, dims=DIMS, calibrated=None):
     """Weights to share between passes."""
-    return ScaledWeights(QuantizedWeights(dims, recipe, calibrated))
+    return ScaledWeights(QuantizedWeights(dims, recipe.formats, calibrated), recipe.activations)
 
 
 def quantized(float_model, recipe=INT8, ranges=None, **options):
@@ -117,8 +117,8 @@ def test_four_bits_have_blocks_along_the_inner_axis():
     """The codes and scales of onnxruntime's own quantizer; table and attention have 8 bits."""
     weight = random(WIDTH, OUT, seed=1)
     float_model = model(weight)
-    site = next(s for s in find_sites(float_model.graph, {VOCAB}) if s.name == "W")
-    blocked = QuantizedWeights(DIMS, INT4).of(site)
+    use = next(u for u in find_weight_uses(float_model.graph, {VOCAB}) if u.name == "W")
+    blocked = QuantizedWeights(DIMS, INT4.formats).blocked(use)
     codes = np.stack([blocked.packed & 15, blocked.packed >> 4], axis=-1).reshape(OUT, 2, 32)
     scales = blocked.scales.reshape(OUT, 2, 1).astype(np.float16).astype(np.float32)
     wanted = ((codes.astype(np.float32) - 8) * scales).reshape(OUT, WIDTH).T
@@ -147,13 +147,13 @@ def test_four_bits_of_a_transposed_weight_have_its_layout():
 
 
 def test_calibrated_codes_are_taken_as_they_are():
-    """What a method found that saw examples."""
+    """What a method made of examples."""
     rng = np.random.default_rng(3)
     codes = rng.integers(-8, 8, (WIDTH, OUT)).astype(np.int8)
     scales = rng.uniform(0.01, 0.1, (2, OUT)).astype(np.float16).astype(np.float32)
     float_model = model()
-    place = next(s for s in find_sites(float_model.graph, {VOCAB}) if s.name == "W").place
-    calibrated = {place: Codes(values=codes, scales=scales)}
+    (key,) = (u.storage_key for u in find_weight_uses(float_model.graph, {VOCAB}) if u.name == "W")
+    calibrated = {key: Codes(values=codes, scales=scales)}
     changed, _ = quantized(float_model, INT4, calibrated=calibrated)
     found = run(changed, x=np.eye(WIDTH, dtype=np.float32), ids=[0])["y"]
     np.testing.assert_array_equal(found, codes * np.repeat(scales, 32, axis=0))
@@ -162,11 +162,11 @@ def test_calibrated_codes_are_taken_as_they_are():
 def test_a_block_without_a_scale_in_float16_is_zeros():
     """Its codes would count whole ones otherwise."""
     float_model = model()
-    place = next(s for s in find_sites(float_model.graph, {VOCAB}) if s.name == "W").place
+    (key,) = (u.storage_key for u in find_weight_uses(float_model.graph, {VOCAB}) if u.name == "W")
     scales = np.full((2, OUT), 0.5, dtype=np.float32)
     scales[1, 4] = 1e-9
     codes = np.full((WIDTH, OUT), 5, dtype=np.int8)
-    calibrated = {place: Codes(values=codes, scales=scales)}
+    calibrated = {key: Codes(values=codes, scales=scales)}
     changed, _ = quantized(float_model, INT4, calibrated=calibrated)
     assert (constant(changed, "W.scales") > 0).all()
     found = run(changed, x=np.eye(WIDTH, dtype=np.float32), ids=[0])["y"]
@@ -244,7 +244,7 @@ def test_codes_and_scales_of_two_graphs_are_stored_once(tmp_path, recipe):
     """After narrowing too, which makes scales of another type."""
     weight, table = (ir.Tensor(random(*shape)) for shape in ((256, 512), (VOCAB, 256)))
     dims = Dims(width=256, vocab=VOCAB, decoder=STACK)
-    weights, narrow = scaled(recipe, dims), NarrowedWeights(ir.DataType.FLOAT16)
+    weights, narrow = scaled(recipe, dims), HalfPrecisionWeights(ir.DataType.FLOAT16)
     text = TEXT.replace("64]", "256]").replace("n, 30", "n, 512")
     models = []
     for _ in range(2):
@@ -252,7 +252,7 @@ def test_codes_and_scales_of_two_graphs_are_stored_once(tmp_path, recipe):
         made.graph.initializers["W"].const_value = weight
         made.graph.initializers["T"].const_value = table
         DequantizedWeights(weights)(made)
-        Narrow(narrow)(made)
+        ToHalfPrecision(narrow)(made)
         models.append(made)
     WeightsWriter(tmp_path / "weights.data").write(models)
     first, second = (made.graph.initializers for made in models)

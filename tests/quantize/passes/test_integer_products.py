@@ -11,9 +11,9 @@ from seq2edge.quantize.passes.integer_products import IntegerProducts
 RANGES = {"x": 4.0}
 
 
-def changed(float_model, ranges=None, finer=frozenset()):
+def changed(float_model, ranges=None, higher_precision=frozenset()):
     """The model after the pass, and the pass."""
-    change = IntegerProducts({VOCAB}, ranges, finer)
+    change = IntegerProducts({VOCAB}, ranges, higher_precision)
     change(float_model)
     return float_model, change
 
@@ -72,7 +72,7 @@ def test_the_graph_computes_in_integers(ranges):
     assert "W" not in made.graph.initializers
 
 
-def test_finer_weights_and_inputs_without_range_stay():
+def test_weights_in_higher_precision_and_inputs_without_range_stay():
     """Named ones, and products whose input was 0 on every example."""
     made, change = changed(model(random(WIDTH, 30), random(VOCAB, WIDTH)), None, frozenset({"W"}))
     assert change.changed == {}

@@ -7,8 +7,8 @@ import onnx_ir as ir
 from small_products import VOCAB, WIDTH, constant, model, random, run
 
 from seq2edge.quantize.passes.integer_products import IntegerProducts
-from seq2edge.quantize.passes.sites import find_sites
 from seq2edge.quantize.passes.smooth import Smooth
+from seq2edge.quantize.passes.weight_uses import find_weight_uses
 from seq2edge.quantize.ranges import find_factors
 
 
@@ -38,9 +38,9 @@ def normed(weight, gain, operator="LayerNormalization"):
 
 def factors_of(float_model, x, gain):
     """The factors for these inputs, by their names."""
-    sites = {"decoder": find_sites(float_model.graph, {VOCAB})}
+    uses = {"decoder": find_weight_uses(float_model.graph, {VOCAB})}
     h = (x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True) * gain
-    found = find_factors({("decoder", "h"): np.abs(h).max(axis=0)}, sites, 0.5)
+    found = find_factors({("decoder", "h"): np.abs(h).max(axis=0)}, uses, 0.5)
     return {name: factors for (_, name), factors in found.items()}
 
 

@@ -1,4 +1,4 @@
-"""Running bundles beside each other on the same inputs: answers, rates, peak memory.
+"""Running bundles beside each other on the same inputs: outputs, throughput, peak memory.
 
 Speed is measured in interleaved rounds, so that a noisy machine disturbs all alike; what counts is
 the ratio.
@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -23,8 +23,8 @@ from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import AGREEMENT, Metric
 from seq2edge.runtime.model import Model
 
-Input = Any  # ids of a text, or the features of a clip (mels, frames)
-Rates = dict[int, float]  # tokens (or inputs, without decoding) per second, by batch
+Input: TypeAlias = Any  # ids of a text, or the features of a clip (mels, frames)
+Throughput: TypeAlias = dict[int, float]  # tokens (inputs, without decoding) per second, by batch
 
 NEW_TOKENS = 32
 ROUNDS = 3
@@ -32,7 +32,7 @@ BATCHES = (1, 8)
 CLIPS = 64  # whose features are in memory
 
 
-def inputs_of(model: Model, examples: Sequence[Example]) -> list[Input]:
+def model_inputs(model: Model, examples: Sequence[Example]) -> list[Input]:
     """What the model reads of the examples; random input where there are none."""
     dims = model.dims
     rng = np.random.default_rng(0)
@@ -42,7 +42,10 @@ def inputs_of(model: Model, examples: Sequence[Example]) -> list[Input]:
         shape = (max(BATCHES), dims.mels, dims.frames)
         return list(rng.standard_normal(shape, dtype=np.float32))
     if examples:
-        return [_encode(model, str(example.input)) for example in examples]
+        return [
+            model.encode_text(str(example.input), cut=True, new_tokens=NEW_TOKENS)
+            for example in examples
+        ]
     vocab = dims.source_vocab or dims.vocab
     stack = dims.encoder or dims.decoder
     assert stack is not None
@@ -50,36 +53,28 @@ def inputs_of(model: Model, examples: Sequence[Example]) -> list[Input]:
     return [rng.integers(0, vocab, longest).tolist() for _ in range(max(BATCHES))]
 
 
-def _encode(model: Model, text: str) -> list[int]:
-    """A text's ids, cut where the model's positions end, with room for what it writes."""
-    stack = model.dims.encoder or model.dims.decoder
-    assert stack is not None
-    ids: list[int] = model.tokenizer.encode(text)
-    return ids[: max(1, stack.max_positions - NEW_TOKENS)] if stack.max_positions else ids
-
-
-def answers(model: Model, inputs: Sequence[Input], language: str | None = None) -> list[Any]:
-    """Greedy tokens of every input, or what an encoder gives."""
+def greedy_outputs(model: Model, inputs: Sequence[Input], language: str | None = None) -> list[Any]:
+    """Each input's greedy tokens, as many as fit up to NEW_TOKENS; or what an encoder gives."""
     return [
-        answer
+        output
         for group in _groups(inputs, max(BATCHES))
-        for answer in _answer(model, group, language)
+        for output in _run_greedily(model, group, language)
     ]
 
 
-def race(
+def measure_throughput(
     models: Sequence[Model], inputs: Sequence[Input], language: str | None = None
-) -> list[Rates]:
-    """Each model's median rate by batch, in interleaved rounds."""
+) -> list[Throughput]:
+    """Each model's median throughput by batch, in interleaved rounds."""
     for model in models:
-        _answer(model, list(inputs[:1]), language)  # whatever happens at the first call only
-    rates: list[dict[int, list[float]]] = [{b: [] for b in BATCHES} for _ in models]
+        _run_greedily(model, list(inputs[:1]), language)  # whatever happens at the first call only
+    rounds: list[dict[int, list[float]]] = [{b: [] for b in BATCHES} for _ in models]
     for _ in range(ROUNDS):
         for batch in BATCHES:
             group = [inputs[i % len(inputs)] for i in range(batch)]
-            for model, measured in zip(models, rates, strict=True):
-                measured[batch].append(_rate(model, group, language))
-    return [{b: statistics.median(v) for b, v in measured.items()} for measured in rates]
+            for model, measured in zip(models, rounds, strict=True):
+                measured[batch].append(_measure_once(model, group, language))
+    return [{b: statistics.median(v) for b, v in measured.items()} for measured in rounds]
 
 
 def _groups(inputs: Sequence[Input], size: int) -> Iterator[list[Input]]:
@@ -87,15 +82,15 @@ def _groups(inputs: Sequence[Input], size: int) -> Iterator[list[Input]]:
         yield list(inputs[start : start + size])
 
 
-def _rate(model: Model, group: list[Input], language: str | None) -> float:
+def _measure_once(model: Model, group: list[Input], language: str | None) -> float:
     begin = time.perf_counter()
-    answers = _answer(model, group, language)
-    made = sum(len(a) for a in answers) if model.dims.decoder else len(group)
-    return made / (time.perf_counter() - begin)
+    outputs = _run_greedily(model, group, language)
+    count = sum(map(len, outputs)) if model.dims.decoder else len(group)
+    return count / (time.perf_counter() - begin)
 
 
-def _answer(model: Model, group: list[Input], language: str | None = None) -> Any:
-    """Greedy tokens of each input, as many as fit up to NEW_TOKENS; or what the encoder gives."""
+def _run_greedily(model: Model, group: list[Input], language: str | None = None) -> Any:
+    """One batch: the tokens of each input without a choice of ends, or what the encoder gives."""
     if model.dims.decoder is None:
         classify = model.bundle.manifest.task == "classify"
         run: Callable[[Any], Any] = model.classify_ids if classify else model.embed_ids
@@ -106,15 +101,18 @@ def _answer(model: Model, group: list[Input], language: str | None = None) -> An
     if model.dims.mels:
         if language is not None:
             options = options.replace(decoder_prompt=model.speech_prompt(language, "transcribe"))
-        found = model.transcribe_ids(np.stack(group), options)
+        generated = model.transcribe_ids(np.stack(group), options)
     else:
-        found = model.generate_ids(group, options)
-    return [sequences[0].ids for sequences in found]
+        tokenizer = model.bundle.manifest.tokenizer
+        if tokenizer is not None and tokenizer.target_language:
+            options = model.with_target_language(options, None)
+        generated = model.generate_ids(group, options)
+    return [sequences[0].ids for sequences in generated]
 
 
-def agreements(wanted: Any, found: Any) -> Iterator[float]:
+def agreements(expected: Any, outputs: Any) -> Iterator[float]:
     """For each input: the share of tokens before the first difference, or the cosine."""
-    for a, b in zip(wanted, found, strict=True):
+    for a, b in zip(expected, outputs, strict=True):
         if isinstance(a, tuple):
             same = [x == y for x, y in zip(a, b, strict=True)]
             yield (same.index(False) if False in same else len(same)) / len(same)
@@ -123,14 +121,14 @@ def agreements(wanted: Any, found: Any) -> Iterator[float]:
 
 
 def agreement_metric(model: Model, inputs: Sequence[Input], language: str | None = None) -> Metric:
-    """How much of the model's answers to these inputs another one gives too, in percent."""
-    wanted = answers(model, inputs, language)
+    """How much of the model's outputs for these inputs another one gives too, in percent."""
+    expected = greedy_outputs(model, inputs, language)
 
     def ask(other: Model, _: Sequence[Example], __: ModelRequest) -> Iterator[Any]:
-        yield from answers(other, inputs, language)
+        yield from greedy_outputs(other, inputs, language)
 
-    def measure(found: Sequence[Any], _: Sequence[Example]) -> Iterator[Sequence[float]]:
-        for share in agreements(wanted, found):
+    def measure(outputs: Sequence[Any], _: Sequence[Example]) -> Iterator[Sequence[float]]:
+        for share in agreements(expected, outputs):
             yield 100 * share, 1.0
 
     return Metric(
@@ -146,10 +144,10 @@ def agreement_metric(model: Model, inputs: Sequence[Input], language: str | None
 
 _PROBE = """
 import json, re, sys
-import seq2edge
-from seq2edge.quantize import race
-model = seq2edge.load(sys.argv[1], device="cpu", threads=json.loads(sys.argv[2]))
-race.answers(model, race.inputs_of(model, ())[:1])
+from seq2edge.quantize import benchmark
+from seq2edge.runtime.model import load
+model = load(sys.argv[1], device="cpu", threads=json.loads(sys.argv[2]))
+benchmark.greedy_outputs(model, benchmark.model_inputs(model, ())[:1])
 print(int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) * 1024)
 """
 

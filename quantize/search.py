@@ -3,8 +3,8 @@
 1. Every recipe is tried as it is: quality on the examples for evaluation, and speed in rounds that
    alternate with the float model's, so that a noisy machine disturbs both alike.
 2. A recipe that loses too much, but would be faster than all that do not, is tried again with the
-   layers that err most kept finer (float32 instead of 8 bits, 8 instead of 4). Halving finds the
-   fewest layers that do; fewer finer layers are taken to lose more.
+   layers that err most in higher precision (float32 instead of 8 bits, 8 instead of 4). Halving
+   finds the fewest layers that do; with fewer of them it is taken to lose more.
 3. Of the trials within the budget the fastest for one input at a time is chosen; among those as
    fast within the noise, the smallest.
 """
@@ -12,51 +12,124 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import seq2edge
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.errors import OptionError
 from seq2edge.evaluation.answers import ModelRequest
 from seq2edge.evaluation.examples import Example
-from seq2edge.evaluation.metrics import AGREEMENT, Estimate, Metric, Scores, choose_metric, score
+from seq2edge.evaluation.metrics import (
+    AGREEMENT,
+    Estimate,
+    Metric,
+    Scores,
+    choose_metric,
+    find_metric,
+    score,
+)
 from seq2edge.files.progress import Progress
-from seq2edge.quantize.budget import Budget
-from seq2edge.quantize.pipeline import QuantizationReport, Quantizer
-from seq2edge.quantize.race import BATCHES, Rates, agreement_metric, inputs_of, race
+from seq2edge.quantize.benchmark import (
+    BATCHES,
+    Throughput,
+    agreement_metric,
+    measure_throughput,
+    model_inputs,
+)
+from seq2edge.quantize.quantizer import QuantizationReport, Quantizer
 from seq2edge.quantize.recipes import RECIPES, Options, QuantizedTarget, Recipe
 from seq2edge.quantize.sensitivity import LayerError, measure_layers
-from seq2edge.runtime.model import Model
+from seq2edge.runtime.model import Model, load
 
 NOISE = 0.95  # a speed of which the fastest is called as fast
 TARGET: QuantizedTarget = "onnxruntime"  # whose graphs run here: speed is measured, never guessed
+
+_BUDGET = re.compile(r"\s*([A-Za-z][A-Za-z0-9-]*?)\s*([+-])\s*([0-9]+(?:\.[0-9]+)?)\s*(%?)\s*")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much worse a metric may become: in its own units, or in percent of the float model's.
+
+    Written "bleu-0.3", "wer+0.5", "perplexity+2%", "agreement-5".
+    """
+
+    metric: str
+    allowed: float
+    relative: bool
+
+    @classmethod
+    def parse(cls, text: str) -> Budget:
+        """Read a budget. Raises OptionError for another form, metric or direction."""
+        match = _BUDGET.fullmatch(text)
+        if match is None:
+            raise OptionError(
+                f"budget: {text!r} is none, give a metric and what it may lose: "
+                "bleu-0.3, wer+0.5, perplexity+2% or agreement-5"
+            )
+        name, sign, amount, percent = match.groups()
+        higher_is_better = name == AGREEMENT or find_metric(name).higher_is_better
+        if (sign == "-") != higher_is_better:
+            better = "larger" if higher_is_better else "smaller"
+            raise OptionError(
+                f"budget: {text!r}, but {better} values of {name} are better; "
+                f"write {name}{'-' if higher_is_better else '+'}{amount}{percent}"
+            )
+        return cls(metric=name, allowed=float(amount), relative=bool(percent))
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more of the metric is better."""
+        return self.metric == AGREEMENT or find_metric(self.metric).higher_is_better
+
+    def holds(self, before: Estimate, change: Estimate) -> bool:
+        """Whether the metric changed by no more than that; `before` is the float model's."""
+        loss = -change.value if self.higher_is_better else change.value
+        return loss <= self._amount(before)
+
+    def limit(self, before: Estimate) -> float:
+        """The worst value allowed."""
+        return before.value + (-1 if self.higher_is_better else 1) * self._amount(before)
+
+    def _amount(self, before: Estimate) -> float:
+        return self.allowed * before.value / 100 if self.relative else self.allowed
+
+    def __str__(self) -> str:
+        sign, percent = "-" if self.higher_is_better else "+", "%" if self.relative else ""
+        return f"{self.metric}{sign}{self.allowed:g}{percent}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trial:
     """One way to quantize, measured. `speedups` are over float32, by batch, in the same rounds.
 
-    `finer` are the layers that keep more bits than the recipe says.
+    `higher_precision` are the layers with more bits than the recipe says.
     """
 
     recipe: str
-    finer: tuple[str, ...]
+    higher_precision: tuple[str, ...]
     options: Options
     bytes: int
-    rates: Rates
-    speedups: Rates
+    rates: Throughput
+    speedups: Throughput
     quality: Estimate
     change: Estimate
     within: bool
 
     @property
     def name(self) -> str:
-        """The recipe, and how many layers are finer."""
-        count = len(self.finer)
-        return f"{self.recipe}, {count} finer" if count else self.recipe
+        """The recipe, and how many layers are in higher precision."""
+        count = len(self.higher_precision)
+        return f"{self.recipe}, {count} in higher precision" if count else self.recipe
+
+    def values(self) -> dict[str, Any]:
+        """All of it but the options, for JSON."""
+        values = dataclasses.asdict(self)
+        del values["options"]
+        return {("finer" if key == "higher_precision" else key): v for key, v in values.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,17 +146,7 @@ class Search:
 
     def values(self) -> dict[str, Any]:
         """All of it, for JSON."""
-        trials = [
-            {
-                **{
-                    key: value
-                    for key, value in dataclasses.asdict(trial).items()
-                    if key != "options"
-                },
-                "chosen": trial is self.chosen,
-            }
-            for trial in self.trials
-        ]
+        trials = [{**trial.values(), "chosen": trial is self.chosen} for trial in self.trials]
         layers = {
             recipe: {part.layer: part.error for part in parts}
             for recipe, parts in self.layers.items()
@@ -125,7 +188,7 @@ def quantize_automatically(
     nothing can be written; then nothing is.
     """
     BundleWriter(destination, overwrite=overwrite).check_destination()
-    if quantizer.seen(lambda part: progress("decode examples", 0.1 * part)) is None:
+    if quantizer.decode_examples(lambda part: progress("decode examples", 0.1 * part)) is None:
         raise OptionError(
             "calibration: auto needs examples, the errors of layers are found on them"
         )
@@ -163,10 +226,10 @@ class _Searcher:
         self.options, self.folder = options, folder
         self.language, self.progress = language, progress
         self.model = self._load(quantizer.bundle)
-        self.inputs = inputs_of(self.model, evaluation)
+        self.inputs = model_inputs(self.model, evaluation)
         self.metric = self._metric()
-        self.wanted = self._score(self.model)
-        self.before = self.wanted.estimate()
+        self.float_scores = self._score(self.model)
+        self.float_quality = self.float_scores.estimate()
         self.trials: list[Trial] = []
         self.layers: dict[str, tuple[LayerError, ...]] = {}
 
@@ -188,7 +251,7 @@ class _Searcher:
             budget=self.budget,
             examples=len(self.evaluation),
             float_bytes=self.quantizer.bundle.size,
-            float_quality=self.before,
+            float_quality=self.float_quality,
             trials=tuple(self.trials),
             layers=self.layers,
             chosen=chosen,
@@ -211,12 +274,12 @@ class _Searcher:
         return min(even, key=lambda trial: trial.bytes)
 
     def _refine(self, recipe: Recipe, start: float) -> None:
-        """Find the fewest finer layers with which the recipe stays within the budget."""
+        """Find the fewest layers in higher precision with which it stays within the budget."""
         erring = [part for part in self._measure_layers(recipe, start) if part.error > 0]
         low, high = 0, len(erring)  # `low` layers are known to be too few
         while high - low > 1:
             middle = (low + high) // 2
-            self.progress(f"{recipe.name}, {middle} finer", start + 0.25)
+            self.progress(f"{recipe.name}, {middle} in higher precision", start + 0.25)
             if self._try(recipe, erring[:middle]).within:
                 high = middle
             else:
@@ -226,8 +289,8 @@ class _Searcher:
         def show(part: float) -> None:
             self.progress(f"layers, {recipe.name}", start + 0.2 * part)
 
-        found = measure_layers(self.quantizer, recipe, self._options(recipe), show)
-        self.layers[recipe.name] = tuple(found)
+        errors = measure_layers(self.quantizer, recipe, self._options(recipe), show)
+        self.layers[recipe.name] = tuple(errors)
         return self.layers[recipe.name]
 
     def _options(self, recipe: Recipe) -> Options:
@@ -238,32 +301,33 @@ class _Searcher:
             smoothing=self.options.smoothing if recipe.inputs else 0.0,
         )
 
-    def _try(self, recipe: Recipe, finer: Sequence[LayerError] = ()) -> Trial:
-        names = frozenset(name for part in finer for name in part.weights)
-        options = dataclasses.replace(self._options(recipe), finer=names)
+    def _try(self, recipe: Recipe, higher_precision: Sequence[LayerError] = ()) -> Trial:
+        """Quantize with those layers in higher precision, and measure quality and speed."""
+        names = frozenset(name for part in higher_precision for name in part.weights)
+        options = dataclasses.replace(self._options(recipe), higher_precision=names)
         report = self.quantizer.write(
             self.folder / "trial", recipe, target=TARGET, options=options, overwrite=True
         )
         model = self._load(report.bundle)
-        found = self._score(model)
-        before, after = race([self.model, model], self.inputs, self.language)
-        change = found.change_from(self.wanted)
+        scores = self._score(model)
+        before, after = measure_throughput([self.model, model], self.inputs, self.language)
+        change = scores.change_from(self.float_scores)
         trial = Trial(
             recipe=recipe.name,
-            finer=tuple(part.layer for part in finer),
+            higher_precision=tuple(part.layer for part in higher_precision),
             options=options,
             bytes=report.bundle.size,
             rates=after,
             speedups={batch: after[batch] / before[batch] for batch in after},
-            quality=found.estimate(),
+            quality=scores.estimate(),
             change=change,
-            within=self.budget.holds(self.before, change),
+            within=self.budget.holds(self.float_quality, change),
         )
         self.trials.append(trial)
         return trial
 
     def _load(self, bundle: Bundle) -> Model:
-        return seq2edge.load(bundle.path, device="cpu", threads=self.quantizer.threads)
+        return load(bundle.path, device="cpu", threads=self.quantizer.threads)
 
     def _metric(self) -> Metric:
         if self.budget.metric == AGREEMENT:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Hashable
-from typing import Literal
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from typing import Literal, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -15,9 +16,11 @@ PRODUCTS = ("MatMul", "Gemm")
 ATTENTION = ("GroupQueryAttention", "MultiHeadAttention", "Attention")
 QUERY_KEY_VALUE = 3  # the first inputs of every attention operator
 
+Kind: TypeAlias = Literal["layers", "attention", "table"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Site:
+class WeightUse:
     """A node that reads a constant weight of two axes.
 
     kind: `table` for embeddings and LM heads, `attention` for queries, keys and values, else
@@ -26,7 +29,7 @@ class Site:
 
     node: ir.Node
     value: ir.Value
-    kind: Literal["layers", "attention", "table"]
+    kind: Kind
 
     @property
     def name(self) -> str:
@@ -56,9 +59,9 @@ class Site:
         return self.tensor.shape.numpy()[1 if self.transposed else 0]
 
     @property
-    def place(self) -> Hashable:
+    def storage_key(self) -> Hashable:
         """The same for the same bytes, whichever graph reads them."""
-        return place_of(self.tensor)
+        return storage_key(self.tensor)
 
     def weight(self) -> NDArray[np.float32]:
         """(K, N)."""
@@ -66,16 +69,16 @@ class Site:
         return stored.T if self.transposed else stored
 
 
-def place_of(tensor: ir.TensorProtocol) -> Hashable:
+def storage_key(tensor: ir.TensorProtocol) -> Hashable:
     """The same for the same bytes: of a weights file by their place, in memory by their hash."""
     if isinstance(tensor, ir.ExternalTensor):
         return (tensor.offset, tensor.length)
     return hashlib.sha256(tensor.tobytes()).hexdigest()
 
 
-def find_sites(graph: ir.Graph, tables: set[int]) -> list[Site]:
+def find_weight_uses(graph: ir.Graph, tables: set[int]) -> list[WeightUse]:
     """All products with, and embeddings of, a constant weight; `tables` are vocabularies' sizes."""
-    sites = []
+    uses = []
     for node in graph:
         value = _weight_of(node, tables)
         if value is None or value.const_value is None:
@@ -83,11 +86,21 @@ def find_sites(graph: ir.Graph, tables: set[int]) -> list[Site]:
         shape = value.const_value.shape
         outer = shape[0 if node.op_type != "MatMul" else 1]
         if outer in tables:
-            sites.append(Site(node=node, value=value, kind="table"))
+            uses.append(WeightUse(node=node, value=value, kind="table"))
         else:
-            kind: Literal["layers", "attention"] = "attention" if _attends(node) else "layers"
-            sites.append(Site(node=node, value=value, kind=kind))
-    return sites
+            kind: Kind = "attention" if _attends(node) else "layers"
+            uses.append(WeightUse(node=node, value=value, kind=kind))
+    return uses
+
+
+def product_inputs(uses: Sequence[WeightUse]) -> dict[str, list[WeightUse]]:
+    """The inputs of products that are no LM heads, with the weights that each meets."""
+    inputs: dict[str, list[WeightUse]] = defaultdict(list)
+    for use in uses:
+        value = use.node.inputs[0]
+        if use.kind != "table" and value is not None:
+            inputs[str(value.name)].append(use)
+    return inputs
 
 
 def _weight_of(node: ir.Node, tables: set[int]) -> ir.Value | None:
@@ -106,12 +119,12 @@ def _attends(node: ir.Node) -> bool:
 
     Cross-attention's keys and values leave the encoder for it, as outputs.
     """
-    waiting, seen = list(node.outputs), set()
+    waiting, visited = list(node.outputs), set()
     while waiting:
         value = waiting.pop()
-        if value in seen:
+        if value in visited:
             continue
-        seen.add(value)
+        visited.add(value)
         if value.is_graph_output() and str(value.name).startswith("cross_"):
             return True
         for user, index in value.uses():

@@ -10,7 +10,7 @@ from small_graphs import check, dtypes, graph_of, run
 
 from seq2edge.errors import ExportError
 from seq2edge.quantize.emulation import emulate
-from seq2edge.quantize.passes.narrow import Narrow, NarrowedWeights
+from seq2edge.quantize.passes.half_precision import HalfPrecisionWeights, ToHalfPrecision
 
 FLOAT, FLOAT16, BFLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 INT64 = ir.DataType.INT64
@@ -39,7 +39,7 @@ QUIET = np.array(1e-5, dtype=np.float32)
 
 def narrowed(model, dtype=FLOAT16, wide=()):
     """The model after the pass, its types whole, and the pass."""
-    change = Narrow(NarrowedWeights(dtype), frozenset(wide))
+    change = ToHalfPrecision(HalfPrecisionWeights(dtype), frozenset(wide))
     change(model)
     check(model)
     return model, change
@@ -217,8 +217,8 @@ def test_a_value_of_unknown_type_is_an_error():
     """Instead of a graph that mixes types."""
     model = graph_of(LOUD, W=EYE, s=QUIET)
     model.graph[0].outputs[0].type = None
-    with pytest.raises(ExportError, match="narrow: the types of loud are unknown"):
-        Narrow(NarrowedWeights(FLOAT16))(model)
+    with pytest.raises(ExportError, match="half precision: the types of loud are unknown"):
+        ToHalfPrecision(HalfPrecisionWeights(FLOAT16))(model)
 
 
 @pytest.mark.parametrize("dtype", ARRAYS)
@@ -226,17 +226,17 @@ def test_weights_are_rounded_once_for_all_graphs(dtype):
     """Equal places give the same memory, with numpy's own rounding."""
     weight = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
     tensor = ir.Tensor(weight)
-    weights = NarrowedWeights(dtype)
-    first, second = weights.of(tensor).numpy(), weights.of(tensor).numpy()
+    weights = HalfPrecisionWeights(dtype)
+    first, second = weights.convert(tensor).numpy(), weights.convert(tensor).numpy()
     assert first.__array_interface__["data"] == second.__array_interface__["data"]
     np.testing.assert_array_equal(first.astype(np.float32), weight.astype(ARRAYS[dtype]))
 
 
 def test_a_weight_never_takes_the_place_of_one_that_is_gone():
     """Python gives memory that was freed to the next tensor."""
-    weights = NarrowedWeights(FLOAT16)
+    weights = HalfPrecisionWeights(FLOAT16)
     for number in range(50):
-        made = weights.of(ir.Tensor(np.full((2, 2), number, dtype=np.float32)))
+        made = weights.convert(ir.Tensor(np.full((2, 2), number, dtype=np.float32)))
         assert made.numpy()[0, 0] == number
 
 

@@ -8,8 +8,15 @@ from speaking import sentences
 
 import seq2edge
 from seq2edge.evaluation.metrics import score
+from seq2edge.quantize.benchmark import (
+    BATCHES,
+    agreement_metric,
+    agreements,
+    greedy_outputs,
+    measure_throughput,
+    model_inputs,
+)
 from seq2edge.quantize.pipeline import quantize_bundle
-from seq2edge.quantize.race import BATCHES, agreement_metric, agreements, answers, inputs_of, race
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +39,20 @@ def test_agreement_counts_up_to_the_first_difference():
 def test_agreement_is_a_metric(models):
     """A model agrees with itself to 100 percent, with its quantized twin to less."""
     examples = sentences(20)
-    metric = agreement_metric(models[0], inputs_of(models[0], examples))
+    metric = agreement_metric(models[0], model_inputs(models[0], examples))
     same, other = (score(metric, model, examples) for model in models)
     assert same.estimate().value == 100
-    shares = agreements(*(answers(model, inputs_of(models[0], examples)) for model in models))
+    shares = agreements(
+        *(greedy_outputs(model, model_inputs(models[0], examples)) for model in models)
+    )
     assert other.estimate().value == pytest.approx(100 * np.mean(list(shares)))
     assert other.change_from(same).value < 0
 
 
-def test_rates_are_of_every_model_and_batch(models):
+def test_throughput_is_of_every_model_and_batch(models):
     """In the order of the models."""
-    found = race(models, inputs_of(models[0], ()))
-    assert len(found) == 2
-    for rates in found:
-        assert set(rates) == set(BATCHES)
-        assert min(rates.values()) > 0
+    measured = measure_throughput(models, model_inputs(models[0], ()))
+    assert len(measured) == 2
+    for throughput in measured:
+        assert set(throughput) == set(BATCHES)
+        assert min(throughput.values()) > 0
