@@ -28,6 +28,7 @@ PUBLIC = {
     "seq2edge.bundle.archive": "pack unpack",
     "seq2edge.export.pipeline": "export_checkpoint",
     "seq2edge.export.tensorrt": "build_engine",
+    "seq2edge.quantize": "run QuantizeOptions Quantized",
     "seq2edge.quantize.pipeline": "quantize_bundle",
     "seq2edge.quantize.verdict": "judge",
     "seq2edge.evaluation.evaluate": "evaluate read_domains",
