@@ -4,7 +4,7 @@ RUN = .venv/bin/python
 # One thread a test process: two of them share small machines.
 TEST_THREADS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help venv test check test-gpu lint demo demo-speech demo-chat bench clean
+.PHONY: help venv test check test-gpu lint demo demo-speech demo-chat bench docs clean
 
 help:
 	@echo "make demo         the shipped model, end to end: English words to phonemes"
@@ -14,6 +14,7 @@ help:
 	@echo "make check        lint, types, the tests of what changed since main"
 	@echo "make test-gpu     engines on an NVIDIA GPU, with a report to paste into an issue"
 	@echo "make bench        decoding speed against CTranslate2 and PyTorch"
+	@echo "make docs         the documentation, into site/"
 	@echo "make clean        remove .venv, caches and build folders"
 
 venv:
@@ -45,5 +46,8 @@ demo-chat: venv
 bench: venv
 	$(RUN) benchmarks/decode_speed.py
 
+docs: venv
+	$(RUN) -m mkdocs build --quiet
+
 clean:
-	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .cache build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

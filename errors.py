@@ -1,17 +1,17 @@
 """Every error a user can cause, in one tree.
 
-Seq2EdgeError
-├── CheckpointError             a checkpoint cannot be read, or holds what is not supported
-│   └── UnsupportedError        a family, a config feature or an option that is refused by name
-├── BundleError                 a bundle is damaged, hostile or of another format
-├── ExportError                 the graphs could not be made, or failed the parity gate
-│   └── EngineError             TensorRT makes no engine of a graph, or one is damaged or wrong
-│       └── ForeignEngineError  an engine does not open on this device
-├── BackendError                a backend or one of its libraries is missing or does not work here
-│   └── CapacityError           a sequence does not fit the cache or the model's positions
-├── OptionError                 options that contradict each other or that a path cannot honour
-├── TrainingError               a recipe, its data or the run's folder cannot be used
-└── InputError                  text, audio or token ids that cannot be used
+    Seq2EdgeError
+    ├── CheckpointError             a checkpoint cannot be read, or holds what is not supported
+    │   └── UnsupportedError        a family, a config feature or an option that is refused by name
+    ├── BundleError                 a bundle is damaged, hostile or of another format
+    ├── ExportError                 the graphs could not be made, or failed the parity gate
+    │   └── EngineError             TensorRT makes no engine of a graph, or one is damaged or wrong
+    │       └── ForeignEngineError  an engine does not open on this device
+    ├── BackendError                a backend or one of its libraries is missing or does not work
+    │   └── CapacityError           a sequence does not fit the cache or the model's positions
+    ├── OptionError                 options that contradict each other or that a path cannot honour
+    ├── TrainingError               a recipe, its data or the run's folder cannot be used
+    └── InputError                  text, audio or token ids that cannot be used
 
 Messages read "subject: fact, remedy", with the values.
 """

@@ -106,10 +106,12 @@ def convert_tokenizer(
 
 def _native(folder: Path, values: object, *, vocab: int, source_vocab: int) -> Converted:
     """The files and the record that training wrote."""
-    with record_errors(folder, CheckpointError), file_errors(folder, CheckpointError):
+    with record_errors(folder, CheckpointError):
         record: TokenizerRecord = decode(TokenizerRecord, values, "tokenizer")
-        names = [record.source, *([record.target] if record.target else [])]
-        files = {name: (folder / name).read_bytes() for name in names}
+    files = {}
+    for name in (record.source, *([record.target] if record.target else [])):
+        with file_errors(folder / name, CheckpointError):
+            files[name] = (folder / name).read_bytes()
     rows = {record.source: source_vocab, record.target or record.source: vocab}
     for name, data in files.items():
         size = _parse(data, folder / name).get_vocab_size(with_added_tokens=True)
