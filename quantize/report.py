@@ -90,6 +90,7 @@ def _scatter(axes: Any, search: Search, of: Callable[[Trial], float], label: str
     axes.set_xlabel(label)
     axes.set_ylabel(search.budget.metric)
     axes.margins(0.2)
+    axes.figure.draw_without_rendering()  # lays out: names are placed by pixels
     _name_points(axes, [(x, y, name) for x, y, name, _ in points])
 
 

@@ -31,6 +31,7 @@ from seq2edge.evaluation.metrics import (
     find_metric,
     score,
 )
+from seq2edge.evaluation.tables import aligned
 from seq2edge.files.progress import Progress
 from seq2edge.quantize.benchmark import (
     BATCHES,
@@ -155,18 +156,24 @@ class Search:
 
     def table(self) -> list[str]:
         """Every trial as a line of text, the chosen one marked."""
-        heads = "".join(f"{f'speed x{batch}':>13}" for batch in BATCHES)
-        lines = [f"  {'':<28}{'MB':>8}{heads}{self.budget.metric:>12}{'change':>9}  {self.budget}"]
-        values = f"{self.float_bytes / 1e6:>8.1f}{1:>13.2f}{1:>13.2f}"
-        lines.append(f"  {'float32':<28}{values}{self.float_quality.value:>12.2f}{'':>9}")
-        for trial in self.trials:
-            speeds = "".join(f"{trial.speedups[batch]:>13.2f}" for batch in BATCHES)
-            lines.append(
-                f"{'*' if trial is self.chosen else ' '} {trial.name:<28}"
-                f"{trial.bytes / 1e6:>8.1f}{speeds}{trial.quality.value:>12.2f}"
-                f"{trial.change.value:>+9.2f}  {'within' if trial.within else 'exceeded'}"
-            )
-        return lines
+        heads = ["", "", "MB", *(f"speed x{batch}" for batch in BATCHES)]
+        rows = [[*heads, self.budget.metric, "change", str(self.budget)]]
+        ones = ["1.00" for _ in BATCHES]
+        size, quality = f"{self.float_bytes / 1e6:.1f}", f"{self.float_quality.value:.2f}"
+        rows.append(["", "float32", size, *ones, quality, "", ""])
+        rows += [
+            [
+                "*" if trial is self.chosen else "",
+                trial.name,
+                f"{trial.bytes / 1e6:.1f}",
+                *(f"{trial.speedups[batch]:.2f}" for batch in BATCHES),
+                f"{trial.quality.value:.2f}",
+                f"{trial.change.value:+.2f}",
+                "within" if trial.within else "exceeded",
+            ]
+            for trial in self.trials
+        ]
+        return aligned(rows, left=2)
 
 
 def quantize_automatically(

@@ -27,7 +27,7 @@ def speaking(tmp_path_factory):
 
     @functools.cache
     def get(name):
-        bundle = speaking_bundle(name, tmp_path_factory.mktemp(name))
+        bundle = speaking_bundle(tmp_path_factory.mktemp(name), name)
         return seq2edge.load(bundle, device="cpu", threads=1)
 
     return get
