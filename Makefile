@@ -47,7 +47,7 @@ bench: venv
 	$(RUN) benchmarks/decode_speed.py
 
 docs: venv
-	$(RUN) -m mkdocs build --quiet
+	$(RUN) -m mkdocs build
 
 clean:
 	rm -rf .venv .cache build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -62,6 +62,8 @@ def tests_of(file: str, root: Path) -> set[str]:
         return _of_a_test(path, root)
     if path.suffix != ".py":
         named = _that_match(re.escape(path.name), root)
+        if path.suffix == ".md":
+            named |= _names(root.glob("tests/docs/test_*.py"), root)
         return named | {PACKAGING} if file == "pyproject.toml" else named
     room = root.joinpath("tests", path.parent)
     inside = path.parts[0] not in ("examples", "benchmarks", "scripts")

@@ -159,7 +159,7 @@ def check(block: Block, names: dict[str, Any]) -> None:
 def workplace(tmp_path, monkeypatch, speaking):
     """A folder with what pages speak of: a checkpoint, bundles, and files of examples."""
     checkpoint = tmp_path / "path" / "to" / "checkpoint"
-    tiny_models.make("gpt2").save_pretrained(checkpoint)
+    tiny_models.make("gpt2", n_layer=1).save_pretrained(checkpoint)
     write_tokenizer(checkpoint)
     for name in ("translator", "translator-int8", "teacher-bundle"):
         shutil.copytree(speaking("bart"), tmp_path / name)

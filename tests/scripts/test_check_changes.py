@@ -92,6 +92,14 @@ def test_a_file_stands_for_its_tests(script, tree, file, tests):
     assert sorted(script.tests_of(file, tree)) == sorted(tests)
 
 
+def test_a_document_stands_for_the_documents_tests(script, tree):
+    """Whether a test names it or not."""
+    (tree / "tests" / "docs").mkdir()
+    (tree / "tests" / "docs" / "test_pages.py").write_text("")
+    assert script.tests_of("docs/training.md", tree) == {"tests/docs/test_pages.py"}
+    assert script.tests_of("schema.json", tree) == {"tests/files/test_schema.py"}
+
+
 def test_what_changed_is_committed_uncommitted_or_new(script, tree):
     """Since the branch left main; what main got later is no change of ours."""
     (tree / "runtime/beam.py").write_text("x = 1")
