@@ -212,21 +212,21 @@ class OnnxRuntimeCache:
 
     def run(self, tokens: Tokens, new_length: Lengths) -> Logits:
         """One call of the graph; the tokens are already known to fit."""
-        if tokens.shape != self._tokens.shape:
+        on_host, reshaped = self._backend.device == "cpu", tokens.shape != self._tokens.shape
+        if reshaped:
             self._tokens = np.empty(tokens.shape, dtype=np.int64)
-            _bind(self._binding, "input_ids", self._tokens)
         self._tokens[:] = tokens
         self._new_length[:] = new_length
-        if self._backend.device != "cpu":
-            self._send()
+        if reshaped or not on_host:
+            self._bind_changing()
         self._session.run_with_iobinding(self._binding)
         self.length += new_length
-        if self._backend.device != "cpu":
+        if not on_host:
             self._binding.synchronize_outputs()
         return self._logits
 
-    def _send(self) -> None:
-        """Bind again what changes from call to call: a device has the copy of when it was bound."""
+    def _bind_changing(self) -> None:
+        """Bind what changes from call to call: a device needs that before each (see `_bind`)."""
         _bind(self._binding, "input_ids", self._tokens)
         _bind(self._binding, "new_length", self._new_length)
         _bind(self._binding, "cache_length", self.length)
@@ -241,12 +241,10 @@ class OnnxRuntimeCache:
         self._binding = self._session.io_binding()
         for name, buffer in zip(self._names, self._buffers, strict=True):
             self._binding.bind_ortvalue_input(f"past_{name}", buffer.value)
-        _bind(self._binding, "cache_length", self.length)
         self._tokens = np.zeros((rows, 1), dtype=np.int64)
         self._new_length: Lengths = np.ones(rows, dtype=np.int64)
         self._logits: Logits = np.empty((rows, self._backend._vocab), dtype=np.float32)  # noqa: SLF001
-        _bind(self._binding, "input_ids", self._tokens)
-        _bind(self._binding, "new_length", self._new_length)
+        self._bind_changing()
         if self._memory is not None:
             _bind(self._binding, "source_length", self._memory.source_length)
             for name, value in self._memory.values.items():
