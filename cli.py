@@ -14,6 +14,7 @@ from seq2edge import __version__
 from seq2edge.commands.build import build, targets
 from seq2edge.commands.bundle import inspect, pack, unpack, verify
 from seq2edge.commands.canary import canary
+from seq2edge.commands.chat import chat
 from seq2edge.commands.distil import distil
 from seq2edge.commands.doctor import doctor
 from seq2edge.commands.evaluate import audit, evaluate
@@ -27,7 +28,7 @@ from seq2edge.errors import Seq2EdgeError
 # As `seq2edge --help` lists them.
 GROUPS = {
     "Make a bundle": [export, quantize, targets, build, pack, unpack],
-    "Run it": [run, transcribe, classify, embed],
+    "Run it": [run, chat, transcribe, classify, embed],
     "Measure it": [verify, inspect, evaluate, audit, doctor],
     "Train": [train, sweep, distil, canary],
 }

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
 
+from seq2edge.files.storage import file_errors
+
 if TYPE_CHECKING:
     from seq2edge.files.progress import Progress
     from seq2edge.runtime.model import Model
@@ -23,6 +25,14 @@ PATH = click.Path(path_type=Path)
 BUNDLE = click.argument("bundle", type=PATH)
 BATCH = click.option(
     "--batch", type=click.IntRange(1), default=8, show_default=True, help="Inputs at a time."
+)
+ROWS = click.option(
+    "--batch",
+    "rows",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Sequences decoded at a time.",
 )
 CUT = click.option(
     "--cut", is_flag=True, help="Cut long texts to what the encoder takes, and say how many."
@@ -37,6 +47,9 @@ METRICS = (
     "chrf, bleu, rouge1, rouge2, rougeL, wer, cer, exact, exact-nostress, per (of symbols), "
     "per-nostress, accuracy, f1 or perplexity"
 )
+
+
+DRAWING = ("seed", "temperature", "top_k", "top_p", "min_p", "typical_p")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,11 +72,34 @@ class Decoding:
     early_stopping: Literal["true", "false", "never"] | None
     no_repeat_ngram_size: int | None
     repetition_penalty: float | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    do_sample: bool | None
+    seed: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    typical_p: float | None
+    stop_strings: tuple[str, ...]
+    max_time: float | None
+    json_schema: Path | None
+    regex: str | None
+    grammar: Path | None
     capacity: int | None
 
     def changes(self) -> dict[str, Any]:
-        """Fields of `DecodeOptions`; a number of new tokens sets aside a length of all."""
-        changes = {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+        """Fields of `DecodeOptions`; a number of new tokens sets aside a length of all.
+
+        Options of drawing ask for it, unless it is refused.
+        """
+        changes = {k: v for k, v in dataclasses.asdict(self).items() if v not in (None, ())}
+        for name in ("json_schema", "grammar"):
+            if name in changes:
+                with file_errors(changes[name]):
+                    changes[name] = changes[name].read_text(encoding="utf-8")
+        if self.do_sample is None and any(name in changes for name in DRAWING):
+            changes["do_sample"] = True
         if self.early_stopping is not None and self.early_stopping != "never":
             changes["early_stopping"] = self.early_stopping == "true"
         if self.max_new_tokens is not None:
@@ -110,6 +146,24 @@ def decode_options(command: Command) -> Command:
     command = in_record(Decoding, "decoding")(command)
     for option in (
         click.option("--capacity", type=click.IntRange(1), help="Fixed cache size in tokens."),
+        click.option("--grammar", type=PATH, help="Answer by a grammar in this file (Lark)."),
+        click.option("--regex", help="Answer as this regular expression says."),
+        click.option("--json-schema", type=PATH, help="Answer in JSON of the schema in this file."),
+        click.option("--max-time", type=float, help="Seconds after which an answer ends."),
+        click.option(
+            "--stop", "stop_strings", multiple=True, metavar="TEXT", help="Ends an answer; repeat."
+        ),
+        click.option("--typical-p", type=float, help="Draw what surprises about as expected."),
+        click.option("--min-p", type=float, help="Leave out what is less likely than this part."),
+        click.option("--top-p", type=float, help="Draw from the likeliest with this probability."),
+        click.option("--top-k", type=click.IntRange(0), help="Draw from so many; 0: from all."),
+        click.option("--temperature", type=float, help="Below 1 draws likely tokens more often."),
+        click.option("--seed", type=click.IntRange(0), help="Draw the same again."),
+        click.option(
+            "--sample/--no-sample", "do_sample", default=None, help="Draw tokens; as by --top-p ..."
+        ),
+        click.option("--presence-penalty", type=float, help="Taken from tokens already said."),
+        click.option("--frequency-penalty", type=float, help="The same for each time."),
         click.option("--repetition-penalty", type=float, help="Above 1 discourages repeats."),
         click.option("--no-repeat-ngram-size", type=click.IntRange(0), help="0 allows repeats."),
         click.option(

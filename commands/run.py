@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import collections
+import dataclasses
+import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import click
 
@@ -15,6 +19,7 @@ from seq2edge.commands.options import (
     BUNDLE,
     CUT,
     PATH,
+    ROWS,
     Decoding,
     Execution,
     decode_options,
@@ -23,13 +28,24 @@ from seq2edge.commands.options import (
     runtime_options,
     say_cut,
 )
+from seq2edge.errors import InputError
+from seq2edge.files.storage import file_errors
 
 if TYPE_CHECKING:
-    from seq2edge.runtime.sequences import GeneratedText
+    from seq2edge.runtime.model import Model
+    from seq2edge.runtime.options import DecodeOptions
+    from seq2edge.runtime.sequences import GeneratedSequence, GeneratedText
+    from seq2edge.runtime.streaming import TextStream
+
+NEWLINE = 10
 
 TEXTS = click.argument("texts", nargs=-1, metavar="[TEXT|-]...")
-FILE = click.option(
-    "-f", "--file", type=click.File("r", encoding="utf-8"), help="One input per line."
+FILE = click.option("-f", "--file", type=click.File("rb"), help="One input per line, UTF-8.")
+OUTPUT = click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write here; what is there already is not generated again.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object per input.")
 
@@ -38,8 +54,10 @@ JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object per
 @BUNDLE
 @TEXTS
 @FILE
+@OUTPUT
 @JSON
-@BATCH
+@click.option("--stream", is_flag=True, help="Print an answer as it is generated.")
+@ROWS
 @CUT
 @languages
 @click.option("--chat", is_flag=True, help="Take each text as a user's message.")
@@ -48,10 +66,12 @@ JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object per
 def run(
     bundle: Path,
     texts: tuple[str, ...],
-    file: TextIO | None,
+    file: BinaryIO | None,
     *,
+    output: Path | None,
     as_json: bool,
-    batch: int,
+    stream: bool,
+    rows: int,
     cut: bool,
     source_language: str | None,
     target_language: str | None,
@@ -66,27 +86,90 @@ def run(
     """
     if chat and (source_language or target_language):
         raise click.UsageError("--chat takes neither --from nor --to")
+    if stream and (as_json or output or (decoding.num_return_sequences or 1) > 1):
+        raise click.UsageError("--stream prints one text: not with --json, --output or several")
     inputs = read_inputs(texts, file)
     model = load_model(bundle, execution, cut=cut)
     options = decoding.over(model.options)
-
-    def generate(group: list[str]) -> list[list[GeneratedText]]:
-        if chat:
-            return [model.chat([{"role": "user", "content": text}], options) for text in group]
-        return model.generate(
-            group, options, source_language=source_language, target_language=target_language
-        )
-
-    for group in batches(inputs, batch):
-        answers = iter(generate([text for text in group if text.strip()]))
-        for source in group:
-            # A blank line gives blank lines, so that line n still answers line n.
-            answer = next(answers) if source.strip() else []
-            _print_texts(source, answer, as_json=as_json)
-            if not answer and not as_json:
-                click.echo("\n" * (options.num_return_sequences - 1))
+    task = Task(
+        model=model,
+        options=options,
+        chat=chat,
+        source_language=source_language,
+        target_language=target_language,
+    )
+    lengths = LengthNotes()
+    if stream:
+        for text in inputs:
+            _print_stream(task, text, lengths)
+    else:
+        with Destination(output, as_json=as_json, each=options.num_return_sequences) as out:
+            _write_answers(task, inputs, out, lengths, rows)
+    lengths.say()
     if cut:
         say_cut(model)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """What `run` makes of every text."""
+
+    model: Model
+    options: DecodeOptions
+    chat: bool
+    source_language: str | None
+    target_language: str | None
+
+    def each(self, texts: Iterable[str], rows: int) -> Iterator[list[GeneratedText]]:
+        """The answers to texts, in their order."""
+        if self.chat:
+            return self.model.chat_each(map(_message, texts), self.options, rows=rows)
+        return self.model.generate_each(
+            texts,
+            self.options,
+            rows=rows,
+            source_language=self.source_language,
+            target_language=self.target_language,
+        )
+
+    def stream(self, text: str) -> TextStream:
+        """One answer, piece by piece."""
+        if self.chat:
+            return self.model.stream_chat(_message(text), self.options)
+        return self.model.stream(
+            text,
+            self.options,
+            source_language=self.source_language,
+            target_language=self.target_language,
+        )
+
+
+def _message(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def _print_stream(task: Task, text: str, lengths: LengthNotes) -> None:
+    """An answer on standard output as it is generated, and the end of its line."""
+    if text.strip():
+        stream = task.stream(text)
+        for piece in stream:
+            click.echo(piece, nl=False)
+        lengths.count([stream.result])
+    click.echo()
+
+
+def _write_answers(
+    task: Task, inputs: Iterator[str], out: Destination, lengths: LengthNotes, rows: int
+) -> None:
+    """The answers to all inputs but those that the destination has already."""
+    texts = TextQueue(inputs, skip=out.written)
+    for answer in task.each(texts, rows):
+        for blank in texts.blanks():
+            out.write(blank, [])
+        out.write(texts.next(), answer)
+        lengths.count(answer)
+    for blank in texts.blanks():
+        out.write(blank, [])
 
 
 @click.command()
@@ -116,9 +199,13 @@ def transcribe(
     """Transcribe WAVE files (CLIPS) of up to 30 seconds with BUNDLE."""
     model = load_model(bundle, execution)
     options = decoding.over(model.options)
-    for clip in clips:
-        texts = model.transcribe([clip], options, language=language, task=task)[0]
-        _print_texts(str(clip), texts, as_json=as_json)
+    lengths = LengthNotes()
+    with Destination(None, as_json=as_json, each=options.num_return_sequences) as out:
+        for clip in clips:
+            texts = model.transcribe([clip], options, language=language, task=task)[0]
+            out.write(str(clip), texts)
+            lengths.count(texts)
+    lengths.say()
 
 
 @click.command()
@@ -132,7 +219,7 @@ def transcribe(
 def classify(
     bundle: Path,
     texts: tuple[str, ...],
-    file: TextIO | None,
+    file: BinaryIO | None,
     *,
     as_json: bool,
     batch: int,
@@ -163,7 +250,7 @@ def classify(
 def embed(
     bundle: Path,
     texts: tuple[str, ...],
-    file: TextIO | None,
+    file: BinaryIO | None,
     *,
     batch: int,
     cut: bool,
@@ -180,27 +267,145 @@ def embed(
         say_cut(model)
 
 
-def read_inputs(texts: tuple[str, ...], file: TextIO | None) -> Iterator[str]:
+def read_inputs(texts: tuple[str, ...], file: BinaryIO | None) -> Iterator[str]:
     """The arguments, `-` for the lines of stdin, then the lines of the file."""
     if not texts and file is None:
         raise click.UsageError("give a text, - for standard input, or --file")
     return _read(texts, file)
 
 
-def _read(texts: tuple[str, ...], file: TextIO | None) -> Iterator[str]:
+def _read(texts: tuple[str, ...], file: BinaryIO | None) -> Iterator[str]:
     for text in texts:
         if text == "-":
-            yield from _lines(sys.stdin)
+            yield from _lines(sys.stdin.buffer, "standard input")
         else:
             yield text
     if file is not None:
-        yield from _lines(file)
+        yield from _lines(file, file.name)
 
 
-def _lines(stream: TextIO) -> Iterator[str]:
-    """Every line, blank ones too, without its end."""
-    for line in stream:
-        yield line.rstrip("\r\n")
+def _lines(stream: BinaryIO, name: str) -> Iterator[str]:
+    """Every line, blank ones too, without its end; a mark of the byte order is no text."""
+    for number, line in enumerate(stream, 1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901 - the same line
+        try:
+            yield line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{name}: line {number} is no UTF-8 from its byte {error.start + 1} on; "
+                "convert the file"
+            ) from None
+
+
+class TextQueue:
+    """Texts that are no blank lines, and what of all was taken but not answered yet."""
+
+    def __init__(self, inputs: Iterator[str], skip: int = 0) -> None:
+        self._inputs = itertools.islice(inputs, skip, None)
+        self._taken: collections.deque[str] = collections.deque()
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self._inputs:
+            self._taken.append(text)
+            if text.strip():
+                yield text
+
+    def next(self) -> str:
+        """The input that is answered now."""
+        return self._taken.popleft()
+
+    def blanks(self) -> Iterator[str]:
+        """Blank lines that come before it."""
+        while self._taken and not self._taken[0].strip():
+            yield self._taken.popleft()
+
+
+class Destination:
+    """Where answers go: standard output, or a file that goes on where it was."""
+
+    def __init__(self, path: Path | None, *, as_json: bool, each: int) -> None:
+        self._path, self._as_json, self._each = path, as_json, each
+        self._file: TextIO | None = None
+        self.written = 0  # inputs that are answered in the file
+
+    def __enter__(self) -> Destination:
+        if self._path is not None:
+            lines = 1 if self._as_json else self._each
+            with file_errors(self._path):
+                self.written = _whole_answers(self._path, lines)
+                self._file = self._path.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, source: str, texts: list[GeneratedText]) -> None:
+        """What the model made of one input: a line a result, or one JSON object.
+
+        A blank line gives blank lines, so that line n still answers line n.
+        """
+        if self._as_json:
+            lines = [json.dumps({"input": source, "results": results(texts)}, ensure_ascii=False)]
+        elif texts:
+            lines = [
+                " ".join(text.text.splitlines()) if self._file else text.text for text in texts
+            ]
+        else:
+            lines = [""] * self._each
+        for line in lines:
+            click.echo(line, file=self._file)
+        if self._file is not None:
+            self._file.flush()
+
+
+def _whole_answers(path: Path, lines: int) -> int:
+    """How many inputs a file of results answers; what follows the last whole one is cut off."""
+    if not path.exists():
+        return 0
+    data = path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(data) if byte == NEWLINE]
+    count = len(ends) // lines
+    end = ends[count * lines - 1] if count else 0
+    if end < len(data):
+        with path.open("r+b") as file:
+            file.truncate(end)
+    return count
+
+
+class LengthNotes:
+    """Counts answers that ended at their limit of tokens."""
+
+    def __init__(self) -> None:
+        self._ended = self._all = 0
+
+    def count(self, texts: Sequence[GeneratedSequence]) -> None:
+        """Add the answers of one input."""
+        self._all += len(texts)
+        self._ended += sum(text.finish_reason == "length" for text in texts)
+
+    def say(self) -> None:
+        """How many, on stderr."""
+        if self._ended:
+            of = f"{self._ended:,} of {self._all:,} answers" if self._all > 1 else "the answer"
+            click.echo(
+                f"length: {of} ended at the limit of tokens; --max-new-tokens sets it", err=True
+            )
+
+
+def results(texts: Sequence[GeneratedText]) -> list[dict[str, Any]]:
+    """The results of one input as JSON values."""
+    return [
+        {
+            "text": text.text,
+            "ids": list(text.ids),
+            "score": text.score,
+            "finished": text.finished,
+            "finish_reason": text.finish_reason,
+        }
+        for text in texts
+    ]
 
 
 def batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
@@ -213,16 +418,3 @@ def batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
             batch = []
     if batch:
         yield batch
-
-
-def _print_texts(source: str, texts: list[GeneratedText], *, as_json: bool) -> None:
-    """What the model made of one input: a line a result, or one JSON object."""
-    if as_json:
-        results = [
-            {"text": t.text, "ids": list(t.ids), "score": t.score, "finished": t.finished}
-            for t in texts
-        ]
-        click.echo(json.dumps({"input": source, "results": results}, ensure_ascii=False))
-        return
-    for text in texts:
-        click.echo(text.text)

@@ -53,28 +53,32 @@ def main() -> None:
 
 
 def speeds(model: object, checkpoint: Path) -> tuple[float, float]:
-    """Decoder tokens per second of the bundle and of eager PyTorch: best of interleaved runs."""
+    """Tokens per second of the bundle and of eager PyTorch: best of interleaved runs."""
     import numpy as np
 
     from seq2edge.checkpoints.load import load_checkpoint
     from seq2edge.export.eager import EagerBackend
     from seq2edge.runtime import audio
-    from seq2edge.runtime.decoding import decode
     from seq2edge.runtime.model import Model
+    from seq2edge.runtime.scheduler import Request, decode
 
     assert isinstance(model, Model)
-    features = audio.log_mel(audio.read_clip(CLIP), mels=model.dims.mels)[None]
-    lengths = np.array([model.dims.frames // 2])
+    features = audio.log_mel(audio.read_clip(CLIP), mels=model.dims.mels)
     options = model.options.replace(min_new_tokens=64, max_length=None)
-    start = [(options.decoder_start_token_id or 0,)]
+    request = Request(
+        prompt=model.start_tokens(options),
+        source=features,
+        positions=model.dims.frames // 2,
+        options=options,
+        max_new_tokens=64,
+    )
     rates = []
     backends = (model.backend, EagerBackend(load_checkpoint(checkpoint).model))
-    memories = [backend.encode(features, lengths) for backend in backends]
     for _ in range(ROUNDS):
         row = []
-        for backend, memory in zip(backends, memories, strict=True):
+        for backend in backends:
             begin = time.perf_counter()
-            sequences = decode(backend, memory, start, options, max_new_tokens=64)
+            sequences = decode(backend, [request])
             row.append(len(sequences[0][0].ids) / (time.perf_counter() - begin))
         rates.append(row)
     best = np.max(rates, axis=0)

@@ -40,6 +40,10 @@ class EagerCache:
         self.inner.layers = [(key[index], value[index]) for key, value in self.inner.layers]
         self.inner.length = self.inner.length[index]
 
+    def rewind(self, length: int) -> None:
+        """See Cache."""
+        self.inner.length[:] = length
+
     def reserve(self, needed: int) -> None:
         """Grow to `needed` tokens, or refuse where the capacity was set."""
         key = self.inner.layers[0][0]
@@ -60,6 +64,7 @@ class EagerBackend:
 
     name = "eager"
     capacity: int | None = None
+    running = False
 
     def __init__(self, model: Transformer) -> None:
         self.model = model

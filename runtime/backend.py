@@ -6,10 +6,11 @@ Axes: `batch` inputs, `rows` = batch * beams sequences being decoded, `new` toke
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import importlib
-from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ class Candidates:
     `values` and `ids` (rows, k) in any order, every id once in a row; whatever is not among them is
     at most the least of them. `log_sum_exp` (rows,) is that of all `vocab` logits, and not finite
     where one of them is NaN or infinite. `logits()` fetches all, as long as the answer of the
-    step is valid.
+    step is valid. With `first_of_equals`, of equal logits those of the lowest ids are among them.
     """
 
     values: NDArray[np.float32]
@@ -46,6 +47,18 @@ class Candidates:
     log_sum_exp: NDArray[np.float64]
     vocab: int
     logits: Callable[[], Logits]
+    first_of_equals: bool = False
+
+    def part(self, first: int, last: int) -> Candidates:
+        """The rows from `first` on, up to `last`."""
+        return Candidates(
+            values=self.values[first:last],
+            ids=self.ids[first:last],
+            log_sum_exp=self.log_sum_exp[first:last],
+            vocab=self.vocab,
+            logits=lambda: self.logits()[first:last],
+            first_of_equals=self.first_of_equals,
+        )
 
     def repeat(self, times: int) -> Candidates:
         """Every row so many times, one after the other."""
@@ -55,6 +68,7 @@ class Candidates:
             log_sum_exp=self.log_sum_exp.repeat(times),
             vocab=self.vocab,
             logits=lambda: self.logits().repeat(times, axis=0),
+            first_of_equals=self.first_of_equals,
         )
 
 
@@ -76,8 +90,39 @@ class Cache(Protocol):
     def reorder(self, rows: NDArray[np.int64]) -> None:
         """Row i goes on from the old row `rows[i]`; `len(rows)` may differ from before.
 
-        With an encoder memory of `batch` inputs, row r belongs to input r // (rows / batch).
+        The rows of an input stay beside each other: row r belongs to input r // (rows / inputs),
+        and a cache starts with one row for each input.
         """
+
+    def rewind(self, length: int) -> None:
+        """Forget what came after so many tokens of each row, which all rows have."""
+
+
+class RunningCache(Cache, Protocol):
+    """A cache whose inputs come and go while others are decoded."""
+
+    def keep(self, inputs: NDArray[np.int64]) -> None:
+        """Input i is the old `inputs[i]` from now on, with its rows and its encoder memory.
+
+        The others leave.
+        """
+
+    def join(self, other: Any) -> None:
+        """The inputs of another cache of this backend, of as many rows each, come behind these.
+
+        The other one may not be used any more.
+        """
+
+
+@runtime_checkable
+class SavedCache(Cache, Protocol):
+    """A cache of one row whose contents can be read and written."""
+
+    def read(self) -> dict[str, NDArray[Any]]:
+        """Keys and values of each layer, (kv_heads, length, head_dim)."""
+
+    def write(self, values: Mapping[str, NDArray[Any]], length: int) -> None:
+        """Hold what another one's `read` gave. Raises ValueError for what does not fit."""
 
 
 class Backend(Protocol):
@@ -85,6 +130,7 @@ class Backend(Protocol):
 
     name: str
     capacity: int | None  # tokens that a row's cache can hold at most; None: any number
+    running: bool  # whether its caches are of the kind `RunningCache`
 
     def encode(self, source: Tokens | Features, source_length: Lengths) -> Memory:
         """Cross-attention keys and values of a padded batch of sources, projected once."""
@@ -114,16 +160,28 @@ def open_backend(
     """
     if device != "auto":
         return _open(bundle, device, threads, graphs), f"{device}: asked for"
-    refusals = []
+    refusals: list[str] = []
+    unsaid: list[str] = []
     engines = bool(bundle.manifest.engines) and graphs is None
     for name in BACKENDS if engines else [name for name in BACKENDS if name != "tensorrt"]:
         try:
             backend = _open(bundle, name, None if name == "tensorrt" else threads, graphs)
         except (BackendError, EngineError) as error:
-            refusals.append(f"{name}: not used, {error}")
+            # Nobody wonders why the GPU is not used where there is none.
+            (unsaid if name == "cuda" and not _has_gpu() else refusals).append(
+                f"{name}: not used, {error}"
+            )
             continue
         return backend, "; ".join([*refusals, f"{name}: works"])
-    raise BackendError("; ".join(refusals))
+    raise BackendError("; ".join([*unsaid, *refusals]))
+
+
+def _has_gpu() -> bool:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _open(bundle: Bundle, device: str, threads: int | None, graphs: str | None) -> Backend:

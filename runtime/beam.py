@@ -1,4 +1,4 @@
-"""Bookkeeping of beam search: which rows go on, which sequences are finished, when to stop.
+"""Beam search of one request: which rows go on, which sequences are finished, when to stop.
 
 The rules (candidates per step, when a finished sequence counts, the three kinds of early stopping)
 are those of transformers, so that tokens and scores are the same.
@@ -6,74 +6,106 @@ are those of transformers, so that tokens and scores are the same.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Answer, Candidates, Logits, all_logits
-from seq2edge.runtime.candidates import ScoreBuffer, TopCandidates
-from seq2edge.runtime.filters import make_filters, may_increase_scores
+from seq2edge.runtime.candidates import ScoreBuffer, TopCandidates, largest_bounds
+from seq2edge.runtime.filters import may_increase_scores
 from seq2edge.runtime.likelihood import log_likelihoods, log_softmax
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.sequences import GeneratedSequence, History
+from seq2edge.runtime.sampling import draw_several, remaining
+from seq2edge.runtime.search import (
+    ROOM,
+    Choice,
+    HoldsStop,
+    Processor,
+    filters_of,
+    generator_of,
+)
+from seq2edge.runtime.sequences import FinishReason, GeneratedSequence, History
 
 CLOSED = np.float32(-1e9)  # the score of what must not go on
-BLOCK = 64
 
-# Scores, parents and tokens of the best candidates, each (batch, kept), best first.
+# Scores, parents and tokens of the best candidates, each (kept,), best first.
 Best: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]"
 
 
 class BeamSearch:
-    """The state of all inputs' beams; `choose` is called once a step."""
+    """The state of a request's beams; see Search."""
 
-    def __init__(self, history: History, options: DecodeOptions) -> None:
+    def __init__(
+        self,
+        history: History,
+        options: DecodeOptions,
+        *,
+        processors: Sequence[Processor] = (),
+        holds_stop: HoldsStop | None = None,
+    ) -> None:
         self.history, self.options = history, options
-        self.filters = make_filters(options)
-        batch = len(history.tokens) // options.num_beams
-        self.beams = options.num_beams
-        self.ends = frozenset(options.eos_token_id)
-        # Of each input so many candidates are looked at: if every end token is among the best of
-        # every beam, there still are enough others for all beams to go on.
-        self.kept = max(2, 1 + len(options.eos_token_id)) * self.beams
-        # All beams of an input begin alike: only the first may be continued.
-        self.scores = np.full((batch, self.beams), CLOSED, dtype=np.float32)
-        self.scores[:, 0] = 0.0
-        self.finished: list[list[GeneratedSequence]] = [[] for _ in range(batch)]
-        self.improvable = [True] * batch
+        self.filters = filters_of(options, processors)
         self.done = False
+        self.beams = options.num_beams
+        self.ends = options.eos_token_id
+        # So many candidates are looked at: if every end token is among the best of every beam,
+        # there still are enough others for all beams to go on.
+        self.kept = max(2, 1 + len(options.eos_token_id)) * self.beams
+        self._draws = generator_of(options, 0) if options.do_sample else None
+        self._decides = self._draws is None and not processors
+        self.wanted = self.kept + ROOM if self._decides else 1
+        # All beams begin alike: only the first may be continued.
+        self.scores = np.full(self.beams, CLOSED, dtype=np.float32)
+        self.scores[0] = 0.0
+        self.finished: list[GeneratedSequence] = []
+        self._holds_stop = holds_stop
+        self._improvable = True
         self._buffer = ScoreBuffer()
 
-    def choose(self, answer: Answer) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Parents and tokens (batch * beams,) to go on with; the answer has as many rows."""
-        history, best = self.history, None
-        if isinstance(answer, Candidates) and not may_increase_scores(self.options, history):
+    def choose(self, answer: Answer) -> Choice:
+        """See Search."""
+        best = None
+        decides = self._decides and not may_increase_scores(self.options, self.history)
+        if isinstance(answer, Candidates) and decides:
             best = self._best_from_candidates(TopCandidates(answer))
-        if best is None:
-            best = self._best_of_all(all_logits(answer))
-        values, parents, tokens = best
-        batch = len(self.finished)
-        last = history.generated + 1 == history.limit
-        stops = np.isin(tokens, tuple(self.ends)) | last
-        for item in range(batch):
-            self._collect(item, values[item], parents[item], tokens[item], stops[item])
+        values, parents, tokens = best or self._best_of_all(all_logits(answer))
+        reasons = self._reasons(parents, tokens)
+        self._collect(values, parents, tokens, reasons)
+        stops = np.array([reason is not None for reason in reasons])
         going_on = self._continue(values, stops)
-        for item in range(batch):
-            self._update_improvable(item)
-        full = all(len(finished) == self.beams for finished in self.finished)
+        self._update_improvable()
+        full = len(self.finished) == self.beams
         stopped_early = full and self.options.early_stopping is True
-        self.done = not any(self.improvable) or stopped_early or bool(stops.all())
-        take = np.take_along_axis
-        return take(parents, going_on, 1).reshape(-1), take(tokens, going_on, 1).reshape(-1)
+        self.done = not self._improvable or stopped_early or bool(stops.all())
+        return parents[going_on], tokens[going_on]
 
     def _best_of_all(self, logits: Logits) -> Best:
-        """The best of all tokens."""
+        """The best of all tokens, or drawn ones."""
         scores = log_softmax(logits)
         for filter_ in self.filters:
             filter_(self.history, scores)
-        scores += self.scores.reshape(-1, 1)
-        return self._top(scores, min(self.kept, scores[: self.beams].size))
+        if self._draws is not None:
+            return self._drawn(scores, self._draws)
+        scores += self.scores[:, None]
+        return self._top(scores, min(self.kept, scores.size))
+
+    def _drawn(self, scores: Logits, rng: np.random.Generator) -> Best:
+        """Different candidates, drawn by what whole sequences score, best first."""
+        left = [remaining(row, self.options) for row in scores]
+        parents = np.repeat(np.arange(self.beams), [len(each.ids) for each in left])
+        tokens = np.concatenate([each.ids for each in left])
+        totals = np.concatenate([each.scores for each in left]) + self.scores[parents]
+        places = draw_several(np.exp((totals - totals.max()).astype(np.float64)), self.kept, rng)
+        # Where fewer are possible, the best of the impossible follow, so that beams can go on.
+        others = np.setdiff1d(np.arange(len(totals)), places)
+        best = others[np.argsort(-totals[others], kind="stable")][: self.kept - len(places)]
+        places = places[np.argsort(-totals[places], kind="stable")]
+        places = np.concatenate((places, best))
+        short = max(0, self.beams - len(places))  # filters left fewer tokens than there are beams
+        values = np.pad(totals[places], (0, short), constant_values=2 * CLOSED)
+        return values, np.pad(parents[places], (0, short)), np.pad(tokens[places], (0, short))
 
     def _best_from_candidates(self, candidates: TopCandidates) -> Best | None:
         """The same among candidates; None where others may be better.
@@ -82,90 +114,113 @@ class BeamSearch:
         candidate before them.
         """
         scores = log_likelihoods(candidates.logits, candidates.log_sum_exp)
-        others = scores.min(axis=1) + self.scores.reshape(-1)
+        others = scores.min(axis=1) + self.scores
         scores = self._buffer.filtered(self.history, self.filters, candidates, scores)
-        scores += self.scores.reshape(-1, 1)
-        if scores[: self.beams].size < self.kept:
+        scores = scores + self.scores[:, None]
+        if scores.size < self.kept:
             return None
         values, parents, columns = self._top(scores, self.kept)
-        if (values[:, -1] <= others.reshape(len(values), -1).max(axis=1)).any():
+        if values[-1] <= others.max():
             return None
         return values, parents, candidates.ids[parents, columns]
 
     def _top(self, scores: Logits, kept: int) -> Best:
-        """The best of (batch * beams, any) scores: values, their rows and their columns."""
-        batch = len(self.finished)
-        values, places = top_k(scores.reshape(batch, -1), kept)
+        """The best of (beams, any) scores: values, their rows and their columns."""
+        values, places = top_k(scores.reshape(-1), kept)
         parents, columns = np.divmod(places, scores.shape[1])
-        parents += np.arange(batch)[:, None] * self.beams
         return values, parents, columns
+
+    def _reasons(
+        self, parents: NDArray[np.int64], tokens: NDArray[np.int64]
+    ) -> list[FinishReason | None]:
+        """Why each candidate ends here, None where it goes on."""
+        last = self.history.generated + 1 == self.history.limit
+        otherwise: FinishReason | None = "length" if last else None
+        ends = () if last and self.options.forced_eos_token_id else self.ends
+        reasons: list[FinishReason | None] = [
+            "stop" if token in ends else otherwise for token in tokens.tolist()
+        ]
+        if self._holds_stop is not None:
+            new_tokens = self.history.new_tokens
+            for i, (parent, token) in enumerate(zip(parents, tokens.tolist(), strict=True)):
+                if reasons[i] != "stop" and self._holds_stop([*new_tokens[parent].tolist(), token]):
+                    reasons[i] = "stop_string"
+        return reasons
 
     def _collect(
         self,
-        item: int,
         values: NDArray[np.float32],
         parents: NDArray[np.int64],
         tokens: NDArray[np.int64],
-        stops: NDArray[np.bool_],
+        reasons: Sequence[FinishReason | None],
     ) -> None:
         """Keep the best candidates that end here; only the first `beams` of them count."""
-        finished = self.finished[item]
-        full = len(finished) == self.beams and self.options.early_stopping is True
-        if full or not self.improvable[item]:
+        full = len(self.finished) == self.beams and self.options.early_stopping is True
+        if full or not self._improvable:
             return
-        divisor = np.float32((self.history.generated + 1) ** self.options.length_penalty)
-        for rank in np.flatnonzero(stops[: self.beams]):
-            ids = (*self.history.new_tokens[parents[rank]].tolist(), int(tokens[rank]))
-            score = float(values[rank] / divisor)
-            finished.append(GeneratedSequence(ids=ids, score=score, finished=ids[-1] in self.ends))
-        finished.sort(key=lambda sequence: -sequence.score)
-        del finished[self.beams :]
+        for rank, reason in enumerate(reasons[: self.beams]):
+            if reason is not None:
+                ids = (*self.history.new_tokens[parents[rank]].tolist(), int(tokens[rank]))
+                self._finish(ids, values[rank], reason)
+        self._sort_finished()
+
+    def _finish(self, ids: tuple[int, ...], value: np.float32, reason: FinishReason) -> None:
+        divisor = np.float32(max(1, len(ids)) ** self.options.length_penalty)
+        score = float(value / divisor)
+        self.finished.append(GeneratedSequence(ids=ids, score=score, finish_reason=reason))
+
+    def _sort_finished(self) -> None:
+        self.finished.sort(key=lambda sequence: -sequence.score)
+        del self.finished[self.beams :]
 
     def _continue(self, values: NDArray[np.float32], stops: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Ranks (batch, beams) of the candidates that go on; sets their scores."""
+        """Ranks (beams,) of the candidates that go on; sets their scores."""
         open_scores = np.where(stops, values + CLOSED, values)
-        order = np.argsort(-open_scores, axis=1, kind="stable")[:, : self.beams]
-        self.scores = np.take_along_axis(open_scores, order, axis=1)
+        order = np.argsort(-open_scores, kind="stable")[: self.beams]
+        self.scores = open_scores[order]
         return order
 
-    def _update_improvable(self, item: int) -> None:
+    def _update_improvable(self) -> None:
         """Whether the best open beam may still beat the worst finished sequence."""
-        finished, penalty = self.finished[item], self.options.length_penalty
+        penalty = self.options.length_penalty
         length = self.history.generated + 1
         if self.options.early_stopping == "never" and penalty > 0.0:
             length = self.history.limit
-        best = self.scores[item, 0] / np.float32(length**penalty)
-        worst = finished[-1].score if len(finished) == self.beams else CLOSED
-        self.improvable[item] = self.improvable[item] and bool(best > worst)
+        best = self.scores[0] / np.float32(length**penalty)
+        worst = self.finished[-1].score if len(self.finished) == self.beams else CLOSED
+        self._improvable = self._improvable and bool(best > worst)
 
-    def results(self, item: int) -> list[GeneratedSequence]:
-        """The best finished sequences of an input, best first."""
-        return self.finished[item][: self.options.num_return_sequences]
+    def certain(self) -> Sequence[int]:
+        """See Search: what all beams begin with, and all finished sequences."""
+        open_rows = self.history.new_tokens[self.scores > CLOSED / 2].tolist()
+        together = [*open_rows, *(sequence.ids for sequence in self.finished)]
+        common = []
+        for tokens in zip(*together, strict=False):
+            if len(set(tokens)) > 1:
+                break
+            common.append(tokens[0])
+        return common
+
+    def stop(self, reason: FinishReason) -> None:
+        """See Search. Open beams count as they are, behind the finished ones of a better score."""
+        for row in range(self.beams):
+            if self.scores[row] > CLOSED / 2:
+                ids = tuple(self.history.new_tokens[row].tolist())
+                self._finish(ids, self.scores[row], reason)
+        self._sort_finished()
+        self.done = True
+
+    def results(self) -> list[GeneratedSequence]:
+        """See Search."""
+        return self.finished[: self.options.num_return_sequences]
 
 
 def top_k(values: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k largest of each row (rows, width), largest first, with their places, both (rows, k).
+    """The k largest of (width,) values, largest first, with their places, both (k,).
 
     Of equal values the first wins, as in a stable sort of everything.
     """
-    # Sorting a vocabulary can cost more than a small model's step. The k largest lie in the k
-    # blocks of BLOCK columns with the largest maxima: a value of any other block has k such maxima
-    # before it. So one pass finds the maxima, and only k blocks and the rest of the width are
-    # sorted. Of blocks with equal maxima the first are taken: only so the first of equals wins.
-    rows, width = values.shape
-    blocks = width // BLOCK
-    if blocks <= 2 * k:
-        order = np.argsort(-values, axis=1, kind="stable")[:, :k]
-        return np.take_along_axis(values, order, axis=1), order
-    maxima = values[:, : blocks * BLOCK].reshape(rows, blocks, BLOCK).max(axis=2)
-    least = -np.partition(-maxima, k - 1, axis=1)[:, k - 1 : k]  # the k-th largest maximum
-    above, equal = maxima > least, maxima == least
-    equal &= equal.cumsum(axis=1) <= k - above.sum(axis=1, keepdims=True)
-    best = np.nonzero(above | equal)[1].reshape(rows, k)  # blocks, in their own order
-    inside = (best[:, :, None] * BLOCK + np.arange(BLOCK)).reshape(rows, -1)
-    rest = np.broadcast_to(np.arange(blocks * BLOCK, width), (rows, width - blocks * BLOCK))
-    places = np.concatenate((inside, rest), axis=1)
-    candidates = np.take_along_axis(values, places, axis=1)
-    order = np.argsort(-candidates, axis=1, kind="stable")[:, :k]
-    take = np.take_along_axis
-    return take(candidates, order, axis=1), take(places, order, axis=1)
+    _, least = largest_bounds(values[None], k)
+    places = np.flatnonzero(values >= least[0])
+    places = places[np.argsort(-values[places], kind="stable")[:k]]
+    return values[places], places

@@ -18,6 +18,67 @@ from seq2edge.runtime.filters import NEVER, Filter
 from seq2edge.runtime.likelihood import checked
 from seq2edge.runtime.sequences import History
 
+PARTS = 64  # of a row: the largest of each place in them are compared before all values are
+
+
+class LargestLogits:
+    """Finds the largest logits of each row and the log-sum-exp of all, where a backend gives all.
+
+    Keeps its array from step to step: fresh memory of that size costs more than the sums.
+    """
+
+    def __init__(self) -> None:
+        self._shifted: Logits = np.empty((0, 0), dtype=np.float32)
+
+    def __call__(self, logits: Logits, k: int) -> Candidates:
+        """The k largest logits of each row, of equal ones the first."""
+        rows, vocab = logits.shape
+        k = min(k, vocab)
+        highest, least = largest_bounds(logits, k)
+        ids = np.empty((rows, k), dtype=np.int64)
+        for row in range(rows):
+            places = np.flatnonzero(logits[row] >= least[row])  # k of them, or more of equal ones
+            if len(places) > k:
+                order = np.argsort(-logits[row, places], kind="stable")
+                places = places[order[:k]]
+            elif len(places) < k:  # NaN, which the sums tell
+                places = np.arange(k)
+            ids[row] = places
+        return Candidates(
+            values=np.take_along_axis(logits, ids, axis=1),
+            ids=ids,
+            log_sum_exp=self._log_sum_exp(logits, highest),
+            vocab=vocab,
+            logits=lambda: logits,
+            first_of_equals=True,
+        )
+
+    def _log_sum_exp(self, logits: Logits, highest: Logits) -> NDArray[np.float64]:
+        if self._shifted.shape != logits.shape:
+            self._shifted = np.empty_like(logits)
+        with np.errstate(invalid="ignore"):  # infinity minus infinity
+            np.subtract(logits, highest[:, None], out=self._shifted)
+            np.exp(self._shifted, out=self._shifted)
+            total = np.log(self._shifted.sum(axis=1, dtype=np.float64)) + highest
+        return np.asarray(total)
+
+
+def largest_bounds(logits: Logits, k: int) -> tuple[Logits, Logits]:
+    """The largest logit of each row, and a bound that k of its logits reach, both (rows,).
+
+    No lower than the k-th largest of the maxima below, so that few more than k reach it.
+    """
+    # Sorting a vocabulary can cost more than a small model's step. Seen as PARTS lines below each
+    # other, a row has one maximum in each column; the k largest of those are k logits.
+    rows, vocab = logits.shape
+    width = vocab // PARTS
+    maxima = logits
+    if width > 2 * k:
+        lines = logits[:, : PARTS * width].reshape(rows, PARTS, width)
+        maxima = np.concatenate((lines.max(axis=1), logits[:, PARTS * width :]), axis=1)
+    place = maxima.shape[1] - k
+    return maxima.max(axis=1), np.partition(maxima, place, axis=1)[:, place]
+
 
 class TopCandidates:
     """Candidates (rows, k) by their ids, so that the first of equals is the lowest.

@@ -45,6 +45,7 @@ class FakeCache:
     def __init__(self, backend: FakeBackend, sources: list[Ids | None], limit: int | None) -> None:
         self.histories: list[Ids] = [() for _ in sources]
         self.sources = sources
+        self.inputs = len(sources)
         self.steps = 0
         self._backend = backend
         self._limit = limit
@@ -59,6 +60,28 @@ class FakeCache:
         self._backend.calls.append(Call(name="reorder", rows=len(rows)))
         self.histories = [self.histories[row] for row in rows]
         self.sources = [self.sources[row] for row in rows]
+
+    def rewind(self, length: int) -> None:
+        """See Cache."""
+        self.histories = [history[:length] for history in self.histories]
+
+    def keep(self, inputs: NDArray[np.int64]) -> None:
+        """See RunningCache."""
+        self._backend.calls.append(Call(name="keep", rows=len(inputs)))
+        width = len(self.histories) // self.inputs
+        rows = [i * width + row for i in inputs.tolist() for row in range(width)]
+        self.histories = [self.histories[row] for row in rows]
+        self.sources = [self.sources[row] for row in rows]
+        self.inputs = len(inputs)
+
+    def join(self, other: FakeCache) -> None:
+        """See RunningCache."""
+        self._backend.calls.append(Call(name="join", rows=len(other.histories)))
+        if len(self.histories) * other.inputs != len(other.histories) * self.inputs:
+            raise BackendError("join: the other cache has another number of rows an input")
+        self.histories += other.histories
+        self.sources += other.sources
+        self.inputs += other.inputs
 
     def append(self, tokens: Tokens, new_length: Lengths) -> None:
         """Add each row's valid tokens."""
@@ -79,8 +102,9 @@ class FakeBackend:
     name = "fake"
     capacity: int | None = None
 
-    def __init__(self, answer: Answering, *, top_k: int = 0) -> None:
+    def __init__(self, answer: Answering, *, top_k: int = 0, running: bool = True) -> None:
         self.answer = answer
+        self.running = running
         self.top_k = top_k
         self.calls: list[Call] = []
 

@@ -28,9 +28,16 @@ def make_filters(options: DecodeOptions) -> list[Filter]:
     """The filters that these options ask for, in the order in which transformers applies them."""
     eos = np.array(options.eos_token_id, dtype=np.int64)
     chosen: list[tuple[object, Filter]] = [
+        (options.sequence_bias, functools.partial(add_bias, options.sequence_bias)),
         (
             options.repetition_penalty != 1.0,
             functools.partial(penalise_repetition, options.repetition_penalty),
+        ),
+        (
+            options.frequency_penalty or options.presence_penalty,
+            functools.partial(
+                penalise_generated, options.frequency_penalty, options.presence_penalty
+            ),
         ),
         (
             options.no_repeat_ngram_size,
@@ -67,21 +74,46 @@ def may_increase_scores(options: DecodeOptions, history: History) -> bool:
     """Whether a filter of these options may make a token likelier at this step."""
     first = options.forced_bos_token_id is not None and _stands_alone(history)
     last = bool(options.forced_eos_token_id) and _is_last(history)
-    return first or last or options.repetition_penalty < 1.0
+    penalties = (options.frequency_penalty, options.presence_penalty)
+    rewards = options.repetition_penalty < 1.0 or min(penalties) < 0
+    return first or last or rewards or any(bias > 0 for _, bias in options.sequence_bias)
+
+
+def add_bias(
+    biases: tuple[tuple[tuple[int, ...], float], ...], history: History, scores: Logits
+) -> None:
+    """Add to the score of a sequence's last token where the others stand before it."""
+    for ids, bias in biases:
+        scores[_preceded(ids[:-1], history), ids[-1]] += np.float32(bias)
+
+
+def _preceded(before: tuple[int, ...], history: History) -> NDArray[np.bool_]:
+    """Whether these tokens are the last ones of each row (rows,)."""
+    rows, width = history.tokens.shape
+    if len(before) > width:
+        return np.zeros(rows, dtype=np.bool_)
+    end = history.tokens[:, width - len(before) :]
+    return np.asarray((end == np.array(before, dtype=np.int64)).all(axis=1))
+
+
+def penalise_generated(frequency: float, presence: float, history: History, scores: Logits) -> None:
+    """Take from each generated token's score, once and for every time that it was generated."""
+    for row, tokens in enumerate(history.new_tokens):
+        present, counts = np.unique(tokens, return_counts=True)
+        scores[row, present] -= (frequency * counts + presence).astype(np.float32)
 
 
 def penalise_repetition(penalty: float, history: History, scores: Logits) -> None:
     """Make every token of the history less likely (Keskar et al. 2019)."""
     for row, tokens in enumerate(history.tokens):
-        present = np.unique(tokens[tokens >= 0])
+        present = np.unique(tokens)
         values = scores[row, present]
         scores[row, present] = np.where(values < 0, values * penalty, values / penalty)
 
 
 def forbid_repeated_ngrams(size: int, history: History, scores: Logits) -> None:
     """No sequence of `size` tokens appears twice in a row's history (Paulus et al. 2018)."""
-    for row, tokens in enumerate(history.tokens):
-        known = tokens[tokens >= 0]
+    for row, known in enumerate(history.tokens):
         if len(known) < size:
             continue
         # Where the last size - 1 tokens stood before, what followed them then is forbidden now.
@@ -99,11 +131,7 @@ def _allowed_words(options: DecodeOptions) -> tuple[tuple[int, ...], ...]:
 def forbid_words(words: tuple[tuple[int, ...], ...], history: History, scores: Logits) -> None:
     """The last token of a forbidden sequence does not follow the others."""
     for word in words:
-        before = np.array(word[:-1], dtype=np.int64)
-        if len(before) > history.tokens.shape[1]:
-            continue
-        end = history.tokens[:, history.tokens.shape[1] - len(before) :]
-        scores[(end == before).all(axis=1), word[-1]] = NEVER
+        scores[_preceded(word[:-1], history), word[-1]] = NEVER
 
 
 def forbid_end_before_length(

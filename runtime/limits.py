@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+
 from seq2edge.errors import CapacityError, InputError, OptionError
 from seq2edge.model.dims import Dims
 from seq2edge.runtime.backend import Backend, Lengths
 from seq2edge.runtime.options import DecodeOptions
 
-DEFAULT_NEW_TOKENS = 256  # where neither the options nor the checkpoint say
+DEFAULT_NEW_TOKENS = 1024  # where neither options, checkpoint nor positions set an end
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,14 @@ class Limits:
             for token in ids:
                 if not 0 <= token < vocab:
                     raise InputError(f"prompt {number}: id {token}, the vocabulary has {vocab}")
+
+    def check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Raise InputError for prompts, or sources of an encoder, that the model cannot read."""
+        if self.dims.encoder is None:
+            self.check_ids(prompts, self.dims.vocab)
+            return
+        self.check_ids(prompts, self.dims.source_vocab or self.dims.vocab)
+        self.check_source(np.array([len(prompt) for prompt in prompts], dtype=np.int64))
 
     def check_source(self, lengths: Lengths) -> None:
         """Raise InputError for sources (batch,) longer than the encoder's positions."""
@@ -73,7 +83,9 @@ class Limits:
             limit = limit if room is None else min(limit, room)
         if limit is not None and room is not None and limit > room:
             raise CapacityError(f"max_new_tokens: {limit} after a prompt of {prompt}, {has}")
-        limit = limit or min(DEFAULT_NEW_TOKENS, room or DEFAULT_NEW_TOKENS)
+        if limit is None and options.capacity is not None:
+            limit = min(max(1, options.capacity - prompt), room or options.capacity)
+        limit = limit or room or DEFAULT_NEW_TOKENS
         if options.capacity is not None and prompt + limit > options.capacity:
             raise CapacityError(
                 f"capacity: a prompt of {prompt} and {limit} new tokens do not fit "

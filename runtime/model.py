@@ -5,9 +5,10 @@ Everything textual stands on `Model.generate_ids` and on the backend seam below 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -16,15 +17,20 @@ from numpy.typing import NDArray
 from seq2edge.bundle import Bundle
 from seq2edge.errors import InputError, OptionError
 from seq2edge.runtime.backend import Backend, Features, Memory, open_backend
-from seq2edge.runtime.decoding import decode
 from seq2edge.runtime.likelihood import probabilities
 from seq2edge.runtime.limits import Limits
 from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.scheduler import ROWS, Group, Prefix, Request, Scheduler, decode, rows_of
 from seq2edge.runtime.scoring import ScoredSequence, score_labels
 from seq2edge.runtime.sequences import GeneratedSequence, GeneratedText, pad
+from seq2edge.runtime.streaming import StopStrings, TextStream, cut_at_stop
 
 if TYPE_CHECKING:
+    from seq2edge.runtime.search import Processor
+    from seq2edge.runtime.session import Session
     from seq2edge.runtime.tokenizer import Tokenizer
+
+AHEAD = 2  # times as many texts as are decoded at a time are read ahead
 
 Ids = Sequence[int]
 Audio: TypeAlias = "str | os.PathLike[str] | NDArray[np.float32]"
@@ -104,11 +110,8 @@ class Model:
         options = options or self.options
         if not prompts:
             return []
-        if self.dims.kind == "decoder":
-            self._limits.check_ids(prompts, self.dims.vocab)
-            return self._decode(None, prompts, options)
-        starts = [self.start_tokens(options)] * len(prompts)
-        return self._decode(self._encode(prompts), starts, options)
+        self._limits.check_prompts(prompts)
+        return decode(self.backend, [self.request(prompt, options) for prompt in prompts])
 
     def generate(
         self,
@@ -128,7 +131,45 @@ class Model:
             for prompt in prompts
         ]
         options = self.with_target_language(options or self.options, target_language)
-        return [self._texts(sequences) for sequences in self.generate_ids(ids, options)]
+        return [
+            self._texts(sequences, options.stop_strings)
+            for sequences in self.generate_ids(ids, options)
+        ]
+
+    def generate_each(
+        self,
+        prompts: Iterable[str],
+        options: DecodeOptions | None = None,
+        *,
+        rows: int = ROWS,
+        source_language: str | None = None,
+        target_language: str | None = None,
+    ) -> Iterator[list[GeneratedText]]:
+        """`generate` for any number of texts, in their order; `rows` sequences at a time.
+
+        Texts are taken from `prompts` as they are needed: those behind a long answer are decoded
+        beside it.
+        """
+        self._require("generate")
+        options = self.with_target_language(options or self.options, target_language)
+        ids = (
+            self.encode_text(
+                prompt, source_language=source_language, target_language=target_language
+            )
+            for prompt in prompts
+        )
+        return self._each(ids, options, rows)
+
+    def chat_each(
+        self,
+        chats: Iterable[Sequence[dict[str, str]]],
+        options: DecodeOptions | None = None,
+        *,
+        rows: int = ROWS,
+    ) -> Iterator[list[GeneratedText]]:
+        """`chat` for any number of conversations; see `generate_each`."""
+        self._require("generate")
+        return self._each(map(self.encode_chat, chats), options or self.options, rows)
 
     def score_ids(
         self,
@@ -190,9 +231,40 @@ class Model:
         self, messages: Sequence[dict[str, str]], options: DecodeOptions | None = None
     ) -> list[GeneratedText]:
         """Answers to a conversation of `{"role": ..., "content": ...}` messages, best first."""
+        options = options or self.options
+        ids = self.encode_chat(messages)
+        return self._texts(self.generate_ids([ids], options)[0], options.stop_strings)
+
+    def stream(
+        self,
+        prompt: str,
+        options: DecodeOptions | None = None,
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+    ) -> TextStream:
+        """`generate` for one text, piece by piece, as soon as nothing can change a piece.
+
+        In beam search that is what all beams have in common. Of several results the best one.
+        """
+        self._require("generate")
+        ids = self.encode_text(
+            prompt, source_language=source_language, target_language=target_language
+        )
+        options = self.with_target_language(options or self.options, target_language)
+        return self._stream(ids, options)
+
+    def stream_chat(
+        self, messages: Sequence[dict[str, str]], options: DecodeOptions | None = None
+    ) -> TextStream:
+        """`chat`, piece by piece; see `stream`."""
+        self._require("generate")
+        return self._stream(self.encode_chat(messages), options or self.options)
+
+    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """The ids that the model reads of a conversation, up to where its answer begins."""
         prompt = self.tokenizer.render_chat(list(messages))
-        ids = self.tokenizer.encode(prompt, special_tokens=False)
-        return self._texts(self.generate_ids([ids], options)[0])
+        return self.tokenizer.encode(prompt, special_tokens=False)
 
     def transcribe(
         self,
@@ -214,7 +286,10 @@ class Model:
         prompt = self.speech_prompt(language, task)
         options = (options or self.options).replace(decoder_prompt=prompt)
         features = np.stack([self.features(clip) for clip in clips])
-        return [self._texts(sequences) for sequences in self.transcribe_ids(features, options)]
+        return [
+            self._texts(sequences, options.stop_strings)
+            for sequences in self.transcribe_ids(features, options)
+        ]
 
     def transcribe_ids(
         self, features: Features, options: DecodeOptions | None = None
@@ -222,9 +297,7 @@ class Model:
         """For log-mel features (batch, mels, frames) the sequences of each clip, best first."""
         self._require("transcribe")
         options = options or self.options
-        lengths = np.full(len(features), self.dims.frames // 2, dtype=np.int64)
-        starts = [self.start_tokens(options)] * len(features)
-        return self._decode(self.backend.encode(features, lengths), starts, options)
+        return decode(self.backend, [self.request(clip, options) for clip in features])
 
     def classify(self, texts: Sequence[str]) -> list[Classification]:
         """The label of each text, with the scores of all labels."""
@@ -336,10 +409,8 @@ class Model:
 
     def _encode(self, sources: Sequence[Ids]) -> Memory:
         """An encoder-decoder's memory of some sources' ids."""
-        self._limits.check_ids(sources, self.dims.source_vocab or self.dims.vocab)
-        tokens, lengths = pad(sources)
-        self._limits.check_source(lengths)
-        return self.backend.encode(tokens, lengths)
+        self._limits.check_prompts(sources)
+        return self.backend.encode(*pad(sources))
 
     def _pool(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
         self._limits.check_ids(sources, self.dims.vocab)
@@ -347,11 +418,97 @@ class Model:
         self._limits.check_source(lengths)
         return self.backend.pool(tokens, lengths)
 
-    def _decode(
-        self, memory: Memory | None, prompts: Sequence[Ids], options: DecodeOptions
-    ) -> list[list[GeneratedSequence]]:
-        new_tokens = self._limits.new_tokens(max(map(len, prompts)), options)
-        return decode(self.backend, memory, prompts, options, max_new_tokens=new_tokens)
+    def session(
+        self,
+        options: DecodeOptions | None = None,
+        *,
+        system: str | None = None,
+        prefix: str | os.PathLike[str] | None = None,
+    ) -> Session:
+        """A conversation whose cache stays between its turns.
+
+        `system` is what the model is told first; `prefix` a file that `Session.save` wrote, so that
+        what is in it is not computed again. Raises InputError where the model cannot chat, or the
+        file is of another bundle.
+        """
+        from seq2edge.runtime.session import Session
+
+        self._require("generate")
+        return Session(self, options or self.options, system=system, prefix=prefix)
+
+    def request_after(
+        self, ids: Ids, options: DecodeOptions, prefix: Prefix | None
+    ) -> tuple[Request, int]:
+        """`request` for a prompt that may begin as a prefix, which is spent; how much does."""
+        self._limits.check_prompts([ids])
+        request = dataclasses.replace(self.request(ids, options), keep=True)
+        if prefix is None:
+            return request, 0
+        # One token is left to read: what follows it is what the answer begins with.
+        most = min(len(prefix.ids), len(ids) - 1)
+        same = next((i for i in range(most) if prefix.ids[i] != ids[i]), most)
+        prefix.cache.rewind(same)
+        kept = Prefix(ids=tuple(ids[:same]), cache=prefix.cache)
+        return dataclasses.replace(request, prefix=kept), same
+
+    def text_of(self, group: Group) -> GeneratedText:
+        """The best answer of a request that is done."""
+        return self._text(group.results()[0], group.request.options.stop_strings)
+
+    def _each(
+        self, prompts: Iterable[Ids], options: DecodeOptions, rows: int
+    ) -> Iterator[list[GeneratedText]]:
+        scheduler = Scheduler(self.backend, rows=max(rows, rows_of(options)))
+        groups: collections.deque[Group] = collections.deque()
+
+        def answers(most: int) -> Iterator[list[GeneratedText]]:
+            """Those of the first inputs, until no more than `most` wait."""
+            while len(groups) > most:
+                while not groups[0].done:
+                    scheduler.step()
+                yield self._texts(groups.popleft().results(), options.stop_strings)
+
+        for ids in prompts:
+            self._limits.check_prompts([ids])
+            groups.append(scheduler.submit(self.request(ids, options)))
+            yield from answers(AHEAD * rows)
+        yield from answers(0)
+
+    def _stream(self, ids: Ids, options: DecodeOptions) -> TextStream:
+        self._limits.check_prompts([ids])
+        request = self.request(ids, options)
+        scheduler = Scheduler(self.backend, rows=request.rows)
+        return TextStream(scheduler, scheduler.submit(request), self.tokenizer, self.text_of)
+
+    def request(self, source: Ids | Features, options: DecodeOptions | None = None) -> Request:
+        """What a scheduler decodes: a prompt, a source's ids, or features (mels, frames).
+
+        Raises CapacityError and OptionError for what can never fit.
+        """
+        options = options or self.options
+        stops = options.stop_strings
+        holds_stop = StopStrings(self.tokenizer, stops) if stops else None
+        start = tuple(source) if self.dims.kind == "decoder" else self.start_tokens(options)
+        processors = self._constraints(options, len(start))
+        return Request(
+            prompt=start,
+            source=None if self.dims.kind == "decoder" else source,
+            positions=self.dims.frames // 2,
+            options=options,
+            max_new_tokens=self._limits.new_tokens(len(start), options),
+            holds_stop=holds_stop,
+            processors=processors,
+        )
+
+    def _constraints(self, options: DecodeOptions, prompt: int) -> list[Processor]:
+        """What keeps an answer to the rules of the options."""
+        if options.constraint is None:
+            return []
+        from seq2edge.runtime.constraints import Constraint
+
+        record = self.tokenizer.record
+        file = self.bundle.file(record.target or record.source)
+        return [Constraint(options, file, self.dims.vocab, prompt)]
 
     def _score(
         self, memory: Memory | None, prompts: Sequence[Ids], labels: Sequence[Ids]
@@ -359,11 +516,14 @@ class Model:
         self._limits.check_scored(len(prompts[0]) + max(map(len, labels)))
         return score_labels(self.backend, memory, prompts, labels)
 
-    def _texts(self, sequences: Sequence[GeneratedSequence]) -> list[GeneratedText]:
-        return [
-            GeneratedText(**vars(sequence), text=self.tokenizer.decode(sequence.ids))
-            for sequence in sequences
-        ]
+    def _texts(
+        self, sequences: Sequence[GeneratedSequence], stop_strings: Sequence[str]
+    ) -> list[GeneratedText]:
+        return [self._text(sequence, stop_strings) for sequence in sequences]
+
+    def _text(self, sequence: GeneratedSequence, stop_strings: Sequence[str]) -> GeneratedText:
+        text = cut_at_stop(self.tokenizer.decode(sequence.ids), stop_strings)
+        return GeneratedText(**vars(sequence), text=text)
 
     def _require(self, task: str) -> None:
         made_to = self.bundle.manifest.task

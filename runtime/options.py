@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from seq2edge.errors import OptionError
@@ -18,11 +19,27 @@ class DecodeOptions:
 
     # The search: 1 beam is greedy, more are beam search, which keeps so many sequences an input.
     num_beams: int = 1
-    # Results of each input, best first; num_beams at most.
+    # Results of each input, best first; num_beams at most, unless tokens are drawn by one beam.
     num_return_sequences: int = 1
+    # Whether tokens are drawn by their probabilities. What is drawn for an input depends on its
+    # request alone, whatever is decoded beside it.
+    do_sample: bool = False
+    # The same number draws the same tokens again; None draws others every time.
+    seed: int | None = None
+    # Scores are divided by it before a draw: below 1 makes likely tokens likelier.
+    temperature: float = 1.0
+    # A draw is between so many of the likeliest tokens; 0: all.
+    top_k: int = 50
+    # A draw is between the likeliest tokens that have this probability together.
+    top_p: float = 1.0
+    # A draw leaves out what has less than this part of the likeliest token's probability.
+    min_p: float = 0.0
+    # A draw is between the tokens of about expected surprise that have this probability together.
+    typical_p: float = 1.0
     # The most tokens that are generated; None leaves it to max_length.
     max_new_tokens: int | None = None
-    # The most tokens with the prompt, or the decoder's start; where both are None, 256 new ones.
+    # The most tokens with the prompt, or the decoder's start; where both are None, as many as the
+    # model has positions for, or 1,024 new ones where it takes any number.
     max_length: int | None = None
     # No end token before so many tokens were generated.
     min_new_tokens: int = 0
@@ -36,6 +53,10 @@ class DecodeOptions:
     early_stopping: EarlyStopping = False
     # Any of these ends a sequence; without one every sequence is as long as the limit.
     eos_token_id: tuple[int, ...] = ()
+    # Any of these in the text ends a sequence; it is cut off, and may lie across tokens.
+    stop_strings: tuple[str, ...] = ()
+    # Seconds after which a sequence ends where it is.
+    max_time: float | None = None
     # What rows that have ended are fed; by default the first end token.
     pad_token_id: int | None = None
     # What an encoder-decoder starts from where decoder_start_token_id is None.
@@ -45,6 +66,12 @@ class DecodeOptions:
     # What follows the start token, read and not generated: language and task of a speech model.
     decoder_prompt: tuple[int, ...] = ()
 
+    # What is added to the score of the last token of a sequence where the others stand before it.
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
+    # What each token generated so far loses for every time that it was generated, as OpenAI's.
+    frequency_penalty: float = 0.0
+    # What each token generated so far loses, however often it was.
+    presence_penalty: float = 0.0
     # The first token that is generated after a decoder's start, such as a target language.
     forced_bos_token_id: int | None = None
     # The only tokens that may be the last one of the limit.
@@ -60,20 +87,28 @@ class DecodeOptions:
     # Above 1 makes tokens of the prompt and the output so far less likely, below 1 likelier.
     repetition_penalty: float = 1.0
 
+    # The answer is JSON of this schema (its text, or a dict), or matches this regular expression as
+    # a whole, or follows this grammar in llguidance's form of Lark; needs seq2edge[constraints].
+    json_schema: str | None = None
+    regex: str | None = None
+    grammar: str | None = None
+
     # Tokens that the cache of a row holds, allocated at once; None lets it grow.
     capacity: int | None = None
 
     def __post_init__(self) -> None:
-        for name in _SEQUENCES:
-            object.__setattr__(self, name, _ids(name, getattr(self, name)))
-        words = self.bad_words_ids
-        if not isinstance(words, (list, tuple)):
-            raise OptionError(f"bad_words_ids: {words!r}, needs a list of lists of token ids")
-        object.__setattr__(self, "bad_words_ids", tuple(_ids("bad_words_ids", w) for w in words))
+        for name, plain in _PLAIN.items():
+            object.__setattr__(self, name, plain(name, getattr(self, name)))
         for name, least in _LEAST.items():
             _check_integer(name, getattr(self, name), least)
-        for name in ("length_penalty", "repetition_penalty"):
+        for name in _NUMBERS:
             _check_number(name, getattr(self, name))
+        for name, (needs, fits) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not fits(value):
+                raise OptionError(f"{name}: {value}, needs {needs}")
+        if not isinstance(self.do_sample, bool):
+            raise OptionError(f"do_sample: {self.do_sample!r}, needs True or False")
         self._check_together()
 
     def _check_together(self) -> None:
@@ -81,13 +116,15 @@ class DecodeOptions:
             raise OptionError(
                 f"early_stopping: {self.early_stopping!r}, needs True, False or 'never'"
             )
-        if self.num_return_sequences > self.num_beams:
+        rules = [name for name in _RULES if getattr(self, name) is not None]
+        if len(rules) > 1:
+            raise OptionError(f"{' and '.join(rules)}: give one of them")
+        drawn = self.do_sample and self.num_beams == 1
+        if self.num_return_sequences > self.num_beams and not drawn:
             raise OptionError(
                 f"num_return_sequences: {self.num_return_sequences} of {self.num_beams} beams; "
-                "raise num_beams"
+                "raise num_beams, or draw them with do_sample"
             )
-        if self.repetition_penalty <= 0:
-            raise OptionError(f"repetition_penalty: {self.repetition_penalty}, needs more than 0")
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise OptionError(
                 f"min_new_tokens: {self.min_new_tokens} is more than max_new_tokens "
@@ -101,6 +138,15 @@ class DecodeOptions:
         _check_known(changes)
         return dataclasses.replace(self, **changes)
 
+    @property
+    def constraint(self) -> tuple[str, str] | None:
+        """Which of json_schema, regex and grammar is given, and its text."""
+        for name in _RULES:
+            text = getattr(self, name)
+            if text is not None:
+                return name, text
+        return None
+
     def greedy(
         self, *, max_new_tokens: int | None = None, max_length: int | None = None, ends: bool = True
     ) -> DecodeOptions:
@@ -111,6 +157,10 @@ class DecodeOptions:
         options = self.replace(
             num_beams=1,
             num_return_sequences=1,
+            do_sample=False,
+            stop_strings=(),
+            max_time=None,
+            **dict.fromkeys(_RULES),
             max_new_tokens=max_new_tokens,
             max_length=max_length,
             min_new_tokens=0,
@@ -134,13 +184,7 @@ class DecodeOptions:
         return cls(**values)
 
 
-_SEQUENCES = (
-    "eos_token_id",
-    "forced_eos_token_id",
-    "decoder_prompt",
-    "suppress_tokens",
-    "begin_suppress_tokens",
-)
+_RULES = ("json_schema", "regex", "grammar")
 # The least value of every integer; those which default to None may be None.
 _LEAST = {
     "num_beams": 1,
@@ -154,7 +198,29 @@ _LEAST = {
     "decoder_start_token_id": 0,
     "forced_bos_token_id": 0,
     "no_repeat_ngram_size": 0,
+    "seed": 0,
+    "top_k": 0,
     "capacity": 1,
+}
+_NUMBERS = (
+    "length_penalty",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "temperature",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "max_time",
+)
+# What a number has to be, in words and as a check.
+_RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "repetition_penalty": ("more than 0", lambda value: value > 0),
+    "temperature": ("more than 0; to take the likeliest, do_sample=False", lambda value: value > 0),
+    "top_p": ("0 to 1", lambda value: 0 <= value <= 1),
+    "min_p": ("0 to 1", lambda value: 0 <= value <= 1),
+    "typical_p": ("more than 0, up to 1", lambda value: 0 < value <= 1),
+    "max_time": ("more than 0 seconds", lambda value: value > 0),
 }
 
 
@@ -174,6 +240,9 @@ def _check_integer(name: str, value: Any, least: int) -> None:
 
 
 def _check_number(name: str, value: Any) -> None:
+    field = DecodeOptions.__dataclass_fields__[name]
+    if value is None and field.default is None:
+        return
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise OptionError(f"{name}: {value!r}, needs a finite number")
 
@@ -189,6 +258,66 @@ def _ids(name: str, value: Any) -> tuple[int, ...]:
         if not isinstance(token, int) or isinstance(token, bool) or token < 0:
             raise OptionError(f"{name}: {token!r} is not a token id")
     return tuple(tokens)
+
+
+def _biases(name: str, value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
+    """Pairs of token ids and what is added."""
+    needs = "needs pairs of token ids and a number"
+    if not isinstance(value, (list, tuple)):
+        raise OptionError(f"{name}: {value!r}, {needs}")
+    pairs = []
+    for pair in value:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise OptionError(f"{name}: {pair!r}, {needs}")
+        ids = _ids(name, pair[0])
+        if not ids:
+            raise OptionError(f"{name}: {pair!r} has no token ids")
+        _check_number(name, pair[1])
+        pairs.append((ids, float(pair[1])))
+    return tuple(pairs)
+
+
+def _stop_strings(name: str, value: Any) -> tuple[str, ...]:
+    """One string or a list of them as a tuple."""
+    strings = (value,) if isinstance(value, str) else value
+    if strings is None:
+        return ()
+    if not isinstance(strings, (list, tuple)) or not all(isinstance(s, str) for s in strings):
+        raise OptionError(f"{name}: {value!r}, needs strings")
+    if not all(strings):
+        raise OptionError(f"{name}: holds an empty string, which is in every text")
+    return tuple(strings)
+
+
+def _words(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
+    """A list of lists of ids as tuples."""
+    if not isinstance(value, (list, tuple)):
+        raise OptionError(f"{name}: {value!r}, needs a list of lists of token ids")
+    return tuple(_ids(name, word) for word in value)
+
+
+def _rules(name: str, value: Any) -> str | None:
+    """A text, also of a schema that is given as what it says."""
+    text = json.dumps(value) if isinstance(value, Mapping) and name == "json_schema" else value
+    if text is not None and (not isinstance(text, str) or not text):
+        raise OptionError(f"{name}: {value!r}, needs text")
+    return text
+
+
+# What makes the value of a field one that is kept: frozen, and of one type.
+_PLAIN: dict[str, Callable[[str, Any], Any]] = {
+    "eos_token_id": _ids,
+    "forced_eos_token_id": _ids,
+    "decoder_prompt": _ids,
+    "suppress_tokens": _ids,
+    "begin_suppress_tokens": _ids,
+    "bad_words_ids": _words,
+    "sequence_bias": _biases,
+    "stop_strings": _stop_strings,
+    "json_schema": _rules,
+    "regex": _rules,
+    "grammar": _rules,
+}
 
 
 def _plain(value: Any) -> Any:

@@ -4,53 +4,59 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Lengths, Tokens
 
+FinishReason = Literal["stop", "stop_string", "length", "time", "cancelled"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GeneratedSequence:
     """One decoded sequence.
 
-    `ids` are the generated tokens, without the prompt and with the end token where there is one
-    (`finished`; else the limit of tokens ended it). `score` is the sum of log-probabilities; in
-    beam search divided by length ** length_penalty.
+    `ids` are the generated tokens, without the prompt and with the end token where there is one.
+    `score` is the sum of log-probabilities; in beam search divided by length ** length_penalty.
+    `finish_reason` is "stop" for an end token, "stop_string" for a text that ends it, "length" for
+    the limit of tokens, "time" for `max_time`, "cancelled" for whoever asked for it.
     """
 
     ids: tuple[int, ...]
     score: float
-    finished: bool
+    finish_reason: FinishReason
+
+    @property
+    def finished(self) -> bool:
+        """Whether it ended by itself: with an end token or a stop string."""
+        return self.finish_reason in ("stop", "stop_string")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GeneratedText(GeneratedSequence):
-    """A decoded sequence with its text, without special tokens."""
+    """A decoded sequence with its text, without special tokens and stop string."""
 
     text: str
 
 
 class History:
-    """The tokens of every row so far, prompts included, aligned at their ends.
+    """The tokens of a request's rows so far, its prompt included.
 
-    `tokens` (rows, width) holds -1 left of a short prompt; `generated` counts tokens per row.
+    `start` counts the prompt's tokens, `generated` what came after it, `limit` how many may.
     """
 
-    def __init__(self, prompts: list[NDArray[np.int64]], beams: int, max_new_tokens: int) -> None:
-        self.start = max(map(len, prompts))
+    def __init__(self, prompt: Sequence[int], rows: int, max_new_tokens: int) -> None:
+        self.start = len(prompt)
         self.limit = max_new_tokens
         self.generated = 0
-        width = self.start + max_new_tokens
-        self._tokens: Tokens = np.full((len(prompts) * beams, width), -1, dtype=np.int64)
-        for i, prompt in enumerate(prompts):
-            rows = slice(i * beams, (i + 1) * beams)
-            self._tokens[rows, self.start - len(prompt) : self.start] = prompt
+        self._tokens: Tokens = np.empty((rows, self.start + max_new_tokens), dtype=np.int64)
+        self._tokens[:, : self.start] = prompt
 
     @property
     def tokens(self) -> Tokens:
-        """Everything so far, (rows, longest prompt + generated)."""
+        """Everything so far, (rows, prompt + generated)."""
         return self._tokens[:, : self.start + self.generated]
 
     @property

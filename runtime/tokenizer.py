@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import jinja2
 
 HIDDEN = "\ue000"  # before a token that only decoding may use
-_CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
+CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
 class Tokenizer:
@@ -82,6 +82,15 @@ class Tokenizer:
         token_id = self._source.token_to_id(token)
         return -1 if token_id is None else int(token_id)
 
+    @property
+    def cleaned(self) -> tuple[str, ...]:
+        """Parts of a decoded text that lose the space before them."""
+        return CLEANED if self.record.clean_up else ()
+
+    def token(self, token_id: int) -> str:
+        """What a generated id stands for, empty where it is no token."""
+        return self._target.id_to_token(token_id) or ""
+
     def target_token(self, language: str | None = None) -> int | None:
         """The id of the target language, None where neither an argument nor a default gives one.
 
@@ -89,17 +98,25 @@ class Tokenizer:
         """
         return self._language(language, self.record.target_language, "target")
 
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """The text of generated ids. Raises InputError for ids that are no token."""
+    def decode(
+        self, ids: Sequence[int], *, skip_special_tokens: bool = True, clean: bool = True
+    ) -> str:
+        """The text of generated ids. Raises InputError for ids that are no token.
+
+        With `clean` as the checkpoint's tokenizer cleans it up.
+        """
         numbers = [int(i) for i in ids]
         size = self._target.get_vocab_size(with_added_tokens=True)
         for number in numbers:
             if not 0 <= number < 2**32:
                 raise InputError(f"token id {number}: not between 0 and the vocabulary's {size}")
         text: str = self._target.decode(numbers, skip_special_tokens=skip_special_tokens)
-        if self.record.clean_up:
-            for pattern in _CLEANED:
-                text = text.replace(pattern, pattern.strip())
+        return self.clean(text) if clean else text
+
+    def clean(self, text: str) -> str:
+        """A decoded text without the spaces that its checkpoint's tokenizer takes out."""
+        for pattern in self.cleaned:
+            text = text.replace(pattern, pattern.strip())
         return text
 
     def render_chat(

@@ -36,12 +36,12 @@ ROOMS = {
     "bundle": Room("manifest, folder, archive, recorded answers", "model files", "numpy"),
     "runtime": Room(
         "decoding, text and audio; the seam to backends",
-        "model bundle",
-        "numpy tokenizers jinja2",
+        "model files bundle",
+        "numpy tokenizers jinja2 llguidance",
     ),
     "runtime.backends": Room(
         "ONNX Runtime and TensorRT behind the seam; what of a bundle runs here",
-        "model files bundle runtime",
+        "files bundle runtime",
         "numpy onnxruntime cuda",
     ),
     "evaluation": Room(

@@ -141,6 +141,10 @@ class EngineCache:
         self._current = 1 - self._current
         self.length = length
 
+    def rewind(self, length: int) -> None:
+        """See Cache. What comes next is written over the rest."""
+        self.length[:] = length
+
     def step(self, tokens: Tokens, new_length: Lengths) -> Answer:
         """Append tokens, in as many pieces as the engine needs; of several, all logits."""
         columns = max(1, int(new_length.max()))

@@ -8,7 +8,8 @@ import importlib.util
 import io
 import math
 import os
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,13 @@ from numpy.typing import NDArray
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.manifest import GraphRecord
 from seq2edge.errors import BackendError, CapacityError
-from seq2edge.model.dims import StackDims
 from seq2edge.runtime.backend import Features, Lengths, Logits, Tokens
+from seq2edge.runtime.backends.onnxruntime_cache import (
+    CACHE_TYPES,
+    DeviceCaches,
+    HostCaches,
+    Memory,
+)
 
 GROWTH = 64  # an unset capacity starts here and doubles
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -27,9 +33,6 @@ TARGETS = {"cpu": ("onnxruntime", "canonical"), "cuda": ("canonical",)}
 # Products in float32 stay in float32, as PyTorch's do: TF32 has ten bits, so tokens would differ.
 PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
 ERRORS_ALONE = 3  # of the library's log: that shapes are computed on the CPU is as it should be
-CACHE_TYPES: dict[str, type[Any]] = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
-
-Cached: TypeAlias = NDArray[Any]  # keys or values of a cache, of one of these types
 
 
 class OnnxRuntimeBackend:
@@ -41,6 +44,7 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
     capacity: int | None = None
+    running: bool  # on the CPU, where rows move with a few copies
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class OnnxRuntimeBackend:
     ) -> None:
         self._ort = import_onnxruntime()
         self.device = device
+        self.running = device == "cpu"
         version = str(self._ort.__version__)
         self._provider = check_device(self._ort, device)
         self.target = target or choose_target(bundle, version, device)
@@ -65,8 +70,8 @@ class OnnxRuntimeBackend:
                 f"{graph_release(bundle, self.target)}, {version} is installed"
             )
         self._stack = bundle.manifest.dims.decoder
-        self._vocab = bundle.manifest.dims.vocab
-        self._sessions = {
+        self.vocab = bundle.manifest.dims.vocab
+        self.sessions = {
             graph.role: self._open(bundle, graph, threads)
             for graph in bundle.manifest.graphs
             if graph.target == self.target
@@ -74,7 +79,7 @@ class OnnxRuntimeBackend:
         self._cache_type = self._find_cache_type()
 
     def _find_cache_type(self) -> type[Any]:
-        decoder = self._sessions.get("decoder")
+        decoder = self.sessions.get("decoder")
         inputs = decoder.get_inputs() if decoder is not None else ()
         types = {put.type for put in inputs if put.name.startswith("past_")}
         return CACHE_TYPES[types.pop()] if types else np.float32
@@ -101,9 +106,9 @@ class OnnxRuntimeBackend:
             )
         return session
 
-    def encode(self, source: Tokens | Features, source_length: Lengths) -> OnnxRuntimeMemory:
+    def encode(self, source: Tokens | Features, source_length: Lengths) -> Memory:
         """See Backend."""
-        session = self._sessions["encoder"]
+        session = self.sessions["encoder"]
         names = [output.name for output in session.get_outputs()]
         binding = session.io_binding()
         first = "features" if source.dtype == np.float32 else "input_ids"
@@ -113,14 +118,21 @@ class OnnxRuntimeBackend:
             binding.bind_output(name, self.device)
         session.run_with_iobinding(binding)
         values = dict(zip(names, binding.get_outputs(), strict=True))
-        return OnnxRuntimeMemory(values, np.array(source_length, dtype=np.int64))
+        return Memory(values, np.array(source_length, dtype=np.int64))
 
-    def start(
-        self, memory: OnnxRuntimeMemory | None, rows: int, capacity: int | None
-    ) -> OnnxRuntimeCache:
+    def start(self, memory: Memory | None, rows: int, capacity: int | None) -> OnnxRuntimeCache:
         """See Backend."""
-        assert self._stack is not None
-        return OnnxRuntimeCache(self, self._stack, memory, rows, capacity)
+        return OnnxRuntimeCache(self, memory, rows, capacity)
+
+    def make_caches(self, rows: int, capacity: int) -> HostCaches | DeviceCaches:
+        """Empty keys and values of all layers."""
+        stack = self._stack
+        assert stack is not None
+        shape = (rows, stack.kv_heads, capacity, stack.head_dim)
+        names = [f"{part}_{layer}" for layer in range(stack.layers) for part in ("key", "value")]
+        if self.device == "cpu":
+            return HostCaches(names, shape, self._cache_type)
+        return DeviceCaches(self._ort, self.device, names, shape, self._cache_type)
 
     def step(self, tokens: Tokens, new_length: Lengths, cache: OnnxRuntimeCache) -> Logits:
         """See Backend. The result is valid until the cache's next step."""
@@ -135,7 +147,7 @@ class OnnxRuntimeBackend:
         self, tokens: Tokens, new_length: Lengths, cache: OnnxRuntimeCache
     ) -> Logits:
         """Several new tokens for several rows with a past: the fused operator takes one a time."""
-        logits = np.empty((len(tokens), self._vocab), dtype=np.float32)
+        logits = np.empty((len(tokens), self.vocab), dtype=np.float32)
         start = cache.length.copy()
         for column in range(tokens.shape[1]):
             cache.reserve(int(cache.length.max()) + 1)
@@ -150,16 +162,8 @@ class OnnxRuntimeBackend:
     def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:
         """See Backend."""
         feed = {"input_ids": source, "source_length": source_length}
-        pooled: NDArray[np.float32] = self._sessions["encoder"].run(None, feed)[0]
+        pooled: NDArray[np.float32] = self.sessions["encoder"].run(None, feed)[0]
         return pooled
-
-
-class OnnxRuntimeMemory:
-    """Cross-attention keys and values on the device, one copy for all beams."""
-
-    def __init__(self, values: dict[str, Any], source_length: Lengths) -> None:
-        self.values = values
-        self.source_length = source_length
 
 
 class OnnxRuntimeCache:
@@ -168,23 +172,22 @@ class OnnxRuntimeCache:
     def __init__(
         self,
         backend: OnnxRuntimeBackend,
-        stack: StackDims,
-        memory: OnnxRuntimeMemory | None,
+        memory: Memory | None,
         rows: int,
         capacity: int | None,
     ) -> None:
         self._backend = backend
-        self._session = backend._sessions["decoder"]  # noqa: SLF001 - one module, one owner
-        self._stack = stack
         self._memory = memory
         self._limit = capacity
-        self._names = [
-            f"{part}_{layer}" for layer in range(stack.layers) for part in ("key", "value")
-        ]
-        self.length: Lengths = np.zeros(rows, dtype=np.int64)
         self._capacity = capacity or GROWTH
+        self._caches = backend.make_caches(rows, self._capacity)
+        self.length: Lengths = np.zeros(rows, dtype=np.int64)
+        # How many tokens two rows of an input have in common, at least: (inputs, width, width).
+        self._common: NDArray[np.int64] = np.zeros((rows, 1, 1), dtype=np.int64)
+        self._binding: Any = None  # made anew where anything but the numbers changes
         self._tokens: Tokens
-        self._allocate(rows)
+        self._new_length: Lengths
+        self._logits: Logits
 
     def reserve(self, needed: int) -> None:
         """Make room for `needed` tokens a row, or refuse."""
@@ -196,121 +199,120 @@ class OnnxRuntimeCache:
                 "set a larger capacity or none"
             )
         self._capacity *= 2 ** math.ceil(math.log2(needed / self._capacity))
-        self._move(np.arange(len(self.length)))
+        self._resize(np.arange(len(self.length)))
 
     def reorder(self, rows: NDArray[np.int64]) -> None:
-        """See Cache."""
-        if len(rows) != len(self.length):
-            self._move(rows)
+        """See Cache. Of rows that change places, what they do not have in common is copied."""
+        inputs, width, _ = self._common.shape
+        if len(rows) != inputs * width:
+            self._resize(rows)
+            self.length = self.length[rows]
+            width = len(rows) // inputs
+            # Of rows that come from one, all is the same.
+            parents = rows.reshape(inputs, width)
+            same = parents[:, :, None] == parents[:, None, :]
+            self._common = np.where(same, self.length.reshape(inputs, width, 1), 0)
             return
-        moved = np.flatnonzero(rows != np.arange(len(rows)))
-        if len(moved):
-            used = int(self.length.max())
-            for buffer in self._buffers:
-                buffer.permute(moved, rows[moved], used)
+        places = np.arange(width)
+        parents = rows.reshape(inputs, width) - np.arange(inputs)[:, None] * width
+        if not ((parents >= 0) & (parents < width)).all():  # between inputs: nothing is known
+            self._caches.move(rows, np.zeros_like(rows), int(self.length.max()))
+            self._common[:] = 0
             self.length[:] = self.length[rows]
+            return
+        each = np.arange(inputs)[:, None]
+        self._caches.move(
+            rows, self._common[each, places, parents].reshape(-1), int(self.length.max())
+        )
+        self.length[:] = self.length[rows]
+        same = parents[:, :, None] == parents[:, None, :]
+        kept = self._common[each[:, :, None], parents[:, :, None], parents[:, None, :]]
+        self._common = np.where(same, self.length.reshape(inputs, width, 1), kept)
+
+    def rewind(self, length: int) -> None:
+        """See Cache. What comes next is written over the rest."""
+        self.length[:] = length
+        self._common = np.minimum(self._common, length)
+
+    def read(self) -> dict[str, NDArray[Any]]:
+        """See SavedCache."""
+        return self._caches.read(int(self.length[0]))
+
+    def write(self, values: Mapping[str, NDArray[Any]], length: int) -> None:
+        """See SavedCache."""
+        self.reserve(length)
+        self._caches.write(values, length)
+        self.length[:] = length
+
+    def keep(self, inputs: NDArray[np.int64]) -> None:
+        """See RunningCache."""
+        width = self._common.shape[1]
+        rows = (inputs[:, None] * width + np.arange(width)).reshape(-1)
+        self._caches.move(rows, np.zeros_like(rows), int(self.length.max()))
+        self.length, self._common = self.length[rows], self._common[inputs]
+        if self._memory is not None:
+            self._memory.keep(inputs)
+        self._binding = None
+
+    def join(self, other: OnnxRuntimeCache) -> None:
+        """See RunningCache."""
+        self.reserve(int(other.length.max()))
+        assert isinstance(self._caches, HostCaches)
+        assert isinstance(other._caches, HostCaches)
+        self._caches.append(other._caches, int(other.length.max()))
+        self.length = np.concatenate((self.length, other.length))
+        self._common = np.concatenate((self._common, other._common))
+        if self._memory is not None and other._memory is not None:
+            self._memory.join(other._memory)
+        self._binding = None
 
     def run(self, tokens: Tokens, new_length: Lengths) -> Logits:
         """One call of the graph; the tokens are already known to fit."""
-        on_host, reshaped = self._backend.device == "cpu", tokens.shape != self._tokens.shape
-        if reshaped:
-            self._tokens = np.empty(tokens.shape, dtype=np.int64)
+        on_host = self._backend.device == "cpu"
+        if self._binding is None or tokens.shape != self._tokens.shape:
+            self._bind(tokens.shape)
         self._tokens[:] = tokens
         self._new_length[:] = new_length
-        if reshaped or not on_host:
-            self._bind_changing()
-        self._session.run_with_iobinding(self._binding)
+        if not on_host:
+            self._bind_changing()  # a device copies what is bound, see `_bind_array`
+        self._backend.sessions["decoder"].run_with_iobinding(self._binding)
         self.length += new_length
         if not on_host:
             self._binding.synchronize_outputs()
         return self._logits
 
-    def _bind_changing(self) -> None:
-        """Bind what changes from call to call: a device needs that before each (see `_bind`)."""
-        _bind(self._binding, "input_ids", self._tokens)
-        _bind(self._binding, "new_length", self._new_length)
-        _bind(self._binding, "cache_length", self.length)
+    def _resize(self, rows: NDArray[np.int64]) -> None:
+        """Other rows or another capacity: row i holds what row `rows[i]` held."""
+        self._caches.resize(rows, self._capacity, int(self.length.max()))
+        self._binding = None
 
-    def _allocate(self, rows: int) -> None:
-        """New buffers for `rows` rows, bound to a new binding."""
-        stack = self._stack
-        shape = (rows, stack.kv_heads, self._capacity, stack.head_dim)
-        device, ort = self._backend.device, self._backend._ort  # noqa: SLF001
-        kind = self._backend._cache_type  # noqa: SLF001
-        self._buffers = [_Buffer(ort, shape, device, kind) for _ in self._names]
-        self._binding = self._session.io_binding()
-        for name, buffer in zip(self._names, self._buffers, strict=True):
-            self._binding.bind_ortvalue_input(f"past_{name}", buffer.value)
-        self._tokens = np.zeros((rows, 1), dtype=np.int64)
-        self._new_length: Lengths = np.ones(rows, dtype=np.int64)
-        self._logits: Logits = np.empty((rows, self._backend._vocab), dtype=np.float32)  # noqa: SLF001
+    def _bind(self, shape: tuple[int, ...]) -> None:
+        """A binding of everything, for tokens of this shape."""
+        rows = shape[0]
+        self._tokens = np.zeros(shape, dtype=np.int64)
+        self._new_length = np.ones(rows, dtype=np.int64)
+        if self._binding is not None:
+            self._bind_changing()
+            return
+        self._binding = self._backend.sessions["decoder"].io_binding()
         self._bind_changing()
+        self._caches.bind(self._binding)
         if self._memory is not None:
-            _bind(self._binding, "source_length", self._memory.source_length)
-            for name, value in self._memory.values.items():
-                self._binding.bind_ortvalue_input(name, value)
+            _bind_array(self._binding, "source_length", self._memory.source_length)
+            self._memory.bind(self._binding)
+        self._logits = np.empty((rows, self._backend.vocab), dtype=np.float32)
         self._binding.bind_output(
             "logits", "cpu", 0, np.float32, self._logits.shape, self._logits.ctypes.data
         )
-        for name, buffer in zip(self._names, self._buffers, strict=True):
-            self._binding.bind_ortvalue_output(f"present_{name}", buffer.value)
 
-    def _move(self, rows: NDArray[np.int64]) -> None:
-        """Other rows or another capacity: new buffers with what the old ones hold."""
-        old, used = self._buffers, int(self.length.max(initial=0))
-        self.length = self.length[rows]
-        self._allocate(len(rows))
-        for before, after in zip(old, self._buffers, strict=True):
-            after.fill(before, rows, used)
+    def _bind_changing(self) -> None:
+        """Bind what changes from call to call: a device needs that before each."""
+        _bind_array(self._binding, "input_ids", self._tokens)
+        _bind_array(self._binding, "new_length", self._new_length)
+        _bind_array(self._binding, "cache_length", self.length)
 
 
-class _Buffer:
-    """One cache tensor on a device, (rows, kv_heads, capacity, head_dim), floats or integers."""
-
-    def __init__(self, ort: Any, shape: tuple[int, ...], device: str, kind: type[Any]) -> None:
-        self.value = ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, device, 0)
-        self._shape = shape
-        self._kind = kind
-        self._host = device == "cpu"
-        self._scratch: Cached | None = None
-        if self._host:
-            self.view()[:] = 0
-        else:
-            self.value.update_inplace(np.zeros(shape, dtype=kind))
-
-    def view(self) -> Cached:
-        """The buffer's own memory on the host, a copy of it elsewhere."""
-        if not self._host:
-            copied: Cached = self.value.numpy()
-            return copied
-        element = np.ctypeslib.as_ctypes_type(self._kind)
-        memory = (element * math.prod(self._shape)).from_address(self.value.data_ptr())
-        flat: Cached = np.ctypeslib.as_array(memory)
-        return flat.reshape(self._shape)
-
-    def permute(self, moved: NDArray[np.int64], sources: NDArray[np.int64], used: int) -> None:
-        """Rows `moved` take over what rows `sources` hold; nothing past `used` matters."""
-        view = self.view()
-        if self._scratch is None:
-            self._scratch = np.empty(self._shape, dtype=self._kind)
-        for slot, source in enumerate(sources):
-            self._scratch[slot, :, :used] = view[source, :, :used]
-        for slot, row in enumerate(moved):
-            view[row, :, :used] = self._scratch[slot, :, :used]
-        if not self._host:
-            self.value.update_inplace(view)
-
-    def fill(self, other: _Buffer, rows: NDArray[np.int64], used: int) -> None:
-        """Take over `used` tokens of the other buffer's rows."""
-        view = self.view()
-        source = other.view()
-        for row, old in enumerate(rows):
-            view[row, :, :used] = source[old, :, :used]
-        if not self._host:
-            self.value.update_inplace(view)
-
-
-def _bind(binding: Any, name: str, array: NDArray[np.int64]) -> None:
+def _bind_array(binding: Any, name: str, array: NDArray[np.int64]) -> None:
     """Bind an input to the array's memory: later changes of the array are seen on the CPU.
 
     Graphs on another device take a copy of it now.

@@ -48,6 +48,7 @@ class TensorRTBackend:
 
     name = "tensorrt"
     capacity: int | None = None
+    running = False
 
     def __init__(
         self,

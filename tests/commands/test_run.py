@@ -25,7 +25,8 @@ def test_run_prints_results_on_stdout_and_the_rest_on_stderr(bundles):
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 2
     assert all(word.startswith("w") for word in result.stdout.split())
-    assert result.stderr == "seq2edge: cpu: asked for\n"
+    length = "length: 2 of 2 answers ended at the limit of tokens; --max-new-tokens sets it"
+    assert result.stderr == f"seq2edge: cpu: asked for\n{length}\n"
 
 
 def test_run_takes_lines_from_stdin_and_files(bundles, tmp_path):
@@ -76,3 +77,74 @@ def test_classify_and_embed(bundles):
     values = json.loads(call("embed", bundles("bert-embedding"), "w5 w6").stdout)
     model = seq2edge.load(bundles("bert-embedding"))
     np.testing.assert_allclose(values["embedding"], model.embed(["w5 w6"])[0], atol=1e-6)
+
+
+def test_a_line_that_is_no_utf8_is_named(bundles, tmp_path):
+    """With its file and number; a mark of the byte order before the first line is no text."""
+    bundle = bundles("bart")
+    (tmp_path / "marked.txt").write_bytes(b"\xef\xbb\xbfw5 w6\nw7\n")
+    wanted = call("run", bundle, "w5 w6", "w7").stdout
+    assert call("run", bundle, "-f", tmp_path / "marked.txt").stdout == wanted
+    (tmp_path / "latin.txt").write_bytes(b"w5\nw\xe9\n")
+    result = call("run", bundle, "-f", tmp_path / "latin.txt")
+    assert result.exit_code == 1
+    assert "latin.txt: line 2 is no UTF-8 from its byte 2 on; convert the file" in result.stderr
+    result = call("classify", bundles("bert"), "-", input=b"w\xff\n")
+    assert "standard input: line 1 is no UTF-8" in result.stderr
+
+
+def test_a_file_of_answers_goes_on_where_it_was(bundles, tmp_path):
+    """Behind the last whole line, as text and as JSON; what it has is not made again."""
+    bundle, out = bundles("bart"), tmp_path / "out"
+    lines = "w5 w6\n\nw7\nw8 w9 w10\nw11\n"
+    for more in ([], ["--json"], ["-b", 2, "-n", 2]):
+        out.unlink(missing_ok=True)
+        whole = call("run", bundle, "-", *more, input=lines).stdout
+        assert call("run", bundle, "-", "-o", out, *more, input=lines).stdout == ""
+        assert out.read_text() == whole
+        out.write_text(whole[: len(whole) * 2 // 3])
+        assert call("run", bundle, "-", "-o", out, *more, input=lines).exit_code == 0
+        assert out.read_text() == whole
+        result = call("run", bundle, "-", "-o", out, *more, input=lines)
+        assert "length" not in result.stderr
+        assert out.read_text() == whole
+
+
+def test_a_stream_is_what_run_prints(bundles):
+    """Piece by piece; not where there are several results or JSON."""
+    bundle = bundles("bart")
+    texts = ["w5 w6", "", "w7"]
+    assert call("run", bundle, *texts, "--stream").stdout == call("run", bundle, *texts).stdout
+    for more in (["--json"], ["-b", 2, "-n", 2], ["-o", "x"]):
+        result = call("run", bundle, "w5", "--stream", *more)
+        assert result.exit_code == 2
+        assert "--stream prints one text" in result.stderr
+
+
+def test_an_answer_that_its_length_ended_is_told(bundles):
+    """On stderr, with what sets it; and in JSON."""
+    bundle = bundles("bart")
+    result = call("run", bundle, "w5 w6", "w7", "--max-new-tokens", 3)
+    assert "length: 2 of 2 answers ended at the limit of tokens; --max-new-tokens" in result.stderr
+    result = call("run", bundle, "w5 w6", "--max-new-tokens", 3, "--json")
+    assert json.loads(result.stdout)["results"][0]["finish_reason"] == "length"
+
+
+def test_options_of_drawing_draw(bundles):
+    """Each of them asks for it; the same seed gives the same; refused together with --no-sample."""
+    bundle = bundles("bart")
+    drawn = [
+        call("run", bundle, "w5 w6", "--seed", seed, "--temperature", 3, "--max-new-tokens", 9)
+        for seed in (1, 1, 2)
+    ]
+    assert drawn[0].stdout == drawn[1].stdout != drawn[2].stdout
+    wanted = call("run", bundle, "w5 w6", "--max-new-tokens", 9).stdout
+    plain = call("run", bundle, "w5 w6", "--no-sample", "--seed", 1, "--max-new-tokens", 9)
+    assert plain.stdout == wanted
+    several = call(
+        "run", bundle, "w5", "-n", 3, "--top-p", 0.9, "--top-k", 0, "--min-p", 0.01,
+        "--typical-p", 0.9, "--stop", "w9", "--max-time", 60, "--presence-penalty", 0.1,
+        "--frequency-penalty", 0.1, "--max-new-tokens", 4,
+    )  # fmt: skip
+    assert len(several.stdout.splitlines()) == 3
+    assert "top_p: 2" in call("run", bundle, "w5", "--top-p", 2).stderr

@@ -107,7 +107,7 @@ def speaking(answer, kind="encoder-decoder", asked=None):
         if asked is not None:
             asked.append((options, languages))
         made = [answer(text) for text in texts]
-        return [[GeneratedText(text=t, ids=(5, 6), score=s, finished=True)] for t, s in made]
+        return [[GeneratedText(text=t, ids=(5, 6), score=s, finish_reason="stop")] for t, s in made]
 
     return model("generate", kind, generate=generate)
 

@@ -30,7 +30,8 @@ def model(task="generate", kind="encoder-decoder", mels=0, sha="a", suffix=""):
     def generate(texts, options, **languages):
         found.asked.append((texts, options, languages))
         return [
-            [GeneratedText(text=text + suffix, ids=(), score=0.0, finished=True)] for text in texts
+            [GeneratedText(text=text + suffix, ids=(), score=0.0, finish_reason="stop")]
+            for text in texts
         ]
 
     found.generate = generate

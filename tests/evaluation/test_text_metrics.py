@@ -15,7 +15,9 @@ from seq2edge.runtime.sequences import GeneratedText
 
 def measured(name, *pairs):
     """The metric of answers, each with its reference or a tuple of them."""
-    answers = [GeneratedText(text=text, ids=(), score=0.0, finished=True) for text, _ in pairs]
+    answers = [
+        GeneratedText(text=text, ids=(), score=0.0, finish_reason="stop") for text, _ in pairs
+    ]
     wanted = [(right,) if isinstance(right, str) else right for _, right in pairs]
     examples = [Example(input="x", references=references) for references in wanted]
     return score_answers(METRICS[name], answers, examples).estimate().value

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tiny_models
+from requests_of import decode_prompts
 
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import CapacityError
 from seq2edge.export.eager import GROWTH, EagerBackend
-from seq2edge.runtime.decoding import decode
 from seq2edge.runtime.options import DecodeOptions
 
 ENDLESS = DecodeOptions(pad_token_id=1)
@@ -27,8 +27,8 @@ def test_a_cache_that_grows_gives_what_a_large_one_gives(backend):
     """Beyond its first size, in steps."""
     prompts = [[5, 6, 7], [8]]
     new = GROWTH + 20
-    grown = decode(backend, None, prompts, ENDLESS, max_new_tokens=new)
-    fixed = decode(backend, None, prompts, ENDLESS.replace(capacity=200), max_new_tokens=new)
+    grown = decode_prompts(backend, prompts, ENDLESS, max_new_tokens=new)
+    fixed = decode_prompts(backend, prompts, ENDLESS.replace(capacity=200), max_new_tokens=new)
     assert [found[0].ids for found in grown] == [found[0].ids for found in fixed]
     assert len(grown[0][0].ids) == new
 

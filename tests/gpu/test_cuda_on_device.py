@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from engine_decoding import decoded
 
 from seq2edge.bundle.reference import REFERENCE, read_reference
 from seq2edge.runtime import parity
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from seq2edge.runtime.decoding import decode
 from seq2edge.runtime.options import DecodeOptions
 
 GENERATORS = ["bart", "t5", "whisper", "llama", "marian", "gpt2", "mistral", "qwen3"]
@@ -34,20 +34,10 @@ ON_THE_DEVICE = {
 pytestmark = pytest.mark.gpu
 
 
-def decoded(backend, bundle, options, seed):
-    """The best sequences of a batch of three rows of unequal lengths."""
-    dims, rng = bundle.manifest.dims, np.random.default_rng(seed)
-    if dims.encoder is None:
-        prompts = [rng.integers(3, 90, n).tolist() for n in (12, 5, 1)]
-        sequences = decode(backend, None, prompts, options, max_new_tokens=16)
-    else:
-        lengths, source = np.array([7, 4, 1]), rng.integers(3, 90, (3, 7))
-        if dims.mels:
-            source = rng.standard_normal((3, dims.mels, dims.frames), dtype=np.float32)
-            lengths = np.full(3, dims.frames // 2)
-        memory = backend.encode(source, lengths)
-        sequences = decode(backend, memory, [[2, 5]] * 3, options, max_new_tokens=16)
-    return [best[0].ids for best in sequences]
+def tokens(backend, bundle, options, seed):
+    """The best sequences of three inputs of unequal lengths."""
+    lengths = (12, 5, 1) if bundle.manifest.dims.encoder is None else (7, 4, 1)
+    return [ids for ids, _ in decoded(backend, bundle, lengths, options, seed)]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -58,8 +48,8 @@ def test_the_device_gives_the_tokens_of_the_cpu(cuda, bundles, name, options):
     device = OnnxRuntimeBackend(bundle, device="cuda")
     host = OnnxRuntimeBackend(bundle, device="cpu", target="onnxruntime")
     for seed in range(3):
-        tokens = decoded(device, bundle, OPTIONS[options], seed)
-        assert tokens == decoded(host, bundle, OPTIONS[options], seed)
+        found = tokens(device, bundle, OPTIONS[options], seed)
+        assert found == tokens(host, bundle, OPTIONS[options], seed)
 
 
 @pytest.mark.parametrize("name", GENERATORS)
@@ -116,6 +106,6 @@ def test_many_requests_take_no_more_memory(cuda, bundles):
     backend = OnnxRuntimeBackend(bundle, device="cuda")
     free = []
     for seed in range(20):
-        decoded(backend, bundle, OPTIONS["beams"], seed)
+        tokens(backend, bundle, OPTIONS["beams"], seed)
         free.append(runtime.cudaMemGetInfo()[1])
     assert free[1] - free[-1] < 2**20

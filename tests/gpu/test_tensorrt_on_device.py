@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import real_engines
+from engine_decoding import decoded
 
 from seq2edge.bundle.engine_info import read_engine_info
 from seq2edge.runtime.backend import Candidates
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from seq2edge.runtime.backends.tensorrt import TensorRTBackend
-from seq2edge.runtime.decoding import decode
 from seq2edge.runtime.likelihood import log_sum_exp
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.parity import ENGINE_TOLERANCES
@@ -43,24 +43,10 @@ def own_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
-def decoded(backend, bundle, options, seed):
-    """The tokens of a batch of two."""
-    dims, rng = bundle.manifest.dims, np.random.default_rng(seed)
-    if dims.encoder is None:
-        prompts = [rng.integers(3, 90, n).tolist() for n in (12, 5)]
-        return tokens_of(decode(backend, None, prompts, options, max_new_tokens=16))
-    lengths = np.array([7, 4])
-    source = rng.integers(3, 90, (2, 7))
-    if dims.mels:
-        source = rng.standard_normal((2, dims.mels, dims.frames), dtype=np.float32)
-        lengths = np.full(2, dims.frames // 2)
-    memory = backend.encode(source, lengths)
-    return tokens_of(decode(backend, memory, [[2, 5]] * 2, options, max_new_tokens=16))
-
-
-def tokens_of(found):
-    """The best sequences."""
-    return [item[0].ids for item in found]
+def tokens(backend, bundle, options, seed):
+    """The best sequences of two inputs."""
+    lengths = (12, 5) if bundle.manifest.dims.encoder is None else (7, 4)
+    return [ids for ids, _ in decoded(backend, bundle, lengths, options, seed)]
 
 
 def share_equal(found, wanted):
@@ -92,8 +78,8 @@ def test_decoding_on_the_device_gives_the_tokens_of_onnxruntime(gpu, own_cache, 
     backend, reference = TensorRTBackend(bundle), OnnxRuntimeBackend(bundle)
     for seed in range(3):
         for options in OPTIONS:
-            found = decoded(backend, bundle, options, seed)
-            wanted = decoded(reference, bundle, options, seed)
+            found = tokens(backend, bundle, options, seed)
+            wanted = tokens(reference, bundle, options, seed)
             assert share_equal(found, wanted) >= MOST_EQUAL
 
 
@@ -115,7 +101,7 @@ def test_steps_are_recorded_on_the_device(gpu, own_cache, built):
     backend = TensorRTBackend(bundle)
     if not backend._decoder.steps.recording:
         pytest.skip("this library records steps on its own")
-    decoded(backend, bundle, OPTIONS[0], 0)
+    tokens(backend, bundle, OPTIONS[0], 0)
     assert backend._decoder.steps.replays > 0
     assert backend._decoder.steps.recording
 
@@ -147,6 +133,6 @@ def test_many_requests_take_no_more_memory(gpu, own_cache, built):
     backend = TensorRTBackend(bundle)
     free = []
     for seed in range(20):
-        decoded(backend, bundle, OPTIONS[1], seed)
+        tokens(backend, bundle, OPTIONS[1], seed)
         free.append(runtime.cudaMemGetInfo()[1])
     assert free[1] - free[-1] < 2**20

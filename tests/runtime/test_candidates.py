@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from requests_of import decode_prompts
 
 from seq2edge.errors import BackendError
 from seq2edge.runtime.backend import Candidates
 from seq2edge.runtime.candidates import ScoreBuffer, TopCandidates
-from seq2edge.runtime.decoding import decode
 from seq2edge.runtime.fake import FakeBackend, random_answer
 from seq2edge.runtime.filters import NEVER, make_filters
 from seq2edge.runtime.options import DecodeOptions
@@ -48,7 +48,7 @@ def rounded(answer, step):
 def found(answer, prompts, options, top_k=0):
     """Tokens and scores to the last bit, and how often all logits were fetched."""
     backend = FakeBackend(answer, top_k=top_k)
-    results = decode(backend, None, prompts, options, max_new_tokens=LIMIT)
+    results = decode_prompts(backend, prompts, options, max_new_tokens=LIMIT)
     return results, sum(call.name == "logits" for call in backend.calls)
 
 
@@ -174,7 +174,7 @@ def test_candidates_are_repeated_with_all_logits():
 
 def test_a_step_leaves_nothing_in_the_sheet():
     """Later filters see the later candidates alone."""
-    buffer, history = ScoreBuffer(), History([np.array([1]), np.array([2])], 1, 5)
+    buffer, history = ScoreBuffer(), History([1], 2, 5)
     filters = make_filters(DecodeOptions(suppress_tokens=(3, 7), repetition_penalty=2.0))
     first, second = (
         TopCandidates(candidates()),
@@ -182,7 +182,7 @@ def test_a_step_leaves_nothing_in_the_sheet():
     )
     for top, expected in (
         (first, [[5.0, 5.0, 1.0], [3.0, NEVER, 2.0]]),
-        (second, [[0.5, 5.0, NEVER], [3.0, 1.0, NEVER]]),
+        (second, [[0.5, 5.0, NEVER], [1.5, 2.0, NEVER]]),
     ):
         assert buffer.filtered(history, filters, top, top.logits).tolist() == expected
     assert np.isneginf(buffer._scores).all()

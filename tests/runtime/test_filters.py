@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -21,17 +23,19 @@ CALM = settings(max_examples=150)
 
 @st.composite
 def histories(draw, shortest=1):
-    """Rows of equal prompts' lengths with a few generated tokens, as one batch."""
+    """Rows of one prompt, each with as many generated tokens of its own."""
     rows, start = draw(st.integers(1, 3)), draw(st.integers(shortest, 5))
     generated = draw(st.integers(0, 4))
-    row = st.lists(TOKEN, min_size=start + generated, max_size=start + generated)
-    return draw(st.lists(row, min_size=rows, max_size=rows)), start, generated
+    prompt = draw(st.lists(TOKEN, min_size=start, max_size=start))
+    row = st.lists(TOKEN, min_size=generated, max_size=generated)
+    ends = draw(st.lists(row, min_size=rows, max_size=rows))
+    return [prompt + end for end in ends], start, generated
 
 
 def history_of(case, limit=6):
     """Our record of that batch."""
     rows, start, generated = case
-    history = History([np.array(row[:start]) for row in rows], 1, limit)
+    history = History(rows[0][:start], len(rows), limit)
     for i in range(generated):
         history.append(np.array([row[start + i] for row in rows]))
     return history
@@ -150,35 +154,48 @@ def test_no_options_no_filters():
     assert make_filters(DecodeOptions(eos_token_id=2, max_new_tokens=4)) == []
 
 
-def test_padding_of_short_prompts_is_no_history():
-    """A short prompt in a batch is treated as it is alone."""
-    prompts = [np.array([3, 4, 3, 4]), np.array([3])]
-    history = History(prompts, 1, 4)
-    options = DecodeOptions(
-        no_repeat_ngram_size=1, repetition_penalty=2.0, bad_words_ids=[[6, 3, 1]]
-    )
-    scores = np.ones((2, VOCAB), dtype=np.float32)
-    for filter_ in make_filters(options):
-        filter_(history, scores)
-    assert scores[1].tolist() == [1, 1, 1, NEVER, 1, 1, 1]
-    assert scores[0].tolist() == [1, 1, 1, NEVER, NEVER, 1, 1]
+@CALM
+@given(
+    histories(),
+    st.dictionaries(
+        st.lists(TOKEN, min_size=1, max_size=4).map(tuple), st.floats(-5, 5), min_size=1, max_size=5
+    ),
+)
+def test_sequence_bias(case, biases):
+    """Single tokens, sequences that are begun, and sequences longer than the history."""
+    pairs = [[list(ids), bias] for ids, bias in biases.items()]
+    reference = logits_process.SequenceBiasLogitsProcessor(pairs)
+    found = ours(case, DecodeOptions(sequence_bias=pairs))
+    np.testing.assert_allclose(found, theirs(case, reference), rtol=1e-5, atol=1e-6)
+
+
+@CALM
+@given(histories(), st.floats(-2, 2), st.floats(-2, 2))
+def test_penalties_of_generated_tokens(case, frequency, presence):
+    """As OpenAI defines them: of every time that a token was generated, and of its being there."""
+    rows, start, _ = case
+    wanted = scores_of(case)
+    for row, tokens in enumerate(rows):
+        for token, count in Counter(tokens[start:]).items():
+            wanted[row, token] -= np.float32(frequency * count + presence)
+    options = DecodeOptions(frequency_penalty=frequency, presence_penalty=presence)
+    np.testing.assert_allclose(ours(case, options), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_history_follows_the_beams():
-    """Rows take over their parents' tokens; the prompts stand at their ends."""
-    history = History([np.array([3, 4]), np.array([5])], 2, 3)
+    """Rows take over their parents' tokens; the prompt stands before them."""
+    history = History([3, 4], 4, 3)
     history.append(np.array([0, 1, 2, 3]))
     history.append(np.array([4, 5, 6, 0]), np.array([1, 1, 2, 2]))
     assert history.new_tokens.tolist() == [[1, 4], [1, 5], [2, 6], [2, 0]]
     assert history.tokens[1].tolist() == [3, 4, 1, 5]
-    assert history.tokens[3].tolist() == [-1, 5, 2, 0]
 
 
-@pytest.mark.parametrize("beams", [1, 3])
-def test_history_has_room_for_every_new_token(beams):
-    """Up to the limit, for every beam of every prompt."""
-    history = History([np.array([3]), np.array([5])], beams, 2)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_history_has_room_for_every_new_token(rows):
+    """Up to the limit, in every row."""
+    history = History([3, 5], rows, 2)
     for _ in range(2):
-        history.append(np.zeros(2 * beams, dtype=np.int64))
-    assert history.new_tokens.shape == (2 * beams, 2)
+        history.append(np.zeros(rows, dtype=np.int64))
+    assert history.new_tokens.shape == (rows, 2)
     assert history.generated == history.limit

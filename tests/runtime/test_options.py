@@ -96,6 +96,22 @@ def test_options_are_frozen_and_hashable():
         ({"bad_words_ids": [["a"]]}, "bad_words_ids: 'a' is not a token id"),
         ({"pad_token_id": -100}, "pad_token_id: -100, needs an integer of at least 0"),
         ({"capacity": 0}, "capacity: 0, needs an integer of at least 1"),
+        ({"do_sample": 1}, "do_sample: 1, needs True or False"),
+        ({"temperature": 0}, "temperature: 0, needs more than 0; to take the likeliest"),
+        ({"top_p": 2}, "top_p: 2, needs 0 to 1"),
+        ({"min_p": -0.1}, r"min_p: -0\.1, needs 0 to 1"),
+        ({"typical_p": 0}, "typical_p: 0, needs more than 0, up to 1"),
+        ({"top_k": -1}, "top_k: -1, needs an integer of at least 0"),
+        ({"seed": 1.5}, r"seed: 1\.5, needs an integer"),
+        ({"max_time": 0}, "max_time: 0, needs more than 0 seconds"),
+        ({"frequency_penalty": "1"}, "frequency_penalty: '1', needs a finite number"),
+        ({"stop_strings": [1]}, r"stop_strings: \[1\], needs strings"),
+        ({"stop_strings": ""}, "stop_strings: holds an empty string"),
+        ({"sequence_bias": [[[], 2.0]]}, "has no token ids"),
+        ({"sequence_bias": [[[1], "x"]]}, "sequence_bias: 'x', needs a finite number"),
+        ({"sequence_bias": [3]}, "sequence_bias: 3, needs pairs"),
+        ({"regex": ""}, "regex: '', needs text"),
+        ({"regex": "a", "grammar": "b"}, "regex and grammar: give one of them"),
     ],
 )
 def test_bad_values_are_refused_with_name_and_value(settings, message):
@@ -106,16 +122,17 @@ def test_bad_values_are_refused_with_name_and_value(settings, message):
 
 def test_unknown_options_are_refused_with_the_known_ones():
     """From a manifest and from `replace`; nothing is passed over."""
-    with pytest.raises(OptionError, match=r"top_k: no such option, known: num_beams, .*capacity"):
-        DecodeOptions.from_dict({"top_k": 5})
-    with pytest.raises(OptionError, match="temperature: no such option"):
-        DecodeOptions().replace(temperature=0.5)
+    with pytest.raises(OptionError, match=r"top_h: no such option, known: num_beams, .*capacity"):
+        DecodeOptions.from_dict({"top_h": 0.5})
+    with pytest.raises(OptionError, match="heat: no such option"):
+        DecodeOptions().replace(heat=0.5)
 
 
 def test_names_are_those_of_generation_configs():
-    """Except the two that are ours: the decoder's prompt and the cache's capacity."""
-    ours = {field.name for field in dataclasses.fields(DecodeOptions)}
-    assert ours - set(vars(GenerationConfig())) == {"decoder_prompt", "capacity"}
+    """Except what they cannot say: OpenAI's penalties, rules, a seed, what the cache holds."""
+    names = {field.name for field in dataclasses.fields(DecodeOptions)}
+    ours = {"decoder_prompt", "capacity", "seed", "frequency_penalty", "presence_penalty"}
+    assert names - set(vars(GenerationConfig())) == ours | {"json_schema", "regex", "grammar"}
 
 
 def test_greedy_options_keep_what_is_no_search():

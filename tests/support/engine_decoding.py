@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from requests_of import decode_prompts
 
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from seq2edge.runtime.decoding import decode
 from seq2edge.runtime.options import DecodeOptions
 
 OPTIONS = {
@@ -42,9 +42,18 @@ def decoded(backend, bundle, lengths, options, seed=0):
     if bundle.manifest.dims.encoder is None:
         rng = np.random.default_rng(seed)
         prompts = [rng.integers(3, 90, n).tolist() for n in lengths]
-        found = decode(backend, None, prompts, options, max_new_tokens=12)
+        found = decode_prompts(backend, prompts, options, max_new_tokens=12)
     else:
-        memory = backend.encode(*sources_of(bundle, lengths, seed))
-        prompts = [[2, 5]] * len(lengths)
-        found = decode(backend, memory, prompts, options, max_new_tokens=12)
+        padded, positions = sources_of(bundle, lengths, seed)
+        features = padded.ndim == 3
+        found = decode_prompts(
+            backend,
+            [[2, 5]] * len(lengths),
+            options,
+            max_new_tokens=12,
+            sources=[
+                row if features else row[:n] for row, n in zip(padded, positions, strict=True)
+            ],
+            positions=int(positions[0]),
+        )
     return [(sequence.ids, round(sequence.score, 3)) for item in found for sequence in item]

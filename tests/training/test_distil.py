@@ -73,7 +73,10 @@ def answering(teacher: Path, monkeypatch: pytest.MonkeyPatch, stop: int = 99) ->
         return [
             [
                 GeneratedText(
-                    text=shown.get(t, t.upper()), ids=(), score=0.0, finished=t != "endless"
+                    text=shown.get(t, t.upper()),
+                    ids=(),
+                    score=0.0,
+                    finish_reason="length" if t == "endless" else "stop",
                 )
             ]
             for t in texts

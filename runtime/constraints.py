@@ -1,0 +1,97 @@
+"""Answers that follow a JSON schema, a regular expression or a grammar, by llguidance."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seq2edge.errors import BackendError, OptionError
+from seq2edge.runtime.backend import Logits
+from seq2edge.runtime.filters import NEVER
+from seq2edge.runtime.options import DecodeOptions
+
+
+class Constraint:
+    """What a processor of scores is for one request: tokens that break its rules get no chance.
+
+    Its state for a row is found by the row's tokens, so that it follows beams wherever they go.
+    """
+
+    def __init__(self, options: DecodeOptions, tokenizer: Path, vocab: int, prompt: int) -> None:
+        """`tokenizer` is the file whose tokens the model of `vocab` of them writes.
+
+        Raises OptionError for rules that llguidance does not understand whole, BackendError where
+        it is not installed.
+        """
+        self._prompt = prompt
+        self._vocab = vocab
+        self._tokens = _tokens_of(tokenizer, vocab, options.eos_token_id)
+        self._states: dict[tuple[int, ...], Any] = {(): _matcher(self._tokens, options)}
+
+    def __call__(self, tokens: NDArray[np.int64], scores: Logits) -> Logits:
+        """Scores (rows, vocab) for what comes after tokens (rows, length), prompt included."""
+        states = {}
+        for row, ids in enumerate(tokens[:, self._prompt :].tolist()):
+            state = states[tuple(ids)] = self._state(tuple(ids))
+            if not state.is_error():  # as after padding, in a row that has ended
+                mask = np.frombuffer(state.compute_bitmask(), dtype=np.uint8)
+                allowed = np.unpackbits(mask, bitorder="little")[: self._vocab].astype(np.bool_)
+                scores[row, : len(allowed)][~allowed] = NEVER
+                scores[row, len(allowed) :] = NEVER
+        self._states = states
+        return scores
+
+    def _state(self, ids: tuple[int, ...]) -> Any:
+        """The rules' state behind these tokens; they were one fewer at the step before."""
+        if ids in self._states:
+            return self._states[ids]
+        state = self._states[ids[:-1]].deep_copy()
+        if not self._tokens.is_special_token(ids[-1]):  # forced ones, such as of a language
+            state.consume_token(ids[-1])
+        return state
+
+
+def _library() -> Any:
+    try:
+        import llguidance
+    except ImportError as error:
+        raise BackendError(
+            f"constraints: not usable here ({error}); install seq2edge[constraints]"
+        ) from error
+    return llguidance
+
+
+@functools.lru_cache(maxsize=4)
+def _tokens_of(tokenizer: Path, vocab: int, ends: Sequence[int]) -> Any:
+    """A vocabulary as the library wants it, which takes a second to make."""
+    text = tokenizer.read_text(encoding="utf-8")
+    if not ends:
+        raise OptionError("eos_token_id: rules need an end token, with which an answer may end")
+    return _library().LLTokenizer(text, n_vocab=vocab, eos_token=list(ends))
+
+
+def _matcher(tokens: Any, options: DecodeOptions) -> Any:
+    """The rules' state before the first token."""
+    matcher = _library().LLMatcher
+    name, rules = options.constraint or ("", "")
+    try:
+        if name == "json_schema":
+            grammar = matcher.grammar_from_json_schema(rules)
+        elif name == "regex":
+            grammar = matcher.grammar_from_regex(rules)
+        else:
+            grammar = matcher.grammar_from_lark(rules)
+    except ValueError as error:
+        raise OptionError(f"{name}: {error}") from error
+    _, complaints = matcher.validate_grammar_with_warnings(grammar, tokens)
+    if complaints:  # also those that the library would only warn of
+        raise OptionError(f"{name}: {'; '.join(complaints)}")
+    made = matcher(tokens, grammar)
+    if made.is_error():
+        raise OptionError(f"{name}: {made.get_error()}")
+    return made

@@ -1,0 +1,414 @@
+"""Requests that are decoded together: they join a running batch and leave it at any step.
+
+A request is a group of rows: one, its beams, or what is drawn for it. Groups of equally many rows
+share one cache and each call of the graph. What a request gets does not depend on the others.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seq2edge.errors import CapacityError, Seq2EdgeError
+from seq2edge.runtime.backend import (
+    Answer,
+    Backend,
+    Cache,
+    Candidates,
+    Lengths,
+    Memory,
+    RunningCache,
+)
+from seq2edge.runtime.beam import BeamSearch
+from seq2edge.runtime.candidates import LargestLogits
+from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.search import Choice, HoldsStop, Processor, RowSearch, Search
+from seq2edge.runtime.sequences import FinishReason, GeneratedSequence, History, pad
+
+ROWS = 64  # that are decoded at a time, where nobody says
+ENCODED = 8  # sources that are encoded at a time
+CHUNK = 512  # tokens of a prompt that are read between two steps of the others
+
+Source: TypeAlias = "Sequence[int] | NDArray[np.float32]"  # ids, or features (mels, frames)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Prefix:
+    """A cache of one row that holds these ids, for prompts which begin with some of them."""
+
+    ids: tuple[int, ...]
+    cache: Cache
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+    """One input and how to decode it.
+
+    `prompt` are the ids that a decoder-only model goes on from, or those that the decoder of an
+    encoder-decoder starts from; the latter reads `source`: ids, or features (mels, frames) of
+    `positions` encoder positions. At most `max_new_tokens` are generated. `processors` change
+    scores after the filters of the options; `holds_stop` says whether generated ids end in a stop
+    string. `prefix` holds the first tokens of the prompt, and is spent; with `keep`, what the
+    cache holds in the end is there for another request. `on_tokens` is called after every
+    step, in the thread of whoever takes it.
+    """
+
+    prompt: Sequence[int]
+    source: Source | None = None
+    positions: int = 0
+    options: DecodeOptions
+    max_new_tokens: int
+    processors: Sequence[Processor] = ()
+    holds_stop: HoldsStop | None = None
+    prefix: Prefix | None = None
+    keep: bool = False
+    on_tokens: Callable[[Group], None] | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many sequences are decoded for it at a time."""
+        return rows_of(self.options)
+
+    @property
+    def tokens(self) -> int:
+        """The most tokens that its rows' caches come to hold."""
+        return self.rows * (len(self.prompt) + self.max_new_tokens)
+
+
+class Group:
+    """A request on its way: its history, the search that chooses for it, and how it ended."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.history = History(request.prompt, request.rows, request.max_new_tokens)
+        kind = BeamSearch if request.options.num_beams > 1 else RowSearch
+        self.search: Search = kind(
+            self.history,
+            request.options,
+            processors=request.processors,
+            holds_stop=request.holds_stop,
+        )
+        self.error: Seq2EdgeError | None = None
+        self.kept: Prefix | None = None  # where the request asked for it, and decoded alone
+        limit = request.options.max_time
+        self._deadline = None if limit is None else time.monotonic() + limit
+        self._cancelled = False
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will be decoded."""
+        return self.error is not None or self.search.done
+
+    def cancel(self) -> None:
+        """Let it end at the next step, with what there is. From any thread."""
+        self._cancelled = True
+
+    def results(self) -> list[GeneratedSequence]:
+        """Its sequences, best first. Raises the error that ended it."""
+        if self.error is not None:
+            raise self.error
+        return self.search.results()
+
+    def check(self) -> bool:
+        """Whether it goes on: it is neither done, nor cancelled, nor out of time."""
+        if self._cancelled:
+            self._stop("cancelled")
+        elif self._deadline is not None and time.monotonic() > self._deadline:
+            self._stop("time")
+        return not self.done
+
+    def fail(self, error: Seq2EdgeError) -> None:
+        """Let it end with this error, unless it ended already."""
+        if not self.done:
+            self.error = error
+
+    def _stop(self, reason: FinishReason) -> None:
+        if not self.done:
+            self.search.stop(reason)
+
+    def choose(self, answer: Answer, parents: NDArray[np.int64], tokens: NDArray[np.int64]) -> None:
+        """Write the rows to go on from and their tokens, both (rows,)."""
+        try:
+            parents[:], tokens[:] = self.search.choose(answer)
+        except Seq2EdgeError as error:
+            self.fail(error)
+            return
+        self.history.append(tokens, parents if len(parents) > 1 else None)
+        if self.request.on_tokens is not None:
+            self.request.on_tokens(self)
+
+
+class Batch:
+    """Groups of equally many rows on one cache, from reading their prompts to their last token."""
+
+    def __init__(self, backend: Backend, groups: list[Group]) -> None:
+        """Encode the sources and begin with an empty cache."""
+        self.groups = groups
+        self.width = groups[0].request.rows
+        self._backend = backend
+        self._largest = LargestLogits()
+        prefix = groups[0].request.prefix
+        self._read = 0 if prefix is None else len(prefix.ids)  # tokens of the prompts
+        self._to_read = max(len(group.request.prompt) for group in groups)
+        self.cache: Cache = (
+            backend.start(_encode(backend, groups), len(groups), groups[0].request.options.capacity)
+            if prefix is None
+            else prefix.cache
+        )
+        self._tokens: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._new_length: Lengths = np.empty(0, dtype=np.int64)
+
+    @property
+    def reading(self) -> bool:
+        """Whether tokens of prompts remain to be read before a first token is chosen."""
+        return self._read < self._to_read
+
+    def step(self) -> None:
+        """One call of the graph: more of the prompts, or each row's next token."""
+        try:
+            if self.reading:
+                self._read_prompts()
+            else:
+                answer = self._backend.step(self._tokens[:, None], self._new_length, self.cache)
+                self._go_on(answer, first=False)
+        except Seq2EdgeError as error:
+            for group in self.groups:
+                group.fail(error)
+            self.groups = []
+
+    def _read_prompts(self) -> None:
+        """The next part of the prompts; behind the last one all rows begin."""
+        # Parts of several prompts would be slow where a graph takes them only column by column.
+        end = self._read + CHUNK if len(self.groups) == 1 else None
+        prompts = [group.request.prompt[self._read : end] for group in self.groups]
+        answer = self._backend.step(*pad(prompts), self.cache)
+        self._read += max(map(len, prompts))
+        if not self.reading:
+            self._go_on(answer, first=True)
+
+    def _go_on(self, answer: Answer, *, first: bool) -> None:
+        """Choose, let go who is done, and put the rows in the order in which they go on."""
+        parents, tokens = self._choose(answer, first=first)
+        places = self._leave()
+        self._tokens = tokens[places].reshape(-1)
+        self._new_length = np.ones(len(self._tokens), dtype=np.int64)
+        if self.width > 1 and self.groups:
+            inputs = np.arange(len(self.groups))[:, None]
+            # The prompts were read once an input: the first choice spreads them over the rows.
+            rows = inputs + 0 * parents[places] if first else self.width * inputs + parents[places]
+            self.cache.reorder(rows.reshape(-1))
+
+    def _choose(self, answer: Answer, *, first: bool) -> Choice:
+        """Which of its rows each group goes on from, and the tokens, both (groups, width)."""
+        if not isinstance(answer, Candidates):
+            wanted = max(group.search.wanted for group in self.groups)
+            answer = self._largest(answer, wanted)
+        elif len(self.groups) > 1:  # all logits travel once, whoever needs them
+            answer = dataclasses.replace(answer, logits=functools.cache(answer.logits))
+        parents = np.zeros((len(self.groups), self.width), dtype=np.int64)
+        tokens = np.zeros_like(parents)
+        rows = 1 if first else self.width
+        for i, group in enumerate(self.groups):
+            if group.check():
+                mine = answer.part(i * rows, (i + 1) * rows) if len(self.groups) > 1 else answer
+                if rows < self.width:
+                    mine = mine.repeat(self.width)
+                group.choose(mine, parents[i], tokens[i])
+        return parents, tokens
+
+    def _leave(self) -> NDArray[np.int64]:
+        """Let groups go that are done; where the others were, (groups,).
+
+        Of a cache that does not let go, all stay until the last one is done.
+        """
+        places = [i for i, group in enumerate(self.groups) if not group.done]
+        if not places and len(self.groups) == 1 and self.groups[0].request.keep:
+            self._keep(self.groups[0])
+        if len(places) == len(self.groups) or (places and not self._backend.running):
+            return np.arange(len(self.groups))
+        # The last ones take the places of those that leave, so that few rows move.
+        holes = [i for i in range(len(places)) if self.groups[i].done]
+        order = [*places[: len(places) - len(holes)]]
+        for hole, place in zip(holes, places[len(places) - len(holes) :], strict=True):
+            order.insert(hole, place)
+        self.groups = [self.groups[i] for i in order]
+        inputs = np.array(order, dtype=np.int64)
+        if order:
+            cast("RunningCache", self.cache).keep(inputs)
+        return inputs
+
+    def _keep(self, group: Group) -> None:
+        """Leave the cache to the group's next request: of several rows what they have in common."""
+        ids = group.history.tokens[0].tolist()
+        length = len(group.request.prompt)
+        if self.width == 1:
+            length = int(self.cache.length[0])
+        else:
+            self.cache.reorder(np.zeros(1, dtype=np.int64))
+        self.cache.rewind(length)
+        group.kept = Prefix(ids=tuple(ids[:length]), cache=self.cache)
+
+    def join(self, other: Batch) -> None:
+        """Its groups come behind these; both have read their prompts."""
+        cast("RunningCache", self.cache).join(other.cache)
+        self.groups += other.groups
+        self._tokens = np.concatenate((self._tokens, other._tokens))
+        self._new_length = np.ones(len(self._tokens), dtype=np.int64)
+
+
+class Scheduler:
+    """Decodes requests together: `submit` them, then `step` until nothing is left, or `run`.
+
+    At most `rows` sequences are decoded at a time, whose caches come to hold `tokens` at most
+    (None: any number). What does not fit now waits, and is taken in its order. Not for several
+    threads at a time, but for `Group.cancel`.
+    """
+
+    def __init__(self, backend: Backend, *, rows: int = ROWS, tokens: int | None = None) -> None:
+        self._backend = backend
+        self._rows, self._tokens = rows, tokens
+        self._waiting: collections.deque[Group] = collections.deque()
+        self._batches: list[Batch] = []
+
+    def submit(self, request: Request) -> Group:
+        """Let it be decoded; the result is its state. Raises CapacityError if it can never fit."""
+        for name, needed, most in (
+            ("rows", request.rows, self._rows),
+            ("tokens", request.tokens, self._tokens),
+        ):
+            if most is not None and needed > most:
+                raise CapacityError(
+                    f"{name}: this request needs {needed}, the scheduler takes {most} at a time"
+                )
+        group = Group(request)
+        self._waiting.append(group)
+        return group
+
+    def run(self) -> None:
+        """Until every request is done."""
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        """Admit who fits, and take one step of everything; whether anything is left to do."""
+        for groups in self._admitted():
+            self._begin(groups)
+        for batch in self._batches:
+            batch.step()
+        self._merge()
+        return bool(self._batches or self._waiting)
+
+    def _begin(self, groups: list[Group]) -> None:
+        """Let these be decoded together."""
+        try:
+            self._batches.append(Batch(self._backend, groups))
+        except Seq2EdgeError as error:
+            for group in groups:
+                group.fail(error)
+
+    def _admitted(self) -> Iterator[list[Group]]:
+        """Waiting groups that fit, in lists of a kind that read about equally much."""
+        running = [group for batch in self._batches for group in batch.groups]
+        rows = self._rows - sum(group.request.rows for group in running)
+        tokens = (self._tokens or 0) - sum(group.request.tokens for group in running)
+        if running and rows < self._rows // 4 < sum(g.request.rows for g in self._waiting):
+            return  # a few at a time would each cost a call of the encoder
+        by_kind: dict[Kind, list[Group]] = {}
+        while self._waiting:
+            request = self._waiting[0].request
+            if request.rows > rows or (self._tokens is not None and request.tokens > tokens):
+                break
+            group = self._waiting.popleft()
+            if group.check():
+                rows, tokens = rows - request.rows, tokens - request.tokens
+                by_kind.setdefault(_kind(group), []).append(group)
+        for groups in by_kind.values():
+            yield from _alike(groups) if self._backend.running else [groups]
+
+    def _merge(self) -> None:
+        """Make one batch of those of a kind that have read their prompts."""
+        merged: list[Batch] = []
+        by_kind: dict[Kind, Batch] = {}
+        for batch in self._batches:
+            if not batch.groups:
+                continue
+            if not self._backend.running or batch.reading:
+                merged.append(batch)
+                continue
+            kind = _kind(batch.groups[0])
+            if kind in by_kind:
+                by_kind[kind].join(batch)
+            else:
+                by_kind[kind] = batch
+                merged.append(batch)
+        self._batches = merged
+
+
+def rows_of(options: DecodeOptions) -> int:
+    """How many sequences are decoded at a time for a request of these options."""
+    drawn = options.do_sample and options.num_beams == 1
+    return options.num_return_sequences if drawn else options.num_beams
+
+
+Kind: TypeAlias = "tuple[int, int | None]"  # what groups of one batch have in common
+
+
+def _kind(group: Group) -> Kind:
+    return group.request.rows, group.request.options.capacity
+
+
+def _alike(groups: list[Group]) -> Iterator[list[Group]]:
+    """A few at a time, sorted by how much they read, so that little of a call is padding."""
+    part: list[Group] = []
+    for group in sorted(groups, key=_read_length):
+        length = _read_length(group)
+        if part and (
+            len(part) == ENCODED
+            or length > 8 + 1.25 * _read_length(part[0])
+            or len(group.request.prompt) > CHUNK
+            or group.request.prefix is not None
+            or part[0].request.prefix is not None
+        ):
+            yield part
+            part = []
+        part.append(group)
+    if part:
+        yield part
+
+
+def _read_length(group: Group) -> int:
+    """How many tokens are read before the first one is chosen, most of all."""
+    source = group.request.source
+    return len(group.request.prompt if source is None else source)
+
+
+def _encode(backend: Backend, groups: list[Group]) -> Memory | None:
+    """The encoder's memory of the groups' sources, None where they have none."""
+    sources = [group.request.source for group in groups]
+    if sources[0] is None:
+        return None
+    if isinstance(sources[0], np.ndarray) and sources[0].ndim == 2:
+        lengths = np.array([group.request.positions for group in groups], dtype=np.int64)
+        return backend.encode(np.stack(cast("Any", sources)), lengths)
+    return backend.encode(*pad(cast("Any", sources)))
+
+
+def decode(
+    backend: Backend, requests: Sequence[Request], *, rows: int = ROWS
+) -> list[list[GeneratedSequence]]:
+    """Decode requests together, `rows` sequences at a time; for each its own, best first.
+
+    Raises CapacityError where a fixed capacity does not hold a sequence, BackendError where the
+    model answers NaN.
+    """
+    scheduler = Scheduler(backend, rows=max([rows, *(request.rows for request in requests)]))
+    groups = [scheduler.submit(request) for request in requests]
+    scheduler.run()
+    return [group.results() for group in groups]

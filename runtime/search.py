@@ -1,0 +1,199 @@
+"""What a request's next tokens are: the likeliest, drawn ones, or what beam search goes on with.
+
+A search knows its request alone, so that what it chooses does not depend on what is decoded beside
+it. `choose` is called once a step until `done`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seq2edge.runtime.backend import Answer, Candidates, Logits, all_logits
+from seq2edge.runtime.candidates import ScoreBuffer, TopCandidates
+from seq2edge.runtime.filters import Filter, make_filters, may_increase_scores
+from seq2edge.runtime.likelihood import checked, log_sum_exp
+from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.sampling import draw, remaining
+from seq2edge.runtime.sequences import FinishReason, GeneratedSequence, History
+
+# Whether a row's generated tokens hold a stop string; what a caller does to scores (rows, vocab),
+# given the tokens (rows, length) before them.
+HoldsStop: TypeAlias = Callable[[Sequence[int]], bool]
+Processor: TypeAlias = Callable[[NDArray[np.int64], Logits], Logits]
+
+ROOM = 8  # candidates beside those that are taken, for filters to forbid
+
+# Rows to go on from and their tokens, both (rows,).
+Choice: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.int64]]"
+# Tokens (rows,) and their log-probabilities.
+Chosen: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.float64]]"
+
+
+class Search(Protocol):
+    """Chooses the tokens of a request's rows, and knows when it is done."""
+
+    done: bool
+    wanted: int  # candidates of each row that decide most steps
+
+    def choose(self, answer: Answer) -> Choice:
+        """Which rows to go on from, and with which tokens.
+
+        All logits are asked for where the answer's candidates do not decide.
+        """
+
+    def certain(self) -> Sequence[int]:
+        """The ids with which the best sequence will begin, as far as that is known."""
+
+    def stop(self, reason: FinishReason) -> None:
+        """End here, with what there is."""
+
+    def results(self) -> list[GeneratedSequence]:
+        """The sequences, best first; while it is not done, those that have ended."""
+
+
+def filters_of(options: DecodeOptions, processors: Sequence[Processor]) -> list[Filter]:
+    """The options' filters, then those of the caller."""
+
+    def applied(processor: Processor) -> Filter:
+        def filter_(history: History, scores: Logits) -> None:
+            scores[:] = processor(history.tokens, scores)
+
+        return filter_
+
+    return [*make_filters(options), *map(applied, processors)]
+
+
+class RowSearch:
+    """Rows that go on by themselves, with the likeliest token or a drawn one, until all ended."""
+
+    def __init__(
+        self,
+        history: History,
+        options: DecodeOptions,
+        *,
+        processors: Sequence[Processor] = (),
+        holds_stop: HoldsStop | None = None,
+    ) -> None:
+        self.history, self.options = history, options
+        self.filters = filters_of(options, processors)
+        self.done = False
+        rows = len(history.tokens)
+        self._free = bool(processors)  # to make tokens likelier
+        self._draws = (
+            [generator_of(options, row) for row in range(rows)] if options.do_sample else []
+        )
+        self.wanted = ROOM if self.filters else 1
+        self._ends = frozenset(options.eos_token_id)
+        first_end = options.eos_token_id[0] if options.eos_token_id else 0
+        self._pad = first_end if options.pad_token_id is None else options.pad_token_id
+        self._holds_stop = holds_stop
+        self._rows = np.arange(rows)
+        self._scores = np.zeros(rows, dtype=np.float64)
+        self._lengths = [0] * rows
+        self._reasons: list[FinishReason | None] = [None] * rows
+        self._buffer = ScoreBuffer()
+
+    def choose(self, answer: Answer) -> Choice:
+        """See Search. Rows that have ended go on with padding."""
+        chosen = None
+        if isinstance(answer, Candidates) and self._candidates_may_decide():
+            chosen = self._likeliest_candidate(answer)
+        tokens, likelihoods = chosen or self._from_all(answer)
+        last = self.history.generated + 1 == self.history.limit
+        for row, reason in enumerate(self._reasons):
+            if reason is None:
+                self._scores[row] += likelihoods[row]
+                self._reasons[row] = self._ended(row, int(tokens[row]), last=last)
+                self._lengths[row] += 1
+            else:
+                tokens[row] = self._pad
+        self.done = None not in self._reasons
+        return self._rows, tokens
+
+    def _candidates_may_decide(self) -> bool:
+        decided = not self._draws and not self._free
+        return decided and not may_increase_scores(self.options, self.history)
+
+    def _ended(self, row: int, token: int, *, last: bool) -> FinishReason | None:
+        """Why a row ends with this token, None where it goes on."""
+        if last and self.options.forced_eos_token_id:
+            return "length"  # an end that nobody chose
+        if token in self._ends:
+            return "stop"
+        if self._holds_stop is not None and self._holds_stop([*self._ids_of(row), token]):
+            return "stop_string"
+        return "length" if last else None
+
+    def _ids_of(self, row: int) -> list[int]:
+        ids: list[int] = self.history.new_tokens[row, : self._lengths[row]].tolist()
+        return ids
+
+    def _from_all(self, answer: Answer) -> Chosen:
+        """The likeliest of all tokens, the first of equals, or a drawn one."""
+        logits = all_logits(answer)
+        filtered = logits.copy() if self.filters else logits
+        for filter_ in self.filters:
+            filter_(self.history, filtered)
+        known = answer.log_sum_exp if isinstance(answer, Candidates) else log_sum_exp(logits)
+        total = checked(known)
+        tokens = self._drawn(filtered) if self._draws else filtered.argmax(axis=1)
+        return tokens, logits[self._rows, tokens].astype(np.float64) - total
+
+    def _drawn(self, scores: Logits) -> NDArray[np.int64]:
+        """A token for each row; of rows that have ended, any."""
+        tokens = np.full(len(scores), self._pad)
+        if not self.history.generated:  # all rows begin alike
+            numbers = np.array([rng.random() for rng in self._draws])
+            return draw(remaining(scores[0], self.options), numbers)
+        for row, rng in enumerate(self._draws):
+            if self._reasons[row] is None:
+                tokens[row : row + 1] = draw(remaining(scores[row], self.options), rng.random(1))
+        return tokens
+
+    def _likeliest_candidate(self, answer: Candidates) -> Chosen | None:
+        """The same among candidates; None where another may be likelier."""
+        if not self.filters and answer.first_of_equals:
+            places = answer.values.argmax(axis=1)
+            values, ids = answer.values[self._rows, places], answer.ids[self._rows, places]
+            return ids, values - checked(answer.log_sum_exp)
+        top = TopCandidates(answer)
+        filtered = self._buffer.filtered(self.history, self.filters, top, top.logits)
+        places = filtered.argmax(axis=1)
+        sure = filtered[self._rows, places] > top.logits.min(axis=1)
+        if not all(sure[row] or reason for row, reason in enumerate(self._reasons)):
+            return None
+        logits = top.logits[self._rows, places].astype(np.float64)
+        return top.ids[self._rows, places], logits - top.log_sum_exp
+
+    def certain(self) -> Sequence[int]:
+        """See Search. Of several rows nobody knows which will be the best."""
+        return self._ids_of(0) if len(self._rows) == 1 else []
+
+    def stop(self, reason: FinishReason) -> None:
+        """See Search."""
+        self._reasons = [before or reason for before in self._reasons]
+        self.done = True
+
+    def results(self) -> list[GeneratedSequence]:
+        """See Search: the likeliest of several drawn ones first."""
+        found = [
+            GeneratedSequence(
+                ids=tuple(self._ids_of(row)),
+                score=float(self._scores[row]),
+                finish_reason=reason,
+            )
+            for row, reason in enumerate(self._reasons)
+            if reason is not None
+        ]
+        return sorted(found, key=lambda sequence: -sequence.score)
+
+
+def generator_of(options: DecodeOptions, row: int) -> np.random.Generator:
+    """The draws of one row: the same for the same seed and row, whatever is decoded beside it."""
+    if options.seed is None:
+        return np.random.default_rng()
+    return np.random.default_rng([options.seed, row])

@@ -1,0 +1,136 @@
+"""A conversation whose cache stays between its turns, and prefixes kept in files.
+
+A prompt that begins with tokens which the cache holds computes only the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seq2edge.errors import BackendError, InputError
+from seq2edge.files.storage import file_errors, replacing
+from seq2edge.runtime.backend import SavedCache
+from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.scheduler import Group, Prefix, Scheduler
+from seq2edge.runtime.sequences import GeneratedText
+from seq2edge.runtime.streaming import TextStream
+
+if TYPE_CHECKING:
+    from seq2edge.runtime.model import Model
+
+FORMAT = 1  # of files of prefixes
+
+
+class Session:
+    """One conversation with a decoder-only model; not for several threads at a time."""
+
+    def __init__(
+        self,
+        model: Model,
+        options: DecodeOptions,
+        *,
+        system: str | None = None,
+        prefix: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Raises InputError for a model that cannot chat, and a file that `save` did not write."""
+        if model.dims.kind != "decoder":
+            raise InputError(f"{model.bundle.path}: a model of kind {model.dims.kind} cannot chat")
+        self._model = model
+        self._options = options
+        self._first = [] if system is None else [{"role": "system", "content": system}]
+        self.messages: list[dict[str, str]] = list(self._first)
+        self.prefix = None if prefix is None else load_prefix(prefix, model)
+        self.reused = 0  # tokens of the last prompt that were not computed again
+
+    def chat(self, text: str, options: DecodeOptions | None = None) -> GeneratedText:
+        """The answer to what a user says next."""
+        return self.stream(text, options).result
+
+    def stream(self, text: str, options: DecodeOptions | None = None) -> TextStream:
+        """The answer, piece by piece; it counts as said when the stream is over."""
+        self.messages.append({"role": "user", "content": text})
+        model, options = self._model, options or self._options
+        request, self.reused = model.request_after(
+            model.encode_chat(self.messages), options, self.prefix
+        )
+        self.prefix = None  # spent; the answer leaves another one
+        scheduler = Scheduler(model.backend, rows=request.rows)
+
+        def result(group: Group) -> GeneratedText:
+            answer = model.text_of(group)
+            self.prefix = group.kept
+            self.messages.append({"role": "assistant", "content": answer.text})
+            return answer
+
+        return TextStream(scheduler, scheduler.submit(request), model.tokenizer, result)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write what the cache holds. Raises InputError where it holds nothing."""
+        if self.prefix is None:
+            raise InputError("session: nothing was said yet, there is no prefix to save")
+        save_prefix(path, self.prefix, self._model)
+
+    def undo(self) -> None:
+        """Forget what a user said last, and the answer."""
+        while len(self.messages) > len(self._first):
+            if self.messages.pop()["role"] == "user":
+                break
+
+    def reset(self) -> None:
+        """Forget all that was said; what the model was told before stays in the cache."""
+        self.messages = list(self._first)
+
+
+def save_prefix(path: str | os.PathLike[str], prefix: Prefix, model: Model) -> None:
+    """Write a prefix's ids, keys and values, for this bundle and kind of graphs alone."""
+    if not isinstance(prefix.cache, SavedCache):
+        raise BackendError(f"{model.backend.name}: its caches cannot be saved")
+    arrays = prefix.cache.read()
+    about: dict[str, Any] = {
+        "format": np.array(FORMAT),
+        "bundle": np.array(fingerprint(model)),
+        "ids": np.array(prefix.ids, dtype=np.int64),
+    }
+    with file_errors(Path(path)), replacing(Path(path)) as part, part.open("wb") as file:
+        np.savez(file, allow_pickle=False, **about, **arrays)
+
+
+def load_prefix(path: str | os.PathLike[str], model: Model) -> Prefix:
+    """A prefix of `save_prefix`. Raises InputError for one of another bundle, or a damaged one."""
+    data = _read(Path(path))
+    ids, bundle = data.pop("ids", None), data.pop("bundle", None)
+    if int(data.pop("format", 0)) != FORMAT or ids is None or bundle is None:
+        raise InputError(f"{path}: not a prefix of this version; save it again")
+    if str(bundle) != fingerprint(model):
+        raise InputError(f"{path}: the prefix of another bundle or of other graphs; save it again")
+    cache = model.backend.start(None, 1, None)
+    if not isinstance(cache, SavedCache):
+        raise BackendError(f"{model.backend.name}: its caches cannot be restored")
+    try:
+        cache.write(data, len(ids))
+    except ValueError as error:
+        raise InputError(f"{path}: damaged: {error}") from None
+    return Prefix(ids=tuple(ids.tolist()), cache=cache)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with file_errors(path), path.open("rb") as file, np.load(file) as archive:
+            return dict(archive)
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: not a prefix: {error}") from None
+
+
+def fingerprint(model: Model) -> str:
+    """Of a bundle's files and the graphs that run here: equal ones have equal caches."""
+    manifest = model.bundle.manifest
+    words: Sequence[str] = sorted(f"{name} {file.sha256}" for name, file in manifest.files.items())
+    target = getattr(model.backend, "target", "")
+    return hashlib.sha256("\n".join([model.backend.name, target, *words]).encode()).hexdigest()
