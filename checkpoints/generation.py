@@ -20,16 +20,11 @@ BOOKKEEPING = frozenset(
     disable_compile compile_config low_memory generation_kwargs num_assistant_tokens
     num_assistant_tokens_schedule assistant_confidence_threshold prompt_lookup_num_tokens
     max_matching_ngram_size is_assistant assistant_early_exit assistant_lookbehind target_lookbehind
-    renormalize_logits remove_invalid_values max_time trust_remote_code
+    renormalize_logits remove_invalid_values trust_remote_code
     """.split()
 )
 # Values that leave the tokens as they are.
 NEUTRAL: dict[str, Any] = {
-    "do_sample": False,
-    "temperature": 1.0,
-    "top_k": 50,
-    "top_p": 1.0,
-    "typical_p": 1.0,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
     "guidance_scale": 1.0,
@@ -39,7 +34,7 @@ NEUTRAL: dict[str, Any] = {
     "encoder_no_repeat_ngram_size": 0,
     "token_healing": False,
 }
-# Read by nobody while sampling is off.
+# Read by nobody where nothing is drawn.
 SAMPLING = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p", "top_h"})
 SPEECH = frozenset(
     """
@@ -87,9 +82,11 @@ def read_generation(
             continue
         if name in SPEECH:
             extras[name] = value
+        elif name in SAMPLING and not sampling:
+            continue
         elif name in OPTIONS:
             options[name] = value
-        elif NEUTRAL.get(name) != value and (sampling or name not in SAMPLING):
+        elif NEUTRAL.get(name) != value:
             ignored[name] = value
     for name in ("eos_token_id", "pad_token_id", "bos_token_id", "decoder_start_token_id"):
         if config.get(name) is not None:

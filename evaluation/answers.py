@@ -29,28 +29,30 @@ class ModelRequest:
     task: str = "transcribe"
     source_language: str | None = None
     target_language: str | None = None
-    batch: int = 8
+    batch: int = 8  # inputs, or sequences, at a time
 
 
 def texts(
     model: Model, examples: Sequence[Example], request: ModelRequest
 ) -> Iterator[GeneratedText]:
-    """The best text that the model generates or hears."""
+    """The best text that the model generates or hears; what is drawn is the same every time."""
+    options = request.options or model.options
+    if options.do_sample and options.seed is None:
+        options = options.replace(seed=0)
+    if not model.dims.mels:
+        generated = model.generate_each(
+            (str(example.input) for example in examples),
+            options,
+            rows=request.batch,
+            source_language=request.source_language,
+            target_language=request.target_language,
+        )
+        yield from (best for best, *_ in generated)
+        return
     for batch in _batches(examples, request):
-        inputs = [str(example.input) for example in batch]
-        if model.dims.mels:
-            generated = model.transcribe(
-                inputs, request.options, language=request.language, task=request.task
-            )
-        else:
-            generated = model.generate(
-                inputs,
-                request.options,
-                source_language=request.source_language,
-                target_language=request.target_language,
-            )
-        for best, *_ in generated:
-            yield best
+        clips = [str(example.input) for example in batch]
+        heard = model.transcribe(clips, options, language=request.language, task=request.task)
+        yield from (best for best, *_ in heard)
 
 
 def labels(

@@ -38,6 +38,7 @@ from seq2edge.export.graphs import trace_decoder, trace_encoder
 from seq2edge.export.passes.fold_transposes import FoldTransposes
 from seq2edge.export.passes.fuse_cache_attention import FuseCacheAttention
 from seq2edge.export.passes.name_weights import NameWeights
+from seq2edge.export.passes.top_logits import TopLogits
 from seq2edge.export.weights import WEIGHTS, WeightsWriter, dtype_name
 from seq2edge.files.progress import Progress
 from seq2edge.model.dims import Dims
@@ -60,6 +61,7 @@ PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "transforme
 FILES: dict[GraphFlavour, str] = {"canonical": "{}.onnx", "onnxruntime": "{}.onnxruntime.onnx"}
 # The oldest release that runs the canonical graph, and the specialised one without and with a
 # sliding window (which older kernels silently get wrong).
+TOP_LOGITS = 32  # of a row that a step gives apart: enough for beam search with ten beams
 CANONICAL_RELEASE, SPECIALISED_RELEASE, WINDOW_RELEASE = "1.31", "1.23", "1.32"
 
 
@@ -163,6 +165,8 @@ def _write_graphs(
     for role, target in list(models):
         special = models[role, target].clone()
         FuseCacheAttention(loaded.dims)(special)
+        if role == "decoder":
+            TopLogits(min(TOP_LOGITS, loaded.dims.vocab), log_softmax=True)(special)
         models[role, "onnxruntime"] = special
     total = sum(parameter.nbytes for parameter in loaded.model.parameters())
     written = 0

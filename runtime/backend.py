@@ -39,7 +39,8 @@ class Candidates:
     `values` and `ids` (rows, k) in any order, every id once in a row; whatever is not among them is
     at most the least of them. `log_sum_exp` (rows,) is that of all `vocab` logits, and not finite
     where one of them is NaN or infinite. `logits()` fetches all, as long as the answer of the
-    step is valid. With `first_of_equals`, of equal logits those of the lowest ids are among them.
+    step is valid. With `first_of_equals`, of equal logits those of the lowest ids are
+    among them, the lowest first.
     """
 
     values: NDArray[np.float32]

@@ -81,15 +81,18 @@ def largest_bounds(logits: Logits, k: int) -> tuple[Logits, Logits]:
 
 
 class TopCandidates:
-    """Candidates (rows, k) by their ids, so that the first of equals is the lowest.
+    """Candidates (rows, k) in an order in which the first of equals is the lowest.
 
     Raises BackendError where the model's logits are NaN or infinite.
     """
 
     def __init__(self, candidates: Candidates) -> None:
-        order = np.argsort(candidates.ids, axis=1)
-        self.ids: NDArray[np.int64] = np.take_along_axis(candidates.ids, order, axis=1)
-        self.logits: Logits = np.take_along_axis(candidates.values, order, axis=1)
+        self.ids: NDArray[np.int64] = candidates.ids
+        self.logits: Logits = candidates.values
+        if not candidates.first_of_equals:
+            order = np.argsort(candidates.ids, axis=1)
+            self.ids = np.take_along_axis(candidates.ids, order, axis=1)
+            self.logits = np.take_along_axis(candidates.values, order, axis=1)
         self.log_sum_exp = checked(candidates.log_sum_exp)
         self.vocab = candidates.vocab
 

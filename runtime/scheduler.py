@@ -213,7 +213,7 @@ class Batch:
         elif len(self.groups) > 1:  # all logits travel once, whoever needs them
             answer = dataclasses.replace(answer, logits=functools.cache(answer.logits))
         parents = np.zeros((len(self.groups), self.width), dtype=np.int64)
-        tokens = np.zeros_like(parents)
+        tokens = np.zeros((len(self.groups), self.width), dtype=np.int64)
         rows = 1 if first else self.width
         for i, group in enumerate(self.groups):
             if group.check():

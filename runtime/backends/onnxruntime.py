@@ -9,15 +9,24 @@ import io
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.engine_info import LOG_SUM_EXP, TOP_IDS, TOP_VALUES, top_outputs
 from seq2edge.bundle.manifest import GraphRecord
 from seq2edge.errors import BackendError, CapacityError
-from seq2edge.runtime.backend import Features, Lengths, Logits, Tokens
+from seq2edge.runtime.backend import (
+    Answer,
+    Candidates,
+    Features,
+    Lengths,
+    Logits,
+    Tokens,
+    all_logits,
+)
 from seq2edge.runtime.backends.onnxruntime_cache import (
     CACHE_TYPES,
     DeviceCaches,
@@ -77,12 +86,19 @@ class OnnxRuntimeBackend:
             if graph.target == self.target
         }
         self._cache_type = self._find_cache_type()
+        self.top_k = self._find_top_k()
 
     def _find_cache_type(self) -> type[Any]:
         decoder = self.sessions.get("decoder")
         inputs = decoder.get_inputs() if decoder is not None else ()
         types = {put.type for put in inputs if put.name.startswith("past_")}
         return CACHE_TYPES[types.pop()] if types else np.float32
+
+    def _find_top_k(self) -> int:
+        """How many of the largest logits its decoder gives apart; bundles of before give none."""
+        decoder = self.sessions.get("decoder")
+        outputs = decoder.get_outputs() if decoder is not None else ()
+        return next((int(put.shape[1]) for put in outputs if put.name == TOP_VALUES), 0)
 
     def _open(self, bundle: Bundle, graph: GraphRecord, threads: int | None) -> Any:
         options = self._ort.SessionOptions()
@@ -134,7 +150,7 @@ class OnnxRuntimeBackend:
             return HostCaches(names, shape, self._cache_type)
         return DeviceCaches(self._ort, self.device, names, shape, self._cache_type)
 
-    def step(self, tokens: Tokens, new_length: Lengths, cache: OnnxRuntimeCache) -> Logits:
+    def step(self, tokens: Tokens, new_length: Lengths, cache: OnnxRuntimeCache) -> Answer:
         """See Backend. The result is valid until the cache's next step."""
         rows, new = tokens.shape
         fused = self.target == "onnxruntime"
@@ -153,7 +169,7 @@ class OnnxRuntimeBackend:
             cache.reserve(int(cache.length.max()) + 1)
             valid = (column < new_length).astype(np.int64)
             # A row that has no more tokens writes past its end, where the next step overwrites it.
-            last = cache.run(tokens[:, column : column + 1], np.ones_like(valid))
+            last = all_logits(cache.run(tokens[:, column : column + 1], np.ones_like(valid)))
             ends = new_length == column + 1
             logits[ends] = last[ends]
             cache.length[:] = start + np.minimum(column + 1, new_length)
@@ -164,6 +180,10 @@ class OnnxRuntimeBackend:
         feed = {"input_ids": source, "source_length": source_length}
         pooled: NDArray[np.float32] = self.sessions["encoder"].run(None, feed)[0]
         return pooled
+
+
+# Of each input, how many tokens two of its rows have in common, at least.
+Common: TypeAlias = "list[list[list[int]]]"
 
 
 class OnnxRuntimeCache:
@@ -182,12 +202,13 @@ class OnnxRuntimeCache:
         self._capacity = capacity or GROWTH
         self._caches = backend.make_caches(rows, self._capacity)
         self.length: Lengths = np.zeros(rows, dtype=np.int64)
-        # How many tokens two rows of an input have in common, at least: (inputs, width, width).
-        self._common: NDArray[np.int64] = np.zeros((rows, 1, 1), dtype=np.int64)
+        self._common: Common = [[[0]] for _ in range(rows)]
+        self._calls = 0
         self._binding: Any = None  # made anew where anything but the numbers changes
         self._tokens: Tokens
         self._new_length: Lengths
         self._logits: Logits
+        self._top: dict[str, NDArray[Any]] = {}  # the largest logits, where the graph finds them
 
     def reserve(self, needed: int) -> None:
         """Make room for `needed` tokens a row, or refuse."""
@@ -203,36 +224,50 @@ class OnnxRuntimeCache:
 
     def reorder(self, rows: NDArray[np.int64]) -> None:
         """See Cache. Of rows that change places, what they do not have in common is copied."""
-        inputs, width, _ = self._common.shape
-        if len(rows) != inputs * width:
+        inputs, before = len(self._common), len(self.length)
+        used, parents = int(self.length.max()), rows.tolist()
+        if len(rows) == before:
+            first = self._differ_from(parents, before // inputs)
+            self._caches.move(rows, first, used)
+            self.length[:] = self.length[rows]
+        else:
             self._resize(rows)
             self.length = self.length[rows]
-            width = len(rows) // inputs
-            # Of rows that come from one, all is the same.
-            parents = rows.reshape(inputs, width)
-            same = parents[:, :, None] == parents[:, None, :]
-            self._common = np.where(same, self.length.reshape(inputs, width, 1), 0)
-            return
-        places = np.arange(width)
-        parents = rows.reshape(inputs, width) - np.arange(inputs)[:, None] * width
-        if not ((parents >= 0) & (parents < width)).all():  # between inputs: nothing is known
-            self._caches.move(rows, np.zeros_like(rows), int(self.length.max()))
-            self._common[:] = 0
-            self.length[:] = self.length[rows]
-            return
-        each = np.arange(inputs)[:, None]
-        self._caches.move(
-            rows, self._common[each, places, parents].reshape(-1), int(self.length.max())
-        )
-        self.length[:] = self.length[rows]
-        same = parents[:, :, None] == parents[:, None, :]
-        kept = self._common[each[:, :, None], parents[:, :, None], parents[:, None, :]]
-        self._common = np.where(same, self.length.reshape(inputs, width, 1), kept)
+        self._common = self._shared(parents, before // inputs, len(rows) // inputs)
+
+    def _differ_from(self, parents: list[int], width: int) -> list[int]:
+        """The first token that each row does not have in common with the row it goes on from."""
+        places = [
+            (row // width, row % width, parent - row // width * width)
+            for row, parent in enumerate(parents)
+        ]
+        return [
+            self._common[input_][row][parent] if 0 <= parent < width else 0
+            for input_, row, parent in places
+        ]
+
+    def _shared(self, parents: list[int], before: int, width: int) -> Common:
+        """What rows have in common that go on from these: all, where that is one row."""
+        lengths = self.length.tolist()
+        common = []
+        for i, known in enumerate(self._common):
+            mine = [parent - i * before for parent in parents[i * width : (i + 1) * width]]
+            alone = any(not 0 <= parent < before for parent in mine)  # from another input
+            common.append(
+                [
+                    [
+                        lengths[i * width + row] if a == b else 0 if alone else known[a][b]
+                        for b in mine
+                    ]
+                    for row, a in enumerate(mine)
+                ]
+            )
+        return common
 
     def rewind(self, length: int) -> None:
         """See Cache. What comes next is written over the rest."""
         self.length[:] = length
-        self._common = np.minimum(self._common, length)
+        self._common = [[[min(n, length) for n in row] for row in rows] for rows in self._common]
 
     def read(self) -> dict[str, NDArray[Any]]:
         """See SavedCache."""
@@ -246,10 +281,11 @@ class OnnxRuntimeCache:
 
     def keep(self, inputs: NDArray[np.int64]) -> None:
         """See RunningCache."""
-        width = self._common.shape[1]
+        width = len(self._common[0])
         rows = (inputs[:, None] * width + np.arange(width)).reshape(-1)
-        self._caches.move(rows, np.zeros_like(rows), int(self.length.max()))
-        self.length, self._common = self.length[rows], self._common[inputs]
+        self._caches.move(rows, [0] * len(rows), int(self.length.max()))
+        self.length = self.length[rows]
+        self._common = [self._common[i] for i in inputs.tolist()]
         if self._memory is not None:
             self._memory.keep(inputs)
         self._binding = None
@@ -261,12 +297,12 @@ class OnnxRuntimeCache:
         assert isinstance(other._caches, HostCaches)
         self._caches.append(other._caches, int(other.length.max()))
         self.length = np.concatenate((self.length, other.length))
-        self._common = np.concatenate((self._common, other._common))
+        self._common += other._common
         if self._memory is not None and other._memory is not None:
             self._memory.join(other._memory)
         self._binding = None
 
-    def run(self, tokens: Tokens, new_length: Lengths) -> Logits:
+    def run(self, tokens: Tokens, new_length: Lengths) -> Answer:
         """One call of the graph; the tokens are already known to fit."""
         on_host = self._backend.device == "cpu"
         if self._binding is None or tokens.shape != self._tokens.shape:
@@ -277,9 +313,28 @@ class OnnxRuntimeCache:
             self._bind_changing()  # a device copies what is bound, see `_bind_array`
         self._backend.sessions["decoder"].run_with_iobinding(self._binding)
         self.length += new_length
+        self._calls += 1
         if not on_host:
             self._binding.synchronize_outputs()
-        return self._logits
+        return self._logits if not self._top else self._candidates()
+
+    def _candidates(self) -> Candidates:
+        """The largest logits of the last call; all of them as long as there is no other."""
+        logits, calls = self._logits, self._calls
+
+        def fetch() -> Logits:
+            if self._calls != calls:
+                raise BackendError("logits: those of a step that is over; ask before the next")
+            return logits
+
+        return Candidates(
+            values=self._top[TOP_VALUES].copy(),
+            ids=self._top[TOP_IDS].copy(),
+            log_sum_exp=self._top[LOG_SUM_EXP].astype(np.float64),
+            vocab=logits.shape[1],
+            logits=fetch,
+            first_of_equals=self._backend.device == "cpu",  # where its TopK is known to
+        )
 
     def _resize(self, rows: NDArray[np.int64]) -> None:
         """Other rows or another capacity: row i holds what row `rows[i]` held."""
@@ -301,9 +356,14 @@ class OnnxRuntimeCache:
             _bind_array(self._binding, "source_length", self._memory.source_length)
             self._memory.bind(self._binding)
         self._logits = np.empty((rows, self._backend.vocab), dtype=np.float32)
-        self._binding.bind_output(
-            "logits", "cpu", 0, np.float32, self._logits.shape, self._logits.ctypes.data
-        )
+        self._top = {
+            tensor.name: np.empty([rows, *map(int, tensor.shape[1:])], dtype=tensor.dtype)
+            for tensor in top_outputs(self._backend.top_k)
+        }
+        for name, array in {"logits": self._logits, **self._top}.items():
+            self._binding.bind_output(
+                name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data
+            )
 
     def _bind_changing(self) -> None:
         """Bind what changes from call to call: a device needs that before each."""

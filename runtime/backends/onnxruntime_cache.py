@@ -42,13 +42,15 @@ class HostCaches:
         """Every tensor, (rows, kv_heads, capacity, head_dim)."""
         return list(self._array)
 
-    def move(self, rows: NDArray[np.int64], first: Lengths, used: int) -> None:
+    def move(self, rows: NDArray[np.int64], first: list[int], used: int) -> None:
         """Row i takes over what row `rows[i]` holds, from token `first[i]` up to `used`."""
-        moved = np.flatnonzero(rows != np.arange(len(rows))).tolist()
-        parts = [(row, slice(int(first[row]), used)) for row in moved]
-        copies = [self._array[:, rows[row], :, part].copy() for row, part in parts]
-        for (row, part), copy in zip(parts, copies, strict=True):
-            self._array[:, row, :, part] = copy
+        copies = [
+            (row, begin, self._array[:, old, :, begin:used].copy())
+            for row, (old, begin) in enumerate(zip(rows.tolist(), first, strict=True))
+            if row != old
+        ]
+        for row, begin, copy in copies:
+            self._array[:, row, :, begin:used] = copy
         self.rows = len(rows)
 
     def resize(self, rows: NDArray[np.int64], capacity: int, used: int) -> None:
@@ -109,7 +111,7 @@ class DeviceCaches:
             binding.bind_ortvalue_input(f"past_{name}", tensor)
             binding.bind_ortvalue_output(f"present_{name}", tensor)
 
-    def move(self, rows: NDArray[np.int64], first: Lengths, used: int) -> None:
+    def move(self, rows: NDArray[np.int64], first: list[int], used: int) -> None:
         """Row i holds what row `rows[i]` held; all of it is copied."""
         del first, used
         for tensor in self._tensors:

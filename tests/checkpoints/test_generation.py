@@ -30,16 +30,13 @@ def test_defaults_of_transformers_become_nothing_but_options():
     DecodeOptions.from_dict(found.options)
 
 
-def test_sampling_is_remarked_with_its_settings():
+def test_sampling_is_kept_with_its_settings():
     """As Llama and Qwen ask for it; without do_sample nobody reads the temperature."""
     chat = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "min_p": None}
-    assert read(chat).ignored == {
-        "do_sample": True,
-        "temperature": 0.7,
-        "top_p": 0.8,
-        "top_k": 20,
-    }
-    assert read({**chat, "do_sample": False}).ignored == {}
+    kept = {name: value for name, value in chat.items() if value is not None}
+    assert (read(chat).options, read(chat).ignored) == (kept, {})
+    greedy = read({**chat, "do_sample": False})
+    assert (greedy.options, greedy.ignored) == ({"do_sample": False}, {})
 
 
 @pytest.mark.parametrize(
@@ -48,7 +45,7 @@ def test_sampling_is_remarked_with_its_settings():
         ("num_beam_groups", 2),
         ("guidance_scale", 1.5),
         ("exponential_decay_length_penalty", [5, 1.1]),
-        ("stop_strings", ["x"]),
+        ("exponential_decay_length_penalty", [5, 1.2]),
         ("forced_decoder_ids", [[1, 5]]),
         ("setting_of_tomorrow", 1),
     ],

@@ -103,13 +103,13 @@ def test_embeddings_are_compared_by_their_angle():
 def speaking(answer, kind="encoder-decoder", asked=None):
     """A generator that answers with the text and the log-probability of two tokens."""
 
-    def generate(texts, options, **languages):
+    def generate_each(texts, options, **languages):
         if asked is not None:
             asked.append((options, languages))
-        made = [answer(text) for text in texts]
-        return [[GeneratedText(text=t, ids=(5, 6), score=s, finish_reason="stop")] for t, s in made]
+        for text, score in map(answer, texts):
+            yield [GeneratedText(text=text, ids=(5, 6), score=score, finish_reason="stop")]
 
-    return model("generate", kind, generate=generate)
+    return model("generate", kind, generate_each=generate_each)
 
 
 def test_outputs_that_differ_by_the_swap_alone_are_the_same():

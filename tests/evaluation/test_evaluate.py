@@ -27,14 +27,14 @@ def model(task="generate", kind="encoder-decoder", mels=0, sha="a", suffix=""):
     )
     found.bundle = types.SimpleNamespace(path=Path(f"bundle{suffix}"), manifest=manifest)
 
-    def generate(texts, options, **languages):
-        found.asked.append((texts, options, languages))
-        return [
-            [GeneratedText(text=text + suffix, ids=(), score=0.0, finish_reason="stop")]
-            for text in texts
-        ]
+    def generate_each(texts, options, *, rows, **languages):
+        texts = list(texts)
+        found.asked.append((texts, options, rows, languages))
+        for text in texts:
+            yield [GeneratedText(text=text + suffix, ids=(), score=0.0, finish_reason="stop")]
 
-    found.generate = generate
+    found.options = DecodeOptions()
+    found.generate_each = generate_each
     return found
 
 
@@ -102,8 +102,9 @@ def test_the_baseline_is_asked_in_its_own_way_on_the_same_examples():
     )
     assert (row.value.value, row.baseline.value, row.change.value) == (0, 50, -50)
     assert (row.change.low, row.change.high) == (-50, -50)
-    assert [len(texts) for texts, *_ in mine.asked] == [2, 1]
-    assert [(len(texts), options.num_beams) for texts, options, _ in other.asked] == [(3, 3)]
+    assert [(len(texts), rows) for texts, _, rows, _ in mine.asked] == [(3, 2)]
+    beams = [(len(texts), options.num_beams) for texts, options, *_ in other.asked]
+    assert beams == [(3, 3)]
 
 
 def test_a_baseline_does_the_same_over_the_same_tokens():

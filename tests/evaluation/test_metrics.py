@@ -20,6 +20,7 @@ from seq2edge.evaluation.metrics import (
     score_answers,
     usual_metrics,
 )
+from seq2edge.runtime.backend import all_logits
 from seq2edge.runtime.model import Classification
 
 
@@ -45,7 +46,9 @@ def test_perplexity_is_that_of_the_models_logits(models):
         ids = model.tokenizer.encode(text)
         for end in range(1, len(ids)):
             cache = model.backend.start(None, 1, None)
-            logits = model.backend.step(np.array([ids[:end]]), np.array([end]), cache)[0]
+            logits = all_logits(model.backend.step(np.array([ids[:end]]), np.array([end]), cache))[
+                0
+            ]
             exponent = np.exp(logits.astype(np.float64) - logits.max())
             total -= math.log(exponent[ids[end]] / exponent.sum())
             count += 1

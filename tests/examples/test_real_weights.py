@@ -24,6 +24,7 @@ from seq2edge.cli import main
 from seq2edge.errors import CheckpointError
 from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.runtime import audio
+from seq2edge.runtime.backend import all_logits
 from seq2edge.runtime.likelihood import log_softmax
 
 pytestmark = pytest.mark.network
@@ -94,7 +95,7 @@ def perplexity(model, ids):
     """Of the ids from the second on, each given all before it."""
     cache, total = model.backend.start(None, 1, len(ids)), 0.0
     for token, following in pairwise(ids):
-        logits = model.backend.step(np.array([[token]]), np.array([1]), cache)
+        logits = all_logits(model.backend.step(np.array([[token]]), np.array([1]), cache))
         total -= float(log_softmax(logits)[0, following])
     return math.exp(total / (len(ids) - 1))
 

@@ -91,11 +91,12 @@ def test_an_existing_bundle_survives_a_failing_export(exported, tmp_path):
 
 
 def test_settings_that_cannot_be_applied_are_told(tmp_path):
-    """Sampling is not there yet: the manifest and the report say so."""
+    """Those that have no option here: the manifest and the report say so; the others are kept."""
     tiny_models.save("gpt2", tmp_path / "checkpoint")
-    edit(tmp_path / "checkpoint", "generation_config.json", do_sample=True, temperature=0.7)
+    edit(tmp_path / "checkpoint", "generation_config.json", do_sample=True, top_h=0.7)
     report = export_checkpoint(tmp_path / "checkpoint", tmp_path / "bundle")
-    assert report.ignored_settings == {"do_sample": True, "temperature": 0.7}
+    assert report.ignored_settings == {"top_h": 0.7}
+    assert report.bundle.manifest.generation["do_sample"] is True
     assert report.bundle.manifest.generation_ignored == report.ignored_settings
 
 

@@ -12,6 +12,7 @@ import seq2edge
 from seq2edge.bundle import Bundle
 from seq2edge.quantize.emulation import emulate, emulate_bundle
 from seq2edge.quantize.passes.half_precision import HalfPrecisionWeights, ToHalfPrecision
+from seq2edge.runtime.backend import all_logits
 
 FLOAT, FLOAT16, BFLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 ARRAYS = {FLOAT16: np.float16, BFLOAT16: ml_dtypes.bfloat16}
@@ -140,4 +141,4 @@ def first_logits(path):
     """What the canonical graph answers to a prompt."""
     model = seq2edge.load(path, device="cpu", threads=1, graphs="canonical")
     cache = model.backend.start(None, 1, None)
-    return model.backend.step(np.array([[5, 6, 7]]), np.array([3]), cache).copy()
+    return all_logits(model.backend.step(np.array([[5, 6, 7]]), np.array([3]), cache)).copy()

@@ -24,6 +24,7 @@ from seq2edge.quantize.passes.block_weights import QuantizedWeights, table_sizes
 from seq2edge.quantize.passes.weight_uses import find_weight_uses
 from seq2edge.quantize.pipeline import QuantizeOptions, quantize_bundle
 from seq2edge.quantize.recipes import RECIPES, find_recipe
+from seq2edge.runtime.backend import all_logits
 from seq2edge.runtime.backends.verification import verify_graphs
 
 # Largest error of a logit relative to the largest logit: sharp random attention amplifies it, so
@@ -220,7 +221,7 @@ def answers(bundle, examples):
         if model.dims.encoder is not None:
             memory = model.backend.encode(np.array([ids]), np.array([len(ids)]))
         cache = model.backend.start(memory, 1, None)
-        yield model.backend.step(np.array([ids]), np.array([len(ids)]), cache).copy()
+        yield all_logits(model.backend.step(np.array([ids]), np.array([len(ids)]), cache)).copy()
 
 
 def test_examples_for_a_recipe_without_calibration_are_refused(exported, tmp_path):

@@ -58,7 +58,9 @@ def test_texts_are_scored_as_perplexity_always_was(speaking):
     cache = model.backend.start(None, len(rows), tokens.shape[1])
     expected = np.zeros(len(rows))
     for i in range(tokens.shape[1] - 1):
-        step = model.backend.step(tokens[:, i : i + 1], np.ones(len(rows), dtype=np.int64), cache)
+        step = all_logits(
+            model.backend.step(tokens[:, i : i + 1], np.ones(len(rows), dtype=np.int64), cache)
+        )
         likely = np.take_along_axis(all_logits(step), tokens[:, i + 1 : i + 2], axis=1)[:, 0]
         inside = [i + 1 < len(ids) for ids in rows]
         expected += np.where(inside, log_sum_exp(all_logits(step)) - likely, 0.0)
