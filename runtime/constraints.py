@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.errors import BackendError, OptionError
+from seq2edge.errors import BackendError, InputError, OptionError
 from seq2edge.runtime.backend import Logits
 from seq2edge.runtime.filters import NEVER
 from seq2edge.runtime.options import DecodeOptions
@@ -66,13 +67,50 @@ def _library() -> Any:
     return llguidance
 
 
+# Of JSON Schema 2020-12, and two that older drafts had. What of these llguidance lacks it refuses.
+KEYWORDS = frozenset(
+    """
+    $schema $id $ref $anchor $comment $defs definitions $vocabulary $dynamicRef $dynamicAnchor
+    title description default deprecated readOnly writeOnly examples
+    type enum const multipleOf maximum exclusiveMaximum minimum exclusiveMinimum maxLength minLength
+    pattern format contentEncoding contentMediaType contentSchema maxItems minItems uniqueItems
+    maxContains minContains maxProperties minProperties required dependentRequired dependencies
+    prefixItems items contains additionalItems unevaluatedItems properties patternProperties
+    additionalProperties unevaluatedProperties propertyNames dependentSchemas allOf anyOf oneOf not
+    if then else x-guidance
+    """.split()
+)
+# Whose values are schemas by name; those whose values are no schemas.
+BY_NAME = {"$defs", "definitions", "properties", "patternProperties", "dependentSchemas"}
+VALUES = {"default", "examples", "enum", "const", "x-guidance", "required", "dependentRequired"}
+
+
+def _check_keywords(schema: Any) -> None:
+    """Raise OptionError for a keyword that JSON Schema does not have: it would mean nothing."""
+    if isinstance(schema, list):
+        for part in schema:
+            _check_keywords(part)
+    if not isinstance(schema, dict):
+        return
+    for keyword, value in schema.items():
+        if keyword not in KEYWORDS:
+            raise OptionError(f"json_schema: {keyword!r} is no keyword of JSON Schema")
+        if keyword in BY_NAME and isinstance(value, dict):
+            _check_keywords(list(value.values()))
+        elif keyword not in VALUES:
+            _check_keywords(value)
+
+
 @functools.lru_cache(maxsize=4)
 def _tokens_of(tokenizer: Path, vocab: int, ends: Sequence[int]) -> Any:
     """A vocabulary as the library wants it, which takes a second to make."""
     text = tokenizer.read_text(encoding="utf-8")
     if not ends:
         raise OptionError("eos_token_id: rules need an end token, with which an answer may end")
-    return _library().LLTokenizer(text, n_vocab=vocab, eos_token=list(ends))
+    try:
+        return _library().LLTokenizer(text, n_vocab=vocab, eos_token=list(ends))
+    except ValueError as error:
+        raise InputError(f"{tokenizer}: llguidance cannot read this tokenizer: {error}") from error
 
 
 def _matcher(tokens: Any, options: DecodeOptions) -> Any:
@@ -81,6 +119,7 @@ def _matcher(tokens: Any, options: DecodeOptions) -> Any:
     name, rules = options.constraint or ("", "")
     try:
         if name == "json_schema":
+            _check_keywords(json.loads(rules))
             grammar = matcher.grammar_from_json_schema(rules)
         elif name == "regex":
             grammar = matcher.grammar_from_regex(rules)

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 import tiny_models
 from command_line import call
-from speaking import sentences, write_tokenizer
+from speaking import brief, sentences, write_tokenizer
 
 from seq2edge import cli
 from seq2edge.evaluation.pairs import read_pairs
@@ -161,8 +161,9 @@ def workplace(tmp_path, monkeypatch, speaking):
     checkpoint = tmp_path / "path" / "to" / "checkpoint"
     tiny_models.make("gpt2", n_layer=1).save_pretrained(checkpoint)
     write_tokenizer(checkpoint)
-    for name in ("translator", "translator-int8", "teacher-bundle"):
+    for name in ("translator", "translator-int8"):
         shutil.copytree(speaking("bart"), tmp_path / name)
+    shutil.copytree(speaking("bart", edit=brief), tmp_path / "teacher-bundle")
     shutil.copytree(speaking("bert"), tmp_path / "sentiment")
     texts = [example.input for example in sentences(4)]
     for name in ("sentences.txt", "texts.txt"):

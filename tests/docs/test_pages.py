@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 import seq2edge
 from seq2edge import cli, errors
+from seq2edge.runtime.search import Processor
+from seq2edge.runtime.session import Session
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 # What users import: a module, and the names of it that are promised.
@@ -116,12 +118,16 @@ def functions(shown: dict[str, Any]) -> Iterator[Any]:
             )
 
 
+# Names that annotations have and modules import late.
+LAZY = {"NDArray": NDArray, "Session": Session, "Processor": Processor}
+
+
 def test_what_functions_take_and_give_has_a_page():
     """Every record of ours that a documented function is annotated with."""
     shown = documented()
     missing, checked = set(), 0
     for function in functions(shown):
-        hints = typing.get_type_hints(function, localns={"NDArray": NDArray}).values()
+        hints = typing.get_type_hints(function, localns=LAZY).values()
         records = [each for hint in hints for each in mentioned(hint)]
         paths = {f"{each.__module__}.{each.__qualname__}" for each in records}
         missing |= {(function.__qualname__, path) for path in paths - set(shown)}

@@ -1,0 +1,130 @@
+"""Answers follow the rules, whatever the model would say, in every way of choosing."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import jsonschema
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers
+
+import seq2edge
+from seq2edge.errors import InputError, OptionError
+from seq2edge.runtime.constraints import Constraint
+from seq2edge.runtime.fake import FakeBackend
+from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.scheduler import Request, decode
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"on": {"type": "boolean"}, "room": {"enum": ["kitchen", "hall"]}},
+    "required": ["on", "room"],
+    "additionalProperties": False,
+    "x-guidance": {"whitespace_flexible": False},  # the library's own keyword
+}
+END = 256
+WAYS = {
+    "greedy": {},
+    "beams": {"num_beams": 3, "num_return_sequences": 3},
+    "drawn": {"do_sample": True, "seed": 2, "num_return_sequences": 4, "top_k": 0},
+    "drawn beams": {"do_sample": True, "seed": 2, "num_beams": 3, "top_k": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """One token for every byte, and an end."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: i for i, letter in enumerate([*alphabet, "</s>"])}
+    made = tokenizers.Tokenizer(models.BPE(vocabulary, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(["</s>"])
+    file = tmp_path_factory.mktemp("bytes") / "tokenizer.json"
+    made.save(str(file))
+    return file
+
+
+def answers(tokenizer, noise_seed, limit=60, **values):
+    """Texts of a model that babbles, under these rules, and why they ended."""
+    options = DecodeOptions(eos_token_id=END, **values)
+    rng = np.random.default_rng(noise_seed)
+    noise = rng.standard_normal((50, END + 1)) * 3
+    backend = FakeBackend(lambda history, _: noise[(sum(history) + len(history)) % 50])
+    request = Request(
+        prompt=[5, 6],
+        options=options,
+        max_new_tokens=limit,
+        processors=[Constraint(options, tokenizer, END + 1, 2)],
+    )
+    plain = tokenizers.Tokenizer.from_file(str(tokenizer))
+    return [(plain.decode(list(s.ids)), s.finish_reason) for s in decode(backend, [request])[0]]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_json_of_a_schema(tokenizer, way):
+    """It can be read, and is what the schema asks for; most end before the limit."""
+    whole = 0
+    for seed in range(3):
+        for text, reason in answers(tokenizer, seed, json_schema=SCHEMA, **WAYS[way]):
+            if reason == "stop":
+                jsonschema.validate(json.loads(text), SCHEMA)
+                whole += 1
+            else:
+                assert text.startswith("{")
+    assert whole >= 3
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_regular_expression(tokenizer, way):
+    """The whole answer matches."""
+    for seed in range(3):
+        for text, reason in answers(tokenizer, seed, regex="(yes|no), [0-9]{3}!", **WAYS[way]):
+            assert reason == "stop"
+            assert re.fullmatch("(yes|no), [0-9]{3}!", text)
+
+
+def test_a_grammar(tokenizer):
+    """In llguidance's form of Lark: brackets that close."""
+    grammar = 'start: "(" start ")" | "x"'
+    for seed in range(9):
+        ((text, reason),) = answers(tokenizer, seed, grammar=grammar)
+        if reason == "stop":
+            assert re.fullmatch(r"\(*x\)*", text)
+            assert text.count("(") == text.count(")")
+        else:
+            assert set(text) <= {"("}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"json_schema": {"type": "object", "colour": 3}}, "'colour' is no keyword of JSON"),
+        ({"json_schema": {"properties": {"colour": {"minLenght": 3}}}}, "'minLenght' is no keyw"),
+        ({"json_schema": {"type": "array", "uniqueItems": True}}, "json_schema: .*uniqueItems"),
+        ({"json_schema": {"type": "colour"}}, "json_schema: "),
+        ({"json_schema": "{"}, "json_schema: "),
+        ({"regex": "("}, "regex: "),
+        ({"grammar": "start: nothing"}, "grammar: .*nothing"),
+    ],
+)
+def test_rules_that_are_not_understood_are_refused(tokenizer, values, message):
+    """By name, also a keyword that the library would pass over."""
+    with pytest.raises(OptionError, match=message):
+        Constraint(DecodeOptions(eos_token_id=END, **values), tokenizer, END + 1, 2)
+
+
+def test_rules_need_an_end(tokenizer):
+    """Else a finished answer could only go on."""
+    with pytest.raises(OptionError, match="eos_token_id: rules need an end token"):
+        Constraint(DecodeOptions(regex="a"), tokenizer, END + 1, 2)
+
+
+def test_a_tokenizer_that_cannot_be_read_is_named(speaking):
+    """Words without a decoder say not which text they make."""
+    model = seq2edge.load(speaking("bart"), device="cpu", threads=1)
+    with pytest.raises(InputError, match=r"tokenizer\.json: llguidance cannot read this tokenizer"):
+        model.generate(["w5 w6"], model.options.replace(regex="w7"))
