@@ -26,14 +26,6 @@ BUNDLE = click.argument("bundle", type=PATH)
 BATCH = click.option(
     "--batch", type=click.IntRange(1), default=8, show_default=True, help="Inputs at a time."
 )
-ROWS = click.option(
-    "--batch",
-    "rows",
-    type=click.IntRange(1),
-    default=8,
-    show_default=True,
-    help="Sequences decoded at a time.",
-)
 CUT = click.option(
     "--cut", is_flag=True, help="Cut long texts to what the encoder takes, and say how many."
 )

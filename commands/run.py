@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import itertools
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,6 @@ from seq2edge.commands.options import (
     BUNDLE,
     CUT,
     PATH,
-    ROWS,
     Decoding,
     Execution,
     decode_options,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from seq2edge.runtime.sequences import GeneratedSequence, GeneratedText
     from seq2edge.runtime.streaming import TextStream
 
-NEWLINE = 10
 
 TEXTS = click.argument("texts", nargs=-1, metavar="[TEXT|-]...")
 FILE = click.option("-f", "--file", type=click.File("rb"), help="One input per line, UTF-8.")
@@ -57,7 +56,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object per
 @OUTPUT
 @JSON
 @click.option("--stream", is_flag=True, help="Print an answer as it is generated.")
-@ROWS
+@BATCH
 @CUT
 @languages
 @click.option("--chat", is_flag=True, help="Take each text as a user's message.")
@@ -71,7 +70,7 @@ def run(
     output: Path | None,
     as_json: bool,
     stream: bool,
-    rows: int,
+    batch: int,
     cut: bool,
     source_language: str | None,
     target_language: str | None,
@@ -104,7 +103,7 @@ def run(
             _print_stream(task, text, lengths)
     else:
         with Destination(output, as_json=as_json, each=options.num_return_sequences) as out:
-            _write_answers(task, inputs, out, lengths, rows)
+            _write_answers(task, inputs, out, lengths, batch)
     lengths.say()
     if cut:
         say_cut(model)
@@ -120,8 +119,11 @@ class Task:
     source_language: str | None
     target_language: str | None
 
-    def each(self, texts: Iterable[str], rows: int) -> Iterator[list[GeneratedText]]:
-        """The answers to texts, in their order."""
+    def each(self, texts: Iterable[str], batch: int) -> Iterator[list[GeneratedText]]:
+        """The answers to texts, in their order; so many texts at a time."""
+        from seq2edge.runtime.scheduler import rows_of
+
+        rows = batch * rows_of(self.options)
         if self.chat:
             return self.model.chat_each(map(_message, texts), self.options, rows=rows)
         return self.model.generate_each(
@@ -159,11 +161,11 @@ def _print_stream(task: Task, text: str, lengths: LengthNotes) -> None:
 
 
 def _write_answers(
-    task: Task, inputs: Iterator[str], out: Destination, lengths: LengthNotes, rows: int
+    task: Task, inputs: Iterator[str], out: Destination, lengths: LengthNotes, batch: int
 ) -> None:
     """The answers to all inputs but those that the destination has already."""
     texts = TextQueue(inputs, skip=out.written)
-    for answer in task.each(texts, rows):
+    for answer in task.each(texts, batch):
         for blank in texts.blanks():
             out.write(blank, [])
         out.write(texts.next(), answer)
@@ -365,7 +367,7 @@ def _whole_answers(path: Path, lines: int) -> int:
     if not path.exists():
         return 0
     data = path.read_bytes()
-    ends = [i + 1 for i, byte in enumerate(data) if byte == NEWLINE]
+    ends = [newline.end() for newline in re.finditer(b"\n", data)]
     count = len(ends) // lines
     end = ends[count * lines - 1] if count else 0
     if end < len(data):

@@ -12,6 +12,7 @@ from seq2edge.errors import InputError
 from seq2edge.evaluation.examples import Example
 from seq2edge.runtime.model import Classification, Model
 from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.scheduler import rows_of
 from seq2edge.runtime.sequences import GeneratedText
 
 LONGEST = 384  # tokens of a text that perplexity reads
@@ -29,7 +30,7 @@ class ModelRequest:
     task: str = "transcribe"
     source_language: str | None = None
     target_language: str | None = None
-    batch: int = 8  # inputs, or sequences, at a time
+    batch: int = 8  # inputs at a time
 
 
 def texts(
@@ -43,7 +44,7 @@ def texts(
         generated = model.generate_each(
             (str(example.input) for example in examples),
             options,
-            rows=request.batch,
+            rows=request.batch * rows_of(options),
             source_language=request.source_language,
             target_language=request.target_language,
         )

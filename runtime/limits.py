@@ -22,31 +22,35 @@ class Limits:
     dims: Dims
     backend: Backend
 
-    def check_ids(self, sequences: Sequence[Sequence[int]], vocab: int) -> None:
-        """Raise InputError for an empty sequence, or ids outside of the vocabulary."""
-        for number, ids in enumerate(sequences):
+    def check_ids(self, sequences: Sequence[Sequence[int]], vocab: int, first: int = 0) -> None:
+        """Raise InputError for an empty sequence, or ids outside of the vocabulary.
+
+        Sequences are numbered from `first` on, as in the other checks.
+        """
+        for number, ids in enumerate(sequences, first):
             if not len(ids):
                 raise InputError(f"prompt {number}: has no tokens")
             for token in ids:
                 if not 0 <= token < vocab:
                     raise InputError(f"prompt {number}: id {token}, the vocabulary has {vocab}")
 
-    def check_prompts(self, prompts: Sequence[Sequence[int]]) -> None:
+    def check_prompts(self, prompts: Sequence[Sequence[int]], first: int = 0) -> None:
         """Raise InputError for prompts, or sources of an encoder, that the model cannot read."""
         if self.dims.encoder is None:
-            self.check_ids(prompts, self.dims.vocab)
+            self.check_ids(prompts, self.dims.vocab, first)
             return
-        self.check_ids(prompts, self.dims.source_vocab or self.dims.vocab)
-        self.check_source(np.array([len(prompt) for prompt in prompts], dtype=np.int64))
+        self.check_ids(prompts, self.dims.source_vocab or self.dims.vocab, first)
+        lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+        self.check_source(lengths, first)
 
-    def check_source(self, lengths: Lengths) -> None:
+    def check_source(self, lengths: Lengths, first: int = 0) -> None:
         """Raise InputError for sources (batch,) longer than the encoder's positions."""
         assert self.dims.encoder is not None
         limit = self.dims.encoder.max_positions
         if limit and lengths.max() > limit:
             raise InputError(
-                f"source {int(lengths.argmax())}: {lengths.max()} tokens, the model takes {limit}; "
-                "shorten it, or load the model with cut (--cut)"
+                f"source {first + int(lengths.argmax())}: {lengths.max()} tokens, the model takes "
+                f"{limit}; shorten it, or load the model with cut (--cut)"
             )
 
     def check_scored(self, length: int) -> None:

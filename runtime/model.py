@@ -148,7 +148,8 @@ class Model:
         """`generate` for any number of texts, in their order; `rows` sequences at a time.
 
         Texts are taken from `prompts` as they are needed: those behind a long answer are decoded
-        beside it.
+        beside it. Raises InputError for a text that cannot be read, behind the answers to those
+        before it.
         """
         self._require("generate")
         options = self.with_target_language(options or self.options, target_language)
@@ -468,10 +469,14 @@ class Model:
                     scheduler.step()
                 yield self._texts(groups.popleft().results(), options.stop_strings)
 
-        for ids in prompts:
-            self._limits.check_prompts([ids])
-            groups.append(scheduler.submit(self.request(ids, options)))
-            yield from answers(AHEAD * rows)
+        try:
+            for number, ids in enumerate(prompts):
+                self._limits.check_prompts([ids], number)
+                groups.append(scheduler.submit(self.request(ids, options)))
+                yield from answers(AHEAD * rows)
+        except InputError:
+            yield from answers(0)  # what came before it is answered
+            raise
         yield from answers(0)
 
     def _stream(self, ids: Ids, options: DecodeOptions) -> TextStream:

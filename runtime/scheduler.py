@@ -95,7 +95,7 @@ class Group:
             processors=request.processors,
             holds_stop=request.holds_stop,
         )
-        self.error: Seq2EdgeError | None = None
+        self.error: Exception | None = None
         self.kept: Prefix | None = None  # where the request asked for it, and decoded alone
         limit = request.options.max_time
         self._deadline = None if limit is None else time.monotonic() + limit
@@ -124,7 +124,7 @@ class Group:
             self._stop("time")
         return not self.done
 
-    def fail(self, error: Seq2EdgeError) -> None:
+    def fail(self, error: Exception) -> None:
         """Let it end with this error, unless it ended already."""
         if not self.done:
             self.error = error
@@ -137,7 +137,7 @@ class Group:
         """Write the rows to go on from and their tokens, both (rows,)."""
         try:
             parents[:], tokens[:] = self.search.choose(answer)
-        except Seq2EdgeError as error:
+        except Exception as error:  # noqa: BLE001 - processors are the caller's; `results` raises it
             self.fail(error)
             return
         self.history.append(tokens, parents if len(parents) > 1 else None)
@@ -173,7 +173,9 @@ class Batch:
     def step(self) -> None:
         """One call of the graph: more of the prompts, or each row's next token."""
         try:
-            if self.reading:
+            if self.reading and not any(group.check() for group in self.groups):
+                self.groups = []
+            elif self.reading:
                 self._read_prompts()
             else:
                 answer = self._backend.step(self._tokens[:, None], self._new_length, self.cache)
@@ -229,8 +231,9 @@ class Batch:
         Of a cache that does not let go, all stay until the last one is done.
         """
         places = [i for i, group in enumerate(self.groups) if not group.done]
-        if not places and len(self.groups) == 1 and self.groups[0].request.keep:
-            self._keep(self.groups[0])
+        alone = self.groups[0] if len(self.groups) == 1 else None
+        if alone is not None and alone.request.keep and alone.done and alone.error is None:
+            self._keep(alone)
         if len(places) == len(self.groups) or (places and not self._backend.running):
             return np.arange(len(self.groups))
         # The last ones take the places of those that leave, so that few rows move.

@@ -37,6 +37,24 @@ except ModuleNotFoundError:  # Python 3.10
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
 NEEDS = {"an NVIDIA GPU", "a Jetson", "many devices", "a download", "minutes", "hours"}
+TINY = """
+objective = "seq2seq"
+data = { train = ["train.tsv"], validation = ["validation.tsv"] }
+tokenizer = { kind = "characters", size = 30 }
+check = { every = 20 }
+[model]
+width = 16
+hidden = 32
+heads = 2
+encoder_layers = 1
+decoder_layers = 1
+max_positions = 64
+[optimizer]
+steps = 40
+batch_tokens = 300
+warmup = 3
+learning_rate = 5e-3
+"""
 RECIPE: dict[str, Any] = {
     "objective": "seq2seq",
     "data": {"train": ["train.tsv"]},
@@ -161,6 +179,7 @@ def workplace(tmp_path, monkeypatch, speaking):
     checkpoint = tmp_path / "path" / "to" / "checkpoint"
     tiny_models.make("gpt2", n_layer=1).save_pretrained(checkpoint)
     write_tokenizer(checkpoint)
+    (tmp_path / "CHECKPOINT").symlink_to(checkpoint)
     for name in ("translator", "translator-int8"):
         shutil.copytree(speaking("bart"), tmp_path / name)
     shutil.copytree(speaking("bart", edit=brief), tmp_path / "teacher-bundle")
@@ -170,6 +189,10 @@ def workplace(tmp_path, monkeypatch, speaking):
         (tmp_path / name).write_text("".join(f"{text}\n" for text in texts))
     for name in ("pairs.tsv", "news.tsv", "test.tsv"):
         (tmp_path / name).write_text("".join(f"{text}\t{text}\n" for text in texts))
+    (tmp_path / "recipe.toml").write_text(TINY, encoding="utf-8")
+    for name in ("train.tsv", "validation.tsv"):
+        rows = [f"{text[: 3 * i]}\t{text[:8]}\n" for i in range(1, 6) for text in texts]
+        (tmp_path / name).write_text("".join(rows))
     lines = "".join(f'{{"input": "{text}", "reference": "{text}"}}\n' for text in texts)
     (tmp_path / "talks.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     monkeypatch.chdir(tmp_path)
@@ -180,7 +203,8 @@ def workplace(tmp_path, monkeypatch, speaking):
 def test_every_block_of_a_page(page, workplace):
     """In order, each with the names and files of those before it."""
     if page.name == "README.md":
-        shutil.rmtree(workplace / "translator")  # it is made there
+        for name in ("translator", "translator-int8"):  # they are made there
+            shutil.rmtree(workplace / name)
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page):
         with telling(block):

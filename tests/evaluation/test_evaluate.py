@@ -102,7 +102,7 @@ def test_the_baseline_is_asked_in_its_own_way_on_the_same_examples():
     )
     assert (row.value.value, row.baseline.value, row.change.value) == (0, 50, -50)
     assert (row.change.low, row.change.high) == (-50, -50)
-    assert [(len(texts), rows) for texts, _, rows, _ in mine.asked] == [(3, 2)]
+    assert [(len(texts), rows) for texts, _, rows, _ in mine.asked] == [(3, 2 * 2)]  # two beams
     beams = [(len(texts), options.num_beams) for texts, options, *_ in other.asked]
     assert beams == [(3, 3)]
 

@@ -252,3 +252,20 @@ def test_what_is_read_of_a_text(speaking, name, read, answer):
         assert model.tokenizer.shortened == count + (not fits)
     assert model.encode_text("w5 w6 w7 w8", cut=True, new_tokens=answer, longest=1) == [2]
     assert model.encode_text("w5 w6 w7 w8", longest=3) == [5, 6, 2]
+
+
+def test_texts_are_answered_up_to_one_that_cannot_be_read(speaking):
+    """In their order, whatever the number of rows; then the error, with the text's number."""
+    model = speaking("bart")
+    options = model.options.replace(max_new_tokens=5, max_length=None)
+    texts = [f"w{i} w{i + 1}" for i in range(5, 12)]
+    wanted = [answers[0] for answers in model.generate(texts, options)]
+    for rows in (1, 3, 64):
+        found = [answers[0] for answers in model.generate_each(iter(texts), options, rows=rows)]
+        assert [answer.ids for answer in found] == [answer.ids for answer in wanted]
+    long = " ".join(["w5"] * 100)
+    answers = model.generate_each([*texts, long, "w5"], options, rows=2)
+    found = []
+    with pytest.raises(InputError, match="source 7: 101 tokens, the model takes"):
+        found.extend(answers)
+    assert len(found) == 7

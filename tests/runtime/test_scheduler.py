@@ -298,3 +298,35 @@ def test_a_callers_processor_changes_scores_after_the_filters():
     request = Request(prompt=[1], options=DecodeOptions(), max_new_tokens=2, processors=[favour])
     assert decode(FakeBackend(counting), [request])[0][0].ids == (6, 6)
     assert decode(FakeBackend(counting, top_k=3), [request])[0][0].ids == (6, 6)
+
+
+def test_a_processor_that_fails_ends_its_own_request_alone():
+    """With the caller's own error."""
+
+    def broken(tokens, scores):
+        raise ZeroDivisionError("mine")
+
+    scheduler = Scheduler(FakeBackend(counting))
+    good, bad = (
+        scheduler.submit(
+            Request(prompt=[1], options=DecodeOptions(), max_new_tokens=3, processors=processors)
+        )
+        for processors in ((), (broken,))
+    )
+    scheduler.run()
+    assert good.results()[0].ids == (2, 3, 4)
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        bad.results()
+
+
+def test_a_long_prompt_is_not_read_on_for_nobody():
+    """A request that is cancelled while its prompt is read ends before it is read whole."""
+    backend = FakeBackend(counting)
+    scheduler = Scheduler(backend)
+    prompt = [1] * 4 * CHUNK
+    group = scheduler.submit(Request(prompt=prompt, options=DecodeOptions(), max_new_tokens=2))
+    scheduler.step()
+    group.cancel()
+    scheduler.run()
+    assert [s.finish_reason for s in group.results()] == ["cancelled"]
+    assert sum(len(ids) for call in backend.calls for ids in call.tokens) == CHUNK
