@@ -184,7 +184,7 @@ def workplace(tmp_path, monkeypatch, speaking):
         shutil.copytree(speaking("bart"), tmp_path / name)
     shutil.copytree(speaking("bart", edit=brief), tmp_path / "teacher-bundle")
     shutil.copytree(speaking("bert"), tmp_path / "sentiment")
-    texts = [example.input for example in sentences(4)]
+    texts = [example.input for example in sentences(8)]
     for name in ("sentences.txt", "texts.txt"):
         (tmp_path / name).write_text("".join(f"{text}\n" for text in texts))
     for name in ("pairs.tsv", "news.tsv", "test.tsv"):
