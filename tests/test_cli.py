@@ -37,7 +37,9 @@ def test_help_lists_every_command_and_its_purpose():
         shown = call(command, "--help")
         assert shown.exit_code == 0
         assert shown.stdout.startswith(f"Usage: main {command} ")
-        assert call(command, "-h").stdout == shown.stdout
+        short = call(command, "-h")
+        assert short.exit_code == 0, (command, short.output, short.exception)
+        assert short.stdout == shown.stdout
 
 
 def test_the_version_is_the_packages():
