@@ -56,7 +56,10 @@ class _Commands(click.Group):
             raise click.ClickException(str(error)) from error
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+HELP_NAMES = ["-h", "--help"]
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": HELP_NAMES})
 @click.version_option(__version__, prog_name="seq2edge")
 def main() -> None:
     """From a Transformer checkpoint to cached decoding on an edge device."""
@@ -64,6 +67,8 @@ def main() -> None:
 
 for _commands in GROUPS.values():
     for _command in _commands:
+        # Its own, since a command keeps the names with which it was first asked, by whomever.
+        _command.context_settings["help_option_names"] = HELP_NAMES
         main.add_command(_command)
 
 

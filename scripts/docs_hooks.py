@@ -43,7 +43,7 @@ def commands() -> str:
 
     from seq2edge.cli import GROUPS, main
 
-    root = click.Context(main, info_name="seq2edge")
+    root = click.Context(main, info_name="seq2edge", **main.context_settings)
     text = ""
     for title, group in GROUPS.items():
         text += f"\n## {title}\n"
