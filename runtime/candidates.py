@@ -86,10 +86,11 @@ class TopCandidates:
     Raises BackendError where the model's logits are NaN or infinite.
     """
 
-    def __init__(self, candidates: Candidates) -> None:
+    def __init__(self, candidates: Candidates, *, filtered: bool = True) -> None:
         self.ids: NDArray[np.int64] = candidates.ids
         self.logits: Logits = candidates.values
-        if not candidates.first_of_equals:
+        # Filters make equal what was not, so then no order but that of the ids will do.
+        if filtered or not candidates.first_of_equals:
             order = np.argsort(candidates.ids, axis=1)
             self.ids = np.take_along_axis(candidates.ids, order, axis=1)
             self.logits = np.take_along_axis(candidates.values, order, axis=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from requests_of import decode_prompts
 
@@ -52,18 +52,30 @@ def found(answer, prompts, options, top_k=0):
     return results, sum(call.name == "logits" for call in backend.calls)
 
 
+def found_among_all(answer, prompts, options):
+    """The same from all logits: what a caller changes may make any token likelier."""
+    unchanged = [lambda _, scores: scores]
+    backend = FakeBackend(answer)
+    return decode_prompts(backend, prompts, options, max_new_tokens=LIMIT, processors=unchanged)
+
+
 @THOROUGH
+@example(23, [[0, 6]], 2, 2.0, {"repetition_penalty": 1.5})  # equal only after the penalty
+@example(23, [[0, 6]], 0, 2.0, {"repetition_penalty": 1.5})
 @given(
     st.integers(0, 9999),
     PROMPTS,
-    st.integers(2, VOCAB),
+    st.just(0) | st.integers(2, VOCAB),
     st.sampled_from([1e-6, 0.5, 2.0, 100.0]),
     st.fixed_dictionaries({}, optional=OPTIONS),
 )
 def test_candidates_decide_as_all_logits_do(seed, prompts, top_k, step, values):
-    """Every option and number of candidates; many logits equal, and the last of them given."""
+    """Every option and number of candidates; many logits equal, and the last of them given.
+
+    Of a backend that gives all logits (0) the largest are found by the scheduler.
+    """
     options, answer = DecodeOptions(**values), rounded(random_answer(VOCAB, seed), step)
-    wanted, _ = found(answer, prompts, options)
+    wanted = found_among_all(answer, prompts, options)
     assert found(answer, prompts, options, top_k)[0] == wanted
 
 

@@ -6,7 +6,15 @@ from seq2edge.runtime.scheduler import ROWS, Request, decode
 
 
 def decode_prompts(
-    backend, prompts, options, *, max_new_tokens, sources=None, positions=0, rows=ROWS
+    backend,
+    prompts,
+    options,
+    *,
+    max_new_tokens,
+    sources=None,
+    positions=0,
+    rows=ROWS,
+    processors=(),
 ):
     """Each prompt's sequences; `sources` are what an encoder reads, a source a prompt."""
     requests = [
@@ -16,6 +24,7 @@ def decode_prompts(
             positions=positions,
             options=options,
             max_new_tokens=max_new_tokens,
+            processors=processors,
         )
         for i, prompt in enumerate(prompts)
     ]
