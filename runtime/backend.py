@@ -169,7 +169,7 @@ def open_backend(
             backend = _open(bundle, name, None if name == "tensorrt" else threads, graphs)
         except (BackendError, EngineError) as error:
             # Nobody wonders why the GPU is not used where there is none.
-            (unsaid if name == "cuda" and not _has_gpu() else refusals).append(
+            (unsaid if name == "cuda" and driver_error() else refusals).append(
                 f"{name}: not used, {error}"
             )
             continue
@@ -177,12 +177,13 @@ def open_backend(
     raise BackendError("; ".join([*unsaid, *refusals]))
 
 
-def _has_gpu() -> bool:
+def driver_error() -> str | None:
+    """Why no NVIDIA driver can be used here. TensorRT's own libraries may crash without one."""
     try:
         ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
+    except OSError as error:
+        return str(error)
+    return None
 
 
 def _open(bundle: Bundle, device: str, threads: int | None, graphs: str | None) -> Backend:

@@ -7,23 +7,20 @@ are those of transformers, so that tokens and scores are the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Answer, Candidates, Logits, all_logits
-from seq2edge.runtime.candidates import ScoreBuffer, TopCandidates, largest_bounds
-from seq2edge.runtime.filters import may_increase_scores
+from seq2edge.runtime.candidates import TopCandidates, largest_bounds
 from seq2edge.runtime.likelihood import log_likelihoods, log_softmax
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.sampling import draw_several, remaining
 from seq2edge.runtime.search import (
     ROOM,
     Choice,
-    HoldsStop,
-    Processor,
-    filters_of,
+    FilteredSearch,
     generator_of,
 )
 from seq2edge.runtime.sequences import FinishReason, GeneratedSequence, History
@@ -34,42 +31,30 @@ CLOSED = np.float32(-1e9)  # the score of what must not go on
 Best: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]"
 
 
-class BeamSearch:
+class BeamSearch(FilteredSearch):
     """The state of a request's beams; see Search."""
 
-    def __init__(
-        self,
-        history: History,
-        options: DecodeOptions,
-        *,
-        processors: Sequence[Processor] = (),
-        holds_stop: HoldsStop | None = None,
-    ) -> None:
-        self.history, self.options = history, options
-        self.filters = filters_of(options, processors)
-        self.done = False
+    def __init__(self, history: History, options: DecodeOptions, **more: Any) -> None:
+        """See FilteredSearch."""
+        super().__init__(history, options, **more)
         self.beams = options.num_beams
         self.ends = options.eos_token_id
         # So many candidates are looked at: if every end token is among the best of every beam,
         # there still are enough others for all beams to go on.
         self.kept = max(2, 1 + len(options.eos_token_id)) * self.beams
         self._draws = generator_of(options, 0) if options.do_sample else None
-        self._decides = self._draws is None and not processors
-        self.wanted = self.kept + ROOM if self._decides else 1
+        self.wanted = self.kept + ROOM if self._only_lowers else 1
         # All beams begin alike: only the first may be continued.
         self.scores = np.full(self.beams, CLOSED, dtype=np.float32)
         self.scores[0] = 0.0
         self.finished: list[GeneratedSequence] = []
-        self._holds_stop = holds_stop
         self._improvable = True
-        self._buffer = ScoreBuffer()
 
     def choose(self, answer: Answer) -> Choice:
         """See Search."""
         best = None
-        decides = self._decides and not may_increase_scores(self.options, self.history)
-        if isinstance(answer, Candidates) and decides:
-            best = self._best_from_candidates(TopCandidates(answer))
+        if isinstance(answer, Candidates) and self._candidates_may_decide():
+            best = self._best_from_candidates(TopCandidates(answer, filtered=bool(self.filters)))
         values, parents, tokens = best or self._best_of_all(all_logits(answer))
         reasons = self._reasons(parents, tokens)
         self._collect(values, parents, tokens, reasons)

@@ -481,9 +481,7 @@ class Model:
 
     def _stream(self, ids: Ids, options: DecodeOptions) -> TextStream:
         self._limits.check_prompts([ids])
-        request = self.request(ids, options)
-        scheduler = Scheduler(self.backend, rows=request.rows)
-        return TextStream(scheduler, scheduler.submit(request), self.tokenizer, self.text_of)
+        return TextStream(self.backend, self.request(ids, options), self.tokenizer, self.text_of)
 
     def request(self, source: Ids | Features, options: DecodeOptions | None = None) -> Request:
         """What a scheduler decodes: a prompt, a source's ids, or features (mels, frames).

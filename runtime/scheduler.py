@@ -318,6 +318,8 @@ class Scheduler:
 
     def _admitted(self) -> Iterator[list[Group]]:
         """Waiting groups that fit, in lists of a kind that read about equally much."""
+        if not self._waiting:
+            return
         running = [group for batch in self._batches for group in batch.groups]
         rows = self._rows - sum(group.request.rows for group in running)
         tokens = (self._tokens or 0) - sum(group.request.tokens for group in running)

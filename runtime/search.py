@@ -7,7 +7,7 @@ it. `choose` is called once a step until `done`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,8 +67,8 @@ def filters_of(options: DecodeOptions, processors: Sequence[Processor]) -> list[
     return [*make_filters(options), *map(applied, processors)]
 
 
-class RowSearch:
-    """Rows that go on by themselves, with the likeliest token or a drawn one, until all ended."""
+class FilteredSearch:
+    """What every search has: its request's history, the filters of scores, whether it is done."""
 
     def __init__(
         self,
@@ -81,8 +81,23 @@ class RowSearch:
         self.history, self.options = history, options
         self.filters = filters_of(options, processors)
         self.done = False
+        self._buffer = ScoreBuffer()
+        self._holds_stop = holds_stop
+        # A draw needs all tokens, and a caller's processor may make any of them likelier.
+        self._only_lowers = not options.do_sample and not processors
+
+    def _candidates_may_decide(self) -> bool:
+        """Whether no token can come above what it was before the filters, at this step."""
+        return self._only_lowers and not may_increase_scores(self.options, self.history)
+
+
+class RowSearch(FilteredSearch):
+    """Rows that go on by themselves, with the likeliest token or a drawn one, until all ended."""
+
+    def __init__(self, history: History, options: DecodeOptions, **more: Any) -> None:
+        """See FilteredSearch."""
+        super().__init__(history, options, **more)
         rows = len(history.tokens)
-        self._free = bool(processors)  # to make tokens likelier
         self._draws = (
             [generator_of(options, row) for row in range(rows)] if options.do_sample else []
         )
@@ -90,12 +105,10 @@ class RowSearch:
         self._ends = frozenset(options.eos_token_id)
         first_end = options.eos_token_id[0] if options.eos_token_id else 0
         self._pad = first_end if options.pad_token_id is None else options.pad_token_id
-        self._holds_stop = holds_stop
         self._rows = np.arange(rows)
         self._scores = np.zeros(rows, dtype=np.float64)
         self._lengths = [0] * rows
         self._reasons: list[FinishReason | None] = [None] * rows
-        self._buffer = ScoreBuffer()
 
     def choose(self, answer: Answer) -> Choice:
         """See Search. Rows that have ended go on with padding."""
@@ -113,10 +126,6 @@ class RowSearch:
                 tokens[row] = self._pad
         self.done = None not in self._reasons
         return self._rows, tokens
-
-    def _candidates_may_decide(self) -> bool:
-        decided = not self._draws and not self._free
-        return decided and not may_increase_scores(self.options, self.history)
 
     def _ended(self, row: int, token: int, *, last: bool) -> FinishReason | None:
         """Why a row ends with this token, None where it goes on."""

@@ -18,7 +18,7 @@ from seq2edge.errors import BackendError, InputError
 from seq2edge.files.storage import file_errors, replacing
 from seq2edge.runtime.backend import SavedCache
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.scheduler import Group, Prefix, Scheduler
+from seq2edge.runtime.scheduler import Group, Prefix
 from seq2edge.runtime.sequences import GeneratedText
 from seq2edge.runtime.streaming import TextStream
 
@@ -61,7 +61,6 @@ class Session:
             model.encode_chat(self.messages), options, self.prefix
         )
         self.prefix = None  # spent; the answer leaves another one
-        scheduler = Scheduler(model.backend, rows=request.rows)
 
         def result(group: Group) -> GeneratedText:
             answer = model.text_of(group)
@@ -69,7 +68,7 @@ class Session:
             self.messages.append({"role": "assistant", "content": answer.text})
             return answer
 
-        return TextStream(scheduler, scheduler.submit(request), model.tokenizer, result)
+        return TextStream(model.backend, request, model.tokenizer, result)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write what the cache holds. Raises InputError where it holds nothing."""

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from seq2edge.runtime.scheduler import Group, Scheduler
+from seq2edge.runtime.backend import Backend
+from seq2edge.runtime.scheduler import Group, Request, Scheduler
 from seq2edge.runtime.sequences import GeneratedText
 
 if TYPE_CHECKING:
@@ -100,13 +101,14 @@ class TextStream:
 
     def __init__(
         self,
-        scheduler: Scheduler,
-        group: Group,
+        backend: Backend,
+        request: Request,
         tokenizer: Tokenizer,
         result: Callable[[Group], GeneratedText],
     ) -> None:
-        self._scheduler, self._group = scheduler, group
-        self._pieces = self._generate(Detokenizer(tokenizer, group.request.options.stop_strings))
+        self._scheduler = Scheduler(backend, rows=request.rows)
+        self._group = self._scheduler.submit(request)
+        self._pieces = self._generate(Detokenizer(tokenizer, request.options.stop_strings))
         self._make_result = result
         self._result: GeneratedText | None = None
 

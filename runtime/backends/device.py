@@ -7,7 +7,6 @@ for. What a `Device` allocates lives as long as it does, so that addresses can b
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import math
 import threading
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.errors import BackendError
+from seq2edge.runtime.backend import driver_error
 
 ALIGNMENT = 256  # bytes; TensorRT asks it of every tensor
 MEGABYTE = 1e6
@@ -39,15 +39,6 @@ def import_cuda() -> Any:
             "seq2edge[rtx]"
         ) from missing
     return runtime
-
-
-def driver_error() -> str | None:
-    """Why no NVIDIA driver can be used here. TensorRT's own libraries may crash without one."""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        return str(error)
-    return None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ import platform
 import sys
 
 from seq2edge.errors import BackendError
-from seq2edge.runtime.backends.device import Device, driver_error, import_cuda
+from seq2edge.runtime.backend import driver_error
+from seq2edge.runtime.backends.device import Device, import_cuda
 from seq2edge.runtime.backends.tensorrt_library import import_tensorrt
 
 EXPORT = ("torch", "onnx", "onnxscript", "onnx-ir", "safetensors", "transformers", "sentencepiece")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.util
 import io
 import math
@@ -26,6 +25,7 @@ from seq2edge.runtime.backend import (
     Logits,
     Tokens,
     all_logits,
+    driver_error,
 )
 from seq2edge.runtime.backends.onnxruntime_cache import (
     CACHE_TYPES,
@@ -399,10 +399,8 @@ def check_device(ort: Any, device: str) -> str:
     if provider not in ort.get_available_providers():
         raise BackendError(f"onnxruntime: built without {provider}; install seq2edge[cuda]")
     if device == "cuda":
-        try:
-            ctypes.CDLL("libcuda.so.1")
-        except OSError as error:
-            raise BackendError(f"cuda: no NVIDIA driver here ({error}); use the cpu") from error
+        if error := driver_error():
+            raise BackendError(f"cuda: no NVIDIA driver here ({error}); use the cpu")
         _load_cuda_libraries(ort)
     return provider
 

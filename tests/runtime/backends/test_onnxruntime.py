@@ -216,7 +216,7 @@ def test_a_damaged_graph_is_a_backend_error_with_its_name(exported, tmp_path):
 @pytest.mark.parametrize("gpu", [True, False])
 def test_cuda_is_refused_where_it_was_not_compiled_in(exported, monkeypatch, gpu):
     """And `auto` goes on to the CPU, saying why on a machine with a GPU."""
-    monkeypatch.setattr(backend_choice, "_has_gpu", lambda: gpu)
+    monkeypatch.setattr(backend_choice, "driver_error", lambda: None if gpu else "none here")
     bundle = Bundle.open(exported("llama")[1] / "bundle")
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
@@ -245,7 +245,7 @@ def test_cuda_is_refused_without_a_driver(monkeypatch):
     def missing(name):
         raise OSError(f"{name}: cannot open shared object file")
 
-    monkeypatch.setattr(backend_module.ctypes, "CDLL", missing)
+    monkeypatch.setattr(backend_choice.ctypes, "CDLL", missing)
     library = fake_library(["CUDAExecutionProvider", "CPUExecutionProvider"], "")
     with pytest.raises(BackendError, match=r"no NVIDIA driver here \(libcuda\.so\.1: cannot open"):
         check_device(library, "cuda")
@@ -257,7 +257,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(exported, monkeypatch):
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     library = fake_library(providers, "CPUExecutionProvider")
     monkeypatch.setattr(backend_module, "import_onnxruntime", lambda: library)
-    monkeypatch.setattr(backend_module.ctypes, "CDLL", lambda name: name)
+    monkeypatch.setattr(backend_choice.ctypes, "CDLL", lambda name: name)
     with pytest.raises(BackendError, match="asked for CUDAExecutionProvider, got CPUExecution"):
         OnnxRuntimeBackend(bundle, device="cuda")
     library.get_available_providers = list
@@ -283,7 +283,7 @@ def test_a_missing_library_names_the_extra(monkeypatch):
 def copying(monkeypatch):
     """ONNX Runtime with a device's copies, on this CPU."""
     monkeypatch.setattr(backend_module, "import_onnxruntime", copying_session.library)
-    monkeypatch.setattr(backend_module.ctypes, "CDLL", lambda name: name)
+    monkeypatch.setattr(backend_choice.ctypes, "CDLL", lambda name: name)
 
 
 @pytest.mark.parametrize("options", ["greedy", "beams", "filters"])
