@@ -36,7 +36,7 @@ def chat(bundle: Path, *, system: str | None, decoding: Decoding, execution: Exe
     Lines are read from standard input, with a history where it is a terminal. Ctrl-C ends an
     answer and keeps what it has.
     """
-    model = load_model(bundle, execution)
+    model = load_model(bundle, execution, draft=decoding.draft)
     session = model.session(decoding.over(model.options), system=system)
     click.echo(f"seq2edge: {HELP}", err=True)
     with contextlib.suppress(ImportError):

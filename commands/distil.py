@@ -47,7 +47,7 @@ def distil(
     """
     from seq2edge.training.distil import distil as run
 
-    model = load_model(bundle, execution)
+    model = load_model(bundle, execution, draft=decoding.draft)
     done = run(
         model,
         texts,

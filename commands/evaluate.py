@@ -95,7 +95,7 @@ def evaluate(
 
     def opened(path: Path) -> tuple[Model, ModelRequest]:
         """The model, asked with its bundle's own options where none are on the command line."""
-        model = load_model(path, execution, cut=cut)
+        model = load_model(path, execution, cut=cut, draft=decoding.draft)
         return model, ModelRequest(
             options=decoding.over(model.options) if decoding.changes() else None,
             language=language,

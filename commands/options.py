@@ -78,6 +78,9 @@ class Decoding:
     json_schema: Path | None
     regex: str | None
     grammar: Path | None
+    prompt_lookup_num_tokens: int | None
+    num_assistant_tokens: int | None
+    draft: Path | None
     capacity: int | None
 
     def changes(self) -> dict[str, Any]:
@@ -86,6 +89,7 @@ class Decoding:
         Options of drawing ask for it, unless it is refused.
         """
         changes = {k: v for k, v in dataclasses.asdict(self).items() if v not in (None, ())}
+        changes.pop("draft", None)  # a bundle of its own, see `load_model`
         for name in ("json_schema", "grammar"):
             if name in changes:
                 with file_errors(changes[name]):
@@ -138,6 +142,16 @@ def decode_options(command: Command) -> Command:
     command = in_record(Decoding, "decoding")(command)
     for option in (
         click.option("--capacity", type=click.IntRange(1), help="Fixed cache size in tokens."),
+        click.option("--draft", type=PATH, help="Bundle of a smaller model that guesses tokens."),
+        click.option(
+            "--draft-tokens", "num_assistant_tokens", type=click.IntRange(1), help="At a time."
+        ),
+        click.option(
+            "--prompt-lookup",
+            "prompt_lookup_num_tokens",
+            type=click.IntRange(0),
+            help="Guess so many tokens that the input goes on so; they are verified.",
+        ),
         click.option("--grammar", type=PATH, help="Answer by a grammar in this file (Lark)."),
         click.option("--regex", help="Answer as this regular expression says."),
         click.option("--json-schema", type=PATH, help="Answer in JSON of the schema in this file."),
@@ -185,11 +199,13 @@ def languages(command: Command) -> Command:
     return command
 
 
-def load_model(bundle: Path, execution: Execution, *, cut: bool = False) -> Model:
+def load_model(
+    bundle: Path, execution: Execution, *, cut: bool = False, draft: Path | None = None
+) -> Model:
     """The bundle on a backend; which one and why goes to stderr."""
     from seq2edge.runtime.model import load
 
-    model = load(bundle, device=execution.device, threads=execution.threads, cut=cut)
+    model = load(bundle, device=execution.device, threads=execution.threads, cut=cut, draft=draft)
     click.echo(f"seq2edge: {model.reason}", err=True)
     return model
 

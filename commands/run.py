@@ -88,7 +88,7 @@ def run(
     if stream and (as_json or output or (decoding.num_return_sequences or 1) > 1):
         raise click.UsageError("--stream prints one text: not with --json, --output or several")
     inputs = read_inputs(texts, file)
-    model = load_model(bundle, execution, cut=cut)
+    model = load_model(bundle, execution, cut=cut, draft=decoding.draft)
     options = decoding.over(model.options)
     task = Task(
         model=model,
@@ -97,14 +97,14 @@ def run(
         source_language=source_language,
         target_language=target_language,
     )
-    lengths = LengthNotes()
+    notes = AnswerNotes()
     if stream:
         for text in inputs:
-            _print_stream(task, text, lengths)
+            _print_stream(task, text, notes)
     else:
         with Destination(output, as_json=as_json, each=options.num_return_sequences) as out:
-            _write_answers(task, inputs, out, lengths, batch)
-    lengths.say()
+            _write_answers(task, inputs, out, notes, batch)
+    notes.say()
     if cut:
         say_cut(model)
 
@@ -150,18 +150,18 @@ def _message(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
 
-def _print_stream(task: Task, text: str, lengths: LengthNotes) -> None:
+def _print_stream(task: Task, text: str, notes: AnswerNotes) -> None:
     """An answer on standard output as it is generated, and the end of its line."""
     if text.strip():
         stream = task.stream(text)
         for piece in stream:
             click.echo(piece, nl=False)
-        lengths.count([stream.result])
+        notes.count([stream.result])
     click.echo()
 
 
 def _write_answers(
-    task: Task, inputs: Iterator[str], out: Destination, lengths: LengthNotes, batch: int
+    task: Task, inputs: Iterator[str], out: Destination, notes: AnswerNotes, batch: int
 ) -> None:
     """The answers to all inputs but those that the destination has already."""
     texts = TextQueue(inputs, skip=out.written)
@@ -169,7 +169,7 @@ def _write_answers(
         for blank in texts.blanks():
             out.write(blank, [])
         out.write(texts.next(), answer)
-        lengths.count(answer)
+        notes.count(answer)
     for blank in texts.blanks():
         out.write(blank, [])
 
@@ -199,15 +199,15 @@ def transcribe(
     execution: Execution,
 ) -> None:
     """Transcribe WAVE files (CLIPS) of up to 30 seconds with BUNDLE."""
-    model = load_model(bundle, execution)
+    model = load_model(bundle, execution, draft=decoding.draft)
     options = decoding.over(model.options)
-    lengths = LengthNotes()
+    notes = AnswerNotes()
     with Destination(None, as_json=as_json, each=options.num_return_sequences) as out:
         for clip in clips:
             texts = model.transcribe([clip], options, language=language, task=task)[0]
             out.write(str(clip), texts)
-            lengths.count(texts)
-    lengths.say()
+            notes.count(texts)
+    notes.say()
 
 
 @click.command()
@@ -349,7 +349,7 @@ class Destination:
         A blank line gives blank lines, so that line n still answers line n.
         """
         if self._as_json:
-            lines = [json.dumps({"input": source, "results": results(texts)}, ensure_ascii=False)]
+            lines = [json.dumps(answer(source, texts), ensure_ascii=False)]
         elif texts:
             lines = [
                 " ".join(text.text.splitlines()) if self._file else text.text for text in texts
@@ -376,24 +376,45 @@ def _whole_answers(path: Path, lines: int) -> int:
     return count
 
 
-class LengthNotes:
-    """Counts answers that ended at their limit of tokens."""
+class AnswerNotes:
+    """Counts answers that ended at their limit of tokens, and tokens that were guessed."""
 
     def __init__(self) -> None:
         self._ended = self._all = 0
+        self._guessed = self._accepted = self._steps = self._tokens = 0
 
     def count(self, texts: Sequence[GeneratedSequence]) -> None:
         """Add the answers of one input."""
         self._all += len(texts)
         self._ended += sum(text.finish_reason == "length" for text in texts)
+        for text in texts[:1]:
+            if text.usage is not None:
+                self._guessed += text.usage.guessed_tokens
+                self._accepted += text.usage.accepted_tokens
+                self._steps += text.usage.steps
+                self._tokens += len(text.ids)
 
     def say(self) -> None:
         """How many, on stderr."""
+        if self._guessed:
+            click.echo(
+                f"guesses: {self._accepted:,} of {self._guessed:,} tokens were right, "
+                f"{self._steps / max(1, self._tokens):.2f} steps a token",
+                err=True,
+            )
         if self._ended:
             of = f"{self._ended:,} of {self._all:,} answers" if self._all > 1 else "the answer"
             click.echo(
                 f"length: {of} ended at the limit of tokens; --max-new-tokens sets it", err=True
             )
+
+
+def answer(source: str, texts: Sequence[GeneratedText]) -> dict[str, Any]:
+    """An input, its results, and what they took, as JSON values."""
+    values: dict[str, Any] = {"input": source, "results": results(texts)}
+    if texts and texts[0].usage is not None:
+        values["usage"] = dataclasses.asdict(texts[0].usage)
+    return values
 
 
 def results(texts: Sequence[GeneratedText]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from seq2edge.errors import CapacityError
 from seq2edge.model.layers import KeyValue
 from seq2edge.model.transformer import StaticCache, Transformer
 from seq2edge.runtime.backend import Features, Lengths, Logits, Tokens
-from seq2edge.runtime.backends.onnxruntime import GROWTH
+from seq2edge.runtime.backends.onnxruntime_cache import GROWTH
 
 
 class EagerMemory:
@@ -65,6 +65,7 @@ class EagerBackend:
     name = "eager"
     capacity: int | None = None
     running = False
+    verifies = False
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
@@ -83,8 +84,11 @@ class EagerBackend:
         return EagerCache(inner, fixed=capacity is not None)
 
     @torch.no_grad()
-    def step(self, tokens: Tokens, new_length: Lengths, cache: EagerCache) -> Logits:
+    def step(
+        self, tokens: Tokens, new_length: Lengths, cache: EagerCache, positions: int = 1
+    ) -> Logits:
         """See Backend."""
+        assert positions == 1, "it answers the last token alone"
         cache.reserve(int(cache.length.max()) + tokens.shape[1])
         logits: Logits = self.model.step(
             torch.from_numpy(tokens), torch.from_numpy(new_length), cache.inner

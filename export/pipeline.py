@@ -37,6 +37,7 @@ from seq2edge.export.eager import EagerBackend
 from seq2edge.export.graphs import trace_decoder, trace_encoder
 from seq2edge.export.passes.fold_transposes import FoldTransposes
 from seq2edge.export.passes.fuse_cache_attention import FuseCacheAttention
+from seq2edge.export.passes.last_positions import LastPositions
 from seq2edge.export.passes.name_weights import NameWeights
 from seq2edge.export.passes.top_logits import TopLogits
 from seq2edge.export.weights import WEIGHTS, WeightsWriter, dtype_name
@@ -166,6 +167,7 @@ def _write_graphs(
         special = models[role, target].clone()
         FuseCacheAttention(loaded.dims)(special)
         if role == "decoder":
+            LastPositions()(special)
             TopLogits(min(TOP_LOGITS, loaded.dims.vocab), log_softmax=True)(special)
         models[role, "onnxruntime"] = special
     total = sum(parameter.nbytes for parameter in loaded.model.parameters())

@@ -132,6 +132,7 @@ class Backend(Protocol):
     name: str
     capacity: int | None  # tokens that a row's cache can hold at most; None: any number
     running: bool  # whether its caches are of the kind `RunningCache`
+    verifies: bool  # whether `step` answers several tokens of a row
 
     def encode(self, source: Tokens | Features, source_length: Lengths) -> Memory:
         """Cross-attention keys and values of a padded batch of sources, projected once."""
@@ -139,11 +140,12 @@ class Backend(Protocol):
     def start(self, memory: Memory | None, rows: int, capacity: int | None) -> Cache:
         """An empty cache; None lets it grow, past a given `capacity` it raises CapacityError."""
 
-    def step(self, tokens: Tokens, new_length: Lengths, cache: Any) -> Answer:
+    def step(self, tokens: Tokens, new_length: Lengths, cache: Any, positions: int = 1) -> Answer:
         """Append `new_length[r]` tokens to row r; what follows its last one.
 
         Logits (rows, vocab), or the largest of them where the backend finds these by itself. Valid
-        until the cache's next step.
+        until the cache's next step. A backend that `verifies` also answers so many of the last
+        tokens of a cache of one row, (positions, vocab), in their order.
         """
 
     def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:

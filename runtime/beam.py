@@ -25,6 +25,7 @@ from seq2edge.runtime.search import (
 )
 from seq2edge.runtime.sequences import FinishReason, GeneratedSequence, History
 
+FEW = 1024  # values that are sorted faster than looked through
 CLOSED = np.float32(-1e9)  # the score of what must not go on
 
 # Scores, parents and tokens of the best candidates, each (kept,), best first.
@@ -64,7 +65,7 @@ class BeamSearch(FilteredSearch):
         full = len(self.finished) == self.beams
         stopped_early = full and self.options.early_stopping is True
         self.done = not self._improvable or stopped_early or bool(stops.all())
-        return parents[going_on], tokens[going_on]
+        return parents[going_on].tolist(), tokens[going_on].tolist()
 
     def _best_of_all(self, logits: Logits) -> Best:
         """The best of all tokens, or drawn ones."""
@@ -205,6 +206,9 @@ def top_k(values: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDA
 
     Of equal values the first wins, as in a stable sort of everything.
     """
+    if len(values) <= FEW:
+        places = np.argsort(-values, kind="stable")[:k]
+        return values[places], places
     _, least = largest_bounds(values[None], k)
     places = np.flatnonzero(values >= least[0])
     places = places[np.argsort(-values[places], kind="stable")[:k]]

@@ -89,12 +89,12 @@ class TopCandidates:
     def __init__(self, candidates: Candidates, *, filtered: bool = True) -> None:
         self.ids: NDArray[np.int64] = candidates.ids
         self.logits: Logits = candidates.values
+        self.rows: NDArray[np.int64] = np.arange(len(self.ids))[:, None]
         # Filters make equal what was not, so then no order but that of the ids will do.
         if filtered or not candidates.first_of_equals:
-            order = np.argsort(candidates.ids, axis=1)
-            self.ids = np.take_along_axis(candidates.ids, order, axis=1)
-            self.logits = np.take_along_axis(candidates.values, order, axis=1)
-        self.log_sum_exp = checked(candidates.log_sum_exp)
+            order = self.ids.argsort(axis=1)
+            self.ids, self.logits = self.ids[self.rows, order], self.logits[self.rows, order]
+        self.log_sum_exp = checked(candidates.log_sum_exp).astype(np.float64)
         self.vocab = candidates.vocab
 
 
@@ -112,9 +112,10 @@ class ScoreBuffer:
             return scores
         if self._scores is None:
             self._scores = np.full((len(scores), candidates.vocab), NEVER, dtype=np.float32)
-        np.put_along_axis(self._scores, candidates.ids, scores, axis=1)
+        places = candidates.rows, candidates.ids
+        self._scores[places] = scores
         for filter_ in filters:
             filter_(history, self._scores)
-        lowered: Logits = np.take_along_axis(self._scores, candidates.ids, axis=1)
-        np.put_along_axis(self._scores, candidates.ids, NEVER, axis=1)
+        lowered: Logits = self._scores[places]
+        self._scores[places] = NEVER
         return lowered

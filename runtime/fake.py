@@ -101,6 +101,7 @@ class FakeBackend:
 
     name = "fake"
     capacity: int | None = None
+    verifies = True
 
     def __init__(self, answer: Answering, *, top_k: int = 0, running: bool = True) -> None:
         self.answer = answer
@@ -121,13 +122,19 @@ class FakeBackend:
         spread = [sources[row * len(sources) // rows] for row in range(rows)]
         return FakeCache(self, spread, capacity)
 
-    def step(self, tokens: Tokens, new_length: Lengths, cache: FakeCache) -> Answer:
+    def step(
+        self, tokens: Tokens, new_length: Lengths, cache: FakeCache, positions: int = 1
+    ) -> Answer:
         """See Backend."""
         fed = tuple(_valid(row, n) for row, n in zip(tokens, new_length, strict=True))
         self.calls.append(Call(name="step", rows=len(tokens), tokens=fed))
         cache.append(tokens, new_length)
-        rows = zip(cache.histories, cache.sources, strict=True)
-        logits = np.array([self.answer(*row) for row in rows], dtype=np.float32)
+        lines = [
+            self.answer(history[: len(history) - back], source)
+            for history, source in zip(cache.histories, cache.sources, strict=True)
+            for back in reversed(range(positions))
+        ]
+        logits = np.array(lines, dtype=np.float32)
         return self._candidates(logits, cache) if self.top_k else logits
 
     def _candidates(self, logits: Logits, cache: FakeCache) -> Candidates:

@@ -23,6 +23,7 @@ from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.scheduler import ROWS, Group, Prefix, Request, Scheduler, decode, rows_of
 from seq2edge.runtime.scoring import ScoredSequence, score_labels
 from seq2edge.runtime.sequences import GeneratedSequence, GeneratedText, pad
+from seq2edge.runtime.speculation import check_draft, make_drafter
 from seq2edge.runtime.streaming import StopStrings, TextStream, cut_at_stop
 
 if TYPE_CHECKING:
@@ -52,19 +53,24 @@ def load(
     graphs: str | None = None,
     hashes: bool = False,
     cut: bool = False,
+    draft: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Open a bundle on the best backend that works here; `model.reason` says which and why.
 
     device: auto, cpu, cuda or tensorrt; threads: for the CPU, all cores by default; graphs:
     canonical or onnxruntime, by default the fastest; hashes: also read and check every file;
     cut: read long texts up to the encoder's positions instead of refusing them
-    (`model.tokenizer.shortened` counts those).
+    (`model.tokenizer.shortened` counts those); draft: the bundle of a smaller model of the same
+    vocabulary, which guesses tokens that this one verifies.
     Raises BundleError for a damaged bundle, BackendError where nothing here can run it, and
     EngineError where tensorrt was asked for and its engine does not work.
     """
     bundle = Bundle.open(path, hashes=hashes)
     backend, reason = open_backend(bundle, device=device, threads=threads, graphs=graphs)
-    return Model(bundle, backend, reason=reason, cut=cut)
+    model = Model(bundle, backend, reason=reason, cut=cut)
+    if draft is not None:
+        model.use_draft(load(draft, device=device, threads=threads, graphs=graphs))
+    return model
 
 
 class Model:
@@ -85,6 +91,12 @@ class Model:
         self._limits = Limits(dims=self.dims, backend=backend)
         self.options = DecodeOptions.from_dict(dict(bundle.manifest.generation or {}))
         self._tokenizer: Tokenizer | None = None
+        self._draft: Model | None = None
+
+    def use_draft(self, draft: Model) -> None:
+        """Let a smaller model guess what this one generates. Raises OptionError if it cannot."""
+        check_draft(self, draft)
+        self._draft = draft
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -501,6 +513,7 @@ class Model:
             max_new_tokens=self._limits.new_tokens(len(start), options),
             holds_stop=holds_stop,
             processors=processors,
+            drafter=make_drafter(self, self._draft, options, source),
         )
 
     def _constraints(self, options: DecodeOptions, prompt: int) -> list[Processor]:

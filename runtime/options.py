@@ -93,6 +93,12 @@ class DecodeOptions:
     regex: str | None = None
     grammar: str | None = None
 
+    # Guessing tokens that one step verifies; they stay what they are without. So many at most are
+    # guessed at a time, that the prompt or an encoder's source goes on so: for answers that copy.
+    prompt_lookup_num_tokens: int = 0
+    # So many at most are guessed at a time by the draft, where the model was loaded with one.
+    num_assistant_tokens: int = 8
+
     # Tokens that the cache of a row holds, allocated at once; None lets it grow.
     capacity: int | None = None
 
@@ -124,6 +130,12 @@ class DecodeOptions:
             raise OptionError(
                 f"num_return_sequences: {self.num_return_sequences} of {self.num_beams} beams; "
                 "raise num_beams, or draw them with do_sample"
+            )
+        if self.prompt_lookup_num_tokens and max(self.num_beams, self.num_return_sequences) > 1:
+            raise OptionError(
+                f"prompt_lookup_num_tokens: {self.prompt_lookup_num_tokens} with num_beams "
+                f"{self.num_beams} and num_return_sequences {self.num_return_sequences}; tokens "
+                "are guessed for one sequence alone, so both have to be 1"
             )
         if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
             raise OptionError(
@@ -200,6 +212,8 @@ _LEAST = {
     "no_repeat_ngram_size": 0,
     "seed": 0,
     "top_k": 0,
+    "prompt_lookup_num_tokens": 0,
+    "num_assistant_tokens": 1,
     "capacity": 1,
 }
 _NUMBERS = (

@@ -184,7 +184,27 @@ def replay(backend: Backend, reference: Arrays) -> Parity:
         pairs.append((reference[f"top_logits_{i}"], np.take_along_axis(scores, top_ids, axis=-1)))
         pairs.append((reference[f"log_sum_exp_{i}"], log_sum_exp(scores, np.float32)))
         choices.append((top_ids[:, 0], scores.argmax(axis=-1)))
+    if backend.verifies:
+        pairs.extend(_verified_pairs(backend, reference))
     return _compare(pairs, choices)
+
+
+def _verified_pairs(
+    backend: Backend, reference: Arrays
+) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """What one call answers to the first row's tokens that the program feeds one by one."""
+    part = _part(reference, [0], 1)
+    last = len(part["tokens"]) - 1
+    memory = None
+    if "source" in part:
+        memory = backend.encode(part["source"], part["source_length"])
+    cache = backend.start(memory, 1, None)
+    backend.step(part["prompt"], part["prompt_length"], cache)
+    tokens = np.ascontiguousarray(part["tokens"][:last].T)
+    scores = all_logits(backend.step(tokens, np.array([last]), cache, last))
+    for i in range(last):
+        ids, line = part[f"top_ids_{i + 1}"], scores[i : i + 1]
+        yield part[f"top_logits_{i + 1}"], np.take_along_axis(line, ids, axis=-1)
 
 
 def split_for_engine(reference: Arrays, *, batch: tuple[int, ...], rows: int) -> Iterator[Arrays]:
@@ -252,9 +272,9 @@ def _candidate_pairs(
     places = np.clip(candidates.ids, 0, scores.shape[1] - 1)
     largest = -np.sort(-scores, axis=-1)[:, : candidates.values.shape[1]]
     return [
-        (np.take_along_axis(scores, places, axis=-1), candidates.values),
+        (np.take_along_axis(scores, places, axis=-1), candidates.values.copy()),
         (largest, -np.sort(-candidates.values, axis=-1)),
-        (log_sum_exp(scores, np.float32), candidates.log_sum_exp),
+        (log_sum_exp(scores, np.float32), candidates.log_sum_exp.copy()),
     ]
 
 

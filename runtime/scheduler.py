@@ -25,12 +25,14 @@ from seq2edge.runtime.backend import (
     Lengths,
     Memory,
     RunningCache,
+    Tokens,
 )
 from seq2edge.runtime.beam import BeamSearch
 from seq2edge.runtime.candidates import LargestLogits
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.search import Choice, HoldsStop, Processor, RowSearch, Search
-from seq2edge.runtime.sequences import FinishReason, GeneratedSequence, History, pad
+from seq2edge.runtime.sequences import FinishReason, GeneratedSequence, History, Usage, pad
+from seq2edge.runtime.speculation import Drafter
 
 ROWS = 64  # that are decoded at a time, where nobody says
 ENCODED = 8  # sources that are encoded at a time
@@ -56,8 +58,9 @@ class Request:
     `positions` encoder positions. At most `max_new_tokens` are generated. `processors` change
     scores after the filters of the options; `holds_stop` says whether generated ids end in a stop
     string. `prefix` holds the first tokens of the prompt, and is spent; with `keep`, what the
-    cache holds in the end is there for another request. `on_tokens` is called after every
-    step, in the thread of whoever takes it.
+    cache holds in the end is there for another request. `drafter` guesses tokens, for a
+    request of one row and a backend that verifies them. `on_tokens` is called after every token, in
+    the thread of whoever takes the step.
     """
 
     prompt: Sequence[int]
@@ -69,6 +72,7 @@ class Request:
     holds_stop: HoldsStop | None = None
     prefix: Prefix | None = None
     keep: bool = False
+    drafter: Drafter | None = None
     on_tokens: Callable[[Group], None] | None = None
 
     @property
@@ -97,8 +101,11 @@ class Group:
         )
         self.error: Exception | None = None
         self.kept: Prefix | None = None  # where the request asked for it, and decoded alone
+        self.steps = self.guessed = self.right = 0  # calls of the graph; tokens guessed, and right
+        self._begin = time.monotonic()
+        self._first = self._end = 0.0  # when the first token was chosen, and the last
         limit = request.options.max_time
-        self._deadline = None if limit is None else time.monotonic() + limit
+        self._deadline = None if limit is None else self._begin + limit
         self._cancelled = False
 
     @property
@@ -114,7 +121,21 @@ class Group:
         """Its sequences, best first. Raises the error that ended it."""
         if self.error is not None:
             raise self.error
-        return self.search.results()
+        usage = self.usage()
+        return [dataclasses.replace(each, usage=usage) for each in self.search.results()]
+
+    def usage(self) -> Usage:
+        """What it took so far."""
+        request = self.request
+        return Usage(
+            prompt_tokens=len(request.prompt),
+            reused_tokens=0 if request.prefix is None else len(request.prefix.ids),
+            steps=self.steps,
+            guessed_tokens=self.guessed,
+            accepted_tokens=self.right,
+            first_token_seconds=max(0.0, self._first - self._begin),
+            seconds=max(0.0, self._end - self._begin),
+        )
 
     def check(self) -> bool:
         """Whether it goes on: it is neither done, nor cancelled, nor out of time."""
@@ -123,6 +144,20 @@ class Group:
         elif self._deadline is not None and time.monotonic() > self._deadline:
             self._stop("time")
         return not self.done
+
+    def guesses(self) -> list[int]:
+        """What the request's drafter thinks comes next; nothing where it has none."""
+        drafter = self.request.drafter
+        room = self.history.limit - self.history.generated - 1
+        if drafter is None or room < 1:
+            return []
+        return drafter.guess(self.history.tokens[0].tolist(), room)
+
+    def verified(self, guessed: int, right: int) -> None:
+        """So many of the last guesses were right."""
+        self.guessed, self.right = self.guessed + guessed, self.right + right
+        if self.request.drafter is not None:
+            self.request.drafter.verified(guessed, right)
 
     def fail(self, error: Exception) -> None:
         """Let it end with this error, unless it ended already."""
@@ -133,16 +168,19 @@ class Group:
         if not self.done:
             self.search.stop(reason)
 
-    def choose(self, answer: Answer, parents: NDArray[np.int64], tokens: NDArray[np.int64]) -> None:
-        """Write the rows to go on from and their tokens, both (rows,)."""
+    def choose(self, answer: Answer) -> Choice:
+        """The rows to go on from and their tokens, now also in the history."""
         try:
-            parents[:], tokens[:] = self.search.choose(answer)
+            parents, tokens = self.search.choose(answer)
         except Exception as error:  # noqa: BLE001 - processors are the caller's; `results` raises it
             self.fail(error)
-            return
-        self.history.append(tokens, parents if len(parents) > 1 else None)
+            return None, [0] * self.request.rows
+        self.history.append(tokens, parents)
+        self._end = time.monotonic()
+        self._first = self._first or self._end
         if self.request.on_tokens is not None:
             self.request.on_tokens(self)
+        return parents, tokens
 
 
 class Batch:
@@ -162,7 +200,7 @@ class Batch:
             if prefix is None
             else prefix.cache
         )
-        self._tokens: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._tokens: Tokens = np.empty((0, 1), dtype=np.int64)  # of each row, what it goes on with
         self._new_length: Lengths = np.empty(0, dtype=np.int64)
 
     @property
@@ -173,13 +211,12 @@ class Batch:
     def step(self) -> None:
         """One call of the graph: more of the prompts, or each row's next token."""
         try:
-            if self.reading and not any(group.check() for group in self.groups):
-                self.groups = []
-            elif self.reading:
+            if not self.reading:
+                self._generate()
+            elif any(group.check() for group in self.groups):
                 self._read_prompts()
             else:
-                answer = self._backend.step(self._tokens[:, None], self._new_length, self.cache)
-                self._go_on(answer, first=False)
+                self.groups = []
         except Seq2EdgeError as error:
             for group in self.groups:
                 group.fail(error)
@@ -191,61 +228,115 @@ class Batch:
         end = self._read + CHUNK if len(self.groups) == 1 else None
         prompts = [group.request.prompt[self._read : end] for group in self.groups]
         answer = self._backend.step(*pad(prompts), self.cache)
+        self._count_step()
         self._read += max(map(len, prompts))
         if not self.reading:
             self._go_on(answer, first=True)
 
+    def _generate(self) -> None:
+        """Each row's next token; of one row, as many as were guessed and one more."""
+        guesses = self.groups[0].guesses()
+        self._count_step()
+        if guesses:
+            self._verify(guesses)
+        else:
+            answer = self._backend.step(self._tokens, self._new_length, self.cache)
+            self._go_on(answer, first=False)
+
+    def _count_step(self) -> None:
+        for group in self.groups:
+            group.steps += 1
+
     def _go_on(self, answer: Answer, *, first: bool) -> None:
         """Choose, let go who is done, and put the rows in the order in which they go on."""
-        parents, tokens = self._choose(answer, first=first)
-        places = self._leave()
-        self._tokens = tokens[places].reshape(-1)
-        self._new_length = np.ones(len(self._tokens), dtype=np.int64)
-        if self.width > 1 and self.groups:
-            inputs = np.arange(len(self.groups))[:, None]
-            # The prompts were read once an input: the first choice spreads them over the rows.
-            rows = inputs + 0 * parents[places] if first else self.width * inputs + parents[places]
-            self.cache.reorder(rows.reshape(-1))
+        choices = self._choose(answer, first=first)
+        order = self._leave()
+        if order is not None:
+            choices = [choices[i] for i in order]
+        self._feed([token for _, tokens in choices for token in tokens])
+        if self.groups and self.width > 1:
+            self._reorder([parents for parents, _ in choices], first=first)
 
-    def _choose(self, answer: Answer, *, first: bool) -> Choice:
-        """Which of its rows each group goes on from, and the tokens, both (groups, width)."""
-        if not isinstance(answer, Candidates):
-            wanted = max(group.search.wanted for group in self.groups)
-            answer = self._largest(answer, wanted)
-        elif len(self.groups) > 1:  # all logits travel once, whoever needs them
-            answer = dataclasses.replace(answer, logits=functools.cache(answer.logits))
-        parents = np.zeros((len(self.groups), self.width), dtype=np.int64)
-        tokens = np.zeros((len(self.groups), self.width), dtype=np.int64)
+    def _verify(self, guesses: list[int]) -> None:
+        """Feed the only row its token and what was guessed behind it; keep what is right."""
+        (group,) = self.groups
+        before = int(self.cache.length[0])
+        tokens = np.array([[*self._tokens[0].tolist(), *guesses]], dtype=np.int64)
+        count = tokens.shape[1]
+        answer = self._backend.step(tokens, np.array([count]), self.cache, count)
+        lines = self._candidates(answer)
+        token = right = 0
+        if group.check():
+            for right in range(count):
+                _, (token,) = group.choose(lines.part(right, right + 1))
+                if group.done or right == len(guesses) or token != guesses[right]:
+                    break
+        group.verified(len(guesses), right)
+        self.cache.rewind(before + 1 + right)
+        self._leave()
+        self._feed([token] if self.groups else [])
+
+    def _feed(self, tokens: list[int]) -> None:
+        """What the rows go on with."""
+        self._tokens = np.array(tokens, dtype=np.int64)[:, None]
+        if len(tokens) != len(self._new_length):
+            self._new_length = np.ones(len(tokens), dtype=np.int64)
+
+    def _reorder(self, parents: list[list[int] | None], *, first: bool) -> None:
+        """Put the rows of all groups in the order in which they go on."""
+        width, stay = self.width, range(self.width)
+        if first:  # the prompts were read once an input: this choice spreads them over the rows
+            rows = [i for i in range(len(parents)) for _ in stay]
+        elif any(parents):
+            rows = [i * width + row for i, mine in enumerate(parents) for row in mine or stay]
+        else:
+            return
+        self.cache.reorder(np.array(rows, dtype=np.int64))
+
+    def _choose(self, answer: Answer, *, first: bool) -> list[Choice]:
+        """Which of its rows each group goes on from, and the tokens."""
+        lines = self._candidates(answer)
+        if len(self.groups) > 1:  # all logits travel once, whoever needs them
+            lines = dataclasses.replace(lines, logits=functools.cache(lines.logits))
         rows = 1 if first else self.width
+        choices: list[Choice] = []
         for i, group in enumerate(self.groups):
-            if group.check():
-                mine = answer.part(i * rows, (i + 1) * rows) if len(self.groups) > 1 else answer
-                if rows < self.width:
-                    mine = mine.repeat(self.width)
-                group.choose(mine, parents[i], tokens[i])
-        return parents, tokens
+            if not group.check():
+                choices.append((None, [0] * self.width))
+                continue
+            mine = lines.part(i * rows, (i + 1) * rows) if len(self.groups) > 1 else lines
+            choices.append(group.choose(mine.repeat(self.width) if rows < self.width else mine))
+        return choices
 
-    def _leave(self) -> NDArray[np.int64]:
-        """Let groups go that are done; where the others were, (groups,).
+    def _candidates(self, answer: Answer) -> Candidates:
+        """What tokens are chosen from, also where the backend gives all logits."""
+        if isinstance(answer, Candidates):
+            return answer
+        return self._largest(answer, max(group.search.wanted for group in self.groups))
+
+    def _leave(self) -> list[int] | None:
+        """Let groups go that are done; where those that go on were, None where all are.
 
         Of a cache that does not let go, all stay until the last one is done.
         """
-        places = [i for i, group in enumerate(self.groups) if not group.done]
+        leaving = [i for i, group in enumerate(self.groups) if group.done]
+        if not leaving:
+            return None
         alone = self.groups[0] if len(self.groups) == 1 else None
-        if alone is not None and alone.request.keep and alone.done and alone.error is None:
+        if alone is not None and alone.request.keep and alone.error is None:
             self._keep(alone)
-        if len(places) == len(self.groups) or (places and not self._backend.running):
-            return np.arange(len(self.groups))
+        kept = len(self.groups) - len(leaving)
+        if kept and not self._backend.running:
+            return None
         # The last ones take the places of those that leave, so that few rows move.
-        holes = [i for i in range(len(places)) if self.groups[i].done]
-        order = [*places[: len(places) - len(holes)]]
-        for hole, place in zip(holes, places[len(places) - len(holes) :], strict=True):
-            order.insert(hole, place)
+        order = list(range(kept))
+        last = [i for i in range(kept, len(self.groups)) if not self.groups[i].done]
+        for hole, place in zip(leaving, last, strict=False):
+            order[hole] = place
         self.groups = [self.groups[i] for i in order]
-        inputs = np.array(order, dtype=np.int64)
         if order:
-            cast("RunningCache", self.cache).keep(inputs)
-        return inputs
+            cast("RunningCache", self.cache).keep(np.array(order, dtype=np.int64))
+        return order
 
     def _keep(self, group: Group) -> None:
         """Leave the cache to the group's next request: of several rows what they have in common."""
@@ -262,8 +353,7 @@ class Batch:
         """Its groups come behind these; both have read their prompts."""
         cast("RunningCache", self.cache).join(other.cache)
         self.groups += other.groups
-        self._tokens = np.concatenate((self._tokens, other._tokens))
-        self._new_length = np.ones(len(self._tokens), dtype=np.int64)
+        self._feed([*self._tokens[:, 0].tolist(), *other._tokens[:, 0].tolist()])
 
 
 class Scheduler:
@@ -301,11 +391,13 @@ class Scheduler:
 
     def step(self) -> bool:
         """Admit who fits, and take one step of everything; whether anything is left to do."""
-        for groups in self._admitted():
-            self._begin(groups)
+        if self._waiting:
+            for groups in self._admitted():
+                self._begin(groups)
         for batch in self._batches:
             batch.step()
-        self._merge()
+        if len(self._batches) > 1 or not all(batch.groups for batch in self._batches):
+            self._merge()
         return bool(self._batches or self._waiting)
 
     def _begin(self, groups: list[Group]) -> None:
@@ -318,8 +410,6 @@ class Scheduler:
 
     def _admitted(self) -> Iterator[list[Group]]:
         """Waiting groups that fit, in lists of a kind that read about equally much."""
-        if not self._waiting:
-            return
         running = [group for batch in self._batches for group in batch.groups]
         rows = self._rows - sum(group.request.rows for group in running)
         tokens = (self._tokens or 0) - sum(group.request.tokens for group in running)
@@ -362,11 +452,13 @@ def rows_of(options: DecodeOptions) -> int:
     return options.num_return_sequences if drawn else options.num_beams
 
 
-Kind: TypeAlias = "tuple[int, int | None]"  # what groups of one batch have in common
+# What groups of one batch have in common; whose tokens are guessed shares none.
+Kind: TypeAlias = "tuple[int, int | None, Group | None]"
 
 
 def _kind(group: Group) -> Kind:
-    return group.request.rows, group.request.options.capacity
+    request = group.request
+    return request.rows, request.options.capacity, group if request.drafter is not None else None
 
 
 def _alike(groups: list[Group]) -> Iterator[list[Group]]:

@@ -6,6 +6,7 @@ it. `choose` is called once a step until `done`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -27,10 +28,10 @@ Processor: TypeAlias = Callable[[NDArray[np.int64], Logits], Logits]
 
 ROOM = 8  # candidates beside those that are taken, for filters to forbid
 
-# Rows to go on from and their tokens, both (rows,).
-Choice: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.int64]]"
-# Tokens (rows,) and their log-probabilities.
-Chosen: TypeAlias = "tuple[NDArray[np.int64], NDArray[np.float64]]"
+# Rows to go on from, None where each goes on from itself, and a token for each row.
+Choice: TypeAlias = "tuple[list[int] | None, list[int]]"
+# A token for each row, and their log-probabilities.
+Chosen: TypeAlias = "tuple[list[int], list[float]]"
 
 
 class Search(Protocol):
@@ -88,7 +89,9 @@ class FilteredSearch:
 
     def _candidates_may_decide(self) -> bool:
         """Whether no token can come above what it was before the filters, at this step."""
-        return self._only_lowers and not may_increase_scores(self.options, self.history)
+        return self._only_lowers and not (
+            self.filters and may_increase_scores(self.options, self.history)
+        )
 
 
 class RowSearch(FilteredSearch):
@@ -105,8 +108,7 @@ class RowSearch(FilteredSearch):
         self._ends = frozenset(options.eos_token_id)
         first_end = options.eos_token_id[0] if options.eos_token_id else 0
         self._pad = first_end if options.pad_token_id is None else options.pad_token_id
-        self._rows = np.arange(rows)
-        self._scores = np.zeros(rows, dtype=np.float64)
+        self._scores = [0.0] * rows
         self._lengths = [0] * rows
         self._reasons: list[FinishReason | None] = [None] * rows
 
@@ -114,18 +116,18 @@ class RowSearch(FilteredSearch):
         """See Search. Rows that have ended go on with padding."""
         chosen = None
         if isinstance(answer, Candidates) and self._candidates_may_decide():
-            chosen = self._likeliest_candidate(answer)
-        tokens, likelihoods = chosen or self._from_all(answer)
+            chosen = self._likeliest_candidates(answer)
+        tokens, likelihoods = chosen or self._likeliest(answer)
         last = self.history.generated + 1 == self.history.limit
         for row, reason in enumerate(self._reasons):
             if reason is None:
                 self._scores[row] += likelihoods[row]
-                self._reasons[row] = self._ended(row, int(tokens[row]), last=last)
+                self._reasons[row] = self._ended(row, tokens[row], last=last)
                 self._lengths[row] += 1
             else:
                 tokens[row] = self._pad
         self.done = None not in self._reasons
-        return self._rows, tokens
+        return None, tokens
 
     def _ended(self, row: int, token: int, *, last: bool) -> FinishReason | None:
         """Why a row ends with this token, None where it goes on."""
@@ -141,16 +143,16 @@ class RowSearch(FilteredSearch):
         ids: list[int] = self.history.new_tokens[row, : self._lengths[row]].tolist()
         return ids
 
-    def _from_all(self, answer: Answer) -> Chosen:
+    def _likeliest(self, answer: Answer) -> Chosen:
         """The likeliest of all tokens, the first of equals, or a drawn one."""
         logits = all_logits(answer)
         filtered = logits.copy() if self.filters else logits
         for filter_ in self.filters:
             filter_(self.history, filtered)
         known = answer.log_sum_exp if isinstance(answer, Candidates) else log_sum_exp(logits)
-        total = checked(known)
         tokens = self._drawn(filtered) if self._draws else filtered.argmax(axis=1)
-        return tokens, logits[self._rows, tokens].astype(np.float64) - total
+        values = logits[np.arange(len(tokens)), tokens].astype(np.float64)
+        return tokens.tolist(), (values - checked(known)).tolist()
 
     def _drawn(self, scores: Logits) -> NDArray[np.int64]:
         """A token for each row; of rows that have ended, any."""
@@ -163,24 +165,35 @@ class RowSearch(FilteredSearch):
                 tokens[row : row + 1] = draw(remaining(scores[row], self.options), rng.random(1))
         return tokens
 
-    def _likeliest_candidate(self, answer: Candidates) -> Chosen | None:
+    def _likeliest_candidates(self, answer: Candidates) -> Chosen | None:
         """The same among candidates; None where another may be likelier."""
         if not self.filters and answer.first_of_equals:
-            places = answer.values.argmax(axis=1)
-            values, ids = answer.values[self._rows, places], answer.ids[self._rows, places]
-            return ids, values - checked(answer.log_sum_exp)
+            return self._first_candidates(answer)
         top = TopCandidates(answer)
         filtered = self._buffer.filtered(self.history, self.filters, top, top.logits)
         places = filtered.argmax(axis=1)
-        sure = filtered[self._rows, places] > top.logits.min(axis=1)
+        rows = np.arange(len(places))
+        sure = filtered[rows, places] > top.logits.min(axis=1)
         if not all(sure[row] or reason for row, reason in enumerate(self._reasons)):
             return None
-        logits = top.logits[self._rows, places].astype(np.float64)
-        return top.ids[self._rows, places], logits - top.log_sum_exp
+        logits = top.logits[rows, places].astype(np.float64)
+        return top.ids[rows, places].tolist(), (logits - top.log_sum_exp).tolist()
+
+    def _first_candidates(self, answer: Candidates) -> Chosen:
+        """The first of the largest: of a few numbers in plain Python, which is faster."""
+        tokens, likelihoods = [], []
+        totals = answer.log_sum_exp.tolist()
+        if not all(map(math.isfinite, totals)):
+            checked(answer.log_sum_exp)
+        for values, ids, total in zip(answer.values.tolist(), answer.ids, totals, strict=True):
+            largest = max(values)
+            tokens.append(int(ids[values.index(largest)]))
+            likelihoods.append(largest - total)
+        return tokens, likelihoods
 
     def certain(self) -> Sequence[int]:
         """See Search. Of several rows nobody knows which will be the best."""
-        return self._ids_of(0) if len(self._rows) == 1 else []
+        return self._ids_of(0) if len(self._scores) == 1 else []
 
     def stop(self, reason: FinishReason) -> None:
         """See Search."""
@@ -192,7 +205,7 @@ class RowSearch(FilteredSearch):
         found = [
             GeneratedSequence(
                 ids=tuple(self._ids_of(row)),
-                score=float(self._scores[row]),
+                score=self._scores[row],
                 finish_reason=reason,
             )
             for row, reason in enumerate(self._reasons)

@@ -7,11 +7,29 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Lengths, Tokens
 
 FinishReason = Literal["stop", "stop_string", "length", "time", "cancelled"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What an input's results took together.
+
+    `prompt_tokens` stood before what was generated: a decoder-only model's prompt, or what an
+    encoder-decoder starts from; `reused_tokens` of them were in a cache already. `steps` are calls
+    of the decoder. Of `guessed_tokens`, `accepted_tokens` were right (prompt lookup or a draft).
+    Seconds count from the request on: to the first token, and to the end.
+    """
+
+    prompt_tokens: int
+    reused_tokens: int
+    steps: int
+    guessed_tokens: int
+    accepted_tokens: int
+    first_token_seconds: float
+    seconds: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,12 +39,14 @@ class GeneratedSequence:
     `ids` are the generated tokens, without the prompt and with the end token where there is one.
     `score` is the sum of log-probabilities; in beam search divided by length ** length_penalty.
     `finish_reason` is "stop" for an end token, "stop_string" for a text that ends it, "length" for
-    the limit of tokens, "time" for `max_time`, "cancelled" for whoever asked for it.
+    the limit of tokens, "time" for `max_time`, "cancelled" for whoever asked for it. `usage` is
+    that of its input, and does not count when sequences are compared.
     """
 
     ids: tuple[int, ...]
     score: float
     finish_reason: FinishReason
+    usage: Usage | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def finished(self) -> bool:
@@ -64,12 +84,12 @@ class History:
         """What was generated, (rows, generated)."""
         return self._tokens[:, self.start : self.start + self.generated]
 
-    def append(self, tokens: NDArray[np.int64], parents: NDArray[np.int64] | None = None) -> None:
-        """Row i goes on from row `parents[i]` with `tokens[i]`."""
+    def append(self, tokens: Sequence[int], parents: Sequence[int] | None = None) -> None:
+        """Row i goes on from row `parents[i]`, by default from itself, with `tokens[i]`."""
+        end = self.start + self.generated
         if parents is not None:
-            end = self.start + self.generated
-            self._tokens[:, :end] = self._tokens[parents, :end]
-        self._tokens[:, self.start + self.generated] = tokens
+            self._tokens[:, self.start : end] = self._tokens[parents, self.start : end]
+        self._tokens[:, end] = tokens
         self.generated += 1
 
 

@@ -87,6 +87,11 @@ class Tokenizer:
         """Parts of a decoded text that lose the space before them."""
         return CLEANED if self.record.clean_up else ()
 
+    def ids_of_tokens(self) -> dict[str, int]:
+        """Every token that the model generates, and its id."""
+        ids: dict[str, int] = self._target.get_vocab()
+        return ids
+
     def token(self, token_id: int) -> str:
         """What a generated id stands for, empty where it is no token."""
         return self._target.id_to_token(token_id) or ""

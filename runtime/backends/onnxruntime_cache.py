@@ -1,200 +1,249 @@
-"""Keys and values that ONNX Runtime reads and writes in place, and encoder memories beside them.
+"""A cache that ONNX Runtime's decoder reads and writes: everything is bound once.
 
-On the CPU all of them lie in one array, so that rows come, go and change places with a few copies:
-of beams, what they do not have in common. Elsewhere they stay on the device, each a tensor.
+A binding holds addresses, so what changes from step to step is written into arrays of their own.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.runtime.backend import Lengths
+from seq2edge.bundle.engine_info import (
+    LAST_POSITIONS,
+    LOG_SUM_EXP,
+    TOP_IDS,
+    TOP_VALUES,
+    top_outputs,
+)
+from seq2edge.errors import BackendError, CapacityError
+from seq2edge.runtime.backend import Answer, Candidates, Lengths, Logits, Tokens
+from seq2edge.runtime.backends.onnxruntime_buffers import HostCaches, Memory
 
-Cached: TypeAlias = NDArray[Any]  # keys or values of a cache, of one of the types below
-CACHE_TYPES: dict[str, type[Any]] = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
-SOURCE_STEP = 16  # an encoder memory that sources join is as long as a multiple of this
+if TYPE_CHECKING:
+    from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
+GROWTH = 64  # an unset capacity starts here and doubles
 
-class HostCaches:
-    """Keys and values of some rows, in one array (tensors, rows, kv_heads, capacity, head_dim)."""
-
-    def __init__(self, names: list[str], shape: tuple[int, int, int, int], kind: type[Any]) -> None:
-        self._names = names
-        self._kind = kind
-        # Zeros: what no row has written yet is multiplied by zero, which no NaN would be.
-        self._array: Cached = np.zeros((len(names), *shape), dtype=kind)
-        self.rows = shape[0]
-
-    def bind(self, binding: Any) -> None:
-        """Bind every tensor as an input and as the output that is written in its place."""
-        shape = (self.rows, *self._array.shape[2:])
-        for name, tensor in zip(self._names, self._array, strict=True):
-            place = tensor.ctypes.data
-            binding.bind_input(f"past_{name}", "cpu", 0, self._kind, shape, place)
-            binding.bind_output(f"present_{name}", "cpu", 0, self._kind, shape, place)
-
-    def tensors(self) -> list[Cached]:
-        """Every tensor, (rows, kv_heads, capacity, head_dim)."""
-        return list(self._array)
-
-    def move(self, rows: NDArray[np.int64], first: list[int], used: int) -> None:
-        """Row i takes over what row `rows[i]` holds, from token `first[i]` up to `used`."""
-        copies = [
-            (row, begin, self._array[:, old, :, begin:used].copy())
-            for row, (old, begin) in enumerate(zip(rows.tolist(), first, strict=True))
-            if row != old
-        ]
-        for row, begin, copy in copies:
-            self._array[:, row, :, begin:used] = copy
-        self.rows = len(rows)
-
-    def resize(self, rows: NDArray[np.int64], capacity: int, used: int) -> None:
-        """Make room for so many tokens; row i holds what row `rows[i]` held, more rows nothing."""
-        tensors, room, heads, _, head_dim = self._array.shape
-        before, room = self._array, max(room, len(rows))
-        self._array = np.zeros((tensors, room, heads, capacity, head_dim), dtype=self._kind)
-        for row, old in enumerate(rows.tolist()):
-            self._array[:, row, :, :used] = before[:, old, :, :used]
-        self.rows = len(rows)
-
-    def append(self, other: HostCaches, used: int) -> None:
-        """Take over `used` tokens of the other's rows behind these."""
-        rows, room = self.rows + other.rows, self._array.shape[1]
-        if rows > room:
-            before = self._array
-            shape = (len(before), max(rows, 2 * room), *before.shape[2:])
-            self._array = np.zeros(shape, dtype=self._kind)
-            self._array[:, : self.rows] = before[:, : self.rows]
-        taken = other._array[:, : other.rows, :, :used]
-        self._array[:, self.rows : rows, :, :used] = taken
-        self.rows = rows
-
-    def read(self, used: int) -> dict[str, Cached]:
-        """What the first row holds, (kv_heads, used, head_dim), by name."""
-        return dict(zip(self._names, self._array[:, 0, :, :used].copy(), strict=True))
-
-    def write(self, values: Mapping[str, Cached], used: int) -> None:
-        """Let the first row hold what another one's `read` gave. Raises ValueError."""
-        if sorted(values) != sorted(self._names):
-            raise ValueError("it holds keys and values of other layers")
-        for name, tensor in zip(self._names, self._array, strict=True):
-            value, place = values[name], tensor[0, :, :used]
-            if value.shape != place.shape or value.dtype != place.dtype:
-                raise ValueError(f"{name} is {value.dtype} {value.shape}, not {place.shape}")
-            place[:] = value
+# Of each input, how many tokens two of its rows have in common, at least.
+Common: TypeAlias = "list[list[list[int]]]"
 
 
-class DeviceCaches:
-    """Keys and values of some rows, each a tensor on a device; rows move by way of the host."""
+class OnnxRuntimeCache:
+    """Keys and values in buffers of fixed capacity; input and output share them."""
 
     def __init__(
-        self, ort: Any, device: str, names: list[str], shape: tuple[int, ...], kind: type[Any]
+        self,
+        backend: OnnxRuntimeBackend,
+        memory: Memory | None,
+        rows: int,
+        capacity: int | None,
     ) -> None:
-        self._ort, self._device, self._names, self._kind = ort, device, names, kind
-        self._tensors = [self._made(np.zeros(shape, dtype=kind)) for _ in names]
+        self._backend = backend
+        self._memory = memory
+        self._limit = capacity
+        self._capacity = capacity or GROWTH
+        self._caches = backend.make_caches(rows, self._capacity)
+        self.length: Lengths = np.zeros(rows, dtype=np.int64)
+        self._longest = 0  # of `length`
+        self._common: Common = [[[0]] for _ in range(rows)]
+        self._calls = 0
+        self._binding: Any = None  # made anew where anything but numbers and shapes changes
+        self._tokens: Tokens
+        self._new_length: Lengths
+        self._positions = np.ones(1, dtype=np.int64)
+        self._room: dict[str, NDArray[Any]] = {}  # of what is answered, for as many lines as ever
+        self._answer: dict[str, NDArray[Any]]
 
-    def _made(self, values: Cached) -> Any:
-        tensor = self._ort.OrtValue.ortvalue_from_shape_and_type(
-            values.shape, self._kind, self._device, 0
-        )
-        tensor.update_inplace(values)
-        return tensor
+    def reserve(self, needed: int) -> None:
+        """Make room for `needed` tokens a row, or refuse."""
+        if needed <= self._capacity:
+            return
+        if self._limit is not None:
+            raise CapacityError(
+                f"capacity: {needed} tokens do not fit the {self._limit} that were set; "
+                "set a larger capacity or none"
+            )
+        self._capacity *= 2 ** math.ceil(math.log2(needed / self._capacity))
+        self._resize(np.arange(len(self.length)))
 
-    def bind(self, binding: Any) -> None:
-        """Bind every tensor as an input and as the output that is written in its place."""
-        for name, tensor in zip(self._names, self._tensors, strict=True):
-            binding.bind_ortvalue_input(f"past_{name}", tensor)
-            binding.bind_ortvalue_output(f"present_{name}", tensor)
+    def reorder(self, rows: NDArray[np.int64]) -> None:
+        """See Cache. Of rows that change places, what they do not have in common is copied."""
+        inputs, before = len(self._common), len(self.length)
+        parents = rows.tolist()
+        if len(rows) == before:
+            first = self._differ_from(parents, before // inputs)
+            self._caches.move(parents, first, self._longest)
+            self.length[:] = self.length[rows]
+        else:
+            self._resize(rows)
+            self.length = self.length[rows]
+        self._longest = int(self.length.max())
+        self._common = self._shared(parents, before // inputs, len(rows) // inputs)
 
-    def move(self, rows: NDArray[np.int64], first: list[int], used: int) -> None:
-        """Row i holds what row `rows[i]` held; all of it is copied."""
-        del first, used
-        for tensor in self._tensors:
-            tensor.update_inplace(np.ascontiguousarray(tensor.numpy()[rows]))
+    def _differ_from(self, parents: list[int], width: int) -> list[int]:
+        """The first token that each row does not have in common with the row it goes on from."""
+        places = [
+            (row // width, row % width, parent - row // width * width)
+            for row, parent in enumerate(parents)
+        ]
+        return [
+            self._common[input_][row][parent] if 0 <= parent < width else 0
+            for input_, row, parent in places
+        ]
 
-    def resize(self, rows: NDArray[np.int64], capacity: int, used: int) -> None:
-        """Make room for so many tokens; row i holds what row `rows[i]` held."""
-        for i, tensor in enumerate(self._tensors):
-            before = tensor.numpy()
-            _, heads, _, head_dim = before.shape
-            values = np.zeros((len(rows), heads, capacity, head_dim), dtype=self._kind)
-            values[:, :, :used] = before[rows, :, :used]
-            self._tensors[i] = self._made(values)
+    def _shared(self, parents: list[int], before: int, width: int) -> Common:
+        """What rows have in common that go on from these: all, where that is one row."""
+        lengths = self.length.tolist()
+        common = []
+        for i, known in enumerate(self._common):
+            mine = [parent - i * before for parent in parents[i * width : (i + 1) * width]]
+            alone = any(not 0 <= parent < before for parent in mine)  # from another input
+            common.append(
+                [
+                    [
+                        lengths[i * width + row] if a == b else 0 if alone else known[a][b]
+                        for b in mine
+                    ]
+                    for row, a in enumerate(mine)
+                ]
+            )
+        return common
 
-    def read(self, used: int) -> dict[str, Cached]:
-        """What the first row holds, (kv_heads, used, head_dim), by name."""
-        values = (tensor.numpy()[0, :, :used] for tensor in self._tensors)
-        return dict(zip(self._names, values, strict=True))
+    def set_length(self, length: Lengths) -> None:
+        """So many tokens of each row (rows,) count from now on."""
+        self.length[:] = length
+        self._longest = int(length.max())
 
-    def write(self, values: Mapping[str, Cached], used: int) -> None:
-        """Let the first row hold what another one's `read` gave. Raises ValueError."""
-        host = HostCaches(self._names, self._tensors[0].shape(), self._kind)
-        host.write(values, used)
-        for tensor, array in zip(self._tensors, host.tensors(), strict=True):
-            tensor.update_inplace(array)
+    def rewind(self, length: int) -> None:
+        """See Cache. What comes next is written over the rest."""
+        self.length[:] = self._longest = length
+        self._common = [[[min(n, length) for n in row] for row in rows] for rows in self._common]
 
+    def read(self) -> dict[str, NDArray[Any]]:
+        """See SavedCache."""
+        return self._caches.read(int(self.length[0]))
 
-class Memory:
-    """Cross-attention keys and values (inputs, heads, source, head_dim), one copy for all beams.
-
-    As the encoder gave them, until inputs come or go: then in arrays of their own.
-    """
-
-    def __init__(self, values: dict[str, Any], source_length: Lengths) -> None:
-        self._given = values
-        self._own: dict[str, Cached] = {}
-        self.source_length = source_length
-
-    def bind(self, binding: Any) -> None:
-        """Bind every tensor."""
-        for name, value in self._given.items():
-            binding.bind_ortvalue_input(name, value)
-        inputs = len(self.source_length)
-        for name, array in self._own.items():
-            shape = (inputs, *array.shape[1:])
-            binding.bind_input(name, "cpu", 0, array.dtype.type, shape, array.ctypes.data)
+    def write(self, values: Mapping[str, NDArray[Any]], length: int) -> None:
+        """See SavedCache."""
+        self.reserve(length)
+        self._caches.write(values, length)
+        self.length[:] = self._longest = length
 
     def keep(self, inputs: NDArray[np.int64]) -> None:
-        """Input i is the old `inputs[i]`."""
-        moved = np.flatnonzero(inputs != np.arange(len(inputs)))
-        for array in self._arrays().values():
-            array[moved] = array[inputs[moved]]
-        self.source_length = self.source_length[inputs]
+        """See RunningCache."""
+        width = len(self._common[0])
+        rows = (inputs[:, None] * width + np.arange(width)).reshape(-1)
+        self._caches.move(rows.tolist(), [0] * len(rows), self._longest)
+        self.length = self.length[rows]
+        self._longest = int(self.length.max())
+        self._common = [self._common[i] for i in inputs.tolist()]
+        if self._memory is not None:
+            self._memory.keep(inputs)
+        self._binding = None
 
-    def join(self, other: Memory) -> None:
-        """The other's inputs come behind these, padded as far as the longest of all."""
-        lengths = np.concatenate((self.source_length, other.source_length))
-        source = -(-int(lengths.max()) // SOURCE_STEP) * SOURCE_STEP
-        theirs, first = other._arrays(), len(self.source_length)
-        for name, array in self._arrays().items():
-            room, heads, before, head_dim = array.shape
-            if len(lengths) > room or not source <= before <= 2 * source:
-                width = min(before, source)
-                shape = (max(len(lengths), 2 * room), heads, source, head_dim)
-                self._own[name] = np.zeros(shape, dtype=array.dtype)
-                self._own[name][:first, :, :width] = array[:first, :, :width]
-            width = min(theirs[name].shape[2], self._own[name].shape[2])
-            taken = theirs[name][: len(other.source_length), :, :width]
-            self._own[name][first : len(lengths), :, :width] = taken
-            self._own[name][first : len(lengths), :, width:] = 0
-        self.source_length = lengths
+    def join(self, other: OnnxRuntimeCache) -> None:
+        """See RunningCache."""
+        self.reserve(other._longest)
+        assert isinstance(self._caches, HostCaches)
+        assert isinstance(other._caches, HostCaches)
+        self._caches.append(other._caches, other._longest)
+        self.length = np.concatenate((self.length, other.length))
+        self._longest = max(self._longest, other._longest)
+        self._common += other._common
+        if self._memory is not None and other._memory is not None:
+            self._memory.join(other._memory)
+        self._binding = None
 
-    def _arrays(self) -> Mapping[str, Cached]:
-        """Arrays of its own, copied from what the encoder gave when they are first needed."""
-        if self._given:
-            self._own = {name: host_view(value).copy() for name, value in self._given.items()}
-            self._given = {}
-        return dict(self._own)
+    def step(self, tokens: Tokens, new_length: Lengths, positions: int) -> Answer:
+        """One call of the graph; see Backend."""
+        new = tokens.shape[1]
+        if self._longest + new > self._capacity:
+            self.reserve(self._longest + new)
+        binding = self._bound(tokens.shape, positions)
+        self._tokens[:] = tokens
+        self._new_length[:] = new_length
+        on_host = self._backend.device == "cpu"
+        if not on_host:
+            self._bind_changing()  # a device copies what is bound, see `_bind_array`
+        self._backend.sessions["decoder"].run_with_iobinding(binding)
+        self.length += new_length
+        self._longest = self._longest + 1 if new == 1 else int(self.length.max())
+        self._calls += 1
+        if not on_host:
+            binding.synchronize_outputs()
+        return self._candidates() if TOP_VALUES in self._answer else self._answer["logits"]
+
+    def _candidates(self) -> Candidates:
+        """The largest logits of the last call; all of them as long as there is no other."""
+        answer, calls = self._answer, self._calls
+
+        def fetch() -> Logits:
+            if self._calls != calls:
+                raise BackendError("logits: those of a step that is over; ask before the next")
+            return answer["logits"]
+
+        return Candidates(
+            values=answer[TOP_VALUES],
+            ids=answer[TOP_IDS],
+            log_sum_exp=answer[LOG_SUM_EXP],
+            vocab=self._backend.vocab,
+            logits=fetch,
+            first_of_equals=self._backend.device == "cpu",  # where its TopK is known to
+        )
+
+    def _resize(self, rows: NDArray[np.int64]) -> None:
+        """Other rows or another capacity: row i holds what row `rows[i]` held."""
+        self._caches.resize(rows, self._capacity, self._longest)
+        self._binding = None
+
+    def _bound(self, shape: tuple[int, ...], positions: int) -> Any:
+        """A binding of everything, for tokens of this shape and so many answers a row."""
+        if self._binding is None:
+            self._binding = self._backend.sessions["decoder"].io_binding()
+            self._caches.bind(self._binding)
+            if self._memory is not None:
+                _bind_array(self._binding, "source_length", self._memory.source_length)
+                self._memory.bind(self._binding)
+        elif shape == self._tokens.shape and positions == self._positions[0]:
+            return self._binding
+        self._tokens = np.zeros(shape, dtype=np.int64)
+        self._new_length = np.ones(shape[0], dtype=np.int64)
+        self._positions[0] = positions
+        self._bind_changing()
+        self._bind_answer(shape[0] * positions)
+        return self._binding
+
+    def _bind_changing(self) -> None:
+        """Bind what changes from call to call: a device needs that before each."""
+        _bind_array(self._binding, "input_ids", self._tokens)
+        _bind_array(self._binding, "new_length", self._new_length)
+        _bind_array(self._binding, "cache_length", self.length)
+        if self._backend.verifies:
+            _bind_array(self._binding, LAST_POSITIONS, self._positions)
+
+    def _bind_answer(self, lines: int) -> None:
+        """Bind the outputs that hold what is answered."""
+        if not self._room or lines > len(self._room["logits"]):
+            kinds = {"logits": ((self._backend.vocab,), np.float32)} | {
+                tensor.name: (tuple(map(int, tensor.shape[1:])), np.dtype(tensor.dtype).type)
+                for tensor in top_outputs(self._backend.top_k)
+            }
+            self._room = {
+                name: np.empty((lines, *shape), dtype=kind) for name, (shape, kind) in kinds.items()
+            }
+        self._answer = {name: array[:lines] for name, array in self._room.items()}
+        for name, array in self._answer.items():
+            place = array.ctypes.data
+            self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, place)
 
 
-def host_view(value: Any) -> Cached:
-    """The memory of a tensor of floats on the host."""
-    shape = tuple(value.shape())
-    kind = np.ctypeslib.as_ctypes_type(np.float32)
-    flat: Cached = np.ctypeslib.as_array((kind * math.prod(shape)).from_address(value.data_ptr()))
-    return flat.reshape(shape)
+def _bind_array(binding: Any, name: str, array: NDArray[np.int64]) -> None:
+    """Bind an input to the array's memory: later changes of the array are seen on the CPU.
+
+    Graphs on another device take a copy of it now.
+    """
+    binding.bind_input(name, "cpu", 0, np.int64, array.shape, array.ctypes.data)

@@ -49,6 +49,7 @@ class TensorRTBackend:
     name = "tensorrt"
     capacity: int | None = None
     running = False
+    verifies = False
 
     def __init__(
         self,
@@ -118,8 +119,11 @@ class TensorRTBackend:
         assert self._decoder is not None
         return EngineCache(self._decoder, memory, rows, capacity)
 
-    def step(self, tokens: Tokens, new_length: Lengths, cache: EngineCache) -> Answer:
+    def step(
+        self, tokens: Tokens, new_length: Lengths, cache: EngineCache, positions: int = 1
+    ) -> Answer:
         """See Backend. Logits are valid until the cache is dropped, too."""
+        assert positions == 1, "it answers the last token alone"
         return cache.step(tokens, new_length)
 
     def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:

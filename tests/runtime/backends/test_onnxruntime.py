@@ -20,13 +20,13 @@ from seq2edge.runtime import backend as backend_choice
 from seq2edge.runtime.backend import all_logits, open_backend
 from seq2edge.runtime.backends import onnxruntime as backend_module
 from seq2edge.runtime.backends.onnxruntime import (
-    GROWTH,
     OnnxRuntimeBackend,
     check_device,
     choose_target,
     import_onnxruntime,
     runs,
 )
+from seq2edge.runtime.backends.onnxruntime_cache import GROWTH
 from seq2edge.runtime.parity import TOLERANCES
 
 CLOSE = TOLERANCES["float32"].absolute
@@ -92,6 +92,29 @@ def test_any_mixture_of_steps_gives_the_models_logits(exported, name, target):
         cache.reorder(np.array([2, 0, 1, 5, 5, 3]))
     step(6, [1] * 6)
     step(6, [3, 1, 2, 2, 1, 3])
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "llama", "mistral"])
+def test_several_answers_of_a_row_are_those_of_single_steps(exported, name):
+    """Behind prompts and pasts, taken back and taken again; the largest logits too."""
+    ours, eager = both(exported, name, "onnxruntime")
+    caches = opened((eager, ours), 1)
+    rng = np.random.default_rng(3)
+    assert ours.verifies
+    assert not eager.verifies
+    for new, positions in ((5, 5), (3, 3), (4, 2), (1, 1), (9, 9)):
+        tokens = rng.integers(3, 80, (1, new))
+        singles = np.concatenate(
+            [eager.step(tokens[:, i : i + 1], np.array([1]), caches[0]) for i in range(new)]
+        )[-positions:]
+        for _ in range(2):
+            answer = ours.step(tokens, np.array([new]), caches[1], positions)
+            np.testing.assert_allclose(all_logits(answer), singles, atol=CLOSE)
+            np.testing.assert_array_equal(answer.values.max(axis=1), answer.logits().max(axis=1))
+            assert answer.ids.shape == (positions, 32)
+            caches[1].rewind(int(caches[1].length[0]) - new)
+        ours.step(tokens, np.array([new]), caches[1])
+        np.testing.assert_array_equal(caches[0].length, caches[1].length)
 
 
 @pytest.mark.parametrize("target", TARGETS)
