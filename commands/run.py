@@ -47,6 +47,12 @@ OUTPUT = click.option(
     help="Write here; what is there already is not generated again.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object per input.")
+LOGPROBS = click.option(
+    "--logprobs",
+    type=click.IntRange(0),
+    metavar="N",
+    help="With --json: each token's log-probability, and those of the N likeliest.",
+)
 
 
 @click.command()
@@ -55,6 +61,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object per
 @FILE
 @OUTPUT
 @JSON
+@LOGPROBS
 @click.option("--stream", is_flag=True, help="Print an answer as it is generated.")
 @BATCH
 @CUT
@@ -69,6 +76,7 @@ def run(
     *,
     output: Path | None,
     as_json: bool,
+    logprobs: int | None,
     stream: bool,
     batch: int,
     cut: bool,
@@ -87,9 +95,10 @@ def run(
         raise click.UsageError("--chat takes neither --from nor --to")
     if stream and (as_json or output or (decoding.num_return_sequences or 1) > 1):
         raise click.UsageError("--stream prints one text: not with --json, --output or several")
+    _check_logprobs(logprobs, as_json=as_json)
     inputs = read_inputs(texts, file)
     model = load_model(bundle, execution, cut=cut, draft=decoding.draft)
-    options = decoding.over(model.options)
+    options = decoding.over(model.options).replace(logprobs=logprobs)
     task = Task(
         model=model,
         options=options,
@@ -107,6 +116,11 @@ def run(
     notes.say()
     if cut:
         say_cut(model)
+
+
+def _check_logprobs(logprobs: int | None, *, as_json: bool) -> None:
+    if logprobs is not None and not as_json:
+        raise click.UsageError("--logprobs goes with --json")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,6 +192,7 @@ def _write_answers(
 @BUNDLE
 @click.argument("clips", nargs=-1, required=True, type=PATH)
 @JSON
+@LOGPROBS
 @click.option("--language", help="Spoken language, where the model knows several.")
 @click.option(
     "--task",
@@ -193,14 +208,16 @@ def transcribe(
     clips: tuple[Path, ...],
     *,
     as_json: bool,
+    logprobs: int | None,
     language: str | None,
     task: str,
     decoding: Decoding,
     execution: Execution,
 ) -> None:
     """Transcribe WAVE files (CLIPS) of up to 30 seconds with BUNDLE."""
+    _check_logprobs(logprobs, as_json=as_json)
     model = load_model(bundle, execution, draft=decoding.draft)
-    options = decoding.over(model.options)
+    options = decoding.over(model.options).replace(logprobs=logprobs)
     notes = AnswerNotes()
     with Destination(None, as_json=as_json, each=options.num_return_sequences) as out:
         for clip in clips:
@@ -410,25 +427,30 @@ class AnswerNotes:
 
 
 def answer(source: str, texts: Sequence[GeneratedText]) -> dict[str, Any]:
-    """An input, its results, and what they took, as JSON values."""
+    """An input, its results, and what they took, as JSON values; no times, which always differ."""
     values: dict[str, Any] = {"input": source, "results": results(texts)}
     if texts and texts[0].usage is not None:
-        values["usage"] = dataclasses.asdict(texts[0].usage)
+        counts = dataclasses.asdict(texts[0].usage)
+        values["usage"] = {k: v for k, v in counts.items() if not k.endswith("seconds")}
     return values
 
 
 def results(texts: Sequence[GeneratedText]) -> list[dict[str, Any]]:
     """The results of one input as JSON values."""
-    return [
-        {
-            "text": text.text,
-            "ids": list(text.ids),
-            "score": text.score,
-            "finished": text.finished,
-            "finish_reason": text.finish_reason,
-        }
-        for text in texts
-    ]
+    return [_result(text) for text in texts]
+
+
+def _result(text: GeneratedText) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "text": text.text,
+        "ids": list(text.ids),
+        "score": text.score,
+        "finished": text.finished,
+        "finish_reason": text.finish_reason,
+    }
+    if text.logprobs is not None:
+        values["logprobs"] = [dataclasses.asdict(entry) for entry in text.logprobs]
+    return values
 
 
 def batches(items: Iterable[str], size: int) -> Iterator[list[str]]:

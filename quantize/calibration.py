@@ -20,6 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.engine_info import LAST_POSITIONS
 from seq2edge.bundle.manifest import GraphFlavour, Role
 from seq2edge.errors import BackendError, InputError
 from seq2edge.evaluation.examples import Example
@@ -145,6 +146,7 @@ class Calibration:
             "input_ids": np.array([trace.tokens]),
             "new_length": np.array([length]),
             "cache_length": np.array([0]),
+            LAST_POSITIONS: np.array([1]),
             "source_length": np.array([self._source_length(trace)]),
             **{f"past_{part}_{layer}": empty for part, layer in caches},
         }

@@ -23,7 +23,7 @@ from seq2edge.runtime.search import (
     FilteredSearch,
     generator_of,
 )
-from seq2edge.runtime.sequences import FinishReason, GeneratedSequence, History
+from seq2edge.runtime.sequences import FinishReason, GeneratedSequence, History, TokenLogprob
 
 FEW = 1024  # values that are sorted faster than looked through
 CLOSED = np.float32(-1e9)  # the score of what must not go on
@@ -54,6 +54,8 @@ class BeamSearch(FilteredSearch):
     def choose(self, answer: Answer) -> Choice:
         """See Search."""
         best = None
+        if self._logprobs is not None:
+            self._logprobs.begin(answer)
         if isinstance(answer, Candidates) and self._candidates_may_decide():
             best = self._best_from_candidates(TopCandidates(answer, filtered=bool(self.filters)))
         values, parents, tokens = best or self._best_of_all(all_logits(answer))
@@ -65,7 +67,10 @@ class BeamSearch(FilteredSearch):
         full = len(self.finished) == self.beams
         stopped_early = full and self.options.early_stopping is True
         self.done = not self._improvable or stopped_early or bool(stops.all())
-        return parents[going_on].tolist(), tokens[going_on].tolist()
+        choice = parents[going_on].tolist(), tokens[going_on].tolist()
+        if self._logprobs is not None:
+            self._logprobs.go_on(*choice)
+        return choice
 
     def _best_of_all(self, logits: Logits) -> Best:
         """The best of all tokens, or drawn ones."""
@@ -146,14 +151,24 @@ class BeamSearch(FilteredSearch):
             return
         for rank, reason in enumerate(reasons[: self.beams]):
             if reason is not None:
-                ids = (*self.history.new_tokens[parents[rank]].tolist(), int(tokens[rank]))
-                self._finish(ids, values[rank], reason)
+                row, token = int(parents[rank]), int(tokens[rank])
+                ids = (*self.history.new_tokens[row].tolist(), token)
+                logprobs = None if self._logprobs is None else self._logprobs.behind(row, token)
+                self._finish(ids, values[rank], reason, logprobs)
         self._sort_finished()
 
-    def _finish(self, ids: tuple[int, ...], value: np.float32, reason: FinishReason) -> None:
+    def _finish(
+        self,
+        ids: tuple[int, ...],
+        value: np.float32,
+        reason: FinishReason,
+        logprobs: tuple[TokenLogprob, ...] | None,
+    ) -> None:
         divisor = np.float32(max(1, len(ids)) ** self.options.length_penalty)
         score = float(value / divisor)
-        self.finished.append(GeneratedSequence(ids=ids, score=score, finish_reason=reason))
+        self.finished.append(
+            GeneratedSequence(ids=ids, score=score, finish_reason=reason, logprobs=logprobs)
+        )
 
     def _sort_finished(self) -> None:
         self.finished.sort(key=lambda sequence: -sequence.score)
@@ -192,7 +207,8 @@ class BeamSearch(FilteredSearch):
         for row in range(self.beams):
             if self.scores[row] > CLOSED / 2:
                 ids = tuple(self.history.new_tokens[row].tolist())
-                self._finish(ids, self.scores[row], reason)
+                logprobs = None if self._logprobs is None else self._logprobs.of(row)
+                self._finish(ids, self.scores[row], reason, logprobs)
         self._sort_finished()
         self.done = True
 

@@ -87,6 +87,10 @@ class DecodeOptions:
     # Above 1 makes tokens of the prompt and the output so far less likely, below 1 likelier.
     repetition_penalty: float = 1.0
 
+    # Results tell each token's log-probability, as the model gave it, and those of so many of the
+    # likeliest tokens at its place; None: neither.
+    logprobs: int | None = None
+
     # The answer is JSON of this schema (its text, or a dict), or matches this regular expression as
     # a whole, or follows this grammar in llguidance's form of Lark; needs seq2edge[constraints].
     json_schema: str | None = None
@@ -172,6 +176,8 @@ class DecodeOptions:
             do_sample=False,
             stop_strings=(),
             max_time=None,
+            logprobs=None,
+            prompt_lookup_num_tokens=0,
             **dict.fromkeys(_RULES),
             max_new_tokens=max_new_tokens,
             max_length=max_length,
@@ -212,6 +218,7 @@ _LEAST = {
     "no_repeat_ngram_size": 0,
     "seed": 0,
     "top_k": 0,
+    "logprobs": 0,
     "prompt_lookup_num_tokens": 0,
     "num_assistant_tokens": 1,
     "capacity": 1,

@@ -33,19 +33,29 @@ class Usage:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenLogprob:
+    """A generated token's log-probability, and the likeliest tokens at its place with theirs."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class GeneratedSequence:
     """One decoded sequence.
 
     `ids` are the generated tokens, without the prompt and with the end token where there is one.
     `score` is the sum of log-probabilities; in beam search divided by length ** length_penalty.
     `finish_reason` is "stop" for an end token, "stop_string" for a text that ends it, "length" for
-    the limit of tokens, "time" for `max_time`, "cancelled" for whoever asked for it. `usage` is
-    that of its input, and does not count when sequences are compared.
+    the limit of tokens, "time" for `max_time`, "cancelled" for whoever asked for it. `logprobs` are
+    the model's own, one for each id, where the options ask for them. `usage` is that of its input,
+    and does not count when sequences are compared.
     """
 
     ids: tuple[int, ...]
     score: float
     finish_reason: FinishReason
+    logprobs: tuple[TokenLogprob, ...] | None = None
     usage: Usage | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property

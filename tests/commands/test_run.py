@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -65,6 +66,43 @@ def test_run_as_json_gives_ids_and_scores(bundles):
     assert found["input"] == "w5 w6"
     assert [r["ids"] for r in found["results"]] == [list(t.ids) for t in wanted]
     assert [r["score"] for r in found["results"]] == pytest.approx([t.score for t in wanted])
+    assert found["usage"] == {
+        "prompt_tokens": 1,
+        "reused_tokens": 0,
+        "steps": wanted[0].usage.steps,
+        "guessed_tokens": 0,
+        "accepted_tokens": 0,
+    }
+
+
+def test_run_tells_log_probabilities_in_json(bundles):
+    """Of each token and of the likeliest at its place; not without JSON."""
+    bundle = bundles("bart")
+    result = call("run", bundle, "w5 w6", "--json", "--logprobs", 2, "--max-new-tokens", 4)
+    (found,) = json.loads(result.stdout)["results"]
+    assert [len(entry["top"]) for entry in found["logprobs"]] == [2] * len(found["ids"])
+    total = sum(entry["logprob"] for entry in found["logprobs"])
+    assert total == pytest.approx(found["score"], abs=1e-4)
+    result = call("run", bundle, "w5 w6", "--logprobs", 2)
+    assert result.exit_code == 2
+    assert "--logprobs goes with --json" in result.stderr
+
+
+def test_run_guesses_and_tells_how_well(bundles):
+    """By prompt lookup and by a draft; the answers stay, and what cannot be is refused."""
+    bundle = bundles("bart")
+    text, limit = "w5 w6 w7 w5 w6", ("--max-new-tokens", 20)
+    plain = call("run", bundle, text, *limit)
+    looked_up = call("run", bundle, text, *limit, "--prompt-lookup", 4)
+    drafted = call("run", bundle, text, *limit, "--draft", bundle, "--draft-tokens", 3)
+    assert plain.stdout == looked_up.stdout == drafted.stdout
+    assert "guesses" not in plain.stderr
+    assert re.search(r"guesses: \d+ of \d+ tokens were right, 0\.\d\d steps", drafted.stderr)
+    result = call("run", bundle, text, "--prompt-lookup", 4, "-b", 2)
+    assert result.exit_code == 1
+    assert "prompt_lookup_num_tokens: 4 with num_beams 2" in result.stderr
+    result = call("run", bundle, text, "--draft", bundles("bert"))
+    assert "is of kind encoder, made to classify; it needs" in result.stderr
 
 
 def test_classify_and_embed(bundles):
