@@ -25,7 +25,7 @@ BACKENDS = {
     "cpu": "seq2edge.runtime.backends.onnxruntime:OnnxRuntimeBackend",
 }
 
-Tokens: TypeAlias = NDArray[np.int64]  # (rows, new), right-padded
+Tokens: TypeAlias = NDArray[np.int64]  # (rows, new), right-padded to the longest row
 Lengths: TypeAlias = NDArray[np.int64]  # (rows,) valid tokens of each row
 Features: TypeAlias = NDArray[np.float32]  # (batch, mels, frames)
 Logits: TypeAlias = NDArray[np.float32]  # (rows, vocab)

@@ -22,6 +22,7 @@ from seq2edge.runtime.backend import (
     Backend,
     Cache,
     Candidates,
+    Features,
     Lengths,
     Memory,
     RunningCache,
@@ -488,13 +489,20 @@ def _read_length(group: Group) -> int:
 
 def _encode(backend: Backend, groups: list[Group]) -> Memory | None:
     """The encoder's memory of the groups' sources, None where they have none."""
-    sources = [group.request.source for group in groups]
-    if sources[0] is None:
+    requests = [group.request for group in groups]
+    sources = [request.source for request in requests if request.source is not None]
+    if not sources:
         return None
+    return backend.encode(*pad_sources(sources, [request.positions for request in requests]))
+
+
+def pad_sources(
+    sources: Sequence[Source], positions: Sequence[int]
+) -> tuple[Tokens | Features, Lengths]:
+    """What `Backend.encode` takes: padded ids, or features with the positions of each."""
     if isinstance(sources[0], np.ndarray) and sources[0].ndim == 2:
-        lengths = np.array([group.request.positions for group in groups], dtype=np.int64)
-        return backend.encode(np.stack(cast("Any", sources)), lengths)
-    return backend.encode(*pad(cast("Any", sources)))
+        return np.stack(cast("Any", sources)), np.array(positions, dtype=np.int64)
+    return pad(cast("Any", sources))
 
 
 def decode(

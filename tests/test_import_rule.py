@@ -44,6 +44,9 @@ ROOMS = {
         "files bundle runtime",
         "numpy onnxruntime cuda",
     ),
+    "testing": Room(
+        "the contract of backends as checks, for their authors", "model runtime", "numpy"
+    ),
     "evaluation": Room(
         "examples, metrics with intervals, audits; tables and pages of reports",
         "files runtime",

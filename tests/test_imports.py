@@ -30,9 +30,12 @@ for module in pkgutil.walk_packages(seq2edge.runtime.__path__, "seq2edge.runtime
 EVALUATION = RUNTIME.replace("runtime", "evaluation")
 
 
-@pytest.mark.parametrize("code", ["import seq2edge.runtime", RUNTIME, "import seq2edge.bundle"])
+@pytest.mark.parametrize(
+    "code",
+    ["import seq2edge.runtime", RUNTIME, "import seq2edge.bundle", "import seq2edge.testing"],
+)
 def test_the_runtime_loads_neither_torch_nor_transformers_nor_onnx(code):
-    """Every module of it, and the bundle."""
+    """Every module of it, the bundle, and the checks of backends."""
     assert not loaded_by(code) & FORBIDDEN
 
 

@@ -42,6 +42,7 @@ PUBLIC = {
     "seq2edge.training.canary": "measure_exposure",
     "seq2edge.runtime.fake": "FakeBackend Call random_answer",
     "seq2edge.runtime.backend": "Backend Cache",
+    "seq2edge.testing": "ContractError Examples check_backend examples_of",
 }
 
 
