@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 
+import byte_tokens
 import jsonschema
 import numpy as np
 import pytest
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from byte_tokens import END
 
 import seq2edge
 from seq2edge.errors import InputError, OptionError
@@ -25,7 +26,6 @@ SCHEMA = {
     "additionalProperties": False,
     "x-guidance": {"whitespace_flexible": False},  # the library's own keyword
 }
-END = 256
 WAYS = {
     "greedy": {},
     "beams": {"num_beams": 3, "num_return_sequences": 3},
@@ -37,14 +37,8 @@ WAYS = {
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     """One token for every byte, and an end."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {letter: i for i, letter in enumerate([*alphabet, "</s>"])}
-    made = tokenizers.Tokenizer(models.BPE(vocabulary, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens(["</s>"])
     file = tmp_path_factory.mktemp("bytes") / "tokenizer.json"
-    made.save(str(file))
+    byte_tokens.write(file)
     return file
 
 
