@@ -75,9 +75,10 @@ class BeamSearch(FilteredSearch):
     def _best_of_all(self, logits: Logits) -> Best:
         """The best of all tokens, or drawn ones."""
         scores = log_softmax(logits)
-        for filter_ in self.filters:
-            filter_(self.history, scores)
-        if self._draws is not None:
+        nothing_left = bool(self._filter(scores).all())
+        if nothing_left and not self.finished:
+            raise self._stuck()
+        if self._draws is not None and not nothing_left:
             return self._drawn(scores, self._draws)
         scores += self.scores[:, None]
         return self._top(scores, min(self.kept, scores.size))

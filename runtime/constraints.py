@@ -32,6 +32,9 @@ class Constraint:
         self._prompt = prompt
         self._vocab = vocab
         self._tokens = _tokens_of(tokenizer, vocab, options.eos_token_id)
+        first = options.forced_bos_token_id
+        forced = (*options.forced_eos_token_id, *([] if first is None else [first]))
+        self._special = {token for token in forced if self._tokens.is_special_token(token)}
         self._states: dict[tuple[int, ...], Any] = {(): _matcher(self._tokens, options)}
 
     def __call__(self, tokens: NDArray[np.int64], scores: Logits) -> Logits:
@@ -39,13 +42,19 @@ class Constraint:
         states = {}
         for row, ids in enumerate(tokens[:, self._prompt :].tolist()):
             state = states[tuple(ids)] = self._state(tuple(ids))
-            if not state.is_error():  # as after padding, in a row that has ended
+            # An error is one of padding, in a row that has ended.
+            if not state.is_error() and not self._forced(scores[row]):
                 mask = np.frombuffer(state.compute_bitmask(), dtype=np.uint8)
                 allowed = np.unpackbits(mask, bitorder="little")[: self._vocab].astype(np.bool_)
                 scores[row, : len(allowed)][~allowed] = NEVER
                 scores[row, len(allowed) :] = NEVER
         self._states = states
         return scores
+
+    def _forced(self, scores: Logits) -> bool:
+        """Whether nothing but special tokens is left that the options force: no part of a text."""
+        possible = np.flatnonzero(scores > NEVER).tolist()
+        return 0 < len(possible) <= len(self._special) and self._special.issuperset(possible)
 
     def _state(self, ids: tuple[int, ...]) -> Any:
         """The rules' state behind these tokens; they were one fewer at the step before."""

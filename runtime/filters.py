@@ -19,7 +19,12 @@ from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.sequences import History
 
 NEVER = -np.inf
-
+# The options that may forbid tokens, here and as rules of `runtime/constraints.py`.
+FORBIDDING = (
+    *("no_repeat_ngram_size", "bad_words_ids", "min_length", "min_new_tokens"),
+    *("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens"),
+    *("json_schema", "regex", "grammar"),
+)
 
 Filter: TypeAlias = Callable[[History, Logits], None]
 

@@ -38,6 +38,8 @@ def remaining(scores: Logits, options: DecodeOptions) -> Remaining:
     # Beam search goes on from each end token's rivals too, so they must not be left out.
     least = 1 if options.num_beams == 1 else max(2, 1 + len(options.eos_token_id))
     left = _top_k(scores / np.float32(options.temperature), options.top_k, least)
+    if not len(left.ids):  # a beam that cannot go on
+        return left
     if options.top_p < 1.0:
         left = left.where(_in_top_p(left.probabilities(), options.top_p, least))
     if options.min_p > 0.0:

@@ -13,9 +13,10 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from seq2edge.errors import OptionError
 from seq2edge.runtime.backend import Answer, Candidates, Logits, all_logits
 from seq2edge.runtime.candidates import ScoreBuffer, TopCandidates
-from seq2edge.runtime.filters import Filter, make_filters, may_increase_scores
+from seq2edge.runtime.filters import FORBIDDING, NEVER, Filter, make_filters, may_increase_scores
 from seq2edge.runtime.likelihood import checked, log_sum_exp
 from seq2edge.runtime.logprobs import Logprobs
 from seq2edge.runtime.options import DecodeOptions
@@ -90,6 +91,22 @@ class FilteredSearch:
         # A draw needs all tokens, and a caller's processor may make any of them likelier.
         self._only_lowers = not options.do_sample and not processors
 
+    def _filter(self, scores: Logits) -> NDArray[np.bool_]:
+        """Apply the filters; whether they leave a row no token (rows,)."""
+        for filter_ in self.filters:
+            filter_(self.history, scores)
+        if not self.filters:
+            return np.zeros(len(scores), dtype=np.bool_)
+        return np.asarray(scores.max(axis=1) == NEVER)
+
+    def _stuck(self) -> OptionError:
+        """What says that the filters leave no token."""
+        names = [name for name in self.options.to_dict() if name in FORBIDDING]
+        return OptionError(
+            f"{', '.join(names) or 'processors'}: after {self.history.generated} tokens "
+            "no other is left to choose; forbid fewer"
+        )
+
     def _candidates_may_decide(self) -> bool:
         """Whether no token can come above what it was before the filters, at this step."""
         return self._only_lowers and not (
@@ -153,8 +170,9 @@ class RowSearch(FilteredSearch):
         """The likeliest of all tokens, the first of equals, or a drawn one."""
         logits = all_logits(answer)
         filtered = logits.copy() if self.filters else logits
-        for filter_ in self.filters:
-            filter_(self.history, filtered)
+        stuck = self._filter(filtered)
+        if any(stuck[row] for row, reason in enumerate(self._reasons) if reason is None):
+            raise self._stuck()
         known = answer.log_sum_exp if isinstance(answer, Candidates) else log_sum_exp(logits)
         tokens = self._drawn(filtered) if self._draws else filtered.argmax(axis=1)
         values = logits[np.arange(len(tokens)), tokens].astype(np.float64)

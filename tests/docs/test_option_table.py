@@ -36,7 +36,6 @@ from seq2edge.runtime.streaming import TextStream
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "decoding.md"
 PRINTED = re.compile(r"^\| option \|.*\n(?:\|.*\n)+", re.MULTILINE)
-VOCAB = byte_tokens.END + 1
 FIELDS = [field.name for field in dataclasses.fields(DecodeOptions)]
 
 
@@ -51,7 +50,7 @@ class Shown:
 START = {"decoder_start_token_id": None, "bos_token_id": 70}
 LONG = {"min_new_tokens": 10}
 VALUES = {
-    "num_beams": Shown(2),
+    "num_beams": Shown(2, LONG),
     "num_return_sequences": Shown(2),
     "do_sample": Shown(True, {"seed": 1}),
     "seed": Shown(5),
@@ -102,7 +101,7 @@ COLUMNS = [*WAYS, "streamed", "in a batch", "with rules", *BACKENDS]
 
 
 class Decoder:
-    """Three sources, whose answers are letters from a to h and an end, and how they are decoded."""
+    """Three sources, whose answers are letters from a to p and an end, and how they are decoded."""
 
     def __init__(self, folder: Path, kind: str = "encoder-decoder") -> None:
         byte_tokens.write(folder / "tokenizer.json")
@@ -114,7 +113,7 @@ class Decoder:
             kind=kind,
             task="generate",
             family="fake",
-            dims=Dims(width=4, vocab=VOCAB, encoder=encoder, decoder=stack),
+            dims=Dims(width=4, vocab=byte_tokens.VOCAB, encoder=encoder, decoder=stack),
             tokenizer=TokenizerRecord(source="tokenizer.json", special=SpecialTokens()),
             provenance=ProvenanceRecord(
                 tool_version="0", created="2026-01-31T23:59:59Z", source="", source_format=""
@@ -122,9 +121,9 @@ class Decoder:
             files={"tokenizer.json": FileRecord(size=0, sha256="0" * 64)},
         )
         self._bundle = Bundle(path=folder, manifest=manifest)
-        drawn = random_answer(VOCAB, seed=3, spread=1.0)
-        unlikely = np.full(VOCAB, -50.0)
-        unlikely[64:72], unlikely[byte_tokens.END] = 0.0, 1.5
+        drawn = random_answer(byte_tokens.VOCAB, seed=3, spread=1.0)
+        unlikely = np.full(byte_tokens.VOCAB, -50.0)
+        unlikely[64:80], unlikely[byte_tokens.END] = 0.0, 1.5
 
         self._answer = functools.cache(lambda *row: drawn(*row) + unlikely)
         self.plain = functools.cache(self._plain)

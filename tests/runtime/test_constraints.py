@@ -10,7 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 import tokenizers
-from byte_tokens import END
+from byte_tokens import END, LANGUAGE, VOCAB
 
 import seq2edge
 from seq2edge.errors import InputError, OptionError
@@ -36,23 +36,23 @@ WAYS = {
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    """One token for every byte, and an end."""
+    """One token for every byte."""
     file = tmp_path_factory.mktemp("bytes") / "tokenizer.json"
     byte_tokens.write(file)
     return file
 
 
-def answers(tokenizer, noise_seed, limit=60, **values):
+def answers(tokenizer, noise_seed, limit=60, prompt=(5, 6), **values):
     """Texts of a model that babbles, under these rules, and why they ended."""
     options = DecodeOptions(eos_token_id=END, **values)
     rng = np.random.default_rng(noise_seed)
-    noise = rng.standard_normal((50, END + 1)) * 3
+    noise = rng.standard_normal((50, VOCAB)) * 3
     backend = FakeBackend(lambda history, _: noise[(sum(history) + len(history)) % 50])
     request = Request(
-        prompt=[5, 6],
+        prompt=prompt,
         options=options,
         max_new_tokens=limit,
-        processors=[Constraint(options, tokenizer, END + 1, 2)],
+        processors=[Constraint(options, tokenizer, VOCAB, len(prompt))],
     )
     plain = tokenizers.Tokenizer.from_file(str(tokenizer))
     return [(plain.decode(list(s.ids)), s.finish_reason) for s in decode(backend, [request])[0]]
@@ -79,6 +79,22 @@ def test_a_regular_expression(tokenizer, way):
         for text, reason in answers(tokenizer, seed, regex="(yes|no), [0-9]{3}!", **WAYS[way]):
             assert reason == "stop"
             assert re.fullmatch("(yes|no), [0-9]{3}!", text)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_forced_special_tokens_are_no_part_of_the_text(tokenizer, way):
+    """A language before it, and an end at the limit, where the rules would forbid them."""
+    forced = {"forced_bos_token_id": LANGUAGE, "forced_eos_token_id": END}
+    found = answers(tokenizer, 0, 6, prompt=[5], regex="[ab]{9}", **forced, **WAYS[way])
+    for text, reason in found:
+        assert re.fullmatch("[ab]{4}", text)
+        assert reason == "length"
+
+
+def test_what_the_rules_forbid_cannot_be_forced(tokenizer):
+    """Nothing would be left to choose."""
+    with pytest.raises(OptionError, match="forced_bos_token_id, regex: after 0 tokens no other"):
+        answers(tokenizer, 0, prompt=[5], regex="[0-9]+", forced_bos_token_id=5)
 
 
 def test_a_grammar(tokenizer):
@@ -108,13 +124,13 @@ def test_a_grammar(tokenizer):
 def test_rules_that_are_not_understood_are_refused(tokenizer, values, message):
     """By name, also a keyword that the library would pass over."""
     with pytest.raises(OptionError, match=message):
-        Constraint(DecodeOptions(eos_token_id=END, **values), tokenizer, END + 1, 2)
+        Constraint(DecodeOptions(eos_token_id=END, **values), tokenizer, VOCAB, 2)
 
 
 def test_rules_need_an_end(tokenizer):
     """Else a finished answer could only go on."""
     with pytest.raises(OptionError, match="eos_token_id: rules need an end token"):
-        Constraint(DecodeOptions(regex="a"), tokenizer, END + 1, 2)
+        Constraint(DecodeOptions(regex="a"), tokenizer, VOCAB, 2)
 
 
 def test_a_tokenizer_that_cannot_be_read_is_named(speaking):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from requests_of import decode_prompts
 
-from seq2edge.errors import BackendError, CapacityError
+from seq2edge.errors import BackendError, CapacityError, OptionError
 from seq2edge.runtime.fake import Call, FakeBackend, random_answer
 from seq2edge.runtime.likelihood import log_softmax
 from seq2edge.runtime.options import DecodeOptions
@@ -317,6 +317,65 @@ def test_a_processor_that_fails_ends_its_own_request_alone():
     assert good.results()[0].ids == (2, 3, 4)
     with pytest.raises(ZeroDivisionError, match="mine"):
         bad.results()
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"suppress_tokens": (*range(10),)}, "suppress_tokens: after 0"),
+        ({"forced_eos_token_id": 4, "suppress_tokens": [4]}, "forced_eos.*, suppress.*: after 2"),
+        (
+            {"no_repeat_ngram_size": 1, "suppress_tokens": (*range(4, 10),)},
+            "suppress.*, no_repeat.*: after 2",
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    "way", [{}, {"num_beams": 2}, {"do_sample": True}, {"do_sample": True, "num_beams": 2}]
+)
+@pytest.mark.parametrize("top_k", [0, 6])
+def test_options_that_leave_no_token_are_refused(options, names, way, top_k):
+    """By their names, when they do; the others go on."""
+    scheduler = Scheduler(FakeBackend(counting, top_k=top_k))
+    bad, good = (
+        scheduler.submit(Request(prompt=[0, 1], options=each, max_new_tokens=3))
+        for each in (DecodeOptions(**options, **way), DecodeOptions(**way))
+    )
+    scheduler.run()
+    with pytest.raises(OptionError, match=f"{names} tokens no other is left to choose"):
+        bad.results()
+    assert len(good.results()[0].ids) == 3
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_a_beam_that_cannot_go_on_ends_alone(drawn):
+    """The other one does; also where draws are from the likeliest together."""
+
+    def forbid(tokens, scores):
+        scores[tokens[:, -1] == 3] = -np.inf
+        return scores
+
+    options = DecodeOptions(num_beams=2, do_sample=drawn, seed=0, top_p=0.9, typical_p=0.9)
+    request = Request(prompt=[2], options=options, max_new_tokens=3, processors=[forbid])
+    answer = np.array([5.0, 0.0, 0.0, 6.0])  # both begin, and are all that top_p leaves
+    ((found,),) = decode(FakeBackend(lambda *_: answer), [request])
+    assert found.ids[:2] == (0, 0)
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_where_no_beam_can_go_on_what_has_ended_is_the_result(drawn):
+    """It was found before."""
+
+    def forbid(tokens, scores):
+        if tokens.shape[1] > 1:
+            scores[:] = -np.inf
+        return scores
+
+    options = DecodeOptions(num_beams=2, do_sample=drawn, seed=0, eos_token_id=0)
+    request = Request(prompt=[2], options=options, max_new_tokens=3, processors=[forbid])
+    answer = np.array([9.0, 8.0, -9.0])
+    ((found,),) = decode(FakeBackend(lambda *_: answer), [request])
+    assert (found.ids, found.finish_reason) == ((0,), "stop")
 
 
 def test_a_long_prompt_is_not_read_on_for_nobody():
