@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -74,7 +75,7 @@ def load(
 
 
 class Model:
-    """A bundle on a backend."""
+    """A bundle on a backend. For any thread: calls share nothing but what none of them changes."""
 
     def __init__(
         self, bundle: Bundle, backend: Backend, *, reason: str = "", cut: bool = False
@@ -92,6 +93,7 @@ class Model:
         self.options = DecodeOptions.from_dict(dict(bundle.manifest.generation or {}))
         self._tokenizer: Tokenizer | None = None
         self._draft: Model | None = None
+        self._lock = threading.Lock()  # of what is made when it is first used
 
     def use_draft(self, draft: Model) -> None:
         """Let a smaller model guess what this one generates. Raises OptionError if it cannot."""
@@ -107,7 +109,9 @@ class Model:
                 raise InputError(f"{self.bundle.path}: has no tokenizer, use token ids")
             from seq2edge.runtime.tokenizer import Tokenizer
 
-            self._tokenizer = Tokenizer(self.bundle.path, record)
+            with self._lock:  # one for all threads, since it counts
+                if self._tokenizer is None:
+                    self._tokenizer = Tokenizer(self.bundle.path, record)
         return self._tokenizer
 
     def generate_ids(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias, cast
@@ -61,7 +62,7 @@ class Request:
     string. `prefix` holds the first tokens of the prompt, and is spent; with `keep`, what the
     cache holds in the end is there for another request. `drafter` guesses tokens, for a
     request of one row and a backend that verifies them. `on_tokens` is called after every token, in
-    the thread of whoever takes the step.
+    the thread of whoever takes the step; what it or a processor raises ends this request alone.
     """
 
     prompt: Sequence[int]
@@ -173,14 +174,14 @@ class Group:
         """The rows to go on from and their tokens, now also in the history."""
         try:
             parents, tokens = self.search.choose(answer)
-        except Exception as error:  # noqa: BLE001 - processors are the caller's; `results` raises it
-            self.fail(error)
+            self.history.append(tokens, parents)
+            self._end = time.monotonic()
+            self._first = self._first or self._end
+            if self.request.on_tokens is not None:
+                self.request.on_tokens(self)
+        except Exception as error:  # noqa: BLE001 - of the caller's code; `results` raises it
+            self.error = error
             return None, [0] * self.request.rows
-        self.history.append(tokens, parents)
-        self._end = time.monotonic()
-        self._first = self._first or self._end
-        if self.request.on_tokens is not None:
-            self.request.on_tokens(self)
         return parents, tokens
 
 
@@ -361,18 +362,22 @@ class Scheduler:
     """Decodes requests together: `submit` them, then `step` until nothing is left, or `run`.
 
     At most `rows` sequences are decoded at a time, whose caches come to hold `tokens` at most
-    (None: any number). What does not fit now waits, and is taken in its order. Not for several
-    threads at a time, but for `Group.cancel`.
+    (None: any number). What does not fit now waits, and is taken in its order. `submit` and
+    `Group.cancel` are for any thread, all else is for one at a time.
     """
 
     def __init__(self, backend: Backend, *, rows: int = ROWS, tokens: int | None = None) -> None:
         self._backend = backend
         self._rows, self._tokens = rows, tokens
         self._waiting: collections.deque[Group] = collections.deque()
+        self._lock = threading.Lock()  # of what waits
         self._batches: list[Batch] = []
 
     def submit(self, request: Request) -> Group:
-        """Let it be decoded; the result is its state. Raises CapacityError if it can never fit."""
+        """Let it be decoded; the result is its state. Raises CapacityError if it can never fit.
+
+        From any thread.
+        """
         for name, needed, most in (
             ("rows", request.rows, self._rows),
             ("tokens", request.tokens, self._tokens),
@@ -382,7 +387,8 @@ class Scheduler:
                     f"{name}: this request needs {needed}, the scheduler takes {most} at a time"
                 )
         group = Group(request)
-        self._waiting.append(group)
+        with self._lock:
+            self._waiting.append(group)
         return group
 
     def run(self) -> None:
@@ -411,12 +417,20 @@ class Scheduler:
 
     def _admitted(self) -> Iterator[list[Group]]:
         """Waiting groups that fit, in lists of a kind that read about equally much."""
+        by_kind: dict[Kind, list[Group]] = {}
+        with self._lock:
+            for group in self._fitting():
+                by_kind.setdefault(_kind(group), []).append(group)
+        for groups in by_kind.values():
+            yield from _alike(groups) if self._backend.running else [groups]
+
+    def _fitting(self) -> Iterator[Group]:
+        """Those that wait no longer, in their order."""
         running = [group for batch in self._batches for group in batch.groups]
         rows = self._rows - sum(group.request.rows for group in running)
         tokens = (self._tokens or 0) - sum(group.request.tokens for group in running)
         if running and rows < self._rows // 4 < sum(g.request.rows for g in self._waiting):
             return  # a few at a time would each cost a call of the encoder
-        by_kind: dict[Kind, list[Group]] = {}
         while self._waiting:
             request = self._waiting[0].request
             if request.rows > rows or (self._tokens is not None and request.tokens > tokens):
@@ -424,9 +438,7 @@ class Scheduler:
             group = self._waiting.popleft()
             if group.check():
                 rows, tokens = rows - request.rows, tokens - request.tokens
-                by_kind.setdefault(_kind(group), []).append(group)
-        for groups in by_kind.values():
-            yield from _alike(groups) if self._backend.running else [groups]
+                yield group
 
     def _merge(self) -> None:
         """Make one batch of those of a kind that have read their prompts."""

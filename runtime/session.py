@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,10 @@ FORMAT = 1  # of files of prefixes
 
 
 class Session:
-    """One conversation with a decoder-only model; not for several threads at a time."""
+    """One conversation with a decoder-only model.
+
+    `chat` is for any thread, one turn after the other; all else is for one at a time.
+    """
 
     def __init__(
         self,
@@ -48,10 +52,12 @@ class Session:
         self.messages: list[dict[str, str]] = list(self._first)
         self.prefix = None if prefix is None else load_prefix(prefix, model)
         self.reused = 0  # tokens of the last prompt that were not computed again
+        self._turn = threading.Lock()
 
     def chat(self, text: str, options: DecodeOptions | None = None) -> GeneratedText:
         """The answer to what a user says next."""
-        return self.stream(text, options).result
+        with self._turn:
+            return self.stream(text, options).result
 
     def stream(self, text: str, options: DecodeOptions | None = None) -> TextStream:
         """The answer, piece by piece; it counts as said when the stream is over."""

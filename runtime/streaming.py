@@ -97,6 +97,7 @@ class TextStream:
     """Pieces of one answer's text, as an iterator; together they are `result.text`.
 
     Whoever asks for the next piece runs the model, so a stream that is dropped runs no further.
+    For one thread at a time, but for `cancel`: a second one that asks is refused with a ValueError.
     """
 
     def __init__(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,12 +27,13 @@ CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
 class Tokenizer:
-    """Texts to token ids and back, with the files and rules of one bundle."""
+    """Texts to token ids and back, with the files and rules of one bundle. For any thread."""
 
     def __init__(self, folder: Path, record: TokenizerRecord) -> None:
         """Read the files that `record` names. Raises BundleError naming a damaged one."""
         self.record = record
         self.shortened = 0  # texts that were cut
+        self._counting = threading.Lock()
         self._source = _read_tokenizer(folder / record.source)
         self._target = _read_tokenizer(folder / record.target) if record.target else self._source
         self._template = folder / record.chat_template if record.chat_template else None
@@ -190,7 +192,8 @@ class Tokenizer:
 
     def _shortened(self, text: str, *, special_tokens: bool, longest: int) -> tokenizers.Encoding:
         """The text's first tokens, with the special ones that stand around every text."""
-        self.shortened += 1
+        with self._counting:
+            self.shortened += 1
         added = self._source.num_special_tokens_to_add(is_pair=False) if special_tokens else 0
         plain = self._source.encode(text, add_special_tokens=False)
         plain.truncate(max(0, longest - added))
