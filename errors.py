@@ -10,6 +10,7 @@
     ├── BackendError                a backend or one of its libraries is missing or does not work
     │   └── CapacityError           a sequence does not fit the cache or the model's positions
     ├── OptionError                 options that contradict each other or that a path cannot honour
+    ├── ServiceError                a service was closed, or has as many requests as it takes
     ├── TrainingError               a recipe, its data or the run's folder cannot be used
     └── InputError                  text, audio or token ids that cannot be used
 
@@ -57,6 +58,10 @@ class CapacityError(BackendError):
 
 class OptionError(Seq2EdgeError):
     """An option is unknown, out of range, or cannot be honoured here."""
+
+
+class ServiceError(Seq2EdgeError):
+    """A service was closed before a request was done, or has as many requests as it takes."""
 
 
 class TrainingError(Seq2EdgeError):

@@ -29,6 +29,7 @@ from seq2edge.runtime.streaming import StopStrings, TextStream, cut_at_stop
 
 if TYPE_CHECKING:
     from seq2edge.runtime.search import Processor
+    from seq2edge.runtime.service import Reply, Service
     from seq2edge.runtime.session import Session
     from seq2edge.runtime.tokenizer import Tokenizer
 
@@ -93,6 +94,7 @@ class Model:
         self.options = DecodeOptions.from_dict(dict(bundle.manifest.generation or {}))
         self._tokenizer: Tokenizer | None = None
         self._draft: Model | None = None
+        self._service: Service | None = None  # of the asynchronous calls
         self._lock = threading.Lock()  # of what is made when it is first used
 
     def use_draft(self, draft: Model) -> None:
@@ -264,19 +266,73 @@ class Model:
 
         In beam search that is what all beams have in common. Of several results the best one.
         """
-        self._require("generate")
-        ids = self.encode_text(
-            prompt, source_language=source_language, target_language=target_language
+        return self._stream(
+            self.text_request(
+                prompt,
+                options,
+                source_language=source_language,
+                target_language=target_language,
+            )
         )
-        options = self.with_target_language(options or self.options, target_language)
-        return self._stream(ids, options)
 
     def stream_chat(
         self, messages: Sequence[dict[str, str]], options: DecodeOptions | None = None
     ) -> TextStream:
         """`chat`, piece by piece; see `stream`."""
-        self._require("generate")
-        return self._stream(self.encode_chat(messages), options or self.options)
+        return self._stream(self.chat_request(messages, options))
+
+    async def generate_async(
+        self,
+        prompts: Sequence[str],
+        options: DecodeOptions | None = None,
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+    ) -> list[list[GeneratedText]]:
+        """`generate` that holds up no event loop; calls meanwhile are decoded in one batch.
+
+        It ends with its task. Texts are read at once, and may take `ROWS` rows each. A `Service`
+        of your own bounds how many wait.
+        """
+        from seq2edge.runtime.service import results_of
+
+        _refuse_one_string(prompts)
+        return await results_of(
+            self._shared_service().generate(
+                prompt,
+                options,
+                source_language=source_language,
+                target_language=target_language,
+            )
+            for prompt in prompts
+        )
+
+    async def chat_async(
+        self, messages: Sequence[dict[str, str]], options: DecodeOptions | None = None
+    ) -> list[GeneratedText]:
+        """`chat`; see `generate_async`."""
+        return await self._shared_service().chat(messages, options)
+
+    def stream_async(
+        self,
+        prompt: str,
+        options: DecodeOptions | None = None,
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+    ) -> Reply:
+        """`stream`, for `async for`; see `generate_async`."""
+        return self._shared_service().generate(
+            prompt, options, source_language=source_language, target_language=target_language
+        )
+
+    def _shared_service(self) -> Service:
+        from seq2edge.runtime.service import Service
+
+        with self._lock:
+            if self._service is None:
+                self._service = Service(self, requests=None)
+            return self._service
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """The ids that the model reads of a conversation, up to where its answer begins."""
@@ -300,13 +356,11 @@ class Model:
         self._require("transcribe")
         if not clips:
             return []
-        prompt = self.speech_prompt(language, task)
-        options = (options or self.options).replace(decoder_prompt=prompt)
-        features = np.stack([self.features(clip) for clip in clips])
-        return [
-            self._texts(sequences, options.stop_strings)
-            for sequences in self.transcribe_ids(features, options)
+        requests = [
+            self.speech_request(clip, options, language=language, task=task) for clip in clips
         ]
+        stops = (options or self.options).stop_strings
+        return [self._texts(sequences, stops) for sequences in decode(self.backend, requests)]
 
     def transcribe_ids(
         self, features: Features, options: DecodeOptions | None = None
@@ -468,9 +522,13 @@ class Model:
         kept = Prefix(ids=tuple(ids[:same]), cache=prefix.cache)
         return dataclasses.replace(request, prefix=kept), same
 
+    def texts_of(self, group: Group) -> list[GeneratedText]:
+        """The answers of a request that is done, best first."""
+        return self._texts(group.results(), group.request.options.stop_strings)
+
     def text_of(self, group: Group) -> GeneratedText:
-        """The best answer of a request that is done."""
-        return self._text(group.results()[0], group.request.options.stop_strings)
+        """The best of them."""
+        return self.texts_of(group)[0]
 
     def _each(
         self, prompts: Iterable[Ids], options: DecodeOptions, rows: int
@@ -495,9 +553,50 @@ class Model:
             raise
         yield from answers(0)
 
-    def _stream(self, ids: Ids, options: DecodeOptions) -> TextStream:
+    def _stream(self, request: Request) -> TextStream:
+        return TextStream(self.backend, request, self.tokenizer, self.text_of)
+
+    def text_request(
+        self,
+        prompt: str,
+        options: DecodeOptions | None = None,
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+    ) -> Request:
+        """`request` for a text, as `generate` takes it; raises what that does."""
+        self._require("generate")
+        ids = self.encode_text(
+            prompt, source_language=source_language, target_language=target_language
+        )
         self._limits.check_prompts([ids])
-        return TextStream(self.backend, self.request(ids, options), self.tokenizer, self.text_of)
+        return self.request(
+            ids, self.with_target_language(options or self.options, target_language)
+        )
+
+    def chat_request(
+        self, messages: Sequence[dict[str, str]], options: DecodeOptions | None = None
+    ) -> Request:
+        """`request` for a conversation, as `chat` takes it; raises what that does."""
+        self._require("generate")
+        ids = self.encode_chat(messages)
+        self._limits.check_prompts([ids])
+        return self.request(ids, options)
+
+    def speech_request(
+        self,
+        clip: Audio,
+        options: DecodeOptions | None = None,
+        *,
+        language: str | None = None,
+        task: str = "transcribe",
+    ) -> Request:
+        """`request` for a clip, as `transcribe` takes it; raises what that does."""
+        self._require("transcribe")
+        prompt = self.speech_prompt(language, task)
+        return self.request(
+            self.features(clip), (options or self.options).replace(decoder_prompt=prompt)
+        )
 
     def request(self, source: Ids | Features, options: DecodeOptions | None = None) -> Request:
         """What a scheduler decodes: a prompt, a source's ids, or features (mels, frames).

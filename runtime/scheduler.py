@@ -101,7 +101,7 @@ class Group:
             processors=request.processors,
             holds_stop=request.holds_stop,
         )
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.kept: Prefix | None = None  # where the request asked for it, and decoded alone
         self.steps = self.guessed = self.right = 0  # calls of the graph; tokens guessed, and right
         self._begin = time.monotonic()
@@ -161,7 +161,7 @@ class Group:
         if self.request.drafter is not None:
             self.request.drafter.verified(guessed, right)
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Let it end with this error, unless it ended already."""
         if not self.done:
             self.error = error

@@ -75,7 +75,14 @@ def test_the_package_itself_loads_nothing():
 
 def test_the_public_names_are_a_contract():
     """What `from seq2edge import ...` gives."""
-    assert seq2edge.__all__ == ["DecodeOptions", "Model", "__version__", "errors", "load"]
+    assert seq2edge.__all__ == [
+        "DecodeOptions",
+        "Model",
+        "Service",
+        "__version__",
+        "errors",
+        "load",
+    ]
     for name in seq2edge.__all__:
         assert getattr(seq2edge, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

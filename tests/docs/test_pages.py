@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 import seq2edge
 from seq2edge import cli, errors
 from seq2edge.runtime.search import Processor
+from seq2edge.runtime.service import Reply, Service
 from seq2edge.runtime.session import Session
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 # What users import: a module, and the names of it that are promised.
 PUBLIC = {
-    "seq2edge": "load Model DecodeOptions",
+    "seq2edge": "load Model DecodeOptions Service",
     "seq2edge.errors": " ".join(
         name for name, value in vars(errors).items() if inspect.isclass(value)
     ),
@@ -120,7 +121,13 @@ def functions(shown: dict[str, Any]) -> Iterator[Any]:
 
 
 # Names that annotations have and modules import late.
-LAZY = {"NDArray": NDArray, "Session": Session, "Processor": Processor}
+LAZY = {
+    "NDArray": NDArray,
+    "Session": Session,
+    "Processor": Processor,
+    "Reply": Reply,
+    "Service": Service,
+}
 
 
 def test_what_functions_take_and_give_has_a_page():
