@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import codecs
 import collections
+import contextlib
 import dataclasses
 import itertools
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, TypeAlias
 
 import click
 
@@ -25,6 +27,7 @@ from seq2edge.commands.options import (
     decode_options,
     languages,
     load_model,
+    progress_bar,
     runtime_options,
     say_cut,
 )
@@ -112,7 +115,13 @@ def run(
             _print_stream(task, text, notes)
     else:
         with Destination(output, as_json=as_json, each=options.num_return_sequences) as out:
-            _write_answers(task, inputs, out, notes, batch)
+            if out.written:
+                click.echo(f"{output}: goes on behind the answers to {out.written:,}", err=True)
+            # Where answers and the bar would go to one screen, they would be written into it.
+            shown = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())
+            rows = count_inputs(texts, file) if shown and file is not None else None
+            with _row_bar(rows, out.written) as show:
+                _write_answers(task, inputs, out, notes, batch, show)
     notes.say()
     if cut:
         say_cut(model)
@@ -174,8 +183,36 @@ def _print_stream(task: Task, text: str, notes: AnswerNotes) -> None:
     click.echo()
 
 
+# Called with how many inputs are answered, and how many tokens were generated for the last one.
+ShowRows: TypeAlias = "Callable[[int, int], None]"
+
+
+@contextlib.contextmanager
+def _row_bar(rows: int | None, first: int) -> Iterator[ShowRows]:
+    """A bar of inputs from the `first` on, with tokens a second; None of them: no bar."""
+    if rows is None or rows <= first:
+        yield lambda *_: None
+        return
+    begin, tokens = time.monotonic(), 0
+    with progress_bar(f"{first:,} of {rows:,} rows") as move:
+
+        def show(done: int, new_tokens: int) -> None:
+            nonlocal tokens
+            tokens += new_tokens
+            rate = tokens / max(time.monotonic() - begin, 1e-9)
+            part = min(1.0, (done - first) / (rows - first))
+            move(f"{done:,} of {rows:,} rows, {rate:,.0f} tokens/s", part)
+
+        yield show
+
+
 def _write_answers(
-    task: Task, inputs: Iterator[str], out: Destination, notes: AnswerNotes, batch: int
+    task: Task,
+    inputs: Iterator[str],
+    out: Destination,
+    notes: AnswerNotes,
+    batch: int,
+    show: ShowRows,
 ) -> None:
     """The answers to all inputs but those that the destination has already."""
     texts = TextQueue(inputs, skip=out.written)
@@ -184,8 +221,10 @@ def _write_answers(
             out.write(blank, [])
         out.write(texts.next(), answer)
         notes.count(answer)
+        show(out.written, sum(len(text.ids) for text in answer))
     for blank in texts.blanks():
         out.write(blank, [])
+    show(out.written, 0)
 
 
 @click.command()
@@ -293,6 +332,16 @@ def read_inputs(texts: tuple[str, ...], file: BinaryIO | None) -> Iterator[str]:
     return _read(texts, file)
 
 
+def count_inputs(texts: tuple[str, ...], file: BinaryIO) -> int | None:
+    """How many `read_inputs` will give; None where nothing but reading them tells."""
+    if "-" in texts or not file.seekable():
+        return None
+    begin = file.tell()
+    lines = sum(1 for _ in file)
+    file.seek(begin)
+    return len(texts) + lines
+
+
 def _read(texts: tuple[str, ...], file: BinaryIO | None) -> Iterator[str]:
     for text in texts:
         if text == "-":
@@ -346,7 +395,7 @@ class Destination:
     def __init__(self, path: Path | None, *, as_json: bool, each: int) -> None:
         self._path, self._as_json, self._each = path, as_json, each
         self._file: TextIO | None = None
-        self.written = 0  # inputs that are answered in the file
+        self.written = 0  # inputs that are answered, also those that the file had
 
     def __enter__(self) -> Destination:
         if self._path is not None:
@@ -373,6 +422,7 @@ class Destination:
             ]
         else:
             lines = [""] * self._each
+        self.written += 1
         for line in lines:
             click.echo(line, file=self._file)
         if self._file is not None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import threading
 
 import numpy as np
 import pytest
+from click import testing
 from command_line import call
 
 import seq2edge
@@ -146,6 +149,70 @@ def test_a_file_of_answers_goes_on_where_it_was(bundles, tmp_path):
         result = call("run", bundle, "-", "-o", out, *more, input=lines)
         assert "length" not in result.stderr
         assert out.read_text() == whole
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """`screen("stderr")`: those streams of the runner are terminals."""
+
+    def show(*names):
+        def isatty(stream):
+            return stream.name.strip("<>") in names
+
+        monkeypatch.setattr(testing._NamedTextIOWrapper, "isatty", isatty, raising=False)
+
+    return show
+
+
+def test_a_file_has_a_bar_of_its_rows(bundles, tmp_path, screen):
+    """On a terminal, blank lines too; from where an output was."""
+    bundle, out = bundles("bart"), tmp_path / "out"
+    (tmp_path / "lines.txt").write_text("w5 w6\n\nw7\nw8 w9 w10\n \n")
+    asked = ("run", bundle, "-f", tmp_path / "lines.txt", "--batch", 1, "--max-new-tokens", 4)
+    plain = call(*asked)
+    assert "rows" not in plain.stderr
+    screen("stderr")
+    result = call(*asked)
+    assert result.stdout == plain.stdout
+    lines = re.findall(r"(\d) of 5 rows, ([\d,]+) tokens/s", result.stderr)
+    assert [int(done) for done, _ in lines] == [1, 3, 4, 5]
+    assert all(int(rate.replace(",", "")) > 0 for _, rate in lines)
+    assert "100%" in result.stderr
+    out.write_text("".join(plain.stdout.splitlines(keepends=True)[:3]))
+    result = call(*asked, "-o", out)
+    assert out.read_text() == plain.stdout
+    assert f"{out}: goes on behind the answers to 3\n" in result.stderr
+    assert re.search(r"3 of 5 rows +\[-+\] +0%", result.stderr)
+    assert re.findall(r"(\d) of 5 rows, [^\r]*\] +(\d+)%", result.stderr) == [
+        ("4", "50"),
+        ("5", "100"),
+    ]
+    result = call(*asked, "-o", out)
+    assert "goes on behind the answers to 5" in result.stderr
+    assert "rows" not in result.stderr
+
+
+def test_there_is_no_bar_where_it_would_be_in_the_way(bundles, tmp_path, screen):
+    """Among answers on the same screen, of texts in the command, of lines that nobody can count."""
+    bundle = bundles("bart")
+    (tmp_path / "lines.txt").write_text("w5 w6\n")
+    more = ("--max-new-tokens", 4)
+    screen("stdout", "stderr")
+    assert "rows" not in call("run", bundle, "-f", tmp_path / "lines.txt", *more).stderr
+    result = call("run", bundle, "-f", tmp_path / "lines.txt", "-o", tmp_path / "out", *more)
+    assert "1 of 1 rows" in result.stderr
+    screen("stderr")
+    assert "rows" not in call("run", bundle, "w5", *more).stderr
+    result = call("run", bundle, "-", "-f", tmp_path / "lines.txt", *more, input="w7\n")
+    assert len(result.stdout.splitlines()) == 2
+    assert "rows" not in result.stderr
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("w5 w6\n",))
+    writer.start()
+    result = call("run", bundle, "-f", tmp_path / "pipe", *more)
+    writer.join()
+    assert len(result.stdout.splitlines()) == 1
+    assert "rows" not in result.stderr
 
 
 def test_a_stream_is_what_run_prints(bundles):
