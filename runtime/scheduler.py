@@ -153,7 +153,7 @@ class Group:
         room = self.history.limit - self.history.generated - 1
         if drafter is None or room < 1:
             return []
-        return drafter.guess(self.history.tokens[0].tolist(), room)
+        return drafter.guess(self.history.tokens[0], room)
 
     def verified(self, guessed: int, right: int) -> None:
         """So many of the last guesses were right."""

@@ -32,8 +32,8 @@ LONGEST_MATCH = 3  # tokens that are looked up, and so many less where these sta
 class Drafter(Protocol):
     """Guesses what follows the tokens of one request."""
 
-    def guess(self, ids: list[int], room: int) -> list[int]:
-        """At most `room` tokens after these, the prompt and all that was generated."""
+    def guess(self, ids: Ids, room: int) -> list[int]:
+        """At most `room` tokens after these (length,): the prompt and all that was generated."""
 
     def verified(self, guessed: int, right: int) -> None:
         """So many of its last guesses were right, from the first one on."""
@@ -55,13 +55,13 @@ class PromptLookup:
     """Guesses that what stood before is copied: from the prompt, or a source of the same ids."""
 
     def __init__(self, source: Sequence[int], most: int) -> None:
-        self._source = list(source)
+        self._source = np.array(source, dtype=np.int64)
         self._place = 0  # in all that is copied from, where the last guess ended
         self._length = DraftLength(most)
 
-    def guess(self, ids: list[int], room: int) -> list[int]:
+    def guess(self, ids: Ids, room: int) -> list[int]:
         """See Drafter."""
-        text = np.array([*self._source, *ids])
+        text = np.concatenate((self._source, ids))
         first = self._match(text, len(ids))
         if first is None:
             return []
@@ -96,10 +96,10 @@ class DraftModel:
         self._draft, self._source = draft, source
         self._positions = draft.dims.decoder.max_positions or None
         self._cache: Cache | None = None
-        self._ids: list[int] = []  # that its cache holds
+        self._ids: Ids = np.empty(0, dtype=np.int64)  # that its cache holds
         self._length = DraftLength(most)
 
-    def guess(self, ids: list[int], room: int) -> list[int]:
+    def guess(self, ids: Ids, room: int) -> list[int]:
         """See Drafter."""
         if self._positions is not None:
             room = min(room, self._positions - len(ids) + 1)
@@ -109,15 +109,16 @@ class DraftModel:
         if self._cache is None:
             self._cache = backend.start(_memory(self._draft, self._source), 1, None)
         most = min(len(self._ids), len(ids) - 1)
-        same = next((i for i in range(most) if self._ids[i] != ids[i]), most)
+        differ = np.flatnonzero(self._ids[:most] != ids[:most])
+        same = int(differ[0]) if len(differ) else most
         self._cache.rewind(same)
         guesses: list[int] = []
-        feed = ids[same:]
+        feed = ids[same:].tolist()
         for _ in range(min(room, self._length.now)):
             answer = backend.step(*pad([feed]), self._cache)
             feed = [_likeliest(answer)]
             guesses += feed
-        self._ids = [*ids, *guesses[:-1]]
+        self._ids = np.concatenate((ids, np.array(guesses[:-1], dtype=np.int64)))
         return guesses
 
     def verified(self, guessed: int, right: int) -> None:

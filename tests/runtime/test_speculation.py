@@ -175,13 +175,13 @@ def test_looking_the_prompt_up_saves_steps_where_it_is_copied(encoder):
 )
 def test_what_is_looked_up(source, ids, guesses):
     """What follows the longest match of the last tokens, which are no match of themselves."""
-    assert PromptLookup(source, 4).guess(ids, 10) == guesses
+    assert PromptLookup(source, 4).guess(np.array(ids), 10) == guesses
 
 
 def test_guesses_become_fewer_after_a_wrong_one_and_more_after_right_ones():
     """And never more than there is room for."""
     lookup = PromptLookup([], 8)
-    ids = [*range(3, 23), 3, 4, 5]
+    ids = np.array([*range(3, 23), 3, 4, 5])
     lengths = []
     for right in (0, 1, 2, 4, 8):
         lengths.append(len(lookup.guess(ids, 20)))
