@@ -1,32 +1,40 @@
 """Every block of code in the README and the documents runs, or says what it would need.
 
 Blocks share a folder and a namespace with those before them on the page. Python is executed.
-Commands of seq2edge run in this process; the extras of `pip install`, the targets of `make` and the
-scripts and options of `python` are looked up. TOML is read as what it is: a part of a recipe, or
-pairs of an audit. A comment `<!-- needs: an NVIDIA GPU -->` before a block keeps it from running,
-not from being looked up: every command and option in it must exist.
+Commands of seq2edge and scripts run in this process, in a folder where small things stand for large
+ones (`page_places.py`); a few words that ask for hours are made `SHORTER`. Of `make` the scripts
+run; lint, types and tests are not started by one of them. The extras of `pip install` are looked
+up. TOML is read as what it is: a part of a recipe, or pairs of an audit. A comment
+`<!-- needs: an NVIDIA GPU -->` before a block keeps it from running, not from being looked up:
+every command and option in it must exist.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
-import gzip
+import importlib.util
 import os
 import re
+import runpy
 import shlex
-import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import environment
+import page_places
 import pytest
-import tiny_models
+import torch
 from command_line import call
-from speaking import brief, sentences, write_tokenizer
 
 from seq2edge import cli
 from seq2edge.evaluation.pairs import read_pairs
+from seq2edge.export import pipeline
 from seq2edge.training.recipe import recipe_of
 
 try:
@@ -36,25 +44,23 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
-NEEDS = {"an NVIDIA GPU", "a Jetson", "many devices", "a download", "minutes", "hours"}
-TINY = """
-objective = "seq2seq"
-data = { train = ["train.tsv"], validation = ["validation.tsv"] }
-tokenizer = { kind = "characters", size = 30 }
-check = { every = 20 }
-[model]
-width = 16
-hidden = 32
-heads = 2
-encoder_layers = 1
-decoder_layers = 1
-max_positions = 64
-[optimizer]
-steps = 40
-batch_tokens = 300
-warmup = 3
-learning_rate = 5e-3
-"""
+NEEDS = {"an NVIDIA GPU", "a Jetson", "many devices"}
+SHORTER = {
+    "NAME": "pretraining",
+    "16x1,32x1,48x2,96x2": "8x1,16x1",
+    "1000,8000,all": "20,all",
+    "400": "4",
+    "optimizer.steps=3600": "optimizer.steps=4",
+    "optimizer.steps=600": "optimizer.steps=4",
+}
+# Commands that a test of the examples runs: its name, and how it does so.
+ELSEWHERE = {
+    "examples/demo.py": ("test_the_demo_errs_no_more_than_promised", "demo.main()"),
+    "examples/run.py NAME --quick": (
+        "test_an_example_runs_as_it_stands",
+        '.invoke(run.main, [name, "--quick", ',
+    ),
+}
 RECIPE: dict[str, Any] = {
     "objective": "seq2seq",
     "data": {"train": ["train.tsv"]},
@@ -109,9 +115,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 def look_up(words: list[str]) -> None:
     """Raise where a command of this project, or an option, extra or target, does not exist."""
-    while "=" in words[0]:  # VARIABLE=value before a command
-        words = words[1:]
-    program, *rest = words
+    _, (program, *rest) = split_variables(words)
     if program == "torchrun":
         program, rest = "seq2edge", rest[rest.index("seq2edge.cli") + 1 :]
     if program == "seq2edge":
@@ -136,15 +140,89 @@ KNOWN = ("seq2edge", "pip", "make", "python")
 
 
 def run_shell(block: Block) -> None:
-    """Look every command up; run those of seq2edge unless the block needs what is not here."""
+    """Look every command up; run it unless the block needs what is not here."""
     for words in commands(block.text):
         look_up(words)
         if block.needs:
             continue
-        assert words[0] in ("seq2edge", "pip"), f"{words[0]}: mark the block with what it needs"
-        if words[0] == "seq2edge":
-            result = call(*words[1:])
+        variables, (program, *rest) = split_variables(words)
+        if program == "seq2edge":
+            result = call(*(SHORTER.get(word, word) for word in rest))
             assert result.exit_code == 0, f"{shlex.join(words)}: {result.stderr}"
+        elif program == "make":
+            run_make(*rest, variables=variables)
+        elif program == "python":
+            run_script(rest)
+        else:
+            assert program == "pip", f"{program}: mark the block with what it needs"
+
+
+def split_variables(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """What is set before a command, and the command."""
+    count = next(number for number, word in enumerate(words) if "=" not in word)
+    return dict(word.split("=", 1) for word in words[:count]), words[count:]
+
+
+def run_make(target: str, *, variables: Mapping[str, str]) -> None:
+    """Run the scripts that `make` would run; modules (lint, types, tests) are looked up."""
+    done = subprocess.run(
+        ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for words in commands(done.stdout):
+        _, (_, *rest) = split_variables(words)
+        if rest[0] == "-m":
+            assert importlib.util.find_spec(rest[1]), f"no module {rest[1]}"
+        elif rest == ["scripts/environment.py"]:
+            make_environment(variables)
+        else:
+            run_script(rest)
+
+
+def make_environment(variables: Mapping[str, str]) -> None:
+    """Run `scripts/environment.py` on a folder here; pip is told what to install, and not run."""
+    folder, told = Path(".venv"), []
+    folder.mkdir(exist_ok=True)
+    with (
+        mock.patch.dict(os.environ, variables),
+        mock.patch.multiple(environment, FOLDER=folder, STAMP=folder / "made-from"),
+        mock.patch.object(environment, "reachable", return_value=""),
+        mock.patch.object(environment.venv, "create"),
+        mock.patch.object(environment.subprocess, "run", lambda words, **_: told.append(words)),
+    ):
+        assert environment.main() == 0
+    for name, value in variables.items():
+        heeded = [value in words for words in told]
+        assert heeded == [True, True], f"{name} is not heeded: {told}"
+
+
+def run_script(words: list[str]) -> None:
+    """Run a script in this process, as `python` would; or find the test that does."""
+    if " ".join(words) in ELSEWHERE:
+        name, way = ELSEWHERE[" ".join(words)]
+        text = (ROOT / "tests" / "examples" / "test_examples.py").read_text(encoding="utf-8")
+        tests = {node.name: node for node in ast.parse(text).body if hasattr(node, "name")}
+        assert way in ast.get_source_segment(text, tests[name]), f"{name} does not run {words}"
+        return
+    words = [SHORTER.get(word, word) for word in words]
+    folder = Path(words[0]).resolve().parent
+    beside = {path.stem for path in folder.glob("*.py")}
+    others = {name: sys.modules.pop(name) for name in beside & sys.modules.keys()}
+    path, ended, threads = [str(folder), *sys.path], 0, torch.get_num_threads()
+    try:
+        with (
+            mock.patch.object(sys, "argv", words),
+            mock.patch.object(sys, "path", path),
+            mock.patch.object(pipeline, "export_checkpoint", page_places.export_trained),
+        ):
+            runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as done:
+        ended = done.code
+    finally:
+        torch.set_num_threads(threads)
+        for name in beside:
+            sys.modules.pop(name, None)
+        sys.modules.update(others)
+    assert not ended, f"{shlex.join(words)}: {ended}"
 
 
 def read_toml(block: Block) -> None:
@@ -175,36 +253,17 @@ def check(block: Block, names: dict[str, Any]) -> None:
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch, speaking):
-    """A folder with what pages speak of: a checkpoint, bundles, and files of examples."""
-    checkpoint = tmp_path / "path" / "to" / "checkpoint"
-    tiny_models.make("gpt2", n_layer=1).save_pretrained(checkpoint)
-    write_tokenizer(checkpoint)
-    (tmp_path / "CHECKPOINT").symlink_to(checkpoint)
-    for name in ("translator", "translator-int8"):
-        shutil.copytree(speaking("bart"), tmp_path / name)
-    shutil.copytree(speaking("bart", edit=brief), tmp_path / "teacher-bundle")
-    shutil.copytree(speaking("bert"), tmp_path / "sentiment")
-    texts = [example.input for example in sentences(8)]
-    for name in ("sentences.txt", "texts.txt"):
-        (tmp_path / name).write_text("".join(f"{text}\n" for text in texts))
-    for name in ("pairs.tsv", "news.tsv", "test.tsv"):
-        (tmp_path / name).write_text("".join(f"{text}\t{text}\n" for text in texts))
-    (tmp_path / "recipe.toml").write_text(TINY, encoding="utf-8")
-    for name in ("train.tsv", "validation.tsv"):
-        rows = [f"{text[: 3 * i]}\t{text[:8]}\n" for i in range(1, 6) for text in texts]
-        (tmp_path / name).write_text("".join(rows))
-    lines = "".join(f'{{"input": "{text}", "reference": "{text}"}}\n' for text in texts)
-    (tmp_path / "talks.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    """A folder with what pages speak of, and only there is something changed."""
+    page_places.furnish(tmp_path, speaking)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
-def test_every_block_of_a_page(page, workplace):
+def test_every_block_of_a_page(page, workplace, speaking):
     """In order, each with the names and files of those before it."""
-    if page.name == "README.md":
-        for name in ("translator", "translator-int8"):  # they are made there
-            shutil.rmtree(workplace / name)
+    if furnish := page_places.PLACES.get(str(page.relative_to(ROOT))):
+        furnish(workplace, speaking)
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page):
         with telling(block):
@@ -225,15 +284,15 @@ def telling(block: Block) -> Iterator[None]:
     ("language", "needs", "text", "message"),
     [
         ("python", "", "import seq2edge\nseq2edge.lod", "has no attribute 'lod'"),
-        ("python", "minutes", "print(", "was never closed"),
+        ("python", "many devices", "print(", "was never closed"),
         ("sh", "", "seq2edge run translator w5 --num-beam 4 --colour", "No such option"),
         ("sh", "an NVIDIA GPU", "seq2edge run translator w5 \\\n  --colour", "No such option"),
         ("sh", "", "seq2edge verify no-such-bundle", "no such folder"),
-        ("sh", "minutes", "cd x && seq2edge rum translator", "rum"),
+        ("sh", "a Jetson", "cd x && seq2edge rum translator", "rum"),
         ("sh", "", "pip install '.[exprot]'", "exprot"),
-        ("sh", "", "make test", "mark the block"),
-        ("sh", "minutes", "make tset", "tset"),
-        ("sh", "hours", "python examples/run.py g2p --fast", "no --fast"),
+        ("sh", "", "make tset", "tset"),
+        ("sh", "many devices", "python examples/run.py g2p --fast", "no --fast"),
+        ("sh", "", "TORCH=torch==0 TORCH_INDX=x make test", "INDX"),
         ("sh", "", "sudo reboot", "mark the block"),
         ("sh", "patience", "make test", "needs 'patience'"),
         ("toml", "", "[adapter]\nrang = 8", "rang"),
@@ -248,10 +307,38 @@ def test_a_block_that_does_not_work_is_found(workplace, language, needs, text, m
         check(block, {})
 
 
+def test_a_script_that_stops_is_found(workplace):
+    """By what it says; modules and arguments are then as before."""
+    text = "import sys, weights\nsys.exit(f'{sys.argv[1]}, {weights.__file__}')"
+    (workplace / "stop.py").write_text(text)
+    (workplace / "weights.py").touch()
+    before = sys.modules.get("weights"), sys.argv
+    place = re.escape(str(workplace / "weights.py"))
+    with pytest.raises(AssertionError, match=f"stop.py now: now, {place}"):
+        run_script(["stop.py", "now"])
+    assert (sys.modules.get("weights"), sys.argv) == before
+
+
+def test_what_no_test_runs_is_found(monkeypatch):
+    """The test is gone, or runs something else."""
+    name, way = ELSEWHERE["examples/demo.py"]
+    for changed in (("test_nothing", way), (name, "remain()")):
+        monkeypatch.setitem(ELSEWHERE, "examples/demo.py", changed)
+        with pytest.raises((KeyError, AssertionError), match=changed[0]):
+            run_script(["examples/demo.py"])
+
+
+def test_what_is_shorter_stands_on_a_page():
+    """Nothing is replaced that nobody wrote."""
+    shell = [block for page in PAGES for block in blocks(page) if block.language == "sh"]
+    words = {word for block in shell for command in commands(block.text) for word in command}
+    assert set(SHORTER) <= words
+
+
 def test_marks_are_read(tmp_path):
     """On the line before a block, and not further up."""
     page = tmp_path / "page.md"
-    page.write_text("<!-- needs: hours -->\n```sh\nmake test\n```\n\n```text\nwords\n```\n")
+    page.write_text("<!-- needs: a Jetson -->\n```sh\nmake test\n```\n\n```text\nwords\n```\n")
     marked, plain = blocks(page)
-    assert (marked.needs, marked.language, marked.text) == ("hours", "sh", "make test\n")
+    assert (marked.needs, marked.language, marked.text) == ("a Jetson", "sh", "make test\n")
     assert (plain.needs, plain.line) == ("", 6)
