@@ -53,12 +53,18 @@ SHORTER = {
     "optimizer.steps=3600": "optimizer.steps=4",
     "optimizer.steps=600": "optimizer.steps=4",
 }
-# Commands that a test of the examples runs: its name, and how it does so.
+# Commands that a test of the examples runs: its file, its name, and how it does so.
 ELSEWHERE = {
-    "examples/demo.py": ("test_the_demo_errs_no_more_than_promised", "demo.main()"),
+    "examples/demo.py": ("examples", "test_the_demo_errs_no_more_than_promised", "demo.main()"),
     "examples/run.py NAME --quick": (
+        "examples",
         "test_an_example_runs_as_it_stands",
         '.invoke(run.main, [name, "--quick", ',
+    ),
+    "examples/embedding/http_service.py translator 8000": (
+        "embedding",
+        "server",  # its tests are its clients
+        'module.Server(("127.0.0.1", 0), model)',
     ),
 }
 RECIPE: dict[str, Any] = {
@@ -198,8 +204,8 @@ def make_environment(variables: Mapping[str, str]) -> None:
 def run_script(words: list[str]) -> None:
     """Run a script in this process, as `python` would; or find the test that does."""
     if " ".join(words) in ELSEWHERE:
-        name, way = ELSEWHERE[" ".join(words)]
-        text = (ROOT / "tests" / "examples" / "test_examples.py").read_text(encoding="utf-8")
+        file, name, way = ELSEWHERE[" ".join(words)]
+        text = (ROOT / "tests" / "examples" / f"test_{file}.py").read_text(encoding="utf-8")
         tests = {node.name: node for node in ast.parse(text).body if hasattr(node, "name")}
         assert way in ast.get_source_segment(text, tests[name]), f"{name} does not run {words}"
         return
@@ -321,10 +327,10 @@ def test_a_script_that_stops_is_found(workplace):
 
 def test_what_no_test_runs_is_found(monkeypatch):
     """The test is gone, or runs something else."""
-    name, way = ELSEWHERE["examples/demo.py"]
-    for changed in (("test_nothing", way), (name, "remain()")):
+    file, name, way = ELSEWHERE["examples/demo.py"]
+    for changed in ((file, "test_nothing", way), (file, name, "remain()")):
         monkeypatch.setitem(ELSEWHERE, "examples/demo.py", changed)
-        with pytest.raises((KeyError, AssertionError), match=changed[0]):
+        with pytest.raises((KeyError, AssertionError), match=changed[1]):
             run_script(["examples/demo.py"])
 
 
