@@ -101,11 +101,13 @@ class FakeBackend:
 
     name = "fake"
     capacity: int | None = None
-    verifies = True
 
-    def __init__(self, answer: Answering, *, top_k: int = 0, running: bool = True) -> None:
+    def __init__(
+        self, answer: Answering, *, top_k: int = 0, running: bool = True, verifies: bool = True
+    ) -> None:
         self.answer = answer
         self.running = running
+        self.verifies = verifies
         self.top_k = top_k
         self.calls: list[Call] = []
 
@@ -126,6 +128,7 @@ class FakeBackend:
         self, tokens: Tokens, new_length: Lengths, cache: FakeCache, positions: int = 1
     ) -> Answer:
         """See Backend."""
+        assert self.verifies or positions == 1, "it answers the last token alone"
         fed = tuple(_valid(row, n) for row, n in zip(tokens, new_length, strict=True))
         self.calls.append(Call(name="step", rows=len(tokens), tokens=fed))
         cache.append(tokens, new_length)

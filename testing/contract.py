@@ -119,6 +119,27 @@ def rewind(trial: Trial) -> None:
 
 
 @_rule
+def verifies(trial: Trial) -> str | None:
+    """Several tokens of the only row are answered as single steps are, in their order."""
+    if not trial.backend.verifies:
+        return "verifies is false: it answers the last token alone"
+    prompt = trial.prompts[0]
+    for positions in range(1, len(prompt) + 1):
+        one = Tracked(trial, [0])
+        one.verify(prompt, positions)
+        one.verify(trial.tokens(positions + 1), positions)
+        one.go_on()
+        one.rewind(len(prompt) + 1)  # what was read later was guessed wrongly
+        one.verify(trial.tokens(positions), positions)
+        one.go_on()
+    several = trial.read([0])
+    several.spread()
+    several.reorder([1])  # as after beams
+    several.verify(trial.tokens(3), 3)
+    return None
+
+
+@_rule
 def keep(trial: Trial) -> str | None:
     """Input i is the old inputs[i], with its rows and its memory; the others leave."""
     if not trial.backend.running:
@@ -170,13 +191,16 @@ def capacity(trial: Trial) -> None:
 def candidates(trial: Trial) -> str | None:
     """Candidates are the largest of all logits, each id once; log_sum_exp is that of all."""
     tracked = Tracked(trial, trial.inputs)
-    answers = [tracked.read(trial.prompts)]
-    if not isinstance(answers[0], Candidates):
+    answer = tracked.read(trial.prompts)
+    if not isinstance(answer, Candidates):
         return "its answers are all logits"
-    _check_candidates(answers[0], trial.examples.tolerance)
+    _check_candidates(answer, trial.examples.tolerance)
     tracked.spread()
-    for _ in range(2):
-        answer = tracked.go_on()
+    asked = [tracked.go_on, tracked.go_on]
+    if trial.backend.verifies:
+        asked.append(lambda: trial.read([0]).verify(trial.tokens(3), 3))
+    for ask in asked:
+        answer = ask()
         if isinstance(answer, Candidates):
             _check_candidates(answer, trial.examples.tolerance)
     return None

@@ -133,23 +133,38 @@ class Tracked:
         self.check(all_logits(answer).copy())
         return answer
 
+    def verify(self, ids: Sequence[int], positions: int) -> Answer:
+        """These for the only row; what follows each of the last `positions` has to be right."""
+        answer = self._trial.backend.step(*pad([ids]), self.cache, positions)
+        self.rows = [(*self.rows[0], *ids)]
+        self.check(all_logits(answer).copy(), positions)
+        return answer
+
     def go_on(self) -> Answer:
         """Another token for each row."""
         return self.read([[token] for token in self._trial.tokens(len(self.rows))])
 
-    def check(self, logits: Logits | None = None) -> None:
-        """Raise DifferenceError unless lengths, and logits, are those of rows alone."""
+    def check(self, logits: Logits | None = None, positions: int = 1) -> None:
+        """Raise DifferenceError unless lengths, and logits, are those of rows alone.
+
+        The logits are those after each of the last `positions` tokens of every row.
+        """
         lengths, wanted = np.asarray(self.cache.length).tolist(), [len(row) for row in self.rows]
         if lengths != wanted:
             raise DifferenceError(f"length: {lengths}, should be {wanted}")
         if logits is None:
             return
-        if logits.ndim != 2 or len(logits) != len(self.rows) or logits.dtype != np.float32:
-            raise DifferenceError(f"logits: {logits.dtype} {logits.shape} of {len(lengths)} rows")
-        for row, ids in enumerate(self.rows):
+        lines = [
+            (row, ids[: len(ids) - later])
+            for row, ids in enumerate(self.rows)
+            for later in reversed(range(positions))
+        ]
+        if logits.ndim != 2 or len(logits) != len(lines) or logits.dtype != np.float32:
+            raise DifferenceError(f"logits: {logits.dtype} {logits.shape} of {len(lines)} rows")
+        for line, (row, ids) in zip(logits, lines, strict=True):
             input_ = self.inputs[row // self.width]
             what = f"input {input_} after {list(ids)}, as row {row} of {len(self.rows)}"
-            self._trial.same(logits[row], self._trial.alone(input_, ids), what)
+            self._trial.same(line, self._trial.alone(input_, ids), what)
 
     def refuses(self, tokens: int) -> None:
         """Raise DifferenceError unless so many more are refused, and nothing changes."""

@@ -28,6 +28,14 @@ def test_the_fake_backend_keeps_every_rule(examples, running, top_k):
     assert set(check_backend(backend, examples)) == unchecked | (set() if top_k else {"candidates"})
 
 
+def test_a_backend_that_answers_the_last_token_alone_says_so():
+    """And is asked no more."""
+    backend = FakeBackend(ANSWER, top_k=6, verifies=False)
+    unchecked = check_backend(backend, TEXT)
+    assert set(unchecked) == {"saved", "pooled", "verifies"}
+    assert unchecked["verifies"] == "verifies is false: it answers the last token alone"
+
+
 def test_an_encoder_alone_and_features_are_checked():
     """Of the former, what `pool` gives."""
     assert set(check_backend(FakeBackend(ANSWER), POOLED)) == {*CHECKS} - {"pooled"}
@@ -92,6 +100,23 @@ def with_neighbours(self, tokens, new_length, cache):
     """Half of it the mean of the batch."""
     logits = step(self, tokens, new_length, cache)
     return (logits + logits.mean(axis=0)) / 2
+
+
+def the_last_line_first(self, tokens, new_length, cache, positions=1):
+    """What follows several tokens, from the last one on."""
+    logits = step(self, tokens, new_length, cache, positions)
+    return logits[::-1] if positions > 1 else logits
+
+
+def from_the_first_token(self, tokens, new_length, cache, positions=1):
+    """What follows the first of the tokens, where not all are asked for."""
+    logits = step(self, tokens, new_length, cache, tokens.shape[1] if positions > 1 else 1)
+    return logits[:positions] if positions > 1 else logits
+
+
+def with_one_answer(self, tokens, new_length, cache, positions=1):
+    """The last one, whatever is asked."""
+    return step(self, tokens, new_length, cache)
 
 
 def in_place_order(self, rows):
@@ -230,6 +255,9 @@ BROKEN = [
     ("reorder", FakeCache, "reorder", sources_stay, PLAIN, SOURCES, "input 0 after .*: differs"),
     ("rewind", FakeCache, "rewind", first_tokens_go, PLAIN, TEXT, "differs by"),
     ("rewind", FakeCache, "rewind", lambda *_: None, PLAIN, TEXT, r"length: .*, should be \[3, 3"),
+    ("verifies", FakeBackend, "step", the_last_line_first, PLAIN, TEXT, "differs by"),
+    ("verifies", FakeBackend, "step", from_the_first_token, PLAIN, TEXT, "differs by"),
+    ("verifies", FakeBackend, "step", with_one_answer, PLAIN, TEXT, "logits: float32 .* of 2 rows"),
     ("capacity", FakeCache, "append", no_limit, PLAIN, TEXT, "6 tokens were taken"),
     ("capacity", FakeCache, "append", another_error, PLAIN, TEXT, "BackendError.*the 5 tokens"),
     ("capacity", FakeCache, "append", added_all_the_same, PLAIN, TEXT, r"length: \[6\], should"),
