@@ -41,10 +41,14 @@ FIELDS = [field.name for field in dataclasses.fields(DecodeOptions)]
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """A value of an option that shows, and other options without which it would not."""
+    """A value of an option that shows, and other options without which it would not.
+
+    `draft`: it shows where a draft guesses alone, and is refused by that name.
+    """
 
     value: Any
     beside: dict[str, Any] = dataclasses.field(default_factory=dict)
+    draft: bool = False
 
 
 START = {"decoder_start_token_id": None, "bos_token_id": 70}
@@ -82,28 +86,36 @@ VALUES = {
     "bad_words_ids": Shown(((65,), (66,))),
     "no_repeat_ngram_size": Shown(1),
     "repetition_penalty": Shown(4.0, LONG),
+    "logprobs": Shown(2),
     "json_schema": Shown('{"enum": ["a", "b"]}'),
     "regex": Shown("[ab]+"),
     "grammar": Shown('start: "ab" start | "c"'),
+    "prompt_lookup_num_tokens": Shown(4),
+    "num_assistant_tokens": Shown(2, draft=True),
     "capacity": Shown(5, LONG | {"max_new_tokens": None}),
 }
 BASE = {"decoder_start_token_id": 69, "eos_token_id": byte_tokens.END, "max_new_tokens": 10}
 BEAMS, DRAWN = {"num_beams": 3}, {"do_sample": True, "seed": 1}
 WAYS = {"greedy": {}, "beams": BEAMS, "drawn": DRAWN, "drawn beams": BEAMS | DRAWN}
-# What of a backend the scheduler sees: candidates, and whether inputs come and go.
+GUESSED = {"prompt_lookup_num_tokens": 4}
+# What of a backend the scheduler sees: candidates, whether inputs come and go, and guesses.
 BACKENDS = {
-    "CPU": {"top_k": 6, "running": True},
-    "CUDA": {"top_k": 0, "running": False},
-    "TensorRT": {"top_k": 6, "running": False},
-    "eager": {"top_k": 0, "running": False},
+    "CPU": {"top_k": 6, "running": True, "verifies": True},
+    "CUDA": {"top_k": 0, "running": False, "verifies": False},
+    "TensorRT": {"top_k": 6, "running": False, "verifies": False},
+    "eager": {"top_k": 0, "running": False, "verifies": False},
 }
-COLUMNS = [*WAYS, "streamed", "in a batch", "with rules", *BACKENDS]
+COLUMNS = [*WAYS, "guessed", "streamed", "in a batch", "with rules", *BACKENDS]
 
 
 class Decoder:
-    """Three sources, whose answers are letters from a to p and an end, and how they are decoded."""
+    """Three sources, whose answers are letters from a to p and an end, and how they are decoded.
 
-    def __init__(self, folder: Path, kind: str = "encoder-decoder") -> None:
+    Sequences stand beside how many of their tokens were guessed, which is no part of them.
+    """
+
+    def __init__(self, folder: Path, kind: str = "encoder-decoder", *, draft: bool = False) -> None:
+        self._draft = draft
         byte_tokens.write(folder / "tokenizer.json")
         stack = StackDims(
             layers=1, heads=1, kv_heads=1, head_dim=4, hidden=4, activation="relu", max_positions=64
@@ -132,24 +144,30 @@ class Decoder:
     def requests(self, options: DecodeOptions, backend: str = "CPU") -> tuple[Model, list[Any]]:
         """The model, and a request for each source."""
         model = Model(self._bundle, FakeBackend(self._answer, **BACKENDS[backend]))
+        if self._draft:
+            model.use_draft(Model(self._bundle, FakeBackend(self._answer)))
         return model, [model.request(source, options) for source in ([65, 66], [67], [68, 65, 69])]
 
     def _plain(self, options: DecodeOptions, backend: str = "CPU") -> Any:
         """Each source alone."""
         model, requests = self.requests(options, backend)
-        return [decode(model.backend, [request])[0] for request in requests]
+        return [_counted(decode(model.backend, [request])[0]) for request in requests]
 
     def _streamed(self, options: DecodeOptions) -> Any:
         """The text in pieces, and the best sequence."""
         model, requests = self.requests(options)
         streams = [TextStream(model.backend, r, model.tokenizer, model.text_of) for r in requests]
-        return [("".join(stream), stream.result) for stream in streams]
+        return [("".join(stream), _counted([stream.result])) for stream in streams]
 
     def batched(self, options: DecodeOptions) -> Any:
         """All of them together, beside others."""
         model, requests = self.requests(options)
         others = self.requests(DecodeOptions(**BASE))[1]
-        return decode(model.backend, [*others, *requests])[len(others) :]
+        return [*map(_counted, decode(model.backend, [*others, *requests])[len(others) :])]
+
+
+def _counted(sequences: list[Any]) -> list[tuple[Any, int]]:
+    return [(each, each.usage.guessed_tokens) for each in sequences]
 
 
 def cells(decoder: Decoder, name: str) -> list[str]:
@@ -158,17 +176,53 @@ def cells(decoder: Decoder, name: str) -> list[str]:
     way = next((WAYS[way] for way, cell in ways.items() if cell == "yes"), None)
     if way is None:
         return [*ways.values(), *["-"] * (len(COLUMNS) - len(ways))]
+    guessed = _guessed(decoder, name)
     rule = {"grammar": 'start: "d" start | "e"'} if name == "regex" else {"regex": "[a-g]+"}
     wanted = decoder.plain(_options(name, way)[1])
-    for (text, result), (best, *_) in zip(
+    for (text, [(result, _)]), ((best, _), *_) in zip(
         decoder.streamed(_options(name, way)[1]), wanted, strict=True
     ):
         assert (result.ids, result.text) == (best.ids, text), name
-    same = [decoder.batched(_options(name, way)[1]) == wanted]
-    same += [decoder.plain(_options(name, way)[1], backend) == wanted for backend in BACKENDS]
-    batch, *backends = ["yes" if each else "no" for each in same]
-    streamed = _cell(decoder.streamed, name, way)
-    return [*ways.values(), streamed, batch, _cell(decoder.plain, name, way | rule), *backends]
+    batch, *backends = [
+        _same(functools.partial(path, _options(name, way)[1]), name, wanted)
+        for path in (
+            decoder.batched,
+            *(functools.partial(decoder.plain, backend=backend) for backend in BACKENDS),
+        )
+    ]
+    streamed, ruled = _cell(decoder.streamed, name, way), _cell(decoder.plain, name, way | rule)
+    return [*ways.values(), guessed, streamed, batch, ruled, *backends]
+
+
+def _guessed(decoder: Decoder, name: str) -> str:
+    """What the option does, greedily or drawn, where the prompt is looked up: the same answers."""
+    for way in ({}, DRAWN):
+        cell = _cell(decoder.plain, name, way | GUESSED)
+        if cell == "yes":
+            options = _options(name, way | GUESSED)[1]
+            plain, found = (
+                [each for answers in decoder.plain(each) for each, _ in answers]
+                for each in (options.replace(prompt_lookup_num_tokens=0), options)
+            )
+            assert found == plain, name
+        if cell != "-":
+            return cell
+    return "-"
+
+
+def _same(path: Callable[[], Any], name: str, wanted: Any) -> str:
+    """Whether answers on another path are the wanted ones."""
+    try:
+        return "yes" if path() == wanted else "no"
+    except OptionError as error:
+        return _refusal(error, name)
+
+
+def _refusal(error: OptionError, name: str) -> str:
+    """Raises the error again where it does not name the option."""
+    if ("draft" if VALUES[name].draft else name) not in str(error):
+        raise error
+    return "refused"
 
 
 def _options(name: str, way: dict[str, Any]) -> tuple[DecodeOptions, DecodeOptions]:
@@ -185,18 +239,17 @@ def _cell(outcome: Callable[[DecodeOptions], Any], name: str, way: dict[str, Any
     try:
         without, with_ = map(outcome, _options(name, way))
     except OptionError as error:
-        if name not in str(error):
-            raise
-        return "refused"
+        return _refusal(error, name)
     return "-" if with_ == without else "yes"
 
 
 def table(folder: Path) -> str:
     """The options by what they do, as docs/decoding.md prints it."""
-    decoder = Decoder(folder)
+    decoders = [Decoder(folder, draft=draft) for draft in (False, True)]
     rows: dict[tuple[str, ...], list[str]] = {}
     for name in FIELDS:
-        rows.setdefault(tuple(cells(decoder, name)), []).append(f"`{name}`")
+        found = cells(decoders[VALUES[name].draft], name)
+        rows.setdefault(tuple(found), []).append(f"`{name}`")
     lines = [f"| option | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
     lines += [f"| {', '.join(names)} | {' | '.join(found)} |" for found, names in rows.items()]
     return "\n".join(lines) + "\n"
@@ -208,7 +261,7 @@ def test_every_option_has_a_value_that_shows():
 
 
 def test_the_table_of_options_is_what_decoding_does(tmp_path):
-    """On every path, and with backends of every kind; it takes some seconds, for 36 options."""
+    """On every path, and with backends of every kind; it takes some seconds, for 39 options."""
     assert PRINTED.findall(PAGE.read_text(encoding="utf-8")) == [table(tmp_path)]
 
 
@@ -224,7 +277,7 @@ def test_starts_are_of_encoder_decoders_alone(tmp_path):
     dashes = {name for name in FIELDS if _cell(plain, name, BEAMS) == "-"}
     starts = {"bos_token_id", "decoder_start_token_id", "decoder_prompt"}
     draws = {"seed", "temperature", "top_k", "top_p", "min_p", "typical_p"}
-    assert dashes == starts | draws | {"pad_token_id"}
+    assert dashes == starts | draws | {"pad_token_id", "num_assistant_tokens"}
 
 
 if __name__ == "__main__":
