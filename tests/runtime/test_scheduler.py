@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from requests_of import decode_prompts
+from requests_of import decode_as_they_come, decode_prompts
 
 from seq2edge.errors import BackendError, CapacityError, OptionError
 from seq2edge.runtime.fake import Call, FakeBackend, random_answer
@@ -171,18 +171,7 @@ def test_each_request_gets_what_it_gets_alone(encoder, running, top_k):
 
     load = requests(5, 60, encoder=encoder)
     alone = [decode(backend(), [request])[0] for request in load]
-    shared, rng = Scheduler(backend(), rows=12), np.random.default_rng(1)
-    groups, cancelled = [], set()
-    while len(groups) < len(load) or shared.step():
-        for _ in range(rng.integers(0, 4)):
-            if len(groups) < len(load):
-                groups.append(shared.submit(load[len(groups)]))
-        if groups and rng.random() < 0.1:
-            number = int(rng.integers(len(groups)))
-            if not groups[number].done:
-                groups[number].cancel()
-                cancelled.add(number)
-    shared.run()
+    groups, cancelled = decode_as_they_come(backend(), load, rows=12, seed=1)
     for number, (group, wanted) in enumerate(zip(groups, alone, strict=True)):
         if number not in cancelled:
             assert group.results() == wanted

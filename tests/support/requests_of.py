@@ -1,8 +1,10 @@
-"""Prompts decoded together, in the fewest words."""
+"""Requests decoded together, in the fewest words."""
 
 from __future__ import annotations
 
-from seq2edge.runtime.scheduler import ROWS, Request, decode
+import numpy as np
+
+from seq2edge.runtime.scheduler import ROWS, Request, Scheduler, decode
 
 
 def decode_prompts(
@@ -29,3 +31,17 @@ def decode_prompts(
         for i, prompt in enumerate(prompts)
     ]
     return decode(backend, requests, rows=rows)
+
+
+def decode_as_they_come(backend, load, *, rows, seed=0):
+    """The groups of requests that come between steps, and the numbers of those cancelled then."""
+    scheduler, rng = Scheduler(backend, rows=rows), np.random.default_rng(seed)
+    groups, cancelled = [], set()
+    while scheduler.step() or len(groups) < len(load):
+        groups += map(scheduler.submit, load[len(groups) :][: rng.integers(0, 4)])
+        if groups and rng.random() < 0.1:
+            number = int(rng.integers(len(groups)))
+            if not groups[number].done:
+                groups[number].cancel()
+                cancelled.add(number)
+    return groups, cancelled
