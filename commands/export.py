@@ -14,7 +14,12 @@ from seq2edge.commands.options import PATH, progress_bar
 @click.argument("checkpoint", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="Folder of the new bundle.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
-def export(checkpoint: Path, output: Path, *, overwrite: bool) -> None:
+@click.option(
+    "--alignments",
+    is_flag=True,
+    help="The decoder also gives which source each token comes from (encoder-decoder).",
+)
+def export(checkpoint: Path, output: Path, *, overwrite: bool, alignments: bool) -> None:
     """Export CHECKPOINT to a proven bundle.
 
     Every graph is compared with the model before anything is written.
@@ -26,7 +31,9 @@ def export(checkpoint: Path, output: Path, *, overwrite: bool) -> None:
     except ImportError as error:
         raise click.ClickException(f"export: {error}; install seq2edge[export,cpu]") from error
     with progress_bar("load") as show:
-        report = export_checkpoint(checkpoint, output, overwrite=overwrite, progress=show)
+        report = export_checkpoint(
+            checkpoint, output, overwrite=overwrite, alignments=alignments, progress=show
+        )
     for name, value in report.ignored_settings.items():
         click.echo(f"not applied: generation setting {name}={json.dumps(value)}", err=True)
     for note in report.notes:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from seq2edge.errors import CapacityError
 from seq2edge.model.layers import KeyValue
-from seq2edge.model.transformer import StaticCache, Transformer
+from seq2edge.model.transformer import Heads, StaticCache, Transformer
 from seq2edge.runtime.backend import Features, Lengths, Logits, Tokens
 from seq2edge.runtime.backends.onnxruntime_cache import GROWTH
 
@@ -28,6 +28,7 @@ class EagerCache:
     def __init__(self, inner: StaticCache, *, fixed: bool) -> None:
         self.inner = inner
         self.fixed = fixed
+        self.alignment: NDArray[np.float32] | None = None
 
     @property
     def length(self) -> Lengths:
@@ -67,8 +68,11 @@ class EagerBackend:
     running = False
     verifies = False
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: Transformer, alignment: Heads = ()) -> None:
+        """With `alignment` its caches tell what these heads attend to."""
         self.model = model
+        self.aligns = bool(alignment)
+        self._alignment = alignment
 
     @torch.no_grad()
     def encode(self, source: Tokens | Features, source_length: Lengths) -> EagerMemory:
@@ -90,9 +94,14 @@ class EagerBackend:
         """See Backend."""
         assert positions == 1, "it answers the last token alone"
         cache.reserve(int(cache.length.max()) + tokens.shape[1])
-        logits: Logits = self.model.step(
-            torch.from_numpy(tokens), torch.from_numpy(new_length), cache.inner
-        ).numpy()
+        inner, new = cache.inner, torch.from_numpy(new_length)
+        queries: list[Tensor] | None = [] if self.aligns else None
+        logits: Logits = self.model.step(torch.from_numpy(tokens), new, inner, queries).numpy()
+        if queries is not None and inner.source_length is not None:
+            aligned = self.model.last_alignment(
+                queries, inner.source, inner.source_length, new, self._alignment
+            )
+            cache.alignment = aligned.numpy()
         return logits
 
     @torch.no_grad()

@@ -10,10 +10,11 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from seq2edge.bundle.engine_info import ALIGNMENT
 from seq2edge.errors import ExportError
-from seq2edge.model.dims import StackDims
+from seq2edge.model.dims import Dims, StackDims
 from seq2edge.model.operators import OPSET
-from seq2edge.model.transformer import Transformer
+from seq2edge.model.transformer import Heads, Transformer
 
 Shape = tuple[int | str, ...]
 
@@ -34,11 +35,12 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """Prefill and step in one graph."""
+    """Prefill and step in one graph; with `alignment`, what these heads attend to."""
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: Transformer, alignment: Heads = ()) -> None:
         super().__init__()
         self.model = model
+        self.alignment = alignment
 
     def forward(
         self,
@@ -50,11 +52,24 @@ class DecoderGraph(nn.Module):
         past: list[Tensor],
     ) -> tuple[Tensor, ...]:
         """See the graph contract in ARCHITECTURE.md."""
+        source = _pairs(cross)
+        queries: list[Tensor] | None = [] if self.alignment else None
         hidden, present = self.model.decode(
-            input_ids, _pairs(cross), source_length, start=cache_length, past=_pairs(past)
+            input_ids,
+            source,
+            source_length,
+            start=cache_length,
+            past=_pairs(past),
+            queries=queries,
         )
         logits = self.model.last_logits(hidden, new_length)
-        return (logits, *(t for pair in present for t in pair))
+        outputs = (logits, *(t for pair in present for t in pair))
+        if queries is None or source_length is None:
+            return outputs
+        aligned = self.model.last_alignment(
+            queries, source, source_length, new_length, self.alignment
+        )
+        return (*outputs, aligned)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,7 +97,27 @@ def encoder_contract(model: Transformer) -> Contract:
     return Contract(inputs={name: source, "source_length": ("batch",)}, outputs=outputs)
 
 
-def decoder_contract(model: Transformer) -> Contract:
+def alignment_heads(dims: Dims, known: Heads = ()) -> Heads:
+    """The heads whose attention says which source a token comes from, pairs (layer, head).
+
+    Those that the checkpoint knows, else all of the last layer but one: in trained translation
+    models that one aligns best (Garg et al. 2019). Raises ExportError where there are none.
+    """
+    if dims.kind != "encoder-decoder" or dims.decoder is None:
+        raise ExportError(
+            f"alignments: a model of kind {dims.kind} has no attention to a source; leave them out"
+        )
+    layers, heads = dims.decoder.layers, dims.decoder.heads
+    for layer, head in known:
+        if not (0 <= layer < layers and 0 <= head < heads):
+            raise ExportError(
+                f"alignments: alignment_heads names head {head} of layer {layer}, the decoder has "
+                f"{layers} layers of {heads} heads"
+            )
+    return known or tuple((max(0, layers - 2), head) for head in range(heads))
+
+
+def decoder_contract(model: Transformer, alignment: Heads = ()) -> Contract:
     """What `decoder.onnx` takes and gives."""
     dims = model.dims
     assert dims.decoder is not None
@@ -97,6 +132,8 @@ def decoder_contract(model: Transformer) -> Contract:
     inputs |= _cache_shapes("past", dims.decoder, "rows", "capacity")
     outputs: dict[str, Shape] = {"logits": ("rows", dims.vocab)}
     outputs |= _cache_shapes("present", dims.decoder, "rows", "capacity")
+    if alignment:
+        outputs[ALIGNMENT] = ("rows", "source")
     return Contract(inputs=inputs, outputs=outputs)
 
 
@@ -118,9 +155,9 @@ def trace_encoder(model: Transformer) -> ir.Model:
     return _trace(EncoderGraph(model), inputs, shapes, contract)
 
 
-def trace_decoder(model: Transformer) -> ir.Model:
+def trace_decoder(model: Transformer, alignment: Heads = ()) -> ir.Model:
     """`decoder.onnx` as a graph in memory; its weights are the model's own tensors."""
-    contract = decoder_contract(model)
+    contract = decoder_contract(model, alignment)
     # Sizes that differ pairwise, so that no two symbols are taken for one.
     example = {"batch": 2, "rows": 6, "source": 5, "new": 3, "capacity": 7}
     tensors = {n: _example(n, shape, example) for n, shape in contract.inputs.items()}
@@ -132,7 +169,7 @@ def trace_decoder(model: Transformer) -> ir.Model:
         first = (values[name] for name in ("input_ids", "new_length", "cache_length"))
         return (*first, values.get("source_length"), cross, past)
 
-    return _trace(DecoderGraph(model), arrange(tensors), arrange(dynamic), contract)
+    return _trace(DecoderGraph(model, alignment), arrange(tensors), arrange(dynamic), contract)
 
 
 def _pairs(tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -34,7 +34,7 @@ from seq2edge.checkpoints.tokenizer import convert_tokenizer
 from seq2edge.errors import ExportError
 from seq2edge.export.card import read_privacy
 from seq2edge.export.eager import EagerBackend
-from seq2edge.export.graphs import trace_decoder, trace_encoder
+from seq2edge.export.graphs import alignment_heads, trace_decoder, trace_encoder
 from seq2edge.export.passes.fold_transposes import FoldTransposes
 from seq2edge.export.passes.fuse_cache_attention import FuseCacheAttention
 from seq2edge.export.passes.last_positions import LastPositions
@@ -43,7 +43,7 @@ from seq2edge.export.passes.top_logits import TopLogits
 from seq2edge.export.weights import WEIGHTS, WeightsWriter, dtype_name
 from seq2edge.files.progress import Progress
 from seq2edge.model.dims import Dims
-from seq2edge.model.transformer import Transformer
+from seq2edge.model.transformer import Heads, Transformer
 from seq2edge.runtime import parity
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from seq2edge.runtime.options import DecodeOptions
@@ -82,12 +82,17 @@ def export_checkpoint(
     destination: str | Path,
     *,
     overwrite: bool = False,
+    alignments: bool = False,
     progress: Progress = lambda *_: None,
 ) -> ExportReport:
     """Export a checkpoint to a bundle.
 
+    With `alignments` the decoder also gives which source each token comes from, for
+    `DecodeOptions(alignments=True)`.
+
     Raises CheckpointError or UnsupportedError for what cannot be loaded, BundleError for a
-    destination that cannot be written, and ExportError when a graph differs from the model.
+    destination that cannot be written, and ExportError when a graph differs from the model, or for
+    alignments of a model that is no encoder-decoder.
     """
     progress = _overall(progress)
     with BundleWriter(destination, overwrite=overwrite) as writer:
@@ -96,13 +101,17 @@ def export_checkpoint(
         defaults = read_generation(loaded.source.generation, loaded.source.config)
         if loaded.dims.head == "lm":
             DecodeOptions.from_dict(defaults.options)  # refuse contradictions before tracing
+        heads: Heads = ()
+        if alignments:
+            speech = _speech(defaults.extras) if loaded.dims.mels else SpeechRecord()
+            heads = alignment_heads(loaded.dims, speech.alignment_heads)
         tokenizer, notes = _write_tokenizer(writer, loaded)
-        graphs = _write_graphs(writer, loaded, progress)
+        graphs = _write_graphs(writer, loaded, heads, progress)
         manifest = _manifest(loaded, defaults, tokenizer, graphs)
         progress("reference", 0.0)
         start = _start_tokens(defaults.options)
         inputs = parity.make_inputs(loaded.dims, start)
-        reference = parity.record(EagerBackend(loaded.model), inputs)
+        reference = parity.record(EagerBackend(loaded.model, heads), inputs)
         write_reference(writer.path(REFERENCE), reference)
         unused = loaded.unused_tensors
         del loaded
@@ -154,12 +163,12 @@ def _write_tokenizer(
 
 
 def _write_graphs(
-    writer: BundleWriter, loaded: Checkpoint, progress: Progress
+    writer: BundleWriter, loaded: Checkpoint, alignment: Heads, progress: Progress
 ) -> tuple[GraphRecord, ...]:
     """Trace, specialise and write all graphs over one weights file."""
     models: dict[tuple[Role, GraphFlavour], ir.Model] = {}
     with _quiet():
-        for role, model in _traced(loaded.model, progress):
+        for role, model in _traced(loaded.model, alignment, progress):
             FoldTransposes()(model)
             NameWeights()(model)
             models[role, "canonical"] = model
@@ -184,13 +193,15 @@ def _write_graphs(
     )
 
 
-def _traced(model: Transformer, progress: Progress) -> Iterator[tuple[Role, ir.Model]]:
+def _traced(
+    model: Transformer, alignment: Heads, progress: Progress
+) -> Iterator[tuple[Role, ir.Model]]:
     if model.dims.encoder is not None:
         progress("trace encoder", 0.0)
         yield "encoder", trace_encoder(model)
     if model.dims.decoder is not None:
         progress("trace decoder", 0.0)
-        yield "decoder", trace_decoder(model)
+        yield "decoder", trace_decoder(model, alignment)
 
 
 @contextmanager

@@ -107,9 +107,21 @@ class CrossAttention(nn.Module):
         heads = self.stack.kv_heads
         return operators.split_heads(key, heads), operators.split_heads(value, heads)
 
-    def forward(self, x: Tensor, source: KeyValue, source_length: Tensor) -> Tensor:
-        """x (batch * beams, new, width); the beams of an input share its keys and values."""
-        folded = operators.fold_beams(self.query(x), source_length)
+    def forward(
+        self,
+        x: Tensor,
+        source: KeyValue,
+        source_length: Tensor,
+        queries: list[Tensor] | None = None,
+    ) -> Tensor:
+        """x (batch * beams, new, width); the beams of an input share its keys and values.
+
+        The queries (batch * beams, new, heads * head_dim) are added to `queries`.
+        """
+        projected = self.query(x)
+        if queries is not None:
+            queries.append(projected)
+        folded = operators.fold_beams(projected, source_length)
         query = operators.split_heads(folded, self.stack.heads)
         heads = operators.attend(
             query, *source, scale=self.stack.attention_scale, length=source_length
@@ -170,6 +182,7 @@ class Layer(nn.Module):
         start: Tensor | None = None,
         source: KeyValue | None = None,
         source_length: Tensor | None = None,
+        queries: list[Tensor] | None = None,
     ) -> tuple[Tensor, KeyValue]:
         """x (rows, new, width); returns it and the keys and values of this layer."""
         y, present = self.attention(
@@ -177,7 +190,7 @@ class Layer(nn.Module):
         )
         x = self._after(x, y, self.attention_norm)
         if self.cross is not None and self.cross_norm is not None:
-            y = self.cross(self._before(x, self.cross_norm), source, source_length)
+            y = self.cross(self._before(x, self.cross_norm), source, source_length, queries)
             x = self._after(x, y, self.cross_norm)
         y = self.feedforward(self._before(x, self.feedforward_norm))
         return self._after(x, y, self.feedforward_norm), present

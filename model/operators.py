@@ -78,6 +78,16 @@ def attend(
     )
 
 
+def weigh(query: Tensor, key: Tensor, *, scale: float, length: Tensor) -> Tensor:
+    """The weights of `attend` without what they weigh, (batch, heads, new, total).
+
+    query (batch, heads, new, head_dim); key (batch, heads, total, head_dim); length (batch,).
+    """
+    scores = torch.matmul(query * scale, key.transpose(2, 3))
+    valid = torch.arange(key.shape[2], device=key.device) < length[:, None]
+    return scores.masked_fill(~valid[:, None, None, :], float("-inf")).softmax(dim=-1)
+
+
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(batch, length, heads * head_dim) -> (batch, heads, length, head_dim)."""
     head_dim = x.shape[2] // heads
@@ -118,6 +128,16 @@ def unfold_beams(x: Tensor, like: Tensor) -> Tensor:
         )
         return _reshape_to(x, tokens, (x.shape[2],), (rows, new, x.shape[2]))
     return x.reshape(rows, new, x.shape[2])  # (batch * beams, new, width)
+
+
+def flatten_beams(x: Tensor) -> Tensor:
+    """(batch, beams, width) -> (batch * beams, width)."""
+    if exporting():
+        shape = (x.shape[0] * x.shape[1], x.shape[2])
+        return torch.onnx.ops.symbolic(
+            "Flatten", (x,), {"axis": 2}, dtype=x.dtype, shape=shape, version=OPSET
+        )
+    return x.flatten(0, 1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import cast
+from typing import TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seq2edge.model import operators
 from seq2edge.model.dims import Dims, StackDims
 from seq2edge.model.layers import KeyValue, Layer, Rotation, activation, norm
 from seq2edge.model.positions import RelativeBias, Rotary
+
+Heads: TypeAlias = tuple[tuple[int, ...], ...]  # pairs (decoder layer, head)
 
 
 class Stack(nn.Module):
@@ -133,11 +136,12 @@ class Transformer(nn.Module):
         *,
         start: Tensor | None = None,
         past: list[KeyValue] | None = None,
+        queries: list[Tensor] | None = None,
     ) -> tuple[Tensor, list[KeyValue]]:
         """tokens (rows, new) -> hidden (rows, new, width), keys and values.
 
         With a cache (`past`) row r is placed from `start[r]` on; without one the tokens are whole
-        sequences, as in training.
+        sequences, as in training. The layers' cross-attention queries are added to `queries`.
         """
         stack, new = self.decoder, torch.arange(tokens.shape[1], device=tokens.device)
         positions = new[None] if start is None else start[:, None] + new
@@ -154,6 +158,7 @@ class Transformer(nn.Module):
                 start=start,
                 source=source[index] if source else None,
                 source_length=source_length,
+                queries=queries,
             )
             present.append(key_value)
         return stack.final_norm(x), present
@@ -169,6 +174,35 @@ class Transformer(nn.Module):
         """Logits after each row's last valid token, (rows, vocab)."""
         rows = torch.arange(hidden.shape[0], device=hidden.device)
         return self.logits(hidden[rows, new_length - 1])
+
+    def last_alignment(
+        self,
+        queries: list[Tensor],
+        source: list[KeyValue],
+        source_length: Tensor,
+        new_length: Tensor,
+        heads: Heads,
+    ) -> Tensor:
+        """What each row's last valid token attends to in the source, (rows, source).
+
+        The mean of these heads' cross-attention weights; `queries` are those that `decode` gave.
+        """
+        stack = self.decoder.dims
+        rows = torch.arange(new_length.shape[0], device=new_length.device)
+        total: Tensor | float = 0.0
+        for layer in sorted({pair[0] for pair in heads}):
+            mine = [head for of, head in heads if of == layer]
+            last = queries[layer][rows, new_length - 1]  # (rows, heads * head_dim)
+            query = operators.fold_beams(last[:, None], source_length)
+            query, key = operators.split_heads(query, stack.heads), source[layer][0]
+            if mine != list(range(stack.heads)) or stack.kv_heads != stack.heads:
+                query = query[:, mine]  # (batch, chosen, beams, head_dim)
+                key = key[:, [head * stack.kv_heads // stack.heads for head in mine]]
+            scale = stack.attention_scale
+            weights = operators.weigh(query, key, scale=scale, length=source_length)
+            total = total + weights.sum(dim=1)  # (batch, beams, source)
+        assert isinstance(total, Tensor)
+        return operators.flatten_beams(total / len(heads))
 
     def pool(self, source: Tensor, source_length: Tensor) -> Tensor:
         """Class logits (batch, labels) or embeddings (batch, width) of an encoder-only model."""
@@ -200,10 +234,21 @@ class Transformer(nn.Module):
             layers=layers, length=length, source=source or [], source_length=source_length
         )
 
-    def step(self, tokens: Tensor, new_length: Tensor, cache: StaticCache) -> Tensor:
+    def step(
+        self,
+        tokens: Tensor,
+        new_length: Tensor,
+        cache: StaticCache,
+        queries: list[Tensor] | None = None,
+    ) -> Tensor:
         """Append `new_length[r]` tokens to row r; logits after the last, (rows, vocab)."""
         hidden, _ = self.decode(
-            tokens, cache.source, cache.source_length, start=cache.length, past=cache.layers
+            tokens,
+            cache.source,
+            cache.source_length,
+            start=cache.length,
+            past=cache.layers,
+            queries=queries,
         )
         cache.length = cache.length + new_length
         return self.last_logits(hidden, new_length)

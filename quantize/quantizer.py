@@ -302,6 +302,7 @@ def _write_graphs(
         name = f"{role}.{target}.onnx"
         ir.save(model, writer.path(name))
         record = bundle.graph(role, "canonical" if target == "tensorrt" else target)
+        given = {value.name for value in model.graph.outputs}
         requires = record.requires
         if target == "tensorrt":
             requires = {"tensorrt": TENSORRT_RELEASE}
@@ -315,7 +316,9 @@ def _write_graphs(
                 opset=dict(model.opset_imports),
                 requires=requires,
                 inputs=tuple(_typed(put, model.graph.inputs) for put in record.inputs),
-                outputs=tuple(_typed(put, model.graph.outputs) for put in record.outputs),
+                outputs=tuple(
+                    _typed(put, model.graph.outputs) for put in record.outputs if put.name in given
+                ),
             )
         )
     return tuple(records)

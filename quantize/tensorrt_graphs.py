@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from seq2edge.bundle.manifest import Role
+from seq2edge.export.passes.drop_alignment import DropAlignment
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.scale_queries import ScaleQueries
 from seq2edge.export.passes.split_heads import SplitHeads
@@ -55,6 +56,7 @@ def quantize_graphs(
     for role, model in models.items():
         if stats.factors:
             Smooth(of_role(stats.factors, role), weights.tables)(model)
+        DropAlignment()(model)
         LengthToMask()(model)
         queries, heads = ScaleQueries(), SplitHeads()
         queries(model)

@@ -40,7 +40,8 @@ class Candidates:
     at most the least of them. `log_sum_exp` (rows,) is that of all `vocab` logits, and not finite
     where one of them is NaN or infinite. `logits()` fetches all, as long as the answer of the
     step is valid. With `first_of_equals`, of equal logits those of the lowest ids are
-    among them, the lowest first.
+    among them, the lowest first. `alignment` (rows, source) is what the scheduler takes from the
+    cache (`AligningCache`), where a request asks for it.
     """
 
     values: NDArray[np.float32]
@@ -49,6 +50,7 @@ class Candidates:
     vocab: int
     logits: Callable[[], Logits]
     first_of_equals: bool = False
+    alignment: NDArray[np.float32] | None = None
 
     def part(self, first: int, last: int) -> Candidates:
         """The rows from `first` on, up to `last`."""
@@ -59,6 +61,7 @@ class Candidates:
             vocab=self.vocab,
             logits=lambda: self.logits()[first:last],
             first_of_equals=self.first_of_equals,
+            alignment=None if self.alignment is None else self.alignment[first:last],
         )
 
     def repeat(self, times: int) -> Candidates:
@@ -70,6 +73,7 @@ class Candidates:
             vocab=self.vocab,
             logits=lambda: self.logits().repeat(times, axis=0),
             first_of_equals=self.first_of_equals,
+            alignment=None if self.alignment is None else self.alignment.repeat(times, axis=0),
         )
 
 
@@ -115,6 +119,17 @@ class RunningCache(Cache, Protocol):
         """
 
 
+class AligningCache(Cache, Protocol):
+    """A cache that also tells what each answered token attends to."""
+
+    @property
+    def alignment(self) -> NDArray[np.float32]:
+        """Weights over the source's positions, (lines, source), a line a line of the last answer.
+
+        They sum to 1 and are 0 behind each source. Valid until the cache's next step.
+        """
+
+
 @runtime_checkable
 class SavedCache(Cache, Protocol):
     """A cache of one row whose contents can be read and written."""
@@ -133,6 +148,7 @@ class Backend(Protocol):
     capacity: int | None  # tokens that a row's cache can hold at most; None: any number
     running: bool  # whether its caches are of the kind `RunningCache`
     verifies: bool  # whether `step` answers several tokens of a row
+    aligns: bool  # whether its caches are of the kind `AligningCache`
 
     def encode(self, source: Tokens | Features, source_length: Lengths) -> Memory:
         """Cross-attention keys and values of a padded batch of sources, projected once."""

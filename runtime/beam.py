@@ -23,7 +23,8 @@ from seq2edge.runtime.search import (
     FilteredSearch,
     generator_of,
 )
-from seq2edge.runtime.sequences import FinishReason, GeneratedSequence, History, TokenLogprob
+from seq2edge.runtime.sequences import FinishReason, GeneratedSequence, History
+from seq2edge.runtime.token_records import SequenceRecords
 
 FEW = 1024  # values that are sorted faster than looked through
 CLOSED = np.float32(-1e9)  # the score of what must not go on
@@ -54,8 +55,7 @@ class BeamSearch(FilteredSearch):
     def choose(self, answer: Answer) -> Choice:
         """See Search."""
         best = None
-        if self._logprobs is not None:
-            self._logprobs.begin(answer)
+        self._records.begin(answer)
         if isinstance(answer, Candidates) and self._candidates_may_decide():
             best = self._best_from_candidates(TopCandidates(answer, filtered=bool(self.filters)))
         values, parents, tokens = best or self._best_of_all(all_logits(answer))
@@ -68,8 +68,7 @@ class BeamSearch(FilteredSearch):
         stopped_early = full and self.options.early_stopping is True
         self.done = not self._improvable or stopped_early or bool(stops.all())
         choice = parents[going_on].tolist(), tokens[going_on].tolist()
-        if self._logprobs is not None:
-            self._logprobs.go_on(*choice)
+        self._records.go_on(*choice)
         return choice
 
     def _best_of_all(self, logits: Logits) -> Best:
@@ -154,8 +153,7 @@ class BeamSearch(FilteredSearch):
             if reason is not None:
                 row, token = int(parents[rank]), int(tokens[rank])
                 ids = (*self.history.new_tokens[row].tolist(), token)
-                logprobs = None if self._logprobs is None else self._logprobs.behind(row, token)
-                self._finish(ids, values[rank], reason, logprobs)
+                self._finish(ids, values[rank], reason, self._records.behind(row, token))
         self._sort_finished()
 
     def _finish(
@@ -163,12 +161,12 @@ class BeamSearch(FilteredSearch):
         ids: tuple[int, ...],
         value: np.float32,
         reason: FinishReason,
-        logprobs: tuple[TokenLogprob, ...] | None,
+        records: SequenceRecords,
     ) -> None:
         divisor = np.float32(max(1, len(ids)) ** self.options.length_penalty)
         score = float(value / divisor)
         self.finished.append(
-            GeneratedSequence(ids=ids, score=score, finish_reason=reason, logprobs=logprobs)
+            GeneratedSequence(ids=ids, score=score, finish_reason=reason, **vars(records))
         )
 
     def _sort_finished(self) -> None:
@@ -208,8 +206,7 @@ class BeamSearch(FilteredSearch):
         for row in range(self.beams):
             if self.scores[row] > CLOSED / 2:
                 ids = tuple(self.history.new_tokens[row].tolist())
-                logprobs = None if self._logprobs is None else self._logprobs.of(row)
-                self._finish(ids, self.scores[row], reason, logprobs)
+                self._finish(ids, self.scores[row], reason, self._records.of(row))
         self._sort_finished()
         self.done = True
 

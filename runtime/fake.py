@@ -18,6 +18,7 @@ from seq2edge.runtime.likelihood import log_sum_exp
 
 Ids: TypeAlias = tuple[int, ...]
 Answering: TypeAlias = Callable[[Ids, Ids | None], NDArray[np.floating]]
+Aligning: TypeAlias = Callable[[Ids, Ids], NDArray[np.floating]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ class FakeCache:
         self.sources = sources
         self.inputs = len(sources)
         self.steps = 0
+        self.alignment: NDArray[np.float32]
         self._backend = backend
         self._limit = limit
 
@@ -96,16 +98,25 @@ class FakeBackend:
     """A Backend whose logits are `answer(history, source)`; `calls` records what was asked.
 
     With a `top_k` a step answers with so many candidates, in no useful order and of equal logits
-    the last, as a backend may; that all logits were fetched is a call too.
+    the last, as a backend may; that all logits were fetched is a call too. With an `alignment` its
+    caches tell what each row attends to: `alignment(history, source)`, a weight for each position.
     """
 
     name = "fake"
     capacity: int | None = None
 
     def __init__(
-        self, answer: Answering, *, top_k: int = 0, running: bool = True, verifies: bool = True
+        self,
+        answer: Answering,
+        *,
+        top_k: int = 0,
+        running: bool = True,
+        verifies: bool = True,
+        alignment: Aligning | None = None,
     ) -> None:
         self.answer = answer
+        self.alignment = alignment
+        self.aligns = alignment is not None
         self.running = running
         self.verifies = verifies
         self.top_k = top_k
@@ -133,11 +144,13 @@ class FakeBackend:
         self.calls.append(Call(name="step", rows=len(tokens), tokens=fed))
         cache.append(tokens, new_length)
         lines = [
-            self.answer(history[: len(history) - back], source)
+            (history[: len(history) - back], source)
             for history, source in zip(cache.histories, cache.sources, strict=True)
             for back in reversed(range(positions))
         ]
-        logits = np.array(lines, dtype=np.float32)
+        logits = np.array([self.answer(*line) for line in lines], dtype=np.float32)
+        if self.alignment is not None:
+            cache.alignment = _aligned(self.alignment, lines)
         return self._candidates(logits, cache) if self.top_k else logits
 
     def _candidates(self, logits: Logits, cache: FakeCache) -> Candidates:
@@ -163,6 +176,16 @@ class FakeBackend:
         self.calls.append(Call(name="pool", rows=len(source)))
         rows = zip(source, source_length, strict=True)
         return np.array([self.answer((), _valid(*row)) for row in rows], dtype=np.float32)
+
+
+def _aligned(alignment: Aligning, lines: list[tuple[Ids, Ids | None]]) -> NDArray[np.float32]:
+    """The weights of each line, padded with 0 (lines, source)."""
+    longest = max(len(source or ()) for _, source in lines)
+    weights = np.zeros((len(lines), longest), dtype=np.float32)
+    for i, (history, source) in enumerate(lines):
+        if source is not None:
+            weights[i, : len(source)] = alignment(history, source)
+    return weights
 
 
 def _valid(row: NDArray[np.int64], count: int) -> Ids:

@@ -6,9 +6,6 @@ out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,15 +13,12 @@ from seq2edge.runtime.backend import Answer, Candidates, Logits, all_logits
 from seq2edge.runtime.candidates import LargestLogits
 from seq2edge.runtime.sequences import TokenLogprob
 
-Tail: TypeAlias = "tuple[Tail, TokenLogprob] | None"  # a row's tokens, the last one first
-
 
 class Logprobs:
-    """Of the tokens of a request's rows; rows that go on from one share what came before."""
+    """Of the tokens that one answer's rows may go on with."""
 
-    def __init__(self, rows: int, top: int) -> None:
+    def __init__(self, top: int) -> None:
         """`top` of the likeliest tokens are told at each place."""
-        self._tails: list[Tail] = [None] * rows
         self._top = top
         self._largest = LargestLogits()
         self._logits: Logits
@@ -49,23 +43,3 @@ class Logprobs:
         """What this token would be behind a row."""
         logprob = float(self._logits[row, token]) - float(self._totals[row])
         return TokenLogprob(logprob=logprob, top=tuple(self._others[row]))
-
-    def behind(self, row: int, token: int) -> tuple[TokenLogprob, ...]:
-        """Those of a row's tokens, and of this one behind them."""
-        return (*self.of(row), self.now(row, token))
-
-    def go_on(self, parents: Sequence[int], tokens: Sequence[int]) -> None:
-        """Row i is row `parents[i]` with `tokens[i]` behind it from now on."""
-        self._tails = [
-            (self._tails[parent], self.now(parent, token))
-            for parent, token in zip(parents, tokens, strict=True)
-        ]
-
-    def of(self, row: int, length: int | None = None) -> tuple[TokenLogprob, ...]:
-        """Those of a row's tokens, of the first `length` of them."""
-        entries: list[TokenLogprob] = []
-        tail = self._tails[row]
-        while tail is not None:
-            tail, entry = tail
-            entries.append(entry)
-        return tuple(entries[::-1][:length])

@@ -604,6 +604,11 @@ class Model:
         Raises CapacityError and OptionError for what can never fit.
         """
         options = options or self.options
+        if options.alignments and not self.backend.aligns:
+            raise OptionError(
+                f"alignments: {self.bundle.path} gives none on {self.backend.name}; export an "
+                "encoder-decoder with --alignments and run its graphs on the cpu or cuda"
+            )
         stops = options.stop_strings
         holds_stop = StopStrings(self.tokenizer, stops) if stops else None
         start = tuple(source) if self.dims.kind == "decoder" else self.start_tokens(options)

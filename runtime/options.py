@@ -90,6 +90,9 @@ class DecodeOptions:
     # Results tell each token's log-probability, as the model gave it, and those of so many of the
     # likeliest tokens at its place; None: neither.
     logprobs: int | None = None
+    # Results tell how much each token attended to each position of the source; of an
+    # encoder-decoder that was exported with alignments.
+    alignments: bool = False
 
     # The answer is JSON of this schema (its text, or a dict), or matches this regular expression as
     # a whole, or follows this grammar in llguidance's form of Lark; needs seq2edge[constraints].
@@ -117,8 +120,10 @@ class DecodeOptions:
             value = getattr(self, name)
             if value is not None and not fits(value):
                 raise OptionError(f"{name}: {value}, needs {needs}")
-        if not isinstance(self.do_sample, bool):
-            raise OptionError(f"do_sample: {self.do_sample!r}, needs True or False")
+        for name in ("do_sample", "alignments"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise OptionError(f"{name}: {value!r}, needs True or False")
         self._check_together()
 
     def _check_together(self) -> None:

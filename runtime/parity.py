@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle.manifest import ParityRecord
 from seq2edge.model.dims import Dims
-from seq2edge.runtime.backend import Answer, Backend, Candidates, Logits, all_logits
+from seq2edge.runtime.backend import (
+    AligningCache,
+    Answer,
+    Backend,
+    Cache,
+    Candidates,
+    Logits,
+    all_logits,
+)
 from seq2edge.runtime.likelihood import log_sum_exp
 
 Arrays = dict[str, NDArray[Any]]
@@ -25,6 +33,7 @@ NO_NUMBER = float(np.finfo(np.float32).max)  # the error of an answer that is no
 STEPS = 8
 BEAMS = 2
 TOP = 64
+RECORDED = ("top_ids", "top_logits", "log_sum_exp", "alignment")  # of every step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +160,10 @@ def record(backend: Backend, inputs: Arrays) -> Arrays:
     # looks at, and a vocabulary of logits at every step would make the bundle large.
     tokens: list[NDArray[np.int64]] = []
     ids, logits, totals = [], [], []
-    for answer in _decode(backend, inputs, tokens):
+    alignments: Arrays = {}
+    for i, (answer, cache) in enumerate(_decode(backend, inputs, tokens)):
+        if backend.aligns:
+            alignments[f"alignment_{i}"] = _alignment(cache).copy()
         scores = all_logits(answer)
         top = np.argsort(-scores, axis=-1, kind="stable")[:, :TOP]
         ids.append(top)
@@ -164,6 +176,7 @@ def record(backend: Backend, inputs: Arrays) -> Arrays:
         **{f"top_ids_{i}": top for i, top in enumerate(ids)},
         **{f"top_logits_{i}": top for i, top in enumerate(logits)},
         **{f"log_sum_exp_{i}": total for i, total in enumerate(totals)},
+        **alignments,
     }
 
 
@@ -176,7 +189,7 @@ def replay(backend: Backend, reference: Arrays) -> Parity:
     tokens = list(reference["tokens"])
     beams = len(tokens[0]) // len(reference["prompt"])
     decoded = _decode(backend, reference, tokens, beams=beams, steps=len(tokens) - 1)
-    for i, answer in enumerate(decoded):
+    for i, (answer, cache) in enumerate(decoded):
         scores = all_logits(answer)
         if isinstance(answer, Candidates):
             pairs.extend(_candidate_pairs(answer, scores))
@@ -184,6 +197,8 @@ def replay(backend: Backend, reference: Arrays) -> Parity:
         pairs.append((reference[f"top_logits_{i}"], np.take_along_axis(scores, top_ids, axis=-1)))
         pairs.append((reference[f"log_sum_exp_{i}"], log_sum_exp(scores, np.float32)))
         choices.append((top_ids[:, 0], scores.argmax(axis=-1)))
+        if backend.aligns and f"alignment_{i}" in reference:
+            pairs.append((reference[f"alignment_{i}"], _alignment(cache).copy()))
     if backend.verifies:
         pairs.extend(_verified_pairs(backend, reference))
     return _compare(pairs, choices)
@@ -203,6 +218,8 @@ def _verified_pairs(
     tokens = np.ascontiguousarray(part["tokens"][:last].T)
     scores = all_logits(backend.step(tokens, np.array([last]), cache, last))
     for i in range(last):
+        if backend.aligns and f"alignment_{i + 1}" in part:
+            yield part[f"alignment_{i + 1}"], _alignment(cache)[i : i + 1]
         ids, line = part[f"top_ids_{i + 1}"], scores[i : i + 1]
         yield part[f"top_logits_{i + 1}"], np.take_along_axis(line, ids, axis=-1)
 
@@ -229,7 +246,7 @@ def _part(reference: Arrays, items: list[int], beams: int) -> Arrays:
         head, _, number = name.rpartition("_")
         if name == "tokens":
             part[name] = values[: last + 1, rows]
-        elif head not in ("top_ids", "top_logits", "log_sum_exp"):
+        elif head not in RECORDED:
             part[name] = values[items]
         elif int(number) <= last:
             part[name] = values[rows if int(number) else items]
@@ -243,8 +260,8 @@ def _decode(
     *,
     beams: int = BEAMS,
     steps: int = STEPS,
-) -> Iterator[Answer]:
-    """What the prefill (batch rows) and each step (batch * beams rows) answer.
+) -> Iterator[tuple[Answer, Cache]]:
+    """What the prefill (batch rows) and each step (batch * beams rows) answer, and the cache.
 
     Valid until the next is asked for; `tokens[i]` must be there then.
     """
@@ -255,14 +272,19 @@ def _decode(
     if "source" in inputs:
         memory = backend.encode(inputs["source"], inputs["source_length"])
     cache = backend.start(memory, batch, None)
-    yield backend.step(inputs["prompt"], inputs["prompt_length"], cache)
+    yield backend.step(inputs["prompt"], inputs["prompt_length"], cache), cache
     cache.reorder(np.repeat(np.arange(batch), beams))
     one = np.ones(batch * beams, dtype=np.int64)
     for i in range(steps):
-        yield backend.step(tokens[i][:, None], one, cache)
+        yield backend.step(tokens[i][:, None], one, cache), cache
         if i == STEPS // 2:  # exchange the beams of each input
             exchanged = np.arange(batch * beams).reshape(batch, beams)[:, ::-1]
             cache.reorder(np.ascontiguousarray(exchanged).reshape(-1))
+
+
+def _alignment(cache: Cache) -> NDArray[np.float32]:
+    """What the rows of a backend that aligns attend to."""
+    return cast("AligningCache", cache).alignment
 
 
 def _candidate_pairs(

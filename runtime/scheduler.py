@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from seq2edge.errors import CapacityError, Seq2EdgeError
 from seq2edge.runtime.backend import (
+    AligningCache,
     Answer,
     Backend,
     Cache,
@@ -34,7 +35,7 @@ from seq2edge.runtime.candidates import LargestLogits
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.search import Choice, HoldsStop, Processor, RowSearch, Search
 from seq2edge.runtime.sequences import FinishReason, GeneratedSequence, History, Usage, pad
-from seq2edge.runtime.speculation import Drafter
+from seq2edge.runtime.speculation import FEATURE_AXES, Drafter
 
 ROWS = 64  # that are decoded at a time, where nobody says
 ENCODED = 8  # sources that are encoded at a time
@@ -81,6 +82,13 @@ class Request:
     def rows(self) -> int:
         """How many sequences are decoded for it at a time."""
         return rows_of(self.options)
+
+    @property
+    def source_length(self) -> int:
+        """Positions of its source, 0 where it has none."""
+        if isinstance(self.source, np.ndarray) and self.source.ndim == FEATURE_AXES:
+            return self.positions
+        return 0 if self.source is None else len(self.source)
 
     @property
     def tokens(self) -> int:
@@ -172,6 +180,10 @@ class Group:
 
     def choose(self, answer: Answer) -> Choice:
         """The rows to go on from and their tokens, now also in the history."""
+        if isinstance(answer, Candidates) and answer.alignment is not None:
+            answer = dataclasses.replace(
+                answer, alignment=answer.alignment[:, : self.request.source_length]
+            )
         try:
             parents, tokens = self.search.choose(answer)
             self.history.append(tokens, parents)
@@ -312,9 +324,12 @@ class Batch:
 
     def _candidates(self, answer: Answer) -> Candidates:
         """What tokens are chosen from, also where the backend gives all logits."""
-        if isinstance(answer, Candidates):
-            return answer
-        return self._largest(answer, max(group.search.wanted for group in self.groups))
+        if not isinstance(answer, Candidates):
+            answer = self._largest(answer, max(group.search.wanted for group in self.groups))
+        if self._backend.aligns and any(g.request.options.alignments for g in self.groups):
+            alignment = cast("AligningCache", self.cache).alignment
+            answer = dataclasses.replace(answer, alignment=alignment)
+        return answer
 
     def _leave(self) -> list[int] | None:
         """Let groups go that are done; where those that go on were, None where all are.
@@ -512,7 +527,7 @@ def pad_sources(
     sources: Sequence[Source], positions: Sequence[int]
 ) -> tuple[Tokens | Features, Lengths]:
     """What `Backend.encode` takes: padded ids, or features with the positions of each."""
-    if isinstance(sources[0], np.ndarray) and sources[0].ndim == 2:
+    if isinstance(sources[0], np.ndarray) and sources[0].ndim == FEATURE_AXES:
         return np.stack(cast("Any", sources)), np.array(positions, dtype=np.int64)
     return pad(cast("Any", sources))
 

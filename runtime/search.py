@@ -18,10 +18,10 @@ from seq2edge.runtime.backend import Answer, Candidates, Logits, all_logits
 from seq2edge.runtime.candidates import ScoreBuffer, TopCandidates
 from seq2edge.runtime.filters import FORBIDDING, NEVER, Filter, make_filters, may_increase_scores
 from seq2edge.runtime.likelihood import checked, log_sum_exp
-from seq2edge.runtime.logprobs import Logprobs
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.sampling import draw, remaining
 from seq2edge.runtime.sequences import FinishReason, GeneratedSequence, History
+from seq2edge.runtime.token_records import TokenRecords
 
 # Whether a row's generated tokens hold a stop string; what a caller does to scores (rows, vocab),
 # given the tokens (rows, length) before them.
@@ -86,8 +86,7 @@ class FilteredSearch:
         self.done = False
         self._buffer = ScoreBuffer()
         self._holds_stop = holds_stop
-        top = options.logprobs
-        self._logprobs = None if top is None else Logprobs(len(history.tokens), top)
+        self._records = TokenRecords(len(history.tokens), options)
         # A draw needs all tokens, and a caller's processor may make any of them likelier.
         self._only_lowers = not options.do_sample and not processors
 
@@ -138,9 +137,8 @@ class RowSearch(FilteredSearch):
         if isinstance(answer, Candidates) and self._candidates_may_decide():
             chosen = self._likeliest_candidates(answer)
         tokens, likelihoods = chosen or self._likeliest(answer)
-        if self._logprobs is not None:
-            self._logprobs.begin(answer)
-            self._logprobs.go_on(range(len(tokens)), tokens)
+        self._records.begin(answer)
+        self._records.go_on(range(len(tokens)), tokens)
         last = self.history.generated + 1 == self.history.limit
         for row, reason in enumerate(self._reasons):
             if reason is None:
@@ -226,13 +224,12 @@ class RowSearch(FilteredSearch):
 
     def results(self) -> list[GeneratedSequence]:
         """See Search: the likeliest of several drawn ones first."""
-        logprobs = self._logprobs
         found = [
             GeneratedSequence(
                 ids=tuple(self._ids_of(row)),
                 score=self._scores[row],
                 finish_reason=reason,
-                logprobs=None if logprobs is None else logprobs.of(row, self._lengths[row]),
+                **vars(self._records.of(row, self._lengths[row])),
             )
             for row, reason in enumerate(self._reasons)
             if reason is not None

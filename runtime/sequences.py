@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Lengths, Tokens
 
@@ -48,14 +49,18 @@ class GeneratedSequence:
     `score` is the sum of log-probabilities; in beam search divided by length ** length_penalty.
     `finish_reason` is "stop" for an end token, "stop_string" for a text that ends it, "length" for
     the limit of tokens, "time" for `max_time`, "cancelled" for whoever asked for it. `logprobs` are
-    the model's own, one for each id, where the options ask for them. `usage` is that of its input,
-    and does not count when sequences are compared.
+    the model's own, one for each id, where the options ask for them. So is `alignment` (ids,
+    source): how much each id attended to each position of the source, a row sums to 1. `usage` is
+    that of its input; neither counts when sequences are compared.
     """
 
     ids: tuple[int, ...]
     score: float
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprob, ...] | None = None
+    alignment: NDArray[np.float32] | None = dataclasses.field(
+        default=None, compare=False, repr=False
+    )
     usage: Usage | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property

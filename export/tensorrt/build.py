@@ -38,6 +38,7 @@ from seq2edge.errors import (
     ForeignEngineError,
     OptionError,
 )
+from seq2edge.export.passes.drop_alignment import DropAlignment
 from seq2edge.export.passes.length_to_mask import LengthToMask
 from seq2edge.export.passes.lower_to_opset18 import LowerToOpset18
 from seq2edge.export.passes.parser_operators import find_parser
@@ -202,6 +203,7 @@ def _prepare(request: BuildRequest, record: GraphRecord, folder: Path) -> Path:
         return bundle.file(record.file)
     model = ir.load(bundle.file(record.file))
     if record.target == "canonical":
+        DropAlignment()(model)
         LengthToMask()(model)
         ScaleQueries()(model)
         SplitHeads()(model)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
-from seq2edge.bundle.engine_info import LAST_POSITIONS, TOP_VALUES
+from seq2edge.bundle.engine_info import ALIGNMENT, LAST_POSITIONS, TOP_VALUES
 from seq2edge.bundle.manifest import GraphRecord
 from seq2edge.errors import BackendError
 from seq2edge.runtime.backend import (
@@ -90,6 +90,7 @@ class OnnxRuntimeBackend:
         # Older bundles neither give the largest logits apart nor answer several tokens.
         self.top_k = int(outputs[TOP_VALUES].shape[1]) if TOP_VALUES in outputs else 0
         self.verifies = LAST_POSITIONS in inputs
+        self.aligns = ALIGNMENT in outputs
 
     def _open(self, bundle: Bundle, graph: GraphRecord, threads: int | None) -> Any:
         options = self._ort.SessionOptions()
@@ -155,6 +156,7 @@ class OnnxRuntimeBackend:
     ) -> Logits:
         """Several new tokens for several rows with a past: the fused operator takes one a time."""
         logits = np.empty((len(tokens), self.vocab), dtype=np.float32)
+        alignment: NDArray[np.float32] | None = None
         start = cache.length.copy()
         for column in range(tokens.shape[1]):
             # A row that has no more tokens writes past its end, where the next step overwrites it.
@@ -162,7 +164,12 @@ class OnnxRuntimeBackend:
             last = all_logits(cache.step(tokens[:, column : column + 1], one, 1))
             ends = new_length == column + 1
             logits[ends] = last[ends]
+            if self.aligns:
+                alignment = cache.alignment.copy() if alignment is None else alignment
+                alignment[ends] = cache.alignment[ends]
             cache.set_length(start + np.minimum(column + 1, new_length))
+        if alignment is not None:
+            cache.alignment = alignment
         return logits
 
     def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:

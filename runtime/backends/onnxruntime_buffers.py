@@ -150,6 +150,13 @@ class Memory:
         self._own: dict[str, Cached] = {}
         self.source_length = source_length
 
+    @property
+    def source(self) -> int:
+        """Positions of the padded source."""
+        for array in self._own.values():
+            return int(array.shape[2])
+        return int(next(iter(self._given.values())).shape()[2])
+
     def bind(self, binding: Any) -> None:
         """Bind every tensor."""
         for name, value in self._given.items():

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle.engine_info import (
+    ALIGNMENT,
     LAST_POSITIONS,
     LOG_SUM_EXP,
     TOP_IDS,
@@ -57,6 +58,8 @@ class OnnxRuntimeCache:
         self._positions = np.ones(1, dtype=np.int64)
         self._room: dict[str, NDArray[Any]] = {}  # of what is answered, for as many lines as ever
         self._answer: dict[str, NDArray[Any]]
+        self.alignment: NDArray[np.float32]  # see AligningCache
+        self._bound_alignment: NDArray[np.float32]  # what the graph writes it to
 
     def reserve(self, needed: int) -> None:
         """Make room for `needed` tokens a row, or refuse."""
@@ -175,6 +178,8 @@ class OnnxRuntimeCache:
         self._calls += 1
         if not on_host:
             binding.synchronize_outputs()
+        if self._backend.aligns:
+            self.alignment = self._bound_alignment
         return self._candidates() if TOP_VALUES in self._answer else self._answer["logits"]
 
     def _candidates(self) -> Candidates:
@@ -237,8 +242,16 @@ class OnnxRuntimeCache:
             }
         self._answer = {name: array[:lines] for name, array in self._room.items()}
         for name, array in self._answer.items():
-            place = array.ctypes.data
-            self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, place)
+            _bind_output(self._binding, name, array)
+        if self._backend.aligns and self._memory is not None:
+            shape = (lines, self._memory.source)
+            self._bound_alignment = np.empty(shape, dtype=np.float32)
+            _bind_output(self._binding, ALIGNMENT, self._bound_alignment)
+
+
+def _bind_output(binding: Any, name: str, array: NDArray[Any]) -> None:
+    """Let the graph write an output into the array."""
+    binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 
 def _bind_array(binding: Any, name: str, array: NDArray[np.int64]) -> None:

@@ -50,6 +50,7 @@ class TensorRTBackend:
     capacity: int | None = None
     running = False
     verifies = False
+    aligns = False  # engines are built without
 
     def __init__(
         self,
