@@ -65,6 +65,11 @@ LOGPROBS = click.option(
 @OUTPUT
 @JSON
 @LOGPROBS
+@click.option(
+    "--alignments",
+    is_flag=True,
+    help="With --json: the word of the input that each word comes from.",
+)
 @click.option("--stream", is_flag=True, help="Print an answer as it is generated.")
 @BATCH
 @CUT
@@ -80,6 +85,7 @@ def run(
     output: Path | None,
     as_json: bool,
     logprobs: int | None,
+    alignments: bool,
     stream: bool,
     batch: int,
     cut: bool,
@@ -99,9 +105,11 @@ def run(
     if stream and (as_json or output or (decoding.num_return_sequences or 1) > 1):
         raise click.UsageError("--stream prints one text: not with --json, --output or several")
     _check_logprobs(logprobs, as_json=as_json)
+    if alignments and not as_json:
+        raise click.UsageError("--alignments goes with --json")
     inputs = read_inputs(texts, file)
     model = load_model(bundle, execution, cut=cut, draft=decoding.draft)
-    options = decoding.over(model.options).replace(logprobs=logprobs)
+    options = decoding.over(model.options).replace(logprobs=logprobs, alignments=alignments)
     task = Task(
         model=model,
         options=options,
@@ -114,7 +122,12 @@ def run(
         for text in inputs:
             _print_stream(task, text, notes)
     else:
-        with Destination(output, as_json=as_json, each=options.num_return_sequences) as out:
+        with Destination(
+            output,
+            as_json=as_json,
+            each=options.num_return_sequences,
+            align=task.align if alignments else None,
+        ) as out:
             if out.written:
                 click.echo(f"{output}: goes on behind the answers to {out.written:,}", err=True)
             # Where answers and the bar would go to one screen, they would be written into it.
@@ -156,6 +169,24 @@ class Task:
             source_language=self.source_language,
             target_language=self.target_language,
         )
+
+    def align(self, text: str, answer: GeneratedText) -> list[dict[str, Any]]:
+        """An answer's words and those of the text that they come from, as JSON values."""
+        pairs = self.model.align(
+            text,
+            answer,
+            source_language=self.source_language,
+            target_language=self.target_language,
+        )
+        return [
+            {
+                "source": list(pair.source),
+                "target": list(pair.target),
+                "words": [text[slice(*pair.source)], answer.text[slice(*pair.target)]],
+                "weight": pair.weight,
+            }
+            for pair in pairs
+        ]
 
     def stream(self, text: str) -> TextStream:
         """One answer, piece by piece."""
@@ -389,11 +420,17 @@ class TextQueue:
             yield self._taken.popleft()
 
 
+# An answer's words and those of its input that they come from.
+Align: TypeAlias = "Callable[[str, GeneratedText], list[dict[str, Any]]]"
+
+
 class Destination:
     """Where answers go: standard output, or a file that goes on where it was."""
 
-    def __init__(self, path: Path | None, *, as_json: bool, each: int) -> None:
-        self._path, self._as_json, self._each = path, as_json, each
+    def __init__(
+        self, path: Path | None, *, as_json: bool, each: int, align: Align | None = None
+    ) -> None:
+        self._path, self._as_json, self._each, self._align = path, as_json, each, align
         self._file: TextIO | None = None
         self.written = 0  # inputs that are answered, also those that the file had
 
@@ -415,7 +452,11 @@ class Destination:
         A blank line gives blank lines, so that line n still answers line n.
         """
         if self._as_json:
-            lines = [json.dumps(answer(source, texts), ensure_ascii=False)]
+            values = answer(source, texts)
+            if self._align is not None:
+                for result, text in zip(values["results"], texts, strict=True):
+                    result["alignments"] = self._align(source, text)
+            lines = [json.dumps(values, ensure_ascii=False)]
         elif texts:
             lines = [
                 " ".join(text.text.splitlines()) if self._file else text.text for text in texts

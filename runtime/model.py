@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from seq2edge.runtime.service import Reply, Service
     from seq2edge.runtime.session import Session
     from seq2edge.runtime.tokenizer import Tokenizer
+    from seq2edge.runtime.words import WordAlignment
 
 AHEAD = 2  # times as many texts as are decoded at a time are read ahead
 
@@ -639,6 +640,41 @@ class Model:
     ) -> list[ScoredSequence]:
         self._limits.check_scored(len(prompts[0]) + max(map(len, labels)))
         return score_labels(self.backend, memory, prompts, labels)
+
+    def align(
+        self,
+        text: str,
+        answer: GeneratedText,
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+    ) -> list[WordAlignment]:
+        """Which word of `text` each word of its answer comes from, by what the answer attended to.
+
+        `answer` is one that `generate` gave for the text, in these languages, with
+        `DecodeOptions(alignments=True)`. Raises InputError for another text and OptionError for an
+        answer without an alignment.
+        """
+        from seq2edge.runtime.words import align_words, token_spans
+
+        self._require("generate")
+        if answer.alignment is None:
+            raise OptionError("alignments: the answer has none, generate it with alignments=True")
+        if not answer.ids:
+            return []
+        positions = answer.alignment.shape[1]
+        spans = self.tokenizer.spans(
+            text,
+            source_language=source_language,
+            target_language=target_language,
+            longest=positions,  # as it was cut, if it was
+        )
+        if len(spans) != positions:
+            raise InputError(
+                f"align: the text has {len(spans)} tokens, the answer was made of {positions}; "
+                "give the text and languages that it answers"
+            )
+        return align_words(text, spans, answer, token_spans(self.tokenizer, answer))
 
     def _texts(
         self, sequences: Sequence[GeneratedSequence], stop_strings: Sequence[str]

@@ -6,6 +6,7 @@ language codes chosen at run time, and pieces that the model has no embedding fo
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import functools
 import json
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
 
 HIDDEN = "\ue000"  # before a token that only decoding may use
 CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Read:
+    """The ids of a text, the characters of each, and whether there were more."""
+
+    ids: list[int]
+    spans: list[tuple[int, int]]
+    cut: bool
 
 
 class Tokenizer:
@@ -54,19 +64,68 @@ class Tokenizer:
         `longest` bounds the ids, special ones included; `shortened` counts the texts cut so.
         Raises InputError for text that is not Unicode and for unknown or useless languages.
         """
+        read = self._read(
+            text,
+            special_tokens=special_tokens,
+            source_language=source_language,
+            target_language=target_language,
+            longest=longest,
+        )
+        if read.cut:
+            with self._counting:
+                self.shortened += 1
+        return read.ids
+
+    def spans(
+        self,
+        text: str,
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+        longest: int | None = None,
+    ) -> list[tuple[int, int]]:
+        """The characters of a text that each id of `encode` stands for, first and behind the last.
+
+        (0, 0) for what stands for none. Raises what `encode` does; counts nothing.
+        """
+        return self._read(
+            text,
+            special_tokens=True,
+            source_language=source_language,
+            target_language=target_language,
+            longest=longest,
+        ).spans
+
+    def _read(
+        self,
+        text: str,
+        *,
+        special_tokens: bool,
+        source_language: str | None,
+        target_language: str | None,
+        longest: int | None,
+    ) -> _Read:
+        """See `encode`."""
         source = self._language(source_language, self.record.source_language, "source")
         target = self._language(target_language, self.record.target_language, "target")
         layout = self.record.language_layout if special_tokens else ""
         if longest is not None:
             beside = 2 * bool(source is not None and layout)  # the language and the end
             longest -= beside + (target is not None and self.record.target_layout == "source")
-        ids = self._ids(text, special_tokens=special_tokens and not layout, longest=longest)
-        if target is not None and self.record.target_layout == "source":
-            ids = [target, *ids]
-        if source is None or not layout:
-            return ids
-        end = self._special_id(self.record.special.eos)
-        return [source, *ids, *end] if layout == "prefix" else [*ids, *end, source]
+        plain = self._ids(text, special_tokens=special_tokens and not layout, longest=longest)
+        before = [target] if target is not None and self.record.target_layout == "source" else []
+        behind: list[int] = []
+        if source is not None and layout:
+            end = self._special_id(self.record.special.eos)
+            if layout == "prefix":
+                before, behind = [source, *before], end
+            else:
+                behind = [*end, source]
+        return _Read(
+            ids=[*before, *plain.ids, *behind],
+            spans=[*[(0, 0)] * len(before), *plain.spans, *[(0, 0)] * len(behind)],
+            cut=plain.cut,
+        )
 
     def encode_target(self, text: str) -> list[int]:
         """Token ids of an answer, without special tokens, as training needs them.
@@ -171,29 +230,30 @@ class Tokenizer:
         except (OSError, UnicodeDecodeError, RecursionError, jinja2.TemplateError) as error:
             raise BundleError(f"{self._template}: not a chat template: {error}") from error
 
-    def _ids(self, text: str, *, special_tokens: bool, longest: int | None) -> list[int]:
+    def _ids(self, text: str, *, special_tokens: bool, longest: int | None) -> _Read:
+        """What the tokenizer's own file makes of a text, unknown pieces replaced."""
         try:
             encoding = self._source.encode(text, add_special_tokens=special_tokens)
         except (TypeError, UnicodeEncodeError) as error:
             raise InputError(f"text: {text!r:.60} is not Unicode text: {error}") from None
-        if longest is not None and len(encoding.ids) > longest:
+        cut = longest is not None and len(encoding.ids) > longest
+        if longest is not None and cut:
             encoding = self._shortened(text, special_tokens=special_tokens, longest=longest)
         ids: list[int] = encoding.ids
+        read = _Read(ids=ids, spans=encoding.offsets, cut=cut)
         end = self.record.unknown_from
         if end is None:
-            return ids
+            return read
         (unknown,) = self._special_id(self.record.special.unk) or [0]
         for place, i in enumerate(ids):
             if i >= end:
                 ids[place] = unknown
             elif i == unknown:
                 ids[place] = self._spelled(text, encoding, place)
-        return ids
+        return read
 
     def _shortened(self, text: str, *, special_tokens: bool, longest: int) -> tokenizers.Encoding:
         """The text's first tokens, with the special ones that stand around every text."""
-        with self._counting:
-            self.shortened += 1
         added = self._source.num_special_tokens_to_add(is_pair=False) if special_tokens else 0
         plain = self._source.encode(text, add_special_tokens=False)
         plain.truncate(max(0, longest - added))
