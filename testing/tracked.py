@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from seq2edge.errors import CapacityError
 from seq2edge.runtime.backend import (
+    AligningCache,
     Answer,
     Backend,
     Cache,
@@ -51,6 +52,7 @@ class Trial:
         self.inputs = range(len(self.prompts))
         self._more = itertools.cycle([token for prompt in self.prompts for token in prompt])
         self._known: dict[tuple[int, Ids], Logits] = {}
+        self._attended: dict[tuple[int, Ids], NDArray[np.float32]] = {}
 
     def tokens(self, count: int) -> list[int]:
         """Some to go on with, others than the last time."""
@@ -83,7 +85,14 @@ class Trial:
             cache = self.backend.start(self.memory([input_]), 1, None)
             logits = all_logits(self.backend.step(*pad([ids]), cache))
             self._known[input_, ids] = logits[0].copy()
+            if self.backend.aligns:
+                self._attended[input_, ids] = cast("AligningCache", cache).alignment[0].copy()
         return self._known[input_, ids]
+
+    def attended(self, input_: int, ids: Ids) -> NDArray[np.float32]:
+        """What the last of these tokens attends to, asked in one call (source,)."""
+        self.alone(input_, ids)
+        return self._attended[input_, ids]
 
     def same(self, found: NDArray[Any], wanted: NDArray[Any], what: str) -> None:
         """Raise DifferenceError unless these agree within the tolerance, and on the largest."""
@@ -130,7 +139,10 @@ class Tracked:
             tokens = filled(tokens, new_length)
         answer = self._trial.backend.step(tokens, new_length, self.cache)
         self.rows = [(*row, *part) for row, part in zip(self.rows, parts, strict=True)]
-        self.check(all_logits(answer).copy())
+        logits = all_logits(answer).copy()
+        if self._trial.backend.aligns:
+            self._check_alignment(cast("AligningCache", self.cache).alignment)
+        self.check(logits)
         return answer
 
     def verify(self, ids: Sequence[int], positions: int) -> Answer:
@@ -139,6 +151,18 @@ class Tracked:
         self.rows = [(*self.rows[0], *ids)]
         self.check(all_logits(answer).copy(), positions)
         return answer
+
+    def _check_alignment(self, alignment: NDArray[np.float32]) -> None:
+        """Raise DifferenceError unless each row attends to its own source, as it does alone."""
+        tolerance = self._trial.examples.tolerance
+        if alignment.ndim != 2 or len(alignment) != len(self.rows):
+            raise DifferenceError(f"alignment: {alignment.shape} of {len(self.rows)} rows")
+        for row, ids in enumerate(self.rows):
+            wanted = self._trial.attended(self.inputs[row // self.width], ids)
+            padded = np.pad(wanted, (0, max(0, alignment.shape[1] - len(wanted))))
+            same = len(padded) == alignment.shape[1]
+            if not same or not np.allclose(alignment[row], padded, rtol=0, atol=tolerance):
+                raise DifferenceError(f"alignment of row {row}: {alignment[row]}, not {wanted}")
 
     def go_on(self) -> Answer:
         """Another token for each row."""

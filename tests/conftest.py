@@ -171,16 +171,13 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MadeOnce]:
 
 @pytest.fixture(scope="session")
 def exported(made_once: MadeOnce) -> Callable[..., tuple[Any, Path, Any]]:
-    """`exported(name, *flags, **changes)`: the tiny checkpoint and the bundle made of it.
-
-    Model, folder, report; `flags` are the command's.
-    """
+    """`exported(name, **changes)`: the tiny checkpoint and its bundle; model, folder, report."""
     import tiny_models
 
     model = functools.lru_cache(tiny_models.make)
 
-    def get(name: str, *flags: str, **changes: Any) -> tuple[Any, Path, Any]:
-        folder, report = made_once(tiny_models.export, name, *flags, **changes)
+    def get(name: str, **changes: Any) -> tuple[Any, Path, Any]:
+        folder, report = made_once(tiny_models.export, name, **changes)
         return model(name, **changes), folder, report
 
     return get

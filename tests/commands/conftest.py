@@ -7,5 +7,5 @@ import pytest
 
 @pytest.fixture(scope="session")
 def bundles(speaking):
-    """`bundles(name)`: the folder of a small bundle with a tokenizer of words."""
-    return lambda name: str(speaking(name))
+    """`bundles(name, **options)`: the folder of a small bundle with a tokenizer of words."""
+    return lambda name, **options: str(speaking(name, **options))

@@ -91,6 +91,26 @@ def test_run_tells_log_probabilities_in_json(bundles):
     assert "--logprobs goes with --json" in result.stderr
 
 
+def test_run_tells_in_json_where_words_come_from(bundles):
+    """Of each result, with the words; refused by a bundle without, and without JSON."""
+    bundle, arguments = bundles("bart", alignments=True), ("w5 w6", "--alignments")
+    result = call("run", bundle, *arguments, "--json", "-b", 2, "-n", 2, "--max-new-tokens", 4)
+    found = json.loads(result.stdout)["results"]
+    assert len(found) == 2
+    for answer in found:
+        assert answer["alignments"]
+        for pair in answer["alignments"]:
+            source, target = slice(*pair["source"]), slice(*pair["target"])
+            assert pair["words"] == ["w5 w6"[source], answer["text"][target]]
+            assert 0 < pair["weight"] <= 1
+    result = call("run", bundle, *arguments)
+    assert result.exit_code == 2
+    assert "--alignments goes with --json" in result.stderr
+    result = call("run", bundles("bart"), *arguments, "--json")
+    assert result.exit_code == 1
+    assert "export an encoder-decoder with --alignments" in result.stderr
+
+
 def test_run_guesses_and_tells_how_well(bundles):
     """By prompt lookup and by a draft; the answers stay, and what cannot be is refused."""
     bundle = bundles("bart")

@@ -87,6 +87,7 @@ VALUES = {
     "no_repeat_ngram_size": Shown(1),
     "repetition_penalty": Shown(4.0, LONG),
     "logprobs": Shown(2),
+    "alignments": Shown(True),
     "json_schema": Shown('{"enum": ["a", "b"]}'),
     "regex": Shown("[ab]+"),
     "grammar": Shown('start: "ab" start | "c"'),

@@ -79,12 +79,13 @@ def test_the_model_gives_what_transformers_gives(name, tmp_path):
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("graphs", ["canonical", "onnxruntime"])
-def test_graphs_give_it_for_every_search(exported, graphs, way):
+def test_graphs_give_it_for_every_search(speaking, graphs, way):
     """In a batch of sources of different lengths, each its own."""
     if graphs == "canonical" and way == "guessed":
         pytest.skip("canonical graphs answer the last token alone")
-    reference, folder, _ = exported("bart", "--alignments")
-    model = seq2edge.load(folder / "bundle", device="cpu", threads=1, graphs=graphs)
+    reference = tiny_models.make("bart")
+    folder = speaking("bart", alignments=True)
+    model = seq2edge.load(folder, device="cpu", threads=1, graphs=graphs)
     options = model.options.replace(
         alignments=True, max_new_tokens=8, min_new_tokens=4, max_length=None, **WAYS[way]
     )
@@ -119,9 +120,9 @@ def test_whisper_has_the_mean_over_its_own_heads(graphs, made_once):
         check(tiny_models.make("whisper"), torch.from_numpy(clip), start, sequence, HEADS)
 
 
-def test_a_quantized_bundle_keeps_it_and_one_for_tensorrt_does_not(exported, tmp_path):
+def test_a_quantized_bundle_keeps_it_and_one_for_tensorrt_does_not(speaking, tmp_path):
     """Products of attention stay float; engines are built without."""
-    source = exported("bart", "--alignments")[1] / "bundle"
+    source = speaking("bart", alignments=True)
     quantize_bundle(source, tmp_path / "small", "int8-weight")
     model = seq2edge.load(tmp_path / "small", device="cpu", threads=1)
     options = model.options.replace(alignments=True, max_new_tokens=4, max_length=None)
@@ -135,9 +136,9 @@ def test_a_quantized_bundle_keeps_it_and_one_for_tensorrt_does_not(exported, tmp
         seq2edge.load(tmp_path / "twin", device="cpu").generate_ids(SOURCES, options)
 
 
-def test_the_parity_gate_looks_at_it(exported):
+def test_the_parity_gate_looks_at_it(speaking):
     """Graphs that attend elsewhere would not be written."""
-    bundle = Bundle.open(exported("bart", "--alignments")[1] / "bundle")
+    bundle = Bundle.open(speaking("bart", alignments=True))
     reference = read_reference(bundle.file(REFERENCE))
     backend = OnnxRuntimeBackend(bundle, threads=1)
     assert parity.replay(backend, reference).max_absolute < TOLERANCES["float32"].absolute

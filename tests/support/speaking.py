@@ -41,6 +41,7 @@ def speaking_bundle(
     *,
     template: str | None = None,
     edit: Callable[[Any], None] = lambda _: None,
+    alignments: bool = False,
     **changes: Any,
 ) -> Path:
     """Export the tiny model of that name with this tokenizer; the bundle's folder.
@@ -52,7 +53,7 @@ def speaking_bundle(
         edit(model)
     model.save_pretrained(folder / "checkpoint")
     write_tokenizer(folder / "checkpoint", template)
-    export_checkpoint(folder / "checkpoint", folder / "bundle")
+    export_checkpoint(folder / "checkpoint", folder / "bundle", alignments=alignments)
     return folder / "bundle"
 
 

@@ -224,7 +224,7 @@ def save(name: str, folder: Path, seed: int = 0, **changes: Any) -> Any:
     return model
 
 
-def export(folder: Path, name: str, *flags: str, **changes: Any) -> tuple[Path, ExportReport]:
+def export(folder: Path, name: str, **changes: Any) -> tuple[Path, ExportReport]:
     """The folder with checkpoint and bundle that the command line made, and its report."""
     reports = []
 
@@ -234,7 +234,7 @@ def export(folder: Path, name: str, *flags: str, **changes: Any) -> tuple[Path, 
 
     save(name, folder / "checkpoint", **changes)
     with mock.patch("seq2edge.export.pipeline.export_checkpoint", kept):
-        result = call("export", folder / "checkpoint", "-o", folder / "bundle", *flags)
+        result = call("export", folder / "checkpoint", "-o", folder / "bundle")
     assert result.exit_code == 0, result.output
     return folder, reports[0]
 
