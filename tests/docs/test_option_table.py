@@ -99,10 +99,18 @@ BASE = {"decoder_start_token_id": 69, "eos_token_id": byte_tokens.END, "max_new_
 BEAMS, DRAWN = {"num_beams": 3}, {"do_sample": True, "seed": 1}
 WAYS = {"greedy": {}, "beams": BEAMS, "drawn": DRAWN, "drawn beams": BEAMS | DRAWN}
 GUESSED = {"prompt_lookup_num_tokens": 4}
-# What of a backend the scheduler sees: candidates, whether inputs come and go, and guesses.
+
+
+def attended(history: tuple[int, ...], source: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Weights of a source's positions, others for every length of the history."""
+    weights = 1.0 + (np.arange(len(source)) + len(history)) % 3
+    return np.asarray(weights / weights.sum())
+
+
+# What of a backend the scheduler sees: candidates, whether inputs come and go, guesses, alignments.
 BACKENDS = {
-    "CPU": {"top_k": 6, "running": True, "verifies": True},
-    "CUDA": {"top_k": 0, "running": False, "verifies": False},
+    "CPU": {"top_k": 6, "running": True, "verifies": True, "alignment": attended},
+    "CUDA": {"top_k": 0, "running": False, "verifies": False, "alignment": attended},
     "TensorRT": {"top_k": 6, "running": False, "verifies": False},
     "eager": {"top_k": 0, "running": False, "verifies": False},
 }
@@ -112,7 +120,8 @@ COLUMNS = [*WAYS, "guessed", "streamed", "in a batch", "with rules", *BACKENDS]
 class Decoder:
     """Three sources, whose answers are letters from a to p and an end, and how they are decoded.
 
-    Sequences stand beside how many of their tokens were guessed, which is no part of them.
+    Sequences stand beside what is no part of them: how many of their tokens were guessed, and what
+    they attended to.
     """
 
     def __init__(self, folder: Path, kind: str = "encoder-decoder", *, draft: bool = False) -> None:
@@ -167,8 +176,11 @@ class Decoder:
         return [*map(_counted, decode(model.backend, [*others, *requests])[len(others) :])]
 
 
-def _counted(sequences: list[Any]) -> list[tuple[Any, int]]:
-    return [(each, each.usage.guessed_tokens) for each in sequences]
+def _counted(sequences: list[Any]) -> list[tuple[Any, Any]]:
+    return [
+        (each, (each.usage.guessed_tokens, each.alignment is not None and each.alignment.tolist()))
+        for each in sequences
+    ]
 
 
 def cells(decoder: Decoder, name: str) -> list[str]:
