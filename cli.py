@@ -21,13 +21,14 @@ from seq2edge.commands.evaluate import audit, evaluate
 from seq2edge.commands.export import export
 from seq2edge.commands.quantize import quantize
 from seq2edge.commands.run import classify, embed, run, transcribe
+from seq2edge.commands.shortlist import shortlist
 from seq2edge.commands.sweep import sweep
 from seq2edge.commands.train import train
 from seq2edge.errors import Seq2EdgeError
 
 # As `seq2edge --help` lists them.
 GROUPS = {
-    "Make a bundle": [export, quantize, targets, build, pack, unpack],
+    "Make a bundle": [export, shortlist, quantize, targets, build, pack, unpack],
     "Run it": [run, chat, transcribe, classify, embed],
     "Measure it": [verify, inspect, evaluate, audit, doctor],
     "Train": [train, sweep, distil, canary],

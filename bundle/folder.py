@@ -218,6 +218,7 @@ def summarize(values: Mapping[str, Any]) -> Iterator[str]:
             limit = stack["max_positions"] or "any number of"
             yield f"{side:<12}{sizes}, width {dims['width']}, {limit} positions"
     yield f"vocabulary  {dims['vocab']}"
+    yield from _summarize_shortlist(values["shortlist"])
     for graph in values["graphs"]:
         needs = ", ".join(f"{name} {version}+" for name, version in graph["requires"].items())
         yield f"graph       {graph['file']} ({graph['target']}, needs {needs})"
@@ -239,6 +240,13 @@ def summarize(values: Mapping[str, Any]) -> Iterator[str]:
             f"{spent['sampling_rate']:.3g} of the rows a step)"
         )
     yield f"made        {origin['created']} from {origin['source']} ({origin['source_format']})"
+
+
+def _summarize_shortlist(listed: Mapping[str, Any] | None) -> Iterator[str]:
+    if listed:
+        learnt = f"learnt from {listed['texts']:,} texts"
+        origin = learnt if listed["origin"] == "texts" else "given as ids"
+        yield f"shortlist   {listed['size']:,} tokens can be generated, {origin}"
 
 
 def _require_folder(folder: Path) -> None:

@@ -15,11 +15,13 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from seq2edge.errors import BundleError
 from seq2edge.files.records import (
+    OPTIONAL,
     Pattern,
     RecordError,
     decode,
     json_schema,
     parse_json,
+    plain_values,
     record_errors,
 )
 from seq2edge.files.storage import FileRecord, Sha256
@@ -173,7 +175,8 @@ class ParityRecord:
     """Graphs against the float model, on the recorded tokens: logits' errors, tokens that agreed.
 
     `max_relative` is relative to the largest logit recorded.
-    Measured when the bundle was made: at export, or at its quantization.
+    Measured when the bundle was made: at export, or at its quantization. Of a shortlist, what the
+    whole bundle errs and what the short one errs to that, added up.
     """
 
     max_absolute: float
@@ -207,6 +210,25 @@ class QuantizationRecord:
     tool_version: str
     created: UtcTime
     packages: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShortlistRecord:
+    """The tokens whose logits alone the decoder computes, and where the list comes from.
+
+    `file` has the `size` ids, one a line. `origin` says whether they were given or learnt from
+    `texts` texts, of whose tokens the `most` frequent ones were taken, or all. `source_sha256` is
+    the hash of the whole bundle's manifest.
+    """
+
+    file: FileName
+    size: int
+    origin: Literal["ids", "texts"]
+    texts: int = 0
+    most: int | None = None
+    source_sha256: Sha256
+    tool_version: str
+    created: UtcTime
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -246,6 +268,7 @@ class ProvenanceRecord:
 class Manifest:
     """A whole bundle.
 
+    `shortlist` is not written where there is none, so that older versions read the rest.
     `generation` holds the checkpoint's decoding defaults, `generation_ignored` those of its
     settings that the runtime does not apply. `files` lists every file but the manifest; it is
     empty until a `BundleWriter` finishes.
@@ -265,6 +288,7 @@ class Manifest:
     audio: AudioRecord | None = None
     speech: SpeechRecord | None = None
     tokenizer: TokenizerRecord | None = None
+    shortlist: ShortlistRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
     graphs: tuple[GraphRecord, ...] = ()
     engines: tuple[EngineRecord, ...] = ()
     parity: ParityRecord | None = None
@@ -281,6 +305,9 @@ class Manifest:
             raise BundleError(f"quantization: does not go with precision {self.precision!r}")
         if self.quantization is not None and self.parity is None:
             raise BundleError("parity: missing, a quantized bundle needs what was measured")
+        if self.shortlist is not None and not 2 <= self.shortlist.size <= self.dims.vocab:
+            vocab = self.dims.vocab
+            raise BundleError(f"shortlist: {self.shortlist.size} tokens, needs 2 to {vocab}")
         _check_graphs(self.graphs)
         _check_names(self.files)
 
@@ -302,9 +329,7 @@ class Manifest:
         Raises BundleError when a value would not be read back, such as a NaN or a numpy scalar.
         """
         try:
-            text = json.dumps(
-                dataclasses.asdict(self), indent=2, ensure_ascii=False, allow_nan=False
-            )
+            text = json.dumps(plain_values(self), indent=2, ensure_ascii=False, allow_nan=False)
             data = f"{text}\n".encode()
         except (TypeError, ValueError) as error:
             raise BundleError(f"{MANIFEST}: a value is not JSON, {error}") from error
@@ -321,6 +346,8 @@ class Manifest:
         for key in ("source", "target", "chat_template") if self.tokenizer else ():
             if name := getattr(self.tokenizer, key):
                 yield f"tokenizer.{key}", name
+        if self.shortlist is not None:
+            yield "shortlist.file", self.shortlist.file
 
 
 def utc_now() -> UtcTime:

@@ -17,13 +17,11 @@ from seq2edge import __version__
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.bundle.manifest import (
     AudioRecord,
-    GraphFlavour,
     GraphRecord,
     Manifest,
     ProvenanceRecord,
     Role,
     SpeechRecord,
-    TensorRecord,
     TokenizerRecord,
     utc_now,
 )
@@ -36,11 +34,8 @@ from seq2edge.export.card import read_privacy
 from seq2edge.export.eager import EagerBackend
 from seq2edge.export.graphs import alignment_heads, trace_decoder, trace_encoder
 from seq2edge.export.passes.fold_transposes import FoldTransposes
-from seq2edge.export.passes.fuse_cache_attention import FuseCacheAttention
-from seq2edge.export.passes.last_positions import LastPositions
 from seq2edge.export.passes.name_weights import NameWeights
-from seq2edge.export.passes.top_logits import TopLogits
-from seq2edge.export.weights import WEIGHTS, WeightsWriter, dtype_name
+from seq2edge.export.specialise import FILES, write_graphs
 from seq2edge.files.progress import Progress
 from seq2edge.model.dims import Dims
 from seq2edge.model.transformer import Heads, Transformer
@@ -59,11 +54,6 @@ STAGES = {
 }
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "transformers", "numpy")
-FILES: dict[GraphFlavour, str] = {"canonical": "{}.onnx", "onnxruntime": "{}.onnxruntime.onnx"}
-# The oldest release that runs the canonical graph, and the specialised one without and with a
-# sliding window (which older kernels silently get wrong).
-TOP_LOGITS = 32  # of a row that a step gives apart: enough for beam search with ten beams
-CANONICAL_RELEASE, SPECIALISED_RELEASE, WINDOW_RELEASE = "1.31", "1.23", "1.32"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,19 +156,12 @@ def _write_graphs(
     writer: BundleWriter, loaded: Checkpoint, alignment: Heads, progress: Progress
 ) -> tuple[GraphRecord, ...]:
     """Trace, specialise and write all graphs over one weights file."""
-    models: dict[tuple[Role, GraphFlavour], ir.Model] = {}
+    models: dict[Role, ir.Model] = {}
     with _quiet():
         for role, model in _traced(loaded.model, alignment, progress):
             FoldTransposes()(model)
             NameWeights()(model)
-            models[role, "canonical"] = model
-    for role, target in list(models):
-        special = models[role, target].clone()
-        FuseCacheAttention(loaded.dims)(special)
-        if role == "decoder":
-            LastPositions()(special)
-            TopLogits(min(TOP_LOGITS, loaded.dims.vocab), log_softmax=True)(special)
-        models[role, "onnxruntime"] = special
+            models[role] = model
     total = sum(parameter.nbytes for parameter in loaded.model.parameters())
     written = 0
 
@@ -187,10 +170,7 @@ def _write_graphs(
         written += size
         progress("weights", min(1.0, written / total))
 
-    WeightsWriter(writer.path(WEIGHTS), count).write(models.values())
-    return tuple(
-        _save(writer, role, target, model, loaded.dims) for (role, target), model in models.items()
-    )
+    return write_graphs(writer, models, loaded.dims, progress=count)
 
 
 def _traced(
@@ -214,35 +194,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
-
-
-def _save(
-    writer: BundleWriter, role: Role, target: GraphFlavour, model: ir.Model, dims: Dims
-) -> GraphRecord:
-    """Write one graph; what the manifest says of it."""
-    name = FILES[target].format(role)
-    model.producer_name, model.producer_version = "seq2edge", __version__
-    for node in model.graph:
-        node.metadata_props.clear()
-        node.doc_string = None
-    ir.save(model, writer.path(name))
-    window = dims.decoder is not None and dims.decoder.window > 0 and role == "decoder"
-    release = WINDOW_RELEASE if window else SPECIALISED_RELEASE
-    return GraphRecord(
-        role=role,
-        target=target,
-        file=name,
-        opset=dict(model.opset_imports),
-        requires={"onnxruntime": CANONICAL_RELEASE if target == "canonical" else release},
-        inputs=tuple(_tensor(value) for value in model.graph.inputs),
-        outputs=tuple(_tensor(value) for value in model.graph.outputs),
-    )
-
-
-def _tensor(value: ir.Value) -> TensorRecord:
-    assert value.shape is not None
-    shape = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
-    return TensorRecord(name=str(value.name), dtype=dtype_name(value), shape=shape)
 
 
 def _manifest(

@@ -1,9 +1,10 @@
 """Strict reading of JSON into frozen dataclasses, and the JSON schema of the same dataclasses.
 
-The type hints of a record are its whole grammar: every key must be there, no other key may be,
-and nothing is coerced except an integer where a float is asked. Hints understood: dataclasses,
-`Literal`, `Annotated[str, Pattern(...)]`, `str`, `int` (0 to 2**63 - 1), `float`, `bool`,
-`tuple[X, ...]`, `Mapping[str, X]`, `X | None`, `int | str`, and `Any` for free JSON values.
+The type hints of a record are its whole grammar: every key must be there unless its field is marked
+`OPTIONAL`, no other key may be, and nothing is coerced except an integer where a float is asked.
+Hints understood: dataclasses, `Literal`, `Annotated[str, Pattern(...)]`, `str`, `int` (0 to
+2**63 - 1), `float`, `bool`, `tuple[X, ...]`, `Mapping[str, X]`, `X | None`, `int | str`, and `Any`
+for free JSON values.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import math
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
-from types import NoneType, UnionType
+from types import MappingProxyType, NoneType, UnionType
 from typing import (
     Annotated,
     Any,
@@ -32,6 +33,8 @@ from seq2edge.errors import Seq2EdgeError
 
 LARGEST = 2**63 - 1
 DEEPEST = 32
+# The metadata of a field, with the default None, that files written before it do not have.
+OPTIONAL = MappingProxyType({"optional": True})
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
 _SHORT.maxlevel = 2
@@ -123,6 +126,19 @@ def hints(record: type) -> dict[str, Any]:
     return {field.name: evaluated[field.name] for field in dataclasses.fields(record)}
 
 
+def plain_values(record: Any) -> dict[str, Any]:
+    """A record's values for JSON, without optional ones that are None."""
+    values = dataclasses.asdict(record)
+    required = _required(type(record))
+    return {key: value for key, value in values.items() if key in required or value is not None}
+
+
+def _required(record: type) -> list[str]:
+    """The keys that must be there."""
+    fields = dataclasses.fields(record)
+    return [field.name for field in fields if not field.metadata.get("optional")]
+
+
 def _record(record: Any, value: object, path: str) -> Any:
     """An object with exactly the fields of a dataclass, made into it."""
     if not isinstance(value, dict):
@@ -132,10 +148,10 @@ def _record(record: Any, value: object, path: str) -> Any:
         if key not in expected:
             shown = _SHORT.repr(value[key])
             raise RecordError(f"{_below(path, key)}: unknown key with the value {shown}")
-    for key in expected:
+    for key in _required(record):
         if key not in value:
             raise RecordError(f"{_below(path, key)}: missing")
-    fields = {key: decode(hint, value[key], _below(path, key)) for key, hint in expected.items()}
+    fields = {key: decode(expected[key], value[key], _below(path, key)) for key in value}
     try:
         return record(**fields)
     except (Seq2EdgeError, ArithmeticError, ValueError) as error:
@@ -247,7 +263,7 @@ def _object_schema(record: type, definitions: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "object",
         "additionalProperties": False,
-        "required": list(properties),
+        "required": _required(record),
         "properties": properties,
     }
 

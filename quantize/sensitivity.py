@@ -104,10 +104,12 @@ def divergence(expected: Answers, answers: Answers) -> float:
     """The mean over the examples of KL(expected || answers), of logits (examples, vocab); nats.
 
     KL(p || q) is the sum over the vocabulary of p * (log p - log q): a constant added to all logits
-    of an example changes nothing.
+    of an example changes nothing. Tokens that are not on a shortlist are minus infinity in both.
     """
+    possible = ~np.isneginf(expected)
     before, after = (x - log_sum_exp(x)[:, None] for x in (expected, answers))
-    return float((np.exp(before) * (before - after)).sum(axis=-1).mean())
+    change = np.subtract(before, after, out=np.zeros_like(before), where=possible)
+    return float((np.exp(before) * change).sum(axis=-1).mean())
 
 
 def relative_error(expected: Answers, answers: Answers) -> float:

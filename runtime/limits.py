@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -15,12 +15,33 @@ from seq2edge.runtime.options import DecodeOptions
 DEFAULT_NEW_TOKENS = 1024  # where neither options, checkpoint nor positions set an end
 
 
+def check_listed(options: DecodeOptions, listed: Collection[int]) -> None:
+    """Raise OptionError where options force, favour or end with a token that is not listed."""
+    first = options.forced_bos_token_id
+    named = {
+        "eos_token_id": options.eos_token_id,
+        "forced_bos_token_id": () if first is None else (first,),
+        "forced_eos_token_id": options.forced_eos_token_id,
+        "sequence_bias": tuple(ids[-1] for ids, _ in options.sequence_bias),
+    }
+    for name, ids in named.items():
+        for token in ids:
+            if token not in listed:
+                raise OptionError(
+                    f"{name}: token {token} is not on the shortlist, nothing makes it likely"
+                )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Of a model of these sizes on a backend, whose caches may hold fewer tokens."""
+    """Of a model of these sizes on a backend, whose caches may hold fewer tokens.
+
+    `listed` are the tokens that it can generate, None: all.
+    """
 
     dims: Dims
     backend: Backend
+    listed: frozenset[int] | None = None
 
     def check_ids(self, sequences: Sequence[Sequence[int]], vocab: int, first: int = 0) -> None:
         """Raise InputError for an empty sequence, or ids outside of the vocabulary.
@@ -52,6 +73,21 @@ class Limits:
                 f"source {first + int(lengths.argmax())}: {lengths.max()} tokens, the model takes "
                 f"{limit}; shorten it, or load the model with cut (--cut)"
             )
+
+    def check_options(self, options: DecodeOptions) -> None:
+        """Raise OptionError for options that a shortlist cannot honour."""
+        if self.listed is not None:
+            check_listed(options, self.listed)
+
+    def check_targets(self, sequences: Sequence[Sequence[int]]) -> None:
+        """Raise InputError for tokens that are to be scored and are not on the shortlist."""
+        for number, ids in enumerate(sequences if self.listed is not None else ()):
+            for token in ids:
+                if self.listed is not None and token not in self.listed:
+                    raise InputError(
+                        f"score: token {token} of sequence {number} is not on the shortlist; "
+                        "score with the whole bundle"
+                    )
 
     def check_scored(self, length: int) -> None:
         """Raise CapacityError for a sequence that is longer than the decoder's positions."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.shortlist import read_shortlist
 from seq2edge.errors import InputError, OptionError
 from seq2edge.runtime.backend import Backend, Features, Memory, open_backend
 from seq2edge.runtime.likelihood import probabilities
@@ -91,7 +92,7 @@ class Model:
         self.backend = backend
         self.reason = reason
         self.dims = bundle.manifest.dims
-        self._limits = Limits(dims=self.dims, backend=backend)
+        self._limits = Limits(dims=self.dims, backend=backend, listed=read_shortlist(bundle))
         self.options = DecodeOptions.from_dict(dict(bundle.manifest.generation or {}))
         self._tokenizer: Tokenizer | None = None
         self._draft: Model | None = None
@@ -605,6 +606,7 @@ class Model:
         Raises CapacityError and OptionError for what can never fit.
         """
         options = options or self.options
+        self._limits.check_options(options)
         if options.alignments and not self.backend.aligns:
             raise OptionError(
                 f"alignments: {self.bundle.path} gives none on {self.backend.name}; export an "
@@ -638,6 +640,7 @@ class Model:
     def _score(
         self, memory: Memory | None, prompts: Sequence[Ids], labels: Sequence[Ids]
     ) -> list[ScoredSequence]:
+        self._limits.check_targets(labels)
         self._limits.check_scored(len(prompts[0]) + max(map(len, labels)))
         return score_labels(self.backend, memory, prompts, labels)
 

@@ -165,7 +165,8 @@ def record(backend: Backend, inputs: Arrays) -> Arrays:
         if backend.aligns:
             alignments[f"alignment_{i}"] = _alignment(cache).copy()
         scores = all_logits(answer)
-        top = np.argsort(-scores, axis=-1, kind="stable")[:, :TOP]
+        possible = int((~np.isneginf(scores)).sum(axis=-1).min())  # fewer with a shortlist
+        top = np.argsort(-scores, axis=-1, kind="stable")[:, : min(TOP, possible)]
         ids.append(top)
         logits.append(np.take_along_axis(scores, top, axis=-1))
         totals.append(log_sum_exp(scores, np.float32))

@@ -153,6 +153,10 @@ class Tokenizer:
         ids: dict[str, int] = self._target.get_vocab()
         return ids
 
+    def added_ids(self) -> set[int]:
+        """Tokens that stand beside the vocabulary: special ones, languages, times, reserved."""
+        return set(self._target.get_added_tokens_decoder())
+
     def token(self, token_id: int) -> str:
         """What a generated id stands for, empty where it is no token."""
         return self._target.id_to_token(token_id) or ""

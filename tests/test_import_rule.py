@@ -86,7 +86,7 @@ ROOMS = {
         "numpy onnx_ir onnxruntime ml_dtypes",
     ),
     "quantize": Room(
-        "recipes, calibration, search, verdict: bundle in, bundle out",
+        "recipes, calibration, search, verdict; shortlists: bundle in, bundle out",
         "files bundle runtime runtime.backends export.passes export evaluation quantize.passes",
         "numpy onnx_ir onnxruntime",
     ),

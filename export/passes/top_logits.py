@@ -10,6 +10,7 @@ A step is then answered with a few numbers instead of a vocabulary of them:
    `log_softmax` that operator gives it: on a CPU all of these together cost a twentieth of what
    they cost outside of the graph, for others they are not proven.
 3. `logits` stay an output, for what cannot be chosen from a few.
+4. Where the graph has a shortlist, all of this is of its logits; k is at most the list's length.
 
 Requires `logits` (rows, vocab) in float32: run it when types are in place. Every operator is one
 that old parsers read.
@@ -22,8 +23,8 @@ import onnx_ir as ir
 from seq2edge.bundle.engine_info import LOG_SUM_EXP, TOP_IDS, TOP_VALUES
 from seq2edge.errors import ExportError
 from seq2edge.export.passes.editing import Writer, known_axes
+from seq2edge.export.passes.shortlist import LOGITS, find_short_logits
 
-LOGITS = "logits"
 VOCAB_AXIS = 1
 
 
@@ -42,15 +43,20 @@ class TopLogits(ir.passes.InPlacePass):
         producer = logits.producer() if logits is not None else None
         if logits is None or producer is None or logits.dtype != ir.DataType.FLOAT:
             raise ExportError("top_logits: the graph does not compute logits in float32")
+        writer = Writer(graph, None, prefix=str(producer.name))
+        short = find_short_logits(graph)
+        if short is not None:
+            logits = _in_float32(writer, short.logits)
         vocab = known_axes(logits)[VOCAB_AXIS]
         if not isinstance(vocab, int) or not 1 <= self.k <= vocab:
             raise ExportError(f"top_logits: there are no {self.k} largest of {vocab} logits")
-        writer = Writer(graph, None, prefix=str(producer.name))
         values, ids = self._top(writer, logits)
         if self.log_softmax:
             total = _sum_by_softmax(writer, logits, values, ids)
         else:
             total = _log_sum_exp(writer, logits)
+        if short is not None:
+            ids = _tokens(writer, short.ids, ids)
         for name, value in ((LOG_SUM_EXP, total), (TOP_VALUES, values), (TOP_IDS, ids)):
             value.name = name
             graph.outputs.append(value)
@@ -62,6 +68,21 @@ class TopLogits(ir.passes.InPlacePass):
         values, ids = writer.add_all("TopK", inputs, [axes, axes], axis=VOCAB_AXIS)
         ids.type = ir.TensorType(ir.DataType.INT64)
         return values, ids
+
+
+def _in_float32(writer: Writer, logits: ir.Value) -> ir.Value:
+    """A shortlist's logits, which may still be of another type."""
+    if logits.dtype == ir.DataType.FLOAT:
+        return logits
+    axes, kind = known_axes(logits), ir.DataType.FLOAT
+    return writer.add("Cast", [logits], axes, kind, to=int(kind))
+
+
+def _tokens(writer: Writer, listed: ir.Value, places: ir.Value) -> ir.Value:
+    """Places in a shortlist (tokens, 1) as its tokens, (rows, k)."""
+    rows, k = known_axes(places)
+    tokens = writer.add("Gather", [listed, places], (rows, k, 1), axis=0)
+    return writer.add("Squeeze", [tokens, writer.integers(2)], (rows, k))
 
 
 def _sum_by_softmax(writer: Writer, logits: ir.Value, values: ir.Value, ids: ir.Value) -> ir.Value:

@@ -12,6 +12,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from seq2edge.export.passes.shortlist import find_short_logits
+
 PRODUCTS = ("MatMul", "Gemm")
 ATTENTION = ("GroupQueryAttention", "MultiHeadAttention", "Attention")
 QUERY_KEY_VALUE = 3  # the first inputs of every attention operator
@@ -77,7 +79,11 @@ def storage_key(tensor: ir.TensorProtocol) -> Hashable:
 
 
 def find_weight_uses(graph: ir.Graph, tables: set[int]) -> list[WeightUse]:
-    """All products with, and embeddings of, a constant weight; `tables` are vocabularies' sizes."""
+    """All products with, and embeddings of, a constant weight; `tables` are vocabularies' sizes.
+
+    The product of a shortlist is a table too, of whatever size.
+    """
+    short = find_short_logits(graph)
     uses = []
     for node in graph:
         value = _weight_of(node, tables)
@@ -85,7 +91,7 @@ def find_weight_uses(graph: ir.Graph, tables: set[int]) -> list[WeightUse]:
             continue
         shape = value.const_value.shape
         outer = shape[0 if node.op_type != "MatMul" else 1]
-        if outer in tables:
+        if outer in tables or (short is not None and node is short.product):
             uses.append(WeightUse(node=node, value=value, kind="table"))
         else:
             kind: Kind = "attention" if _attends(node) else "layers"

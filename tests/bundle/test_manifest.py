@@ -83,6 +83,26 @@ def test_the_smallest_manifest_is_read_back(full: Manifest) -> None:
     assert Manifest.from_bytes(small.to_bytes()) == small
 
 
+def test_a_manifest_without_a_shortlist_does_not_name_it(
+    full: Manifest, schema: jsonschema.Draft202012Validator
+) -> None:
+    """So that what was written before, and older readers, go with it."""
+    whole = dataclasses.replace(full, shortlist=None)
+    written = json.loads(whole.to_bytes())
+    assert "shortlist" not in written
+    schema.validate(written)
+    assert read(written) == whole
+
+
+def test_a_shortlist_is_no_longer_than_the_vocabulary(full: Manifest) -> None:
+    """Nor shorter than a choice."""
+    assert full.shortlist is not None
+    for size in (1, full.dims.vocab + 1):
+        listed = dataclasses.replace(full.shortlist, size=size)
+        with pytest.raises(BundleError, match=f"shortlist: {size} tokens, needs 2 to 100"):
+            dataclasses.replace(full, shortlist=listed)
+
+
 def test_every_missing_key_is_an_error(values: dict[str, Any], full: Manifest) -> None:
     """Whatever record loses a key, reading says which, or the key belonged to a free mapping."""
     for index in range(len(list(places(values)))):
@@ -248,7 +268,7 @@ def test_values_that_would_not_be_read_back_are_not_written(
 
 
 def test_references_name_every_file_field(full: Manifest) -> None:
-    """Graphs, engines and tokenizer files are all found."""
+    """Graphs, engines, tokenizer files and the shortlist are all found."""
     assert dict(full.references()) == {
         "graphs[0].file": "encoder.onnx",
         "graphs[1].file": "decoder.onnxruntime.onnx",
@@ -256,6 +276,7 @@ def test_references_name_every_file_field(full: Manifest) -> None:
         "engines[0].sidecar": "engines/sm87.json",
         "tokenizer.source": "tokenizer.json",
         "tokenizer.target": "target/tokenizer.json",
+        "shortlist.file": "shortlist.txt",
     }
 
 
@@ -288,8 +309,10 @@ def test_mutations_are_refused_or_mean_what_they_say(
         manifest = read(changed)
     except BundleError:
         return
-    assert json.loads(manifest.to_bytes()) == changed
     schema.validate(changed)
+    if changed.get("shortlist") is None:  # null says what a missing one says
+        changed.pop("shortlist", None)
+    assert json.loads(manifest.to_bytes()) == changed
 
 
 @given(end=st.integers(min_value=0))
@@ -333,11 +356,12 @@ def test_the_schema_is_valid_and_takes_sample_manifests(
 def test_the_schema_refuses_unknown_keys_everywhere(
     schema: jsonschema.Draft202012Validator, values: dict[str, Any]
 ) -> None:
-    """Every object with properties is closed and requires them all."""
+    """Every object with properties is closed and requires them all, but for the shortlist."""
     records = [schema.schema, *schema.schema["$defs"].values()]
     for record in records:
         assert record["additionalProperties"] is False
-        assert record["required"] == list(record["properties"])
+        required = [key for key in record["properties"] if key != "shortlist"]
+        assert record["required"] == required
     with pytest.raises(jsonschema.ValidationError, match="surprise"):
         schema.validate({**values, "surprise": 1})
 

@@ -13,7 +13,7 @@ from seq2edge.bundle.engine_info import top_outputs
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import ExportError
 from seq2edge.export.graphs import Contract, _name_axes, decoder_contract, encoder_contract
-from seq2edge.export.pipeline import TOP_LOGITS
+from seq2edge.export.specialise import TOP_LOGITS
 
 FAMILIES = ("t5", "bart", "marian-split", "whisper", "gpt2", "mistral", "qwen3", "bert")
 
