@@ -281,6 +281,7 @@ class _Listed:
     def __init__(self, backend: Backend, ids: NDArray[np.int64]) -> None:
         self.steps: list[Logits] = []
         self._backend, self._ids = backend, ids
+        self.aligns = backend.aligns
 
     def encode(self, source: Tokens | Features, source_length: Lengths) -> Memory:
         """See Backend."""
