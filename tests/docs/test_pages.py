@@ -19,6 +19,7 @@ from seq2edge import cli, errors
 from seq2edge.runtime.search import Processor
 from seq2edge.runtime.service import Reply, Service
 from seq2edge.runtime.session import Session
+from seq2edge.runtime.words import WordAlignment
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 # What users import: a module, and the names of it that are promised.
@@ -126,6 +127,7 @@ LAZY = {
     "Session": Session,
     "Processor": Processor,
     "Reply": Reply,
+    "WordAlignment": WordAlignment,
     "Service": Service,
 }
 

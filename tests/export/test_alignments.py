@@ -26,6 +26,7 @@ from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.parity import TOLERANCES
 from seq2edge.runtime.scheduler import Request, decode
+from seq2edge.testing import ContractError, check_backend, examples_of
 
 SOURCES = [[5, 6, 7, 8, 9, 10, 2], [11, 12, 2], [13, 14, 15, 16, 2]]
 HEADS = ((0, 1), (1, 2), (1, 3))  # some of a tiny Whisper's
@@ -165,3 +166,27 @@ def test_a_bundle_without_refuses_the_option_by_name(exported):
     model = seq2edge.load(exported("bart")[1] / "bundle", device="cpu", threads=1)
     with pytest.raises(OptionError, match=r"alignments: .* gives none .* export .* --alignments"):
         model.generate_ids(SOURCES, model.options.replace(alignments=True))
+
+
+@pytest.mark.parametrize("graphs", ["canonical", "onnxruntime"])
+def test_caches_keep_the_contract_with_it(speaking, graphs):
+    """In parts, in other rows, beside others that come and go: what a row alone attends to."""
+    bundle = Bundle.open(speaking("bart", alignments=True))
+    backend = OnnxRuntimeBackend(bundle, target=graphs, threads=1)
+    check_backend(backend, examples_of(bundle.manifest.dims))
+
+
+def test_the_contract_notices_what_a_row_should_not_attend_to(speaking):
+    """Such as another row's."""
+    bundle = Bundle.open(speaking("bart", alignments=True))
+    backend = OnnxRuntimeBackend(bundle, threads=1)
+    step = backend.step
+
+    def exchanged(tokens, new_length, cache, positions=1):
+        answer = step(tokens, new_length, cache, positions)
+        cache.alignment = cache.alignment[::-1]
+        return answer
+
+    backend.step = exchanged
+    with pytest.raises(ContractError, match="alignment of row 0"):
+        check_backend(backend, examples_of(bundle.manifest.dims))
