@@ -89,6 +89,13 @@ def edit_manifest(bundle: Path, section: str, values: dict[str, Any]) -> None:
     file.write_text(json.dumps(manifest), encoding="utf-8")
 
 
+def encoder_decoder(place: Path, speaking: Speaking) -> None:
+    """The page exports what has a source to attend to."""
+    checkpoint = place / "path" / "to" / "checkpoint"
+    shutil.rmtree(checkpoint)
+    shutil.copytree(speaking("bart", edit=brief).parent / "checkpoint", checkpoint)
+
+
 def languages(place: Path, _: Speaking) -> None:
     """Let the translator know two languages, and have the page's own pairs in a file."""
     known = {
@@ -209,6 +216,7 @@ def described(place: Path) -> None:
 PLACES: dict[str, Callable[[Path, Speaking], None]] = {
     "README.md": nothing_made,
     "docs/audit.md": languages,
+    "docs/decoding.md": encoder_decoder,
     "docs/evaluation.md": speech,
     "docs/performance.md": benchmark,
     "docs/training.md": examples,
