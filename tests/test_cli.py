@@ -13,7 +13,7 @@ import seq2edge
 from seq2edge import cli
 
 GROUPS = {
-    "Make a bundle": "export quantize targets build pack unpack".split(),
+    "Make a bundle": "export shortlist quantize targets build pack unpack".split(),
     "Run it": "run chat transcribe classify embed".split(),
     "Measure it": "verify inspect eval audit doctor".split(),
     "Train": "train sweep distil canary".split(),

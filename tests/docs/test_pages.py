@@ -34,6 +34,7 @@ PUBLIC = {
     "seq2edge.export.tensorrt": "build_engine",
     "seq2edge.quantize": "run QuantizeOptions Quantized",
     "seq2edge.quantize.pipeline": "quantize_bundle",
+    "seq2edge.quantize.shortlist": "shorten_vocabulary",
     "seq2edge.quantize.verdict": "judge",
     "seq2edge.evaluation.evaluate": "evaluate read_domains",
     "seq2edge.evaluation.audit": "audit",

@@ -35,7 +35,14 @@ CASES = {
     "bad words": {"bad_words_ids": [[12], [30, 31], [40, 41, 42]], "num_beams": 2},
     "forced": {"forced_bos_token_id": 7, "forced_eos_token_id": 2, "num_beams": 2},
     "minimum": {"min_new_tokens": 6, "num_beams": 2},
+    "sequence bias": {"sequence_bias": [[[12], -4.0], [[30], 2.5], [[30, 31], 3.0]]},
+    "sequence bias, beam": {"sequence_bias": [[[30], 2.5], [[30, 30], -9.0]], "num_beams": 4},
+    "guessed": {"prompt_lookup_num_tokens": 4},
+    # The first prompt has a 7, behind which there is something to guess.
+    "guessed, forced": {"prompt_lookup_num_tokens": 4, "forced_bos_token_id": 7},
 }
+# Theirs is of one row alone, and promises the tokens that come without it.
+OURS = ("prompt_lookup_num_tokens",)
 
 
 @pytest.fixture
@@ -77,7 +84,7 @@ def reference_tokens(reference, model, prompts, features, case):
             do_sample=False,
             return_dict_in_generate=True,
             output_scores=True,
-            **case,
+            **{name: value for name, value in case.items() if name not in OURS},
         )
     start = width if left else 1
     sequences = [cut(row[start:].tolist(), case["eos_token_id"]) for row in found.sequences]
@@ -96,20 +103,21 @@ def cut(tokens, ends):
 def end_token(model, prompts, features):
     """A token that this random model says late and once, to be its end: else few would end."""
     free = {"eos_token_id": (), "forced_eos_token_id": ()}
-    greedy, _ = our_tokens(model, prompts, features, free)
+    greedy, *_ = our_tokens(model, prompts, features, free)
     said = Counter(token for ids in greedy for token in ids)
     return min((token for ids in greedy for token in ids[NEW // 3 :]), key=said.get)
 
 
 def our_tokens(model, prompts, features, case):
-    """The same from the bundle."""
+    """The same from the bundle, and how many tokens were guessed."""
     options = model.options.replace(max_new_tokens=NEW, max_length=None, **case)
     if features is None:
         results = model.generate_ids(prompts, options)
     else:
         results = model.transcribe_ids(features, options)
     flat = [sequence for sequences in results for sequence in sequences]
-    return [list(s.ids) for s in flat], [s.score for s in flat]
+    guessed = sum(sequence.usage.guessed_tokens for sequence in flat)
+    return [list(s.ids) for s in flat], [s.score for s in flat], guessed
 
 
 @pytest.mark.parametrize("name", tiny_models.GENERATORS)
@@ -122,7 +130,7 @@ def test_tokens_are_those_of_transformers(opened, name):
         shape = (3, model.dims.mels, model.dims.frames)
         features = np.random.default_rng(3).standard_normal(shape, dtype=np.float32)
     ends = [end_token(model, prompts, features)]
-    finished = Counter()
+    finished, guesses = Counter(), Counter()
     for label, settings in CASES.items():
         case = {**settings, "eos_token_id": ends}
         if model.dims.kind == "decoder":
@@ -133,12 +141,14 @@ def test_tokens_are_those_of_transformers(opened, name):
             chosen = [prompts[row] for row in rows]
             clips = None if features is None else features[rows]
             wanted, wanted_scores = reference_tokens(reference, model, chosen, clips, case)
-            found, scores = our_tokens(model, chosen, clips, case)
+            found, scores, guessed = our_tokens(model, chosen, clips, case)
             assert found == wanted, f"{name}, {label}, inputs {rows}"
             finished.update(ids[-1] in ends for ids in found)
+            guesses[label] += guessed
             if wanted_scores is not None:
                 assert scores == pytest.approx(wanted_scores, abs=SCORE_TOLERANCE)
     assert min(finished[True], finished[False]) >= 5, "sequences end both ways in this table"
+    assert {"guessed, forced"} <= set(+guesses) <= {"guessed", "guessed, forced"}
 
 
 @pytest.mark.parametrize("name", tiny_models.ENCODERS)
