@@ -46,7 +46,7 @@ from seq2edge.export.passes.scale_queries import ScaleQueries
 from seq2edge.export.passes.split_heads import SplitHeads
 from seq2edge.export.passes.top_logits import TopLogits
 from seq2edge.export.tensorrt.engine import BuiltEngine, Profile, build_engine, decoder_profiles
-from seq2edge.export.tensorrt.sizes import BuildSizes, engine_graphs
+from seq2edge.export.tensorrt.sizes import BuildSizes, engine_graphs, fitted_sizes
 from seq2edge.export.tensorrt.targets import Target, check, check_build, find_target, graph_form
 from seq2edge.export.tensorrt.timing_cache import TimingCache, default_file
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
@@ -130,7 +130,7 @@ def plan_request(
     return BuildRequest(
         bundle=bundle,
         target=chosen,
-        sizes=sizes.fitted(bundle.manifest.dims),
+        sizes=fitted_sizes(sizes, bundle.manifest),
         library=library,
         release=release,
         form=graph_form(library, release),

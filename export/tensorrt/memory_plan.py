@@ -21,7 +21,7 @@ from seq2edge.bundle.manifest import Role
 from seq2edge.errors import BundleError
 from seq2edge.evaluation.tables import aligned
 from seq2edge.export.tensorrt.graph_sizes import GraphSizes, read_sizes
-from seq2edge.export.tensorrt.sizes import BuildSizes, engine_graphs
+from seq2edge.export.tensorrt.sizes import BuildSizes, engine_graphs, fitted_sizes
 from seq2edge.export.tensorrt.targets import Target
 from seq2edge.model.dims import Dims, StackDims
 
@@ -186,7 +186,7 @@ def plan_memory(
     EngineError for a file that is no graph.
     """
     dims = bundle.manifest.dims
-    fitted = sizes.fitted(dims)
+    fitted = fitted_sizes(sizes, bundle.manifest)
     records = engine_graphs(bundle.manifest)
     if not graphs and not records:
         raise BundleError(

@@ -51,8 +51,11 @@ class BuildSizes:
                 f"prompt: {self.prompt[2]} tokens do not fit a capacity of {self.capacity}"
             )
 
-    def fitted(self, dims: Dims) -> EngineSizes:
-        """The same within what the model has positions and tokens for. Features have one length."""
+    def fitted(self, dims: Dims, listed: int | None = None) -> EngineSizes:
+        """The same within what the model has positions and tokens for. Features have one length.
+
+        `listed` are the tokens of its shortlist, where it has one.
+        """
         capacity, source, prompt = self.capacity, self.source, self.prompt
         decoder, encoder = dims.decoder, dims.encoder
         top_k = max(TOP_K, TOP_K_OF_BEAM * self.beams) if self.top_k is None else self.top_k
@@ -69,8 +72,14 @@ class BuildSizes:
             source=source,
             prompt=prompt,
             capacity=capacity,
-            top_k=min(top_k, dims.vocab, LARGEST_TOP_K) if decoder is not None else 0,
+            top_k=min(top_k, listed or dims.vocab, LARGEST_TOP_K) if decoder is not None else 0,
         )
+
+
+def fitted_sizes(sizes: BuildSizes, manifest: Manifest) -> EngineSizes:
+    """The sizes within what a bundle has positions and tokens for."""
+    listed = None if manifest.shortlist is None else manifest.shortlist.size
+    return sizes.fitted(manifest.dims, listed)
 
 
 def engine_graphs(manifest: Manifest) -> tuple[GraphRecord, ...]:

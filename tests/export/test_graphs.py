@@ -9,10 +9,11 @@ import onnx_ir as ir
 import pytest
 import tiny_models
 
-from seq2edge.bundle.engine_info import top_outputs
+from seq2edge.bundle.engine_info import LAST_POSITIONS, top_outputs
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import ExportError
 from seq2edge.export.graphs import Contract, _name_axes, decoder_contract, encoder_contract
+from seq2edge.export.passes.last_positions import LINES
 from seq2edge.export.specialise import TOP_LOGITS
 
 FAMILIES = ("t5", "bart", "marian-split", "whisper", "gpt2", "mistral", "qwen3", "bert")
@@ -56,10 +57,13 @@ def test_inputs_and_outputs_have_the_names_and_symbols_of_the_contract(exported,
         assert set(found) == {s for s in contracts if getattr(model.dims, s) is not None}
         for role, graph in found.items():
             wanted = contracts[role](model)
-            assert shapes(graph.graph.input) == wanted.inputs
-            outputs = dict(wanted.outputs)
+            inputs, outputs = dict(wanted.inputs), dict(wanted.outputs)
             if (role, kind) == ("decoder", ".onnxruntime"):  # beside what is said of all backends
+                inputs |= {LAST_POSITIONS: (1,)}
                 outputs |= {top.name: top.shape for top in top_outputs(TOP_LOGITS)}
+                answers = ("logits", *(top.name for top in top_outputs(TOP_LOGITS)))
+                outputs |= {answer: (LINES, *outputs[answer][1:]) for answer in answers}
+            assert shapes(graph.graph.input) == inputs
             assert shapes(graph.graph.output) == outputs
 
 

@@ -70,5 +70,6 @@ def test_what_is_chosen_from_follows_the_beams(beams, asked, top_k):
     large = Dims(width=4, vocab=9000, decoder=StackDims(**STACK))
     assert sizes.fitted(large).top_k == top_k
     assert sizes.fitted(dataclasses.replace(large, vocab=10)).top_k == min(top_k, 10)
+    assert sizes.fitted(large, 9).top_k == min(top_k, 9)
     encoder = Dims(width=4, vocab=9000, encoder=StackDims(**STACK))
     assert sizes.fitted(encoder).top_k == 0
