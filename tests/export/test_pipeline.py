@@ -12,6 +12,7 @@ from seq2edge.bundle import Bundle
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import BundleError, CheckpointError, ExportError, OptionError
 from seq2edge.export import pipeline
+from seq2edge.export.passes.fuse_cache_attention import FuseCacheAttention
 from seq2edge.export.pipeline import export_checkpoint
 
 
@@ -64,7 +65,7 @@ def test_a_sliding_window_asks_for_the_release_that_honours_it(exported):
 def test_a_graph_that_differs_fails_the_export(tmp_path, monkeypatch, name):
     """A wrong scale in one specialised attention: an error with the figures, and no bundle."""
     tiny_models.save(name, tmp_path / "checkpoint")
-    original = pipeline.FuseCacheAttention.call
+    original = FuseCacheAttention.call
 
     def wrong(self, model):
         result = original(self, model)
@@ -73,7 +74,7 @@ def test_a_graph_that_differs_fails_the_export(tmp_path, monkeypatch, name):
                 node.attributes["scale"] = ir.AttrFloat32("scale", 0.9)
         return result
 
-    monkeypatch.setattr(pipeline.FuseCacheAttention, "call", wrong)
+    monkeypatch.setattr(FuseCacheAttention, "call", wrong)
     with pytest.raises(ExportError, match=r"onnxruntime graphs differ .*not written"):
         export_checkpoint(tmp_path / "checkpoint", tmp_path / "bundle")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
