@@ -24,7 +24,7 @@ from seq2edge.runtime.limits import Limits
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.scheduler import ROWS, Group, Prefix, Request, Scheduler, decode, rows_of
 from seq2edge.runtime.scoring import ScoredSequence, score_labels
-from seq2edge.runtime.sequences import GeneratedSequence, GeneratedText, pad
+from seq2edge.runtime.sequences import GeneratedSequence, GeneratedText, common_length, pad
 from seq2edge.runtime.speculation import check_draft, make_drafter
 from seq2edge.runtime.streaming import StopStrings, TextStream, cut_at_stop
 
@@ -518,8 +518,7 @@ class Model:
         if prefix is None:
             return request, 0
         # One token is left to read: what follows it is what the answer begins with.
-        most = min(len(prefix.ids), len(ids) - 1)
-        same = next((i for i in range(most) if prefix.ids[i] != ids[i]), most)
+        same = min(common_length(prefix.ids, ids), len(ids) - 1)
         prefix.cache.rewind(same)
         kept = Prefix(ids=tuple(ids[:same]), cache=prefix.cache)
         return dataclasses.replace(request, prefix=kept), same

@@ -12,10 +12,9 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seq2edge.errors import CapacityError, Seq2EdgeError
 from seq2edge.runtime.backend import (
@@ -24,7 +23,6 @@ from seq2edge.runtime.backend import (
     Backend,
     Cache,
     Candidates,
-    Features,
     Lengths,
     Memory,
     RunningCache,
@@ -34,14 +32,21 @@ from seq2edge.runtime.beam import BeamSearch
 from seq2edge.runtime.candidates import LargestLogits
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.search import Choice, HoldsStop, Processor, RowSearch, Search
-from seq2edge.runtime.sequences import FinishReason, GeneratedSequence, History, Usage, pad
-from seq2edge.runtime.speculation import FEATURE_AXES, Drafter
+from seq2edge.runtime.sequences import (
+    FinishReason,
+    GeneratedSequence,
+    History,
+    Source,
+    Usage,
+    are_features,
+    pad,
+    pad_sources,
+)
+from seq2edge.runtime.speculation import Drafter
 
 ROWS = 64  # that are decoded at a time, where nobody says
 ENCODED = 8  # sources that are encoded at a time
 CHUNK = 512  # tokens of a prompt that are read between two steps of the others
-
-Source: TypeAlias = "Sequence[int] | NDArray[np.float32]"  # ids, or features (mels, frames)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,9 +91,9 @@ class Request:
     @property
     def source_length(self) -> int:
         """Positions of its source, 0 where it has none."""
-        if isinstance(self.source, np.ndarray) and self.source.ndim == FEATURE_AXES:
-            return self.positions
-        return 0 if self.source is None else len(self.source)
+        if self.source is None:
+            return 0
+        return self.positions if are_features(self.source) else len(self.source)
 
     @property
     def tokens(self) -> int:
@@ -521,15 +526,6 @@ def _encode(backend: Backend, groups: list[Group]) -> Memory | None:
     if not sources:
         return None
     return backend.encode(*pad_sources(sources, [request.positions for request in requests]))
-
-
-def pad_sources(
-    sources: Sequence[Source], positions: Sequence[int]
-) -> tuple[Tokens | Features, Lengths]:
-    """What `Backend.encode` takes: padded ids, or features with the positions of each."""
-    if isinstance(sources[0], np.ndarray) and sources[0].ndim == FEATURE_AXES:
-        return np.stack(cast("Any", sources)), np.array(positions, dtype=np.int64)
-    return pad(cast("Any", sources))
 
 
 def decode(

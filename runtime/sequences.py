@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.runtime.backend import Lengths, Tokens
+from seq2edge.runtime.backend import Features, Lengths, Tokens
+
+Source: TypeAlias = "Sequence[int] | NDArray[np.float32]"  # ids, or features (mels, frames)
+FEATURE_AXES = 2
 
 FinishReason = Literal["stop", "stop_string", "length", "time", "cancelled"]
 
@@ -115,3 +118,23 @@ def pad(sequences: Sequence[Sequence[int]]) -> tuple[Tokens, Lengths]:
     for row, ids in enumerate(sequences):
         tokens[row, : len(ids)] = ids
     return tokens, lengths
+
+
+def are_features(source: Source) -> bool:
+    """Whether a source is features (mels, frames), not ids."""
+    return isinstance(source, np.ndarray) and source.ndim == FEATURE_AXES
+
+
+def pad_sources(
+    sources: Sequence[Source], positions: Sequence[int]
+) -> tuple[Tokens | Features, Lengths]:
+    """What `Backend.encode` takes: padded ids, or features with the positions of each."""
+    if are_features(sources[0]):
+        return np.stack(cast("Any", sources)), np.array(positions, dtype=np.int64)
+    return pad(cast("Any", sources))
+
+
+def common_length(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """How many items, or characters, both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -16,16 +16,15 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from seq2edge.errors import OptionError
-from seq2edge.runtime.backend import Answer, Cache, Candidates, Features, Memory
+from seq2edge.runtime.backend import Answer, Cache, Candidates, Memory
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.sequences import pad
+from seq2edge.runtime.sequences import Source, pad, pad_sources
 
 if TYPE_CHECKING:
     from seq2edge.runtime.model import Model
 
 Ids: TypeAlias = NDArray[np.int64]
 
-FEATURE_AXES = 2  # mels and frames
 LONGEST_MATCH = 3  # tokens that are looked up, and so many less where these stand nowhere
 
 
@@ -91,7 +90,7 @@ class DraftModel:
     Takes no memory before its first guess.
     """
 
-    def __init__(self, draft: Model, source: Sequence[int] | Features, most: int) -> None:
+    def __init__(self, draft: Model, source: Source, most: int) -> None:
         assert draft.dims.decoder is not None
         self._draft, self._source = draft, source
         self._positions = draft.dims.decoder.max_positions or None
@@ -126,13 +125,11 @@ class DraftModel:
         self._length.verified(guessed, right)
 
 
-def _memory(draft: Model, source: Sequence[int] | Features) -> Memory | None:
+def _memory(draft: Model, source: Source) -> Memory | None:
     """The draft's own encoder memory of a source."""
     if draft.dims.kind == "decoder":
         return None
-    if isinstance(source, np.ndarray) and source.ndim == FEATURE_AXES:
-        return draft.backend.encode(source[None], np.array([draft.dims.frames // 2]))
-    return draft.backend.encode(*pad([[int(token) for token in source]]))
+    return draft.backend.encode(*pad_sources([source], [draft.dims.frames // 2]))
 
 
 def _likeliest(answer: Answer) -> int:
@@ -142,7 +139,7 @@ def _likeliest(answer: Answer) -> int:
 
 
 def make_drafter(
-    model: Model, draft: Model | None, options: DecodeOptions, source: Sequence[int] | Features
+    model: Model, draft: Model | None, options: DecodeOptions, source: Source
 ) -> Drafter | None:
     """Who guesses for a request: the draft, or what looks the prompt up, or nobody.
 
@@ -154,25 +151,21 @@ def make_drafter(
         return None
     if most and draft is not None:
         raise OptionError(f"{name}: {most} for a model with a draft; use one of them")
-    if max(options.num_beams, options.num_return_sequences) > 1:
+    # Looking the prompt up is refused with several by the options themselves.
+    if draft is not None and max(options.num_beams, options.num_return_sequences) > 1:
         raise OptionError(
-            f"{name}: num_beams is {options.num_beams}, num_return_sequences "
+            f"draft: num_beams is {options.num_beams}, num_return_sequences "
             f"{options.num_return_sequences}; tokens are guessed for one sequence alone"
         )
-    _check_verifies(model, name)
-    if draft is not None:
-        return DraftModel(draft, source, options.num_assistant_tokens)
-    shared = model.dims.kind != "decoder" and not (model.dims.mels or model.dims.source_vocab)
-    return PromptLookup([int(token) for token in source] if shared else [], most)
-
-
-def _check_verifies(model: Model, name: str) -> None:
-    """Raise OptionError for a model that cannot answer several tokens at once."""
     if not model.backend.verifies:
         raise OptionError(
             f"{name}: on {model.backend.name} these graphs answer the last token of a step alone; "
             "guesses are verified on the cpu, by the onnxruntime graphs of a bundle exported now"
         )
+    if draft is not None:
+        return DraftModel(draft, source, options.num_assistant_tokens)
+    shared = model.dims.kind != "decoder" and not (model.dims.mels or model.dims.source_vocab)
+    return PromptLookup([int(token) for token in source] if shared else [], most)
 
 
 def check_draft(model: Model, draft: Model) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from seq2edge.runtime.sequences import common_length
+
 if TYPE_CHECKING:
     from seq2edge.runtime.sequences import GeneratedText
     from seq2edge.runtime.tokenizer import Tokenizer
@@ -70,16 +72,10 @@ def token_spans(tokenizer: Tokenizer, answer: GeneratedText) -> list[Span]:
     before = 0
     for count in range(1, len(answer.ids) + 1):
         text = tokenizer.decode(answer.ids[:count])
-        place = max(before, _common_length(text, answer.text))
+        place = max(before, common_length(text, answer.text))
         spans.append((before, place))
         before = place
     return spans
-
-
-def _common_length(one: str, other: str) -> int:
-    """How many characters both begin with."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def align_words(

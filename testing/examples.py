@@ -10,7 +10,7 @@ import numpy as np
 from seq2edge.errors import InputError
 from seq2edge.model.dims import Dims
 from seq2edge.runtime.parity import TOLERANCES
-from seq2edge.runtime.scheduler import Source
+from seq2edge.runtime.sequences import Source
 
 LENGTHS = (4, 7, 3)  # of the prompts that are drawn
 SOURCES = (9, 3, 6)  # and of the sources

@@ -26,8 +26,7 @@ from seq2edge.runtime.backend import (
     Tokens,
     all_logits,
 )
-from seq2edge.runtime.scheduler import pad_sources
-from seq2edge.runtime.sequences import pad
+from seq2edge.runtime.sequences import pad, pad_sources
 from seq2edge.testing.examples import Examples
 
 Ids: TypeAlias = "tuple[int, ...]"
