@@ -302,7 +302,7 @@ def _write_graphs(
         name = f"{role}.{target}.onnx"
         ir.save(model, writer.path(name))
         record = bundle.graph(role, "canonical" if target == "tensorrt" else target)
-        given = {value.name for value in model.graph.outputs}
+        outputs = {value.name for value in model.graph.outputs}
         requires = record.requires
         if target == "tensorrt":
             requires = {"tensorrt": TENSORRT_RELEASE}
@@ -317,7 +317,9 @@ def _write_graphs(
                 requires=requires,
                 inputs=tuple(_typed(put, model.graph.inputs) for put in record.inputs),
                 outputs=tuple(
-                    _typed(put, model.graph.outputs) for put in record.outputs if put.name in given
+                    _typed(put, model.graph.outputs)
+                    for put in record.outputs
+                    if put.name in outputs
                 ),
             )
         )

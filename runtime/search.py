@@ -224,7 +224,7 @@ class RowSearch(FilteredSearch):
 
     def results(self) -> list[GeneratedSequence]:
         """See Search: the likeliest of several drawn ones first."""
-        found = [
+        sequences = [
             GeneratedSequence(
                 ids=tuple(self._ids_of(row)),
                 score=self._scores[row],
@@ -234,7 +234,7 @@ class RowSearch(FilteredSearch):
             for row, reason in enumerate(self._reasons)
             if reason is not None
         ]
-        return sorted(found, key=lambda sequence: -sequence.score)
+        return sorted(sequences, key=lambda sequence: -sequence.score)
 
 
 def generator_of(options: DecodeOptions, row: int) -> np.random.Generator:

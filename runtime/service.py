@@ -144,22 +144,22 @@ class Reply:
         return self._detokenizer.rest(text)
 
     def _wait(self, *, tokens: bool, timeout: float | None = None) -> None:
-        told = threading.Event()
-        self._feed.call(told.set, tokens=tokens)
-        if not told.wait(timeout):
+        event = threading.Event()
+        self._feed.call(event.set, tokens=tokens)
+        if not event.wait(timeout):
             raise TimeoutError(f"reply: not done after {timeout:g} s; cancel it, or wait longer")
 
     async def _told(self, *, tokens: bool) -> None:
         """`_wait`, in a coroutine; where its task is cancelled, so is the request."""
-        loop, told = asyncio.get_running_loop(), asyncio.Event()
+        loop, event = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
-                loop.call_soon_threadsafe(told.set)
+                loop.call_soon_threadsafe(event.set)
 
         self._feed.call(wake, tokens=tokens)
         try:
-            await told.wait()
+            await event.wait()
         except asyncio.CancelledError:
             self.cancel()
             raise

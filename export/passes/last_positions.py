@@ -75,7 +75,7 @@ def _find(graph: ir.Graph) -> tuple[list[ir.Node], ir.Value]:
     The last hidden state, and for an alignment the queries of the heads' layers.
     """
     new_length = next((value for value in graph.inputs if value.name == "new_length"), None)
-    found = [
+    gathers = [
         node
         for node in graph
         if node.op_type == "GatherND"
@@ -85,9 +85,9 @@ def _find(graph: ir.Graph) -> tuple[list[ir.Node], ir.Value]:
         and not node.attributes.get_int("batch_dims", 0)
     ]
     aligned = any(value.name == ALIGNMENT for value in graph.outputs)
-    if new_length is None or not found or (len(found) > 1 and not aligned):
+    if new_length is None or not gathers or (len(gathers) > 1 and not aligned):
         raise ExportError("last_positions: the graph does not gather each row's last hidden state")
-    return found, new_length
+    return gathers, new_length
 
 
 def _rename_first_axis(value: ir.Value, rows: Axis) -> None:
