@@ -143,6 +143,7 @@ def look_up(words: list[str]) -> None:
 
 
 KNOWN = ("seq2edge", "pip", "make", "python")
+OUTER_MAKE = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")  # what `make test` leaves to its commands
 
 
 def run_shell(block: Block) -> None:
@@ -170,10 +171,13 @@ def split_variables(words: list[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def run_make(target: str, *, variables: Mapping[str, str]) -> None:
-    """Run the scripts that `make` would run; modules (lint, types, tests) are looked up."""
-    done = subprocess.run(
-        ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    """Run the scripts that `make` would run; modules (lint, types, tests) are looked up.
+
+    A make within a make says which folder it enters, and heeds the outer one's flags.
+    """
+    outer = {name: text for name, text in os.environ.items() if name not in OUTER_MAKE}
+    words = ["make", "-n", target]
+    done = subprocess.run(words, cwd=ROOT, env=outer, capture_output=True, text=True, check=True)
     for words in commands(done.stdout):
         _, (_, *rest) = split_variables(words)
         if rest[0] == "-m":
