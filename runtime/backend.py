@@ -32,7 +32,7 @@ Logits: TypeAlias = NDArray[np.float32]  # (rows, vocab)
 Memory: TypeAlias = Any  # what `encode` returns and `start` takes; opaque to everyone else
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(kw_only=True, eq=False, slots=True)  # frozen ones take longer to make
 class Candidates:
     """The k largest logits of each row, found where they were computed.
 

@@ -61,12 +61,11 @@ class BeamSearch(FilteredSearch):
         values, parents, tokens = best or self._best_of_all(all_logits(answer))
         reasons = self._reasons(parents, tokens)
         self._collect(values, parents, tokens, reasons)
-        stops = np.array([reason is not None for reason in reasons])
-        going_on = self._continue(values, stops)
+        going_on = self._continue(values, reasons)
         self._update_improvable()
         full = len(self.finished) == self.beams
         stopped_early = full and self.options.early_stopping is True
-        self.done = not self._improvable or stopped_early or bool(stops.all())
+        self.done = not self._improvable or stopped_early or None not in reasons
         choice = parents[going_on].tolist(), tokens[going_on].tolist()
         self._records.go_on(*choice)
         return choice
@@ -173,8 +172,14 @@ class BeamSearch(FilteredSearch):
         self.finished.sort(key=lambda sequence: -sequence.score)
         del self.finished[self.beams :]
 
-    def _continue(self, values: NDArray[np.float32], stops: NDArray[np.bool_]) -> NDArray[np.int64]:
+    def _continue(
+        self, values: NDArray[np.float32], reasons: Sequence[FinishReason | None]
+    ) -> NDArray[np.int64] | slice:
         """Ranks (beams,) of the candidates that go on; sets their scores."""
+        if not any(reasons):
+            self.scores = values[: self.beams]
+            return slice(self.beams)
+        stops = np.array([reason is not None for reason in reasons])
         open_scores = np.where(stops, values + CLOSED, values)
         order = np.argsort(-open_scores, kind="stable")[: self.beams]
         self.scores = open_scores[order]

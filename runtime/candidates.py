@@ -89,13 +89,18 @@ class TopCandidates:
     def __init__(self, candidates: Candidates, *, filtered: bool = True) -> None:
         self.ids: NDArray[np.int64] = candidates.ids
         self.logits: Logits = candidates.values
-        self.rows: NDArray[np.int64] = np.arange(len(self.ids))[:, None]
         # Filters make equal what was not, so then no order but that of the ids will do.
         if filtered or not candidates.first_of_equals:
             order = self.ids.argsort(axis=1)
-            self.ids, self.logits = self.ids[self.rows, order], self.logits[self.rows, order]
-        self.log_sum_exp = checked(candidates.log_sum_exp).astype(np.float64)
+            rows = self.rows
+            self.ids, self.logits = self.ids[rows, order], self.logits[rows, order]
+        self.log_sum_exp: NDArray[np.float64] = checked(candidates.log_sum_exp)
         self.vocab = candidates.vocab
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """The number of each row, (rows, 1)."""
+        return np.arange(len(self.ids))[:, None]
 
 
 class ScoreBuffer:

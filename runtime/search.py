@@ -6,7 +6,6 @@ it. `choose` is called once a step until `done`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -204,9 +203,7 @@ class RowSearch(FilteredSearch):
     def _first_candidates(self, answer: Candidates) -> Chosen:
         """The first of the largest: of a few numbers in plain Python, which is faster."""
         tokens, likelihoods = [], []
-        totals = answer.log_sum_exp.tolist()
-        if not all(map(math.isfinite, totals)):
-            checked(answer.log_sum_exp)
+        totals = checked(answer.log_sum_exp).tolist()
         for values, ids, total in zip(answer.values.tolist(), answer.ids, totals, strict=True):
             largest = max(values)
             tokens.append(int(ids[values.index(largest)]))

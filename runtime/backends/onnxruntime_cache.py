@@ -84,7 +84,7 @@ class OnnxRuntimeCache:
         else:
             self._resize(rows)
             self.length = self.length[rows]
-        self._longest = int(self.length.max())
+        self._longest = max(self.length.tolist())
         self._common = self._shared(parents, before // inputs, len(rows) // inputs)
 
     def _differ_from(self, parents: list[int], width: int) -> list[int]:
