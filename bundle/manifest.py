@@ -186,6 +186,19 @@ class ParityRecord:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class OriginalRecord:
+    """The float model against the checkpoint's own implementation, on the recorded tokens.
+
+    `implementation` is a library, its version and a class. Without `parity` they were not compared,
+    for that `reason`.
+    """
+
+    implementation: str = ""
+    parity: ParityRecord | None = None
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantizationRecord:
     """How a bundle was quantized, and from which bundle.
 
@@ -268,7 +281,8 @@ class ProvenanceRecord:
 class Manifest:
     """A whole bundle.
 
-    `shortlist` is not written where there is none, so that older versions read the rest.
+    `shortlist` and `original` are not written where there is none, so that older versions read the
+    rest.
     `generation` holds the checkpoint's decoding defaults, `generation_ignored` those of its
     settings that the runtime does not apply. `files` lists every file but the manifest; it is
     empty until a `BundleWriter` finishes.
@@ -292,6 +306,7 @@ class Manifest:
     graphs: tuple[GraphRecord, ...] = ()
     engines: tuple[EngineRecord, ...] = ()
     parity: ParityRecord | None = None
+    original: OriginalRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
     provenance: ProvenanceRecord
     files: Mapping[FileName, FileRecord] = dataclasses.field(default_factory=dict)
 

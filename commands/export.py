@@ -19,7 +19,16 @@ from seq2edge.commands.options import PATH, progress_bar
     is_flag=True,
     help="The decoder also gives which source each token comes from (encoder-decoder).",
 )
-def export(checkpoint: Path, output: Path, *, overwrite: bool, alignments: bool) -> None:
+@click.option(
+    "--original",
+    type=click.Choice(["yes", "no"]),
+    default="yes",
+    show_default=True,
+    help="Compare with transformers' own model too, where there is one.",
+)
+def export(
+    checkpoint: Path, output: Path, *, overwrite: bool, alignments: bool, original: str
+) -> None:
     """Export CHECKPOINT to a proven bundle.
 
     Every graph is compared with the model before anything is written.
@@ -32,7 +41,12 @@ def export(checkpoint: Path, output: Path, *, overwrite: bool, alignments: bool)
         raise click.ClickException(f"export: {error}; install seq2edge[export,cpu]") from error
     with progress_bar("load") as show:
         report = export_checkpoint(
-            checkpoint, output, overwrite=overwrite, alignments=alignments, progress=show
+            checkpoint,
+            output,
+            overwrite=overwrite,
+            alignments=alignments,
+            original=original == "yes",
+            progress=show,
         )
     for name, value in report.ignored_settings.items():
         click.echo(f"not applied: generation setting {name}={json.dumps(value)}", err=True)
@@ -44,4 +58,10 @@ def export(checkpoint: Path, output: Path, *, overwrite: bool, alignments: bool)
         tokens = f", {parity.tokens_equal}/{parity.tokens_compared} tokens equal"
         tokens = tokens if parity.tokens_compared else ""
         click.echo(f"parity: {target} logits within {parity.max_absolute:.1e}{tokens}", err=True)
+    found = report.bundle.manifest.original
+    if found is not None and found.parity is not None:
+        within = found.parity.max_absolute
+        click.echo(f"original: {found.implementation} answers within {within:.1e}", err=True)
+    elif found is not None:
+        click.echo(f"original: not compared, {found.reason}", err=True)
     click.echo(f"{report.bundle.path} ({report.bundle.size / 1e6:.1f} MB)")

@@ -19,6 +19,7 @@ from seq2edge.bundle.manifest import (
     GraphFlavour,
     GraphRecord,
     Manifest,
+    OriginalRecord,
     ParityRecord,
     PrivacyRecord,
     ProvenanceRecord,
@@ -120,6 +121,12 @@ def manifest_of(**changes: Any) -> Manifest:
         ),
         "parity": ParityRecord(
             max_absolute=1e-6, max_relative=2.5e-5, tokens_compared=64, tokens_equal=64
+        ),
+        "original": OriginalRecord(
+            implementation="transformers 5.24.0 BartForConditionalGeneration",
+            parity=ParityRecord(
+                max_absolute=1e-6, max_relative=2.5e-5, tokens_compared=64, tokens_equal=64
+            ),
         ),
         "provenance": ProvenanceRecord(
             tool_version="0.1.0",

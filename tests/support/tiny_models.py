@@ -234,7 +234,7 @@ def export(folder: Path, name: str, **changes: Any) -> tuple[Path, ExportReport]
 
     save(name, folder / "checkpoint", **changes)
     with mock.patch("seq2edge.export.pipeline.export_checkpoint", kept):
-        result = call("export", folder / "checkpoint", "-o", folder / "bundle")
+        result = call("export", folder / "checkpoint", "-o", folder / "bundle", "--original", "no")
     assert result.exit_code == 0, result.output
     return folder, reports[0]
 
