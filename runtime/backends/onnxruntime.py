@@ -85,8 +85,9 @@ class OnnxRuntimeBackend:
         decoder = self.sessions.get("decoder")
         inputs = {put.name: put for put in decoder.get_inputs()} if decoder is not None else {}
         outputs = {put.name: put for put in decoder.get_outputs()} if decoder is not None else {}
-        types = {put.type for name, put in inputs.items() if name.startswith("past_")}
-        self._cache_type = CACHE_TYPES[types.pop()] if types else np.float32
+        pasts = [put for name, put in inputs.items() if name.startswith("past_")]
+        self._cache_type = CACHE_TYPES[pasts[0].type] if pasts else np.float32
+        self._head_size = int(pasts[0].shape[3]) if pasts else 0  # may be padded, see pad_heads.py
         # Older bundles neither give the largest logits apart nor answer several tokens.
         self.top_k = int(outputs[TOP_VALUES].shape[1]) if TOP_VALUES in outputs else 0
         self.verifies = LAST_POSITIONS in inputs
@@ -136,7 +137,7 @@ class OnnxRuntimeBackend:
         """Empty keys and values of all layers."""
         stack = self._stack
         assert stack is not None
-        shape = (rows, stack.kv_heads, capacity, stack.head_dim)
+        shape = (rows, stack.kv_heads, capacity, self._head_size)
         names = [f"{part}_{layer}" for layer in range(stack.layers) for part in ("key", "value")]
         if self.device == "cpu":
             return HostCaches(names, shape, self._cache_type)

@@ -53,7 +53,9 @@ def speaking_bundle(
         edit(model)
     model.save_pretrained(folder / "checkpoint")
     write_tokenizer(folder / "checkpoint", template)
-    export_checkpoint(folder / "checkpoint", folder / "bundle", alignments=alignments)
+    export_checkpoint(
+        folder / "checkpoint", folder / "bundle", alignments=alignments, original=False
+    )
     return folder / "bundle"
 
 

@@ -134,7 +134,10 @@ _QWEN = {**LLAMA_SIZES, "tie_word_embeddings": False}
 GENERATORS: dict[str, TinyModel] = {
     "t5": _seq2seq("T5", **T5_SIZES),
     "t5-untied": _seq2seq(
-        "T5", **T5_SIZES, tie_word_embeddings=False, feed_forward_proj="gated-gelu"
+        "T5",
+        **{**T5_SIZES, "d_kv": 10},  # no multiple of 8, see pad_heads.py
+        tie_word_embeddings=False,
+        feed_forward_proj="gated-gelu",
     ),
     "mt5": _seq2seq("MT5", **T5_SIZES, tie_word_embeddings=False),
     "bart": _seq2seq("Bart", **BART_SIZES),
@@ -159,7 +162,7 @@ GENERATORS: dict[str, TinyModel] = {
     ),
     "mistral": _causal("Mistral", **LLAMA_SIZES, sliding_window=6, head_dim=16),
     "qwen2": _causal("Qwen2", **_QWEN),
-    "qwen3": _causal("Qwen3", **{**_QWEN, "tie_word_embeddings": True}, head_dim=16),
+    "qwen3": _causal("Qwen3", **{**_QWEN, "tie_word_embeddings": True}, head_dim=12),
 }
 
 ENCODERS: dict[str, TinyModel] = {
