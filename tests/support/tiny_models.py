@@ -135,7 +135,7 @@ GENERATORS: dict[str, TinyModel] = {
     "t5": _seq2seq("T5", **T5_SIZES),
     "t5-untied": _seq2seq(
         "T5",
-        **{**T5_SIZES, "d_kv": 10},  # no multiple of 8, see pad_heads.py
+        **{**T5_SIZES, "d_kv": 12},  # no multiple of 8, see pad_heads.py
         tie_word_embeddings=False,
         feed_forward_proj="gated-gelu",
     ),
