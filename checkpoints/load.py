@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seq2edge.checkpoints.families import find_family
+from seq2edge.checkpoints.families import find_family, model_type_of
 from seq2edge.checkpoints.families.family import Config, Family, WeightMapping
 from seq2edge.checkpoints.importers.huggingface import Source, open_folder
 from seq2edge.errors import CheckpointError, UnsupportedError
@@ -44,8 +44,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     dims = family.dims(config, source.names)
     config.ignore("pooling", "normalize", "quantization_config")
     config.require("quantization_config")
+    if dims.kind == "decoder":
+        config.ignore("is_decoder")  # it is one
     config.check_all_read()
-    labels = _labels(source.config) if dims.head == "classifier" else ()
+    labels = _labels(source.config, dims.labels) if dims.head == "classifier" else ()
     model, unused = build(family, dims, source)
     return Checkpoint(
         source=source,
@@ -67,7 +69,11 @@ def open_source(path: Path) -> Source:
     foreign = open_foreign(path)
     if foreign is not None:
         return foreign
-    return open_folder(path)
+    source = open_folder(path)
+    if source.config.get("model_type"):
+        return source
+    named = model_type_of(source.config.get("architectures") or ())
+    return dataclasses.replace(source, config={**source.config, "model_type": named})
 
 
 def build(family: Family, dims: Dims, source: Source) -> tuple[Transformer, tuple[str, ...]]:
@@ -170,11 +176,13 @@ def _check_architecture(family: Family, config: Config) -> None:
             )
 
 
-def _labels(config: dict[str, Any]) -> tuple[str, ...]:
+def _labels(config: dict[str, Any], count: int) -> tuple[str, ...]:
+    """The classes' names; numbers where the config names none, or another number of them."""
     table = {int(key): str(value) for key, value in (config.get("id2label") or {}).items()}
     if sorted(table) != list(range(len(table))):
         raise CheckpointError(f"config.json: id2label {table} does not count from 0")
-    return tuple(table[i] for i in range(len(table))) or ("LABEL_0", "LABEL_1")
+    named = len(table) == count
+    return tuple(table[i] if named else f"LABEL_{i}" for i in range(count))
 
 
 def _problem(config: dict[str, Any], labels: tuple[str, ...]) -> str:

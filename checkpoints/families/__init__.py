@@ -6,6 +6,7 @@ The registry is keyed by the `model_type` of a Hugging Face config.json.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 
 from seq2edge.checkpoints.families.family import Family
 from seq2edge.errors import UnsupportedError
@@ -29,6 +30,14 @@ FAMILIES = {
     "distilbert": "bert:DISTILBERT",
     "seq2edge": "native:NATIVE",
 }
+
+
+def model_type_of(architectures: Sequence[str]) -> str:
+    """The `model_type` of a config that has none, by the class it names; empty where none knows."""
+    for model_type in FAMILIES:
+        if set(map(str, architectures)) & set(find_family(model_type).architectures):
+            return model_type
+    return ""
 
 
 def find_family(model_type: str) -> Family:

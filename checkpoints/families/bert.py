@@ -9,7 +9,15 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 
-from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMapping, linear, norm
+from seq2edge.checkpoints.families.family import (
+    Config,
+    Family,
+    Names,
+    WeightMapping,
+    count_labels,
+    linear,
+    norm,
+)
 from seq2edge.model.dims import Dims, StackDims
 
 
@@ -33,11 +41,10 @@ class Layout:
 def _head(config: Config, layout: Layout) -> dict[str, object]:
     """A classifier where the architecture is one, else a pooled embedding."""
     if str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
-        labels = len(config.get("id2label") or {}) or config.size("num_labels", 2)
         activation = layout.classifier_activation
         return {
             "head": "classifier",
-            "labels": labels,
+            "labels": count_labels(config),
             "classifier_activation": activation,
             "pooling": "first",
         }
@@ -51,8 +58,8 @@ def _head(config: Config, layout: Layout) -> dict[str, object]:
 def _dims(layout: Layout, config: Config, names: Names) -> Dims:
     """The sizes that a config.json says, in the names of this layout."""
     config.require("position_embedding_type", "absolute")
+    config.require("is_decoder", False)  # causal attention
     config.ignore(
-        "num_labels",
         "sinusoidal_pos_embds",
         "pooling",
         "normalize",

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from seq2edge.checkpoints.families.neutral import NEUTRAL
 from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import Dims
 
@@ -20,31 +21,8 @@ ACTIVATION_NAMES = {
     "swish": "silu",
 }
 
-# Keys of a config.json that say nothing about what the graphs compute: training, bookkeeping,
-# task hints, and generation defaults (those are read by `generation.py`).
-NEUTRAL_KEYS = frozenset(
-    """
-    _name_or_path _num_labels activation_dropout add_cross_attention architectures attention_dropout
-    attention_probs_dropout_prob attn_pdrop auto_map bad_words_ids begin_suppress_tokens
-    bos_token_id chunk_size_feed_forward classif_dropout classifier_dropout classifier_proj_size
-    cls_token_id cross_attention_hidden_size decoder_layerdrop decoder_start_token_id
-    diversity_penalty do_sample dropout dropout_rate dtype early_stopping embd_pdrop
-    encoder_layerdrop encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
-    finetuning_task force_bos_token_to_be_generated forced_bos_token_id forced_decoder_ids
-    forced_eos_token_id gradient_checkpointing hidden_dropout_prob id2label init_std
-    initializer_factor initializer_range is_decoder is_encoder_decoder label2id layerdrop
-    length_penalty mask_feature_length mask_feature_min_masks mask_feature_prob mask_time_length
-    mask_time_min_masks mask_time_prob apply_spec_augment max_length median_filter_width min_length
-    model_type no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions
-    output_hidden_states output_past output_scores pad_token_id prefix pretraining_tp
-    problem_type qa_dropout remove_invalid_values repetition_penalty resid_pdrop return_dict
-    return_dict_in_generate save_step sep_token_id seq_classif_dropout summary_activation
-    summary_first_dropout summary_proj_to_labels summary_type summary_use_proj suppress_tokens
-    task_specific_params temperature tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p
-    torch_dtype torchscript transformers_version typical_p unk_token_id use_bfloat16 use_cache
-    model_max_length transformers.js_config
-    """.split()
-)
+# What a key holds where it sets nothing; 0 is False.
+UNSET: tuple[Any, ...] = (None, False, "", [], {})
 
 
 class Config:
@@ -93,7 +71,7 @@ class Config:
         unknown = {
             key: value
             for key, value in self._values.items()
-            if key not in self._read and key not in NEUTRAL_KEYS and value not in (None, False)
+            if key not in self._read and key not in NEUTRAL and value not in UNSET
         }
         if unknown:
             listed = ", ".join(f"{key}={value!r}" for key, value in sorted(unknown.items()))
@@ -101,6 +79,15 @@ class Config:
                 f"config.json: settings that are not supported: {listed}; remove them only if "
                 "they do not change what the model computes"
             )
+
+
+def count_labels(config: Config) -> int:
+    """How many classes a classifier has, by transformers' own rule (5.24).
+
+    `num_labels` where the config has it, though `id2label` names another number of them; else as
+    many as are named; else 2.
+    """
+    return config.size("num_labels", len(config.get("id2label") or {}) or 2)
 
 
 Names = frozenset[str]  # of all tensors in the checkpoint

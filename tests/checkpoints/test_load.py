@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from seq2edge.checkpoints.load import load_checkpoint, open_source
@@ -207,6 +208,42 @@ def test_labels_and_what_their_scores_mean(folder):
     edit_config(path, problem_type=None, id2label={"0": "a", "5": "b"})
     with pytest.raises(CheckpointError, match=r"id2label .* does not count from 0"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_labels": 3, "id2label": {"0": "a"}},
+        {"num_labels": 3, "id2label": None},
+        {"id2label": {"0": "a", "1": "b", "2": "c"}},
+        {"num_labels": 3, "id2label": {"0": "a", "1": "b", "2": "c"}},
+    ],
+)
+def test_labels_are_as_many_as_transformers_says(folder, settings):
+    """Where the config names none, or another number of them than it says."""
+    path = folder("bert")
+    edit_config(path, **settings)
+    theirs = transformers.BertForSequenceClassification.from_pretrained(path).config.id2label
+    assert load_checkpoint(path).labels == tuple(theirs.values())
+
+
+def test_a_config_that_names_its_class_alone_is_enough(folder):
+    """Old files have no `model_type`; where the class is unknown too, it is missed by name."""
+    path = folder("bert-embedding")
+    edit_config(path, model_type=None)
+    loaded = load_checkpoint(path)
+    assert (loaded.family, loaded.source.config["model_type"]) == ("bert", "bert")
+    edit_config(path, architectures=["Perceptron"])
+    with pytest.raises(UnsupportedError, match="model_type: '' is not supported"):
+        load_checkpoint(path)
+
+
+def test_marks_of_other_programs_are_no_settings(folder):
+    """As published folders have them; a decoder may say that it is one."""
+    path = folder("llama")
+    marks = {"unsloth_fixed": True, "pruned_heads": {}, "auto_map": {"AutoModel": "x.py--X"}}
+    edit_config(path, **marks, is_decoder=True)
+    assert load_checkpoint(path).family == "llama"
 
 
 def test_models_without_classes_have_no_labels(folder):

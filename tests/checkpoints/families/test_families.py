@@ -112,6 +112,8 @@ def test_details_that_published_models_differ_in():
         ("whisper-tiny", {"scale_embedding": True}, "scale_embedding True"),
         ("t5-small", {"feed_forward_proj": "gated-swish"}, "feed_forward_proj 'gated-swish'"),
         ("bert-base-uncased", {"position_embedding_type": "relative_key"}, "'relative_key'"),
+        ("bert-base-uncased", {"is_decoder": True}, "is_decoder True"),
+        ("bert-base-uncased", {"pruned_heads": {"0": [1]}}, r"pruned_heads=\{'0': \[1\]\}"),
         ("roberta-base", {"pad_token_id": 0}, "pad_token_id 0 is not supported, only 1"),
         ("gpt2", {"architectures": ["GPT2ForQuestionAnswering"]}, "GPT2ForQuestionAnswering"),
         ("gpt2", {"model_type": "mamba"}, "mamba.*known: .*gpt2"),
