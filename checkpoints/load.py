@@ -32,16 +32,22 @@ class Checkpoint:
     unused_tensors: tuple[str, ...]
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(
+    path: str | Path, *, task: str | None = None, default_task: str | None = None
+) -> Checkpoint:
     """Load a Hugging Face folder, a CTranslate2 Whisper folder or a GGUF Llama file, as float32.
 
-    Raises CheckpointError or UnsupportedError naming the file, setting or tensor.
+    `task` is what it is to do; `default_task` is taken where that is None and the checkpoint's
+    class leaves a choice. Raises CheckpointError or UnsupportedError naming the file, setting or
+    tensor.
     """
     source = open_source(Path(path))
-    config = Config(source.config)
+    config = Config(source.config, task=task, default_task=default_task)
     family = find_family(str(config.get("model_type", "")))
     _check_architecture(family, config)
     dims = family.dims(config, source.names)
+    if task not in (None, dims.task):
+        raise UnsupportedError(f"task {task!r}: a {family.name} checkpoint is made to {dims.task}")
     config.ignore("pooling", "normalize", "quantization_config")
     config.require("quantization_config")
     if dims.kind == "decoder":

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import click
 
+from seq2edge.bundle.manifest import Task
 from seq2edge.commands.options import PATH, progress_bar
 
 
@@ -19,7 +21,14 @@ from seq2edge.commands.options import PATH, progress_bar
     is_flag=True,
     help="The decoder also gives which source each token comes from (encoder-decoder).",
 )
-def export(checkpoint: Path, output: Path, *, overwrite: bool, alignments: bool) -> None:
+@click.option(
+    "--task",
+    type=click.Choice(get_args(Task)),
+    help="What it is to do, where the checkpoint's class leaves a choice.",
+)
+def export(
+    checkpoint: Path, output: Path, *, overwrite: bool, alignments: bool, task: str | None
+) -> None:
     """Export CHECKPOINT to a proven bundle.
 
     Every graph is compared with the model before anything is written.
@@ -32,7 +41,12 @@ def export(checkpoint: Path, output: Path, *, overwrite: bool, alignments: bool)
         raise click.ClickException(f"export: {error}; install seq2edge[export,cpu]") from error
     with progress_bar("load") as show:
         report = export_checkpoint(
-            checkpoint, output, overwrite=overwrite, alignments=alignments, progress=show
+            checkpoint,
+            output,
+            overwrite=overwrite,
+            alignments=alignments,
+            task=task,
+            progress=show,
         )
     for name, value in report.ignored_settings.items():
         click.echo(f"not applied: generation setting {name}={json.dumps(value)}", err=True)

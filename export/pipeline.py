@@ -73,10 +73,13 @@ def export_checkpoint(
     *,
     overwrite: bool = False,
     alignments: bool = False,
+    task: str | None = None,
     progress: Progress = lambda *_: None,
 ) -> ExportReport:
     """Export a checkpoint to a bundle.
 
+    `task` says what it is to do, where its class leaves a choice: to embed texts with a
+    masked-language model, say.
     With `alignments` the decoder also gives which source each token comes from, for
     `DecodeOptions(alignments=True)`.
 
@@ -87,7 +90,7 @@ def export_checkpoint(
     progress = _overall(progress)
     with BundleWriter(destination, overwrite=overwrite) as writer:
         progress("load", 0.0)
-        loaded = load_checkpoint(checkpoint)
+        loaded = load_checkpoint(checkpoint, task=task)
         defaults = read_generation(loaded.source.generation, loaded.source.config)
         if loaded.dims.head == "lm":
             DecodeOptions.from_dict(defaults.options)  # refuse contradictions before tracing
@@ -207,7 +210,7 @@ def _manifest(
     generates = dims.head == "lm"
     return Manifest(
         kind=dims.kind,  # type: ignore[arg-type]
-        task="transcribe" if dims.mels else _TASKS[dims.head],  # type: ignore[arg-type]
+        task=dims.task,  # type: ignore[arg-type]
         family=loaded.family,
         dims=dims,
         generation=defaults.options if generates else None,
@@ -228,9 +231,6 @@ def _manifest(
             privacy=read_privacy(loaded.source.path) if loaded.family == "seq2edge" else None,
         ),
     )
-
-
-_TASKS = {"lm": "generate", "classifier": "classify", "embedding": "embed"}
 
 
 def _audio(dims: Dims) -> AudioRecord | None:

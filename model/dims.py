@@ -17,6 +17,7 @@ NORMS = ("layer", "rms")
 POSITIONS = ("learned", "sinusoidal", "rotary", "relative")
 HEADS = ("lm", "classifier", "embedding")
 POOLINGS = ("first", "mean")
+_TASKS = {"lm": "generate", "classifier": "classify", "embedding": "embed"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,11 @@ class Dims:
         if self.decoder is None:
             return "encoder"
         return "decoder" if self.encoder is None else "encoder-decoder"
+
+    @property
+    def task(self) -> str:
+        """What it is made to do, in the manifest's words."""
+        return "transcribe" if self.mels else _TASKS[self.head]
 
     @property
     def frames(self) -> int:

@@ -15,9 +15,11 @@ from seq2edge.checkpoints.families.family import (
     Names,
     WeightMapping,
     count_labels,
+    encoder_task,
     linear,
     norm,
 )
+from seq2edge.errors import UnsupportedError
 from seq2edge.model.dims import Dims, StackDims
 
 
@@ -40,7 +42,8 @@ class Layout:
 
 def _head(config: Config, layout: Layout) -> dict[str, object]:
     """A classifier where the architecture is one, else a pooled embedding."""
-    if str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
+    task = encoder_task(config)
+    if task == "classify":
         activation = layout.classifier_activation
         return {
             "head": "classifier",
@@ -48,6 +51,8 @@ def _head(config: Config, layout: Layout) -> dict[str, object]:
             "classifier_activation": activation,
             "pooling": "first",
         }
+    if task != "embed":
+        raise UnsupportedError(f"task {task!r}: is not supported for this family")
     return {
         "head": "embedding",
         "pooling": config.get("pooling", "mean"),

@@ -25,10 +25,31 @@ ACTIVATION_NAMES = {
 UNSET: tuple[Any, ...] = (None, False, "", [], {})
 
 
-class Config:
-    """A config.json that remembers which keys were read, so that none is passed over."""
+# What the head of a class is made for, by the end of the class's name.
+HEAD_TASKS = {
+    "ForSequenceClassification": "classify",
+    "ForTokenClassification": "tag",
+    "ForQuestionAnswering": "answer",
+    "ForMaskedLM": "fill",
+}
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+
+class Config:
+    """A config.json that remembers which keys were read, so that none is passed over.
+
+    `task` is what the checkpoint is asked to do; where that is None and its class leaves a choice,
+    `default_task` is taken.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        *,
+        task: str | None = None,
+        default_task: str | None = None,
+    ) -> None:
+        self.task = task
+        self.default_task = default_task
         self._values = dict(values)
         self._read: set[str] = set()
 
@@ -79,6 +100,33 @@ class Config:
                 f"config.json: settings that are not supported: {listed}; remove them only if "
                 "they do not change what the model computes"
             )
+
+
+def encoder_task(config: Config) -> str:
+    """What an encoder-only checkpoint is to do: what its class is made for, or embed.
+
+    A masked-language model leaves a choice: its head fills words, most want its embeddings. A
+    folder of sentence-transformers has said it, whatever the class of its first module. Raises
+    UnsupportedError where the choice is missing, and for a task that there is no head for.
+    """
+    architecture = str((config.get("architectures") or [""])[0])
+    tasks = (task for end, task in HEAD_TASKS.items() if architecture.endswith(end))
+    made_for = next(tasks, "embed")
+    if config.get("pooling") is not None:
+        made_for = "embed"
+    if made_for == "fill":
+        chosen = config.task or config.default_task
+        if chosen is None:
+            raise UnsupportedError(
+                f"config.json: {architecture} may do two things, its head fills masked words: "
+                "choose --task fill or --task embed"
+            )
+        made_for = "embed" if chosen == "embed" else made_for
+    if config.task not in (None, made_for):
+        raise UnsupportedError(
+            f"task {config.task!r}: {architecture or 'the checkpoint'} is made to {made_for}"
+        )
+    return made_for
 
 
 def count_labels(config: Config) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import tiny_models
 from published_configs import CONFIGS
 
 from seq2edge.checkpoints.families import FAMILIES, find_family
 from seq2edge.checkpoints.families.family import Config
-from seq2edge.checkpoints.load import _check_architecture
+from seq2edge.checkpoints.load import _check_architecture, load_checkpoint
 from seq2edge.errors import CheckpointError, UnsupportedError
 
 NAMES = {
@@ -37,9 +38,9 @@ LAYERS_HEADS_WIDTH = {
 }
 
 
-def read(values, names=()):
+def read(values, names=(), task=None):
     """Dims of a config, as `load_checkpoint` reads them."""
-    config = Config(values)
+    config = Config(values, task=task, default_task="embed")
     family = find_family(str(config.get("model_type", "")))
     _check_architecture(family, config)
     dims = family.dims(config, frozenset(names))
@@ -124,6 +125,41 @@ def test_what_is_not_supported_is_refused_by_name(name, changes, message):
     """The setting and its value; never an approximation."""
     with pytest.raises(UnsupportedError, match=message):
         published(name, **changes)
+
+
+@pytest.mark.parametrize("name", ["Bert", "Roberta", "DistilBert"])
+def test_a_masked_language_model_asks_what_it_is_for(name):
+    """It does not become an embedder in silence; a folder of sentence-transformers has said it."""
+    published = "distilbert-base-uncased-finetuned-sst-2-english"
+    base = {"Bert": "bert-base-uncased", "Roberta": "roberta-base"}.get(name, published)
+    values = {**CONFIGS[base], "architectures": [f"{name}ForMaskedLM"]}
+    family = find_family(values["model_type"])
+    with pytest.raises(UnsupportedError, match=rf"{name}ForMaskedLM .*--task fill or --task embed"):
+        family.dims(Config(values), frozenset())
+    chosen = family.dims(Config(values, task="embed"), frozenset())
+    assert (chosen.head, chosen.pooling) == ("embedding", "mean")
+    said = family.dims(Config({**values, "pooling": "first"}), frozenset())
+    assert (said.head, said.pooling) == ("embedding", "first")
+    with pytest.raises(UnsupportedError, match=r"task 'classify': .* is made to fill"):
+        family.dims(Config(values, task="classify"), frozenset())
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "message"),
+    [
+        ("gpt2", "embed", "task 'embed': a gpt2 checkpoint is made to generate"),
+        ("whisper", "generate", "task 'generate': a whisper checkpoint is made to transcribe"),
+        ("bert", "embed", "task 'embed': BertForSequenceClassification is made to classify"),
+        ("bert-embedding", "classify", "task 'classify': BertModel is made to embed"),
+    ],
+)
+def test_a_task_that_a_checkpoint_has_no_head_for_is_refused(tmp_path, name, task, message):
+    """With what it is made for; that one may be named too."""
+    tiny_models.save(name, tmp_path)
+    with pytest.raises(UnsupportedError, match=message):
+        load_checkpoint(tmp_path, task=task)
+    made_for = message.rsplit(maxsplit=1)[-1]
+    assert load_checkpoint(tmp_path, task=made_for).dims.task == made_for
 
 
 @pytest.mark.parametrize(
