@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from seq2edge.checkpoints.families import find_family, model_type_of
-from seq2edge.checkpoints.families.family import Config, Family, WeightMapping
+from seq2edge.checkpoints.families.family import Config, Family, WeightMapping, linear
 from seq2edge.checkpoints.importers.huggingface import Source, open_folder
+from seq2edge.checkpoints.importers.sentence_transformers import MODULES, SentenceFolder
 from seq2edge.errors import CheckpointError, UnsupportedError
-from seq2edge.model.dims import Dims
+from seq2edge.model.dims import DenseDims, Dims
 from seq2edge.model.transformer import Transformer
 
 
@@ -48,7 +49,9 @@ def load_checkpoint(
     dims = family.dims(config, source.names)
     if task not in (None, dims.task):
         raise UnsupportedError(f"task {task!r}: a {family.name} checkpoint is made to {dims.task}")
-    config.ignore("pooling", "normalize", "quantization_config")
+    if source.sentence is not None:
+        dims = _with_sentence(dims, source, source.sentence)
+    config.ignore("quantization_config")
     config.require("quantization_config")
     if dims.kind == "decoder":
         config.ignore("is_decoder")  # it is one
@@ -90,7 +93,7 @@ def build(family: Family, dims: Dims, source: Source) -> tuple[Transformer, tupl
     _restore_tables(model, dims)
     parameters = dict(model.named_parameters())
     consumed: set[str] = set()
-    for weight in family.weights(dims, source.names):
+    for weight in (*family.weights(dims, source.names), *_dense_weights(source)):
         if weight.target not in parameters:
             raise AssertionError(f"{family.name}: {weight.target} is not a parameter")
         consumed.update(_fill(parameters.pop(weight.target), weight, source))
@@ -105,6 +108,25 @@ def build(family: Family, dims: Dims, source: Source) -> tuple[Transformer, tupl
             f"{source.path}: tensors that {family.name} has no place for: {names}"
         )
     return model, tuple(sorted(unused))
+
+
+def _with_sentence(dims: Dims, source: Source, sentence: SentenceFolder) -> Dims:
+    """The dims with what stands behind the pooling of a sentence-transformers folder."""
+    if dims.head != "embedding":
+        raise UnsupportedError(
+            f"{source.path / MODULES}: embeddings of a model made to {dims.task} are not supported"
+        )
+    dense = (
+        DenseDims(width=each.width, activation=each.activation, bias=each.bias)
+        for each in sentence.dense
+    )
+    return dataclasses.replace(dims, dense=tuple(dense))
+
+
+def _dense_weights(source: Source) -> Iterator[WeightMapping]:
+    """The products behind the pooling, whatever the family."""
+    for i, dense in enumerate(source.sentence.dense if source.sentence else ()):
+        yield from linear(f"dense.{i}", f"{dense.folder}.linear", bias=dense.bias)
 
 
 def _restore_tables(model: Transformer, dims: Dims) -> None:

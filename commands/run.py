@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, TypeAlias
@@ -335,6 +336,8 @@ def classify(
 @FILE
 @BATCH
 @CUT
+@click.option("--prompt", help="Name of the checkpoint's prompt to put before each text.")
+@click.option("--dimensions", type=click.IntRange(1), help="Keep so many values of each.")
 @runtime_options
 def embed(
     bundle: Path,
@@ -343,17 +346,21 @@ def embed(
     *,
     batch: int,
     cut: bool,
+    prompt: str | None,
+    dimensions: int | None,
     execution: Execution,
 ) -> None:
     """Print the embedding of each TEXT as JSON."""
     inputs = read_inputs(texts, file)
     model = load_model(bundle, execution, cut=cut)
     for group in batches(inputs, batch):
-        for text, vector in zip(group, model.embed(group), strict=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what was cut is told below, once
+            vectors = model.embed(group, prompt=prompt, dimensions=dimensions)
+        for text, vector in zip(group, vectors, strict=True):
             values = {"input": text, "embedding": [float(x) for x in vector]}
             click.echo(json.dumps(values, ensure_ascii=False))
-    if cut:
-        say_cut(model)
+    say_cut(model)
 
 
 def read_inputs(texts: tuple[str, ...], file: BinaryIO | None) -> Iterator[str]:

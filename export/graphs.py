@@ -87,7 +87,7 @@ def encoder_contract(model: Transformer) -> Contract:
     outputs: dict[str, Shape]
     if dims.kind == "encoder":
         classifier = dims.head == "classifier"
-        name, width = ("logits", dims.labels) if classifier else ("embedding", dims.width)
+        name, width = ("logits", dims.labels) if classifier else ("embedding", dims.embedding_width)
         outputs = {name: ("batch", width)}
     else:
         assert dims.decoder is not None

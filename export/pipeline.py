@@ -17,6 +17,7 @@ from seq2edge import __version__
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.bundle.manifest import (
     AudioRecord,
+    EmbeddingRecord,
     GraphRecord,
     Manifest,
     ProvenanceRecord,
@@ -27,6 +28,7 @@ from seq2edge.bundle.manifest import (
 )
 from seq2edge.bundle.reference import REFERENCE, read_reference, write_reference
 from seq2edge.checkpoints.generation import GenerationDefaults, read_generation
+from seq2edge.checkpoints.importers.sentence_transformers import SentenceFolder
 from seq2edge.checkpoints.load import Checkpoint, load_checkpoint
 from seq2edge.checkpoints.tokenizer import convert_tokenizer
 from seq2edge.errors import ExportError
@@ -220,6 +222,7 @@ def _manifest(
         audio=_audio(dims),
         speech=_speech(defaults.extras) if dims.mels else None,
         tokenizer=tokenizer,
+        embedding=_embedding(loaded.source.sentence),
         graphs=graphs,
         provenance=ProvenanceRecord(
             tool_version=__version__,
@@ -230,6 +233,19 @@ def _manifest(
             unused_tensors=loaded.unused_tensors,
             privacy=read_privacy(loaded.source.path) if loaded.family == "seq2edge" else None,
         ),
+    )
+
+
+def _embedding(sentence: SentenceFolder | None) -> EmbeddingRecord | None:
+    """What a folder of sentence-transformers says beside its model."""
+    if sentence is None:
+        return None
+    return EmbeddingRecord(
+        prompts=sentence.prompts,
+        default_prompt=sentence.default_prompt,
+        longest=sentence.longest,
+        dimensions=sentence.dimensions,
+        similarity=sentence.similarity,  # type: ignore[arg-type]
     )
 
 

@@ -16,8 +16,13 @@ ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 NORMS = ("layer", "rms")
 POSITIONS = ("learned", "sinusoidal", "rotary", "relative")
 HEADS = ("lm", "classifier", "embedding")
-POOLINGS = ("first", "mean")
+POOLINGS = ("first", "last", "max", "mean")
 _TASKS = {"lm": "generate", "classifier": "classify", "embedding": "embed"}
+
+
+def later(default: Any) -> Any:
+    """A field that bundles written before it do not have; `files/records.py` reads its default."""
+    return dataclasses.field(default=default, metadata={"optional": True})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +82,18 @@ class StackDims:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseDims:
+    """One product of pooled embeddings."""
+
+    width: int  # of what it gives
+    activation: str = ""  # of that, one of ACTIVATIONS or tanh; empty: none
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        _choose("activation", self.activation, ("", "tanh", *ACTIVATIONS))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Dims:
     """A whole model. `encoder` or `decoder` is None where the model has none."""
 
@@ -95,6 +112,7 @@ class Dims:
     classifier_activation: str = ""  # between the classifier's two products
     pooling: str = ""  # how an encoder-only model sums up its positions, one of POOLINGS
     normalize: bool = False  # embeddings have the length 1
+    dense: tuple[DenseDims, ...] = later(())  # products behind the pooling, before `normalize`
 
     def __post_init__(self) -> None:
         _choose("head", self.head, HEADS)
@@ -109,6 +127,11 @@ class Dims:
         if self.decoder is None:
             return "encoder"
         return "decoder" if self.encoder is None else "encoder-decoder"
+
+    @property
+    def embedding_width(self) -> int:
+        """Values of a text's embedding."""
+        return self.dense[-1].width if self.dense else self.width
 
     @property
     def task(self) -> str:
@@ -131,7 +154,8 @@ class Dims:
             side: StackDims(**values[side]) if values.get(side) is not None else None
             for side in ("encoder", "decoder")
         }
-        return cls(**{**values, **stacks})
+        dense = tuple(DenseDims(**each) for each in values.get("dense", ()))
+        return cls(**{**values, **stacks, "dense": dense})
 
 
 def _choose(name: str, value: str, known: tuple[str, ...]) -> None:

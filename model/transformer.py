@@ -103,6 +103,11 @@ class Transformer(nn.Module):
             self.classifier_dense = nn.Linear(dims.width, dims.width)
             self.classifier_out = nn.Linear(dims.width, dims.labels)
             self.classifier_activation = activation(dims.classifier_activation)
+        widths = (dims.width, *(each.width for each in dims.dense))
+        self.dense = nn.ModuleList(
+            nn.Linear(width, each.width, bias=each.bias)
+            for width, each in zip(widths, dims.dense, strict=False)
+        )
 
     def encode(self, source: Tensor, source_length: Tensor) -> Tensor:
         """Tokens (batch, source) or features (batch, mels, frames) -> (batch, source, width)."""
@@ -206,17 +211,27 @@ class Transformer(nn.Module):
 
     def pool(self, source: Tensor, source_length: Tensor) -> Tensor:
         """Class logits (batch, labels) or embeddings (batch, width) of an encoder-only model."""
-        encoded = self.encode(source, source_length)
-        if self.dims.pooling == "mean":
-            valid = torch.arange(encoded.shape[1], device=encoded.device) < source_length[:, None]
-            total = (encoded * valid[:, :, None].to(encoded.dtype)).sum(dim=1)
-            pooled = total / source_length[:, None].clamp(min=1).to(encoded.dtype)  # (batch, width)
-        else:
-            pooled = encoded[:, 0]
+        pooled = self._pooled(self.encode(source, source_length), source_length)
         if self.dims.head == "classifier":
             dense = self.classifier_dense(pooled)
             return self.classifier_out(self.classifier_activation(dense))
+        for product, each in zip(self.dense, self.dims.dense, strict=True):
+            pooled = product(pooled)
+            pooled = activation(each.activation)(pooled) if each.activation else pooled
         return F.normalize(pooled, dim=-1) if self.dims.normalize else pooled
+
+    def _pooled(self, encoded: Tensor, length: Tensor) -> Tensor:
+        """One vector of the valid positions of encoded (batch, source, width)."""
+        places = torch.arange(encoded.shape[1], device=encoded.device)
+        valid = (places < length[:, None])[:, :, None]  # (batch, source, 1)
+        if self.dims.pooling == "mean":
+            total = (encoded * valid.to(encoded.dtype)).sum(dim=1)
+            return total / length[:, None].clamp(min=1).to(encoded.dtype)
+        if self.dims.pooling == "max":
+            return encoded.masked_fill(~valid, float("-inf")).amax(dim=1)
+        if self.dims.pooling == "last":
+            return encoded[torch.arange(encoded.shape[0], device=encoded.device), length - 1]
+        return encoded[:, 0]
 
     def start(
         self,

@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import os
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.manifest import EmbeddingRecord
 from seq2edge.bundle.shortlist import read_shortlist
 from seq2edge.errors import InputError, OptionError
 from seq2edge.runtime.backend import Backend, Features, Memory, open_backend
+from seq2edge.runtime.embeddings import first_values, with_prompt
 from seq2edge.runtime.likelihood import probabilities
 from seq2edge.runtime.limits import Limits
 from seq2edge.runtime.options import DecodeOptions
@@ -392,18 +395,38 @@ class Model:
         self._require("classify")
         return probabilities(self._pool(sources), self.bundle.manifest.problem)
 
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Sentence embeddings, (batch, width)."""
+    def embed(
+        self, texts: Sequence[str], *, prompt: str | None = None, dimensions: int | None = None
+    ) -> NDArray[np.float32]:
+        """Sentence embeddings, (batch, width), as the checkpoint's folder says.
+
+        `prompt` names one of its prompts (`bundle.manifest.embedding`), by default its own default;
+        an empty name is none. Texts longer than it takes are cut, with a warning. `dimensions`
+        keeps the first values alone, of unit length where all have it.
+        """
         _refuse_one_string(texts)
         self._require("embed")
-        return self.embed_ids(self._tokenize(texts))
+        record, longest = self.bundle.manifest.embedding or EmbeddingRecord(), None
+        if self.bundle.manifest.embedding or prompt:
+            texts, longest = with_prompt(texts, record, prompt), record.longest
+        before = self.tokenizer.shortened if longest else 0
+        ids = [self.encode_text(text, longest=longest) for text in texts]
+        if longest and self.tokenizer.shortened > before and not self._cut:
+            warnings.warn(
+                f"embed: cut texts to {longest} tokens, as the checkpoint says; "
+                "model.tokenizer.shortened counts them",
+                stacklevel=2,
+            )
+        return self.embed_ids(ids, dimensions=dimensions)
 
-    def embed_ids(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
-        """Sentence embeddings of token ids, (batch, width)."""
+    def embed_ids(
+        self, sources: Sequence[Ids], *, dimensions: int | None = None
+    ) -> NDArray[np.float32]:
+        """Sentence embeddings of token ids, (batch, width); see `embed`."""
         self._require("embed")
-        if not sources:
-            return np.empty((0, self.dims.width), dtype=np.float32)
-        return self._pool(sources)
+        vectors = np.empty((0, self.dims.embedding_width), dtype=np.float32)
+        vectors = self._pool(sources) if sources else vectors
+        return first_values(vectors, self.bundle.manifest, dimensions)
 
     def encode_text(
         self,

@@ -15,6 +15,7 @@ from made_once import MadeOnce
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.bundle.manifest import (
     AudioRecord,
+    EmbeddingRecord,
     EngineRecord,
     GraphFlavour,
     GraphRecord,
@@ -105,6 +106,12 @@ def manifest_of(**changes: Any) -> Manifest:
             source_sha256="0" * 64,
             tool_version="0.1.0",
             created="2026-01-31T23:59:59Z",
+        ),
+        "embedding": EmbeddingRecord(
+            prompts={"query": "query: ", "passage": ""},
+            longest=256,
+            dimensions=128,
+            similarity="cosine",
         ),
         "graphs": (
             graph("encoder", "canonical", "encoder.onnx"),
