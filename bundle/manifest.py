@@ -289,8 +289,9 @@ class ProvenanceRecord:
 class Manifest:
     """A whole bundle.
 
-    `shortlist` and `embedding` are not written where there are none, so that older versions read
-    the rest.
+    `shortlist`, `embedding` and `relevance` are not written where there are none, so that older
+    versions read the rest. `relevance` is what the score of a classifier with one label is where it
+    reranks (None: the sigmoid).
     `generation` holds the checkpoint's decoding defaults, `generation_ignored` those of its
     settings that the runtime does not apply. `files` lists every file but the manifest; it is
     empty until a `BundleWriter` finishes.
@@ -307,6 +308,9 @@ class Manifest:
     generation_ignored: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
     problem: Literal["", "single_label", "multi_label", "regression"] = ""
+    relevance: Literal["sigmoid", "plain"] | None = dataclasses.field(
+        default=None, metadata=OPTIONAL
+    )
     audio: AudioRecord | None = None
     speech: SpeechRecord | None = None
     tokenizer: TokenizerRecord | None = None

@@ -19,6 +19,8 @@ from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import DenseDims, Dims
 from seq2edge.model.transformer import Transformer
 
+RELEVANCE = {"Sigmoid": "sigmoid", "Identity": "plain"}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint:
@@ -30,6 +32,7 @@ class Checkpoint:
     model: Transformer
     labels: tuple[str, ...]
     problem: str
+    relevance: str | None
     unused_tensors: tuple[str, ...]
 
 
@@ -55,6 +58,7 @@ def load_checkpoint(
     config.require("quantization_config")
     if dims.kind == "decoder":
         config.ignore("is_decoder")  # it is one
+    relevance = _relevance(config) if dims.head == "classifier" else None
     config.check_all_read()
     labels = _labels(source.config, dims.labels) if dims.head == "classifier" else ()
     model, unused = build(family, dims, source)
@@ -65,6 +69,7 @@ def load_checkpoint(
         model=model,
         labels=labels,
         problem=_problem(source.config, labels),
+        relevance=relevance if dims.labels == 1 else None,
         unused_tensors=unused,
     )
 
@@ -211,6 +216,22 @@ def _labels(config: dict[str, Any], count: int) -> tuple[str, ...]:
         raise CheckpointError(f"config.json: id2label {table} does not count from 0")
     named = len(table) == count
     return tuple(table[i] if named else f"LABEL_{i}" for i in range(count))
+
+
+def _relevance(config: Config) -> str:
+    """What a CrossEncoder of sentence-transformers makes of the one logit."""
+    saved = config.get("sentence_transformers") or {}
+    unknown = ", ".join(set(saved) - {"activation_fn", "version"})
+    if unknown:
+        raise UnsupportedError(f"config.json: sentence_transformers has {unknown}")
+    older = config.get("sbert_ce_default_activation_function")
+    named = str(saved.get("activation_fn") or older or "Sigmoid").rsplit(".", 1)[-1]
+    if named not in RELEVANCE:
+        known = ", ".join(RELEVANCE)
+        raise UnsupportedError(
+            f"config.json: activation_fn {named} is not supported, known: {known}"
+        )
+    return RELEVANCE[named]
 
 
 def _problem(config: dict[str, Any], labels: tuple[str, ...]) -> str:

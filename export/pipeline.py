@@ -219,6 +219,7 @@ def _manifest(
         generation_ignored=defaults.ignored if generates else {},
         labels=loaded.labels,
         problem=loaded.problem,  # type: ignore[arg-type]
+        relevance=loaded.relevance,  # type: ignore[arg-type]
         audio=_audio(dims),
         speech=_speech(defaults.extras) if dims.mels else None,
         tokenizer=tokenizer,

@@ -107,7 +107,7 @@ class Dims:
     logits_bias: bool = False  # one bias per token of the vocabulary
     logits_scale: float = 1.0  # hidden states are multiplied by it before the LM head
     mels: int = 0  # >0: the encoder reads log-mel features of so many bands, not tokens
-    token_types: int = 0  # >0: rows of BERT's table of segments, of which row 0 is used
+    token_types: int = 0  # >0: rows of BERT's table of segments; 1: the one that all tokens have
     labels: int = 0  # classes of a classifier
     classifier_activation: str = ""  # between the classifier's two products
     pooling: str = ""  # how an encoder-only model sums up its positions, one of POOLINGS

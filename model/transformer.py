@@ -109,8 +109,13 @@ class Transformer(nn.Module):
             for width, each in zip(widths, dims.dense, strict=False)
         )
 
-    def encode(self, source: Tensor, source_length: Tensor) -> Tensor:
-        """Tokens (batch, source) or features (batch, mels, frames) -> (batch, source, width)."""
+    def encode(
+        self, source: Tensor, source_length: Tensor, token_types: Tensor | None = None
+    ) -> Tensor:
+        """Tokens (batch, source) or features (batch, mels, frames) -> (batch, source, width).
+
+        Without `token_types` (batch, source) all tokens are of type 0.
+        """
         if self.dims.mels:
             x = F.gelu(self.convolution1(source))
             x = F.gelu(self.convolution2(x)).transpose(1, 2)  # (batch, frames / 2, width)
@@ -118,7 +123,8 @@ class Transformer(nn.Module):
             table = self.source_embedding if self.dims.source_vocab else self.embedding
             x = table(source)
         if self.dims.token_types:
-            x = x + self.token_types.weight[0]
+            types = self.token_types
+            x = x + (types.weight[0] if token_types is None else types(token_types))
         positions = torch.arange(x.shape[1], device=x.device)
         x = self.encoder.embed(x, positions[None])
         mask = None
@@ -209,9 +215,12 @@ class Transformer(nn.Module):
         assert isinstance(total, Tensor)
         return operators.flatten_beams(total / len(heads))
 
-    def pool(self, source: Tensor, source_length: Tensor) -> Tensor:
+    def pool(
+        self, source: Tensor, source_length: Tensor, token_types: Tensor | None = None
+    ) -> Tensor:
         """Class logits (batch, labels) or embeddings (batch, width) of an encoder-only model."""
-        pooled = self._pooled(self.encode(source, source_length), source_length)
+        encoded = self.encode(source, source_length, token_types)
+        pooled = self._pooled(encoded, source_length)
         if self.dims.head == "classifier":
             dense = self.classifier_dense(pooled)
             return self.classifier_out(self.classifier_activation(dense))

@@ -142,6 +142,8 @@ def make_inputs(dims: Dims, start: tuple[int, ...], seed: int = 0) -> Arrays:
             vocab = dims.source_vocab or dims.vocab
             inputs["source"] = rng.integers(0, vocab, (2, longest))
             inputs["source_length"] = np.array([longest, max(1, longest // 2)])
+            if dims.kind == "encoder" and dims.token_types > 1:
+                inputs["token_types"] = rng.integers(0, dims.token_types, (2, longest))
     if dims.kind == "decoder":
         inputs["prompt"] = rng.integers(0, dims.vocab, (2, 7))
         inputs["prompt_length"] = np.array([7, 4])
@@ -155,7 +157,7 @@ def make_inputs(dims: Dims, start: tuple[int, ...], seed: int = 0) -> Arrays:
 def record(backend: Backend, inputs: Arrays) -> Arrays:
     """Run the reference and keep what it answered: tokens, largest logits and log-sum-exps."""
     if "prompt" not in inputs:
-        return {**inputs, "pooled": backend.pool(inputs["source"], inputs["source_length"])}
+        return {**inputs, "pooled": _pooled(backend, inputs)}
     # The TOP largest logits of a step and the log-sum-exp stand for all: they are what decoding
     # looks at, and a vocabulary of logits at every step would make the bundle large.
     tokens: list[NDArray[np.int64]] = []
@@ -184,8 +186,7 @@ def record(backend: Backend, inputs: Arrays) -> Arrays:
 def replay(backend: Backend, reference: Arrays) -> Parity:
     """Run the same program on another backend and compare; what it finds by itself too."""
     if "prompt" not in reference:
-        pooled = backend.pool(reference["source"], reference["source_length"])
-        return _compare([(reference["pooled"], pooled)], [])
+        return _compare([(reference["pooled"], _pooled(backend, reference))], [])
     pairs, choices = [], []
     tokens = list(reference["tokens"])
     beams = len(tokens[0]) // len(reference["prompt"])
@@ -203,6 +204,16 @@ def replay(backend: Backend, reference: Arrays) -> Parity:
     if backend.verifies:
         pairs.extend(_verified_pairs(backend, reference))
     return _compare(pairs, choices)
+
+
+def _pooled(backend: Backend, inputs: Arrays) -> NDArray[np.float32]:
+    """What an encoder-only model answers; 0 for padding, whose answers mean nothing."""
+    lengths = inputs["source_length"]
+    pooled = backend.pool(inputs["source"], lengths, inputs.get("token_types"))
+    if pooled.ndim > 2:  # (batch, source, values)
+        valid = np.arange(pooled.shape[1]) < lengths[:, None]
+        pooled = np.where(valid[:, :, None], pooled, np.float32(0))
+    return pooled
 
 
 def _verified_pairs(

@@ -82,6 +82,7 @@ def manifest_of(**changes: Any) -> Manifest:
         "generation_ignored": {"do_sample": True},
         "labels": ("no", "oui", "ね"),
         "problem": "single_label",
+        "relevance": "plain",
         "audio": AudioRecord(sampling_rate=16000, mels=80, fft=400, hop=160, seconds=30),
         "speech": SpeechRecord(
             languages={"en": 50259},
