@@ -50,6 +50,7 @@ class StackDims:
     embedding_norm: bool = False  # and one behind the embedding
     positions: str = "learned"  # one of POSITIONS
     max_positions: int = 0  # rows of the table of positions; 0: no limit (rotary, relative)
+    position_offset: int = 0  # rows of a foreign table of positions before the first token's
     relative_buckets: int = 0  # T5: how many biases per head
     relative_distance: int = 0  # T5: all distances from there on share the last bucket
     rotary_theta: float = 0.0  # base of the rotary frequencies

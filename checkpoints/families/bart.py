@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMapping, linear, norm
+from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import Dims, StackDims
 from seq2edge.model.positions import sinusoidal_table
 
@@ -31,6 +32,7 @@ class Layout:
     positions: str
     logits_bias: bool
     skip_positions: int = 0
+    padded_positions: bool = False  # the first token stands at the padding id + 1
     make_positions: Callable[[int, int], Tensor] | None = None
 
 
@@ -49,9 +51,26 @@ def stack_dims(config: Config, layout: Layout, side: str, positions: int) -> Sta
         embedding_norm=layout.embedding_norm,
         positions=layout.positions,
         max_positions=positions,
+        position_offset=padded_offset(config) if layout.padded_positions else 0,
         embedding_scale=math.sqrt(width) if config.get("scale_embedding") else 1.0,
         attention_scale=(width // heads) ** -0.5,
     )
+
+
+def padded_offset(config: Config) -> int:
+    """Where the first token stands in families that count positions from the padding id on.
+
+    A padding token has no place there; one that sequences begin with is refused.
+    """
+    pad = config.get("pad_token_id", 1)
+    if not isinstance(pad, int) or pad < 0:
+        raise CheckpointError(f"config.json: pad_token_id is {pad!r}, positions count from it")
+    if config.get("decoder_start_token_id") == pad:
+        raise UnsupportedError(
+            f"config.json: decoder_start_token_id {pad} is the pad_token_id too, and padding has "
+            "no position: not supported"
+        )
+    return pad + 1
 
 
 def _dims(layout: Layout, config: Config, names: Names) -> Dims:
@@ -133,20 +152,26 @@ def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping
 
 
 def _positions(layout: Layout, stack: StackDims, width: int, side: str) -> WeightMapping:
-    default = layout.make_positions
+    default = None
+    if layout.make_positions is not None:
+        default = functools.partial(_made_positions, layout.make_positions, stack, width)
     return WeightMapping(
         target=f"{side}.positions.weight",
         sources=(f"model.{side}.embed_positions.weight",),
         skip_rows=layout.skip_positions,
-        default=None if default is None else functools.partial(default, stack.max_positions, width),
+        default=default,
     )
 
 
-def _offset_table(positions: int, width: int) -> Tensor:
-    """M2M100's table in tensor2tensor's spacing, whose first token stands at position 2."""
+def _made_positions(table: Callable[[int, int], Tensor], stack: StackDims, width: int) -> Tensor:
+    return table(stack.position_offset + stack.max_positions, width)[stack.position_offset :]
+
+
+def _tensor2tensor_table(positions: int, width: int) -> Tensor:
+    """M2M100's table, in the spacing of tensor2tensor."""
     half = width // 2
     step = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
-    angle = torch.arange(2, positions + 2).float()[:, None] * step[None]
+    angle = torch.arange(positions).float()[:, None] * step[None]
     table = torch.cat((angle.sin(), angle.cos()), dim=1)
     return torch.nn.functional.pad(table, (0, width - 2 * half))
 
@@ -226,6 +251,7 @@ M2M100 = _family(
         embedding_norm=False,
         positions="sinusoidal",
         logits_bias=False,
-        make_positions=_offset_table,
+        padded_positions=True,
+        make_positions=_tensor2tensor_table,
     ),
 )

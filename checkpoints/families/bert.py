@@ -9,6 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 
+from seq2edge.checkpoints.families.bart import padded_offset
 from seq2edge.checkpoints.families.family import (
     Config,
     Family,
@@ -37,7 +38,7 @@ class Layout:
     feedforward_norm: str
     classifier: tuple[str, str]  # dense, out
     classifier_activation: str
-    skip_positions: int = 0  # rows of the position table that no token reaches
+    padded_positions: bool = False  # the first token stands at the padding id + 1
 
 
 def _head(config: Config, layout: Layout) -> dict[str, object]:
@@ -71,11 +72,10 @@ def _dims(layout: Layout, config: Config, names: Names) -> Dims:
         "tie_word_embeddings",
         "tie_weights_",
     )
-    if layout.skip_positions:  # RoBERTa counts positions from the padding id + 1 on
-        config.require("pad_token_id", layout.skip_positions - 1)
+    offset = padded_offset(config) if layout.padded_positions else 0
     get = _renamed(config)
     width, heads = get("hidden_size", "dim"), get("num_attention_heads", "n_heads")
-    positions = config.size("max_position_embeddings", 512) - layout.skip_positions
+    positions = config.size("max_position_embeddings", 512) - offset
     stack = StackDims(
         layers=get("num_hidden_layers", "n_layers"),
         heads=heads,
@@ -88,6 +88,7 @@ def _dims(layout: Layout, config: Config, names: Names) -> Dims:
         final_norm=False,
         embedding_norm=True,
         max_positions=positions,
+        position_offset=offset,
         attention_scale=(width // heads) ** -0.5,
     )
     prefix = _prefix(layout, names)
@@ -128,7 +129,7 @@ def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping
     yield WeightMapping(
         target="encoder.positions.weight",
         sources=(f"{prefix}embeddings.position_embeddings.weight",),
-        skip_rows=layout.skip_positions,
+        skip_rows=stack.position_offset,
     )
     yield from _norm("encoder.embedding_norm", f"{prefix}embeddings.LayerNorm", names)
     for i in range(stack.layers):
@@ -188,7 +189,7 @@ ROBERTA = _family(
         _BERT,
         prefix="roberta.",
         classifier=("classifier.dense", "classifier.out_proj"),
-        skip_positions=2,
+        padded_positions=True,
     ),
 )
 DISTILBERT = _family(

@@ -58,13 +58,27 @@ def our_logits(loaded, source, target):
     return np.stack(answers, axis=1)
 
 
-@pytest.mark.parametrize("name", tiny_models.GENERATORS)
-def test_logits_are_those_of_transformers(folder, name):
+def named(cases):
+    """Parameters of a test: names of tiny models, alone or with changed settings."""
+    pairs = [case if isinstance(case, tuple) else (case, {}) for case in cases]
+    ids = ["-".join([name, *(f"{k}={v}" for k, v in new.items())]) for name, new in pairs]
+    return pytest.mark.parametrize(("name", "changes"), pairs, ids=ids)
+
+
+@named(
+    [
+        *tiny_models.GENERATORS,
+        ("m2m100", {"pad_token_id": 5}),
+        ("bart", {"pad_token_id": 5}),
+        ("marian", {"pad_token_id": 5}),
+    ]
+)
+def test_logits_are_those_of_transformers(folder, name, changes):
     """After a prefill and after each step from the cache, for every family."""
-    path = folder(name)
-    reference, loaded = tiny_models.make(name), load_checkpoint(path)
+    path = folder(name, **changes)
+    reference, loaded = tiny_models.make(name, **changes), load_checkpoint(path)
     generator = torch.Generator().manual_seed(5)
-    target = torch.randint(3, loaded.dims.vocab, (2, 11), generator=generator)
+    target = torch.randint(6, loaded.dims.vocab, (2, 11), generator=generator)
     if loaded.dims.kind == "decoder":
         inputs, source = {"input_ids": target}, None
     elif loaded.dims.mels:
@@ -72,12 +86,36 @@ def test_logits_are_those_of_transformers(folder, name):
         source = torch.randn(shape, generator=generator)
         inputs = {"input_features": source, "decoder_input_ids": target}
     else:
-        source = torch.randint(3, 80, (2, 9), generator=generator)
+        source = torch.randint(6, 80, (2, 9), generator=generator)
         mask = torch.ones_like(source)
         inputs = {"input_ids": source, "attention_mask": mask, "decoder_input_ids": target}
     with torch.no_grad():
         wanted = reference(**inputs).logits[:, 3:].numpy()
     np.testing.assert_allclose(our_logits(loaded, source, target), wanted, **CLOSE)
+
+
+@named(
+    [
+        *tiny_models.ENCODERS,
+        ("roberta", {"pad_token_id": 0}),
+        ("roberta-embedding", {"pad_token_id": 5}),
+    ]
+)
+def test_answers_of_encoders_are_those_of_transformers(folder, name, changes):
+    """Logits and means of hidden states, of rows of unequal lengths."""
+    loaded, reference = load_checkpoint(folder(name, **changes)), tiny_models.make(name, **changes)
+    source = torch.randint(6, 80, (3, 9), generator=torch.Generator().manual_seed(5))
+    length = torch.tensor([9, 4, 1])
+    mask = torch.arange(9) < length[:, None]
+    source[~mask] = reference.config.pad_token_id
+    with torch.no_grad():
+        output = reference(input_ids=source, attention_mask=mask.long())
+        if loaded.dims.head == "classifier":
+            wanted = output.logits
+        else:
+            wanted = (output.last_hidden_state * mask[:, :, None]).sum(1) / length[:, None]
+        found = loaded.model.pool(source, length)
+    torch.testing.assert_close(found, wanted, **CLOSE)
 
 
 @pytest.mark.parametrize("name", ["llama", "bart", "bert"])

@@ -83,6 +83,8 @@ def test_details_that_published_models_differ_in():
     assert published("Qwen3-0.6B").decoder.qk_norm
     assert published("bert-base-uncased").head == "embedding"
     assert published("roberta-base").encoder.max_positions == 512
+    assert published("roberta-base", pad_token_id=0).encoder.max_positions == 513
+    assert published("nllb-200-distilled-600M", pad_token_id=7).decoder.position_offset == 8
     assert published("distilbert-base-uncased-finetuned-sst-2-english").labels == 2
     assert published("whisper-tiny").frames == 3000
 
@@ -115,7 +117,7 @@ def test_details_that_published_models_differ_in():
         ("bert-base-uncased", {"position_embedding_type": "relative_key"}, "'relative_key'"),
         ("bert-base-uncased", {"is_decoder": True}, "is_decoder True"),
         ("bert-base-uncased", {"pruned_heads": {"0": [1]}}, r"pruned_heads=\{'0': \[1\]\}"),
-        ("roberta-base", {"pad_token_id": 0}, "pad_token_id 0 is not supported, only 1"),
+        ("nllb-200-distilled-600M", {"pad_token_id": 2}, "start_token_id 2 is the pad_token_id"),
         ("gpt2", {"architectures": ["GPT2ForQuestionAnswering"]}, "GPT2ForQuestionAnswering"),
         ("gpt2", {"model_type": "mamba"}, "mamba.*known: .*gpt2"),
         ("gpt2", {"model_type": ""}, "known: .*gpt2"),
@@ -169,6 +171,7 @@ def test_a_task_that_a_checkpoint_has_no_head_for_is_refused(tmp_path, name, tas
         ({"n_layer": 0}, "n_layer is 0, needs a positive integer"),
         ({"n_head": "12"}, "n_head is '12', needs a positive integer"),
         ({"vocab_size": True}, "vocab_size is True, needs a positive integer"),
+        ({**CONFIGS["roberta-base"], "pad_token_id": -1}, "pad_token_id is -1, positions count"),
     ],
 )
 def test_sizes_must_be_sizes(changes, message):
