@@ -80,18 +80,18 @@ def _dims(layout: Layout, config: Config, names: Names) -> Dims:
     config.require("add_final_layer_norm", layout.final_norm)
     config.require("add_bias_logits", False)
     config.require("static_position_embeddings", layout.positions == "sinusoidal")
-    config.require("tie_word_embeddings", True)
-    config.ignore("num_hidden_layers", "extra_pos_embeddings", "share_encoder_decoder_embeddings")
+    config.ignore("num_hidden_layers", "extra_pos_embeddings")
     positions = config.size("max_position_embeddings")
-    split = (
-        "model.encoder.embed_tokens.weight" in names
-        and config.get("share_encoder_decoder_embeddings", True) is False
-    )
-    target_vocab = config.size("decoder_vocab_size", config.size("vocab_size"))
+    tied = config.get("tie_word_embeddings", True) is True
+    shared = config.get("share_encoder_decoder_embeddings", True) is True
+    split = "model.encoder.embed_tokens.weight" in names and not (tied and shared)
+    vocab = config.size("vocab_size")
+    target_vocab = config.size("decoder_vocab_size", vocab)
     return Dims(
         width=config.size("d_model"),
-        vocab=target_vocab if split else config.size("vocab_size"),
-        source_vocab=config.size("vocab_size") if split else 0,
+        vocab=vocab if shared or not split else target_vocab,
+        source_vocab=vocab if split else 0,
+        tied=tied,
         encoder=stack_dims(config, layout, "encoder", positions),
         decoder=stack_dims(config, layout, "decoder", positions),
         logits_bias=layout.logits_bias and "final_logits_bias" in names,
@@ -136,6 +136,8 @@ def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping
             target="source_embedding.weight", sources=("model.encoder.embed_tokens.weight",)
         )
     yield WeightMapping(target="embedding.weight", sources=(embedding,))
+    if not dims.tied:
+        yield from linear("lm_head", "lm_head", bias=False)
     for side, stack in (("encoder", dims.encoder), ("decoder", dims.decoder)):
         assert stack is not None
         yield _positions(layout, stack, dims.width, side)
@@ -189,8 +191,9 @@ def _family(name: str, architecture: str, layout: Layout) -> Family:
                 "model.decoder.embed_tokens.weight",
                 "lm_head.weight",
             ),
-            "model.decoder.embed_tokens.weight": ("lm_head.weight", "model.shared.weight"),
+            "model.decoder.embed_tokens.weight": ("lm_head.weight",),
         },
+        unused=(r"model\.shared\.weight",),  # where both sides have tables of their own
     )
 
 

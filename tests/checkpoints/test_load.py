@@ -71,6 +71,8 @@ def named(cases):
         ("m2m100", {"pad_token_id": 5}),
         ("bart", {"pad_token_id": 5}),
         ("marian", {"pad_token_id": 5}),
+        ("marian-split", {"tie_word_embeddings": False}),
+        ("mbart", {"tie_word_embeddings": False}),
     ]
 )
 def test_logits_are_those_of_transformers(folder, name, changes):
