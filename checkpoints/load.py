@@ -17,6 +17,7 @@ from seq2edge.checkpoints.importers.huggingface import Source, open_folder
 from seq2edge.checkpoints.importers.sentence_transformers import MODULES, SentenceFolder
 from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import DenseDims, Dims
+from seq2edge.model.positions import RelativeBias, Rotary
 from seq2edge.model.transformer import Transformer
 
 RELEVANCE = {"Sigmoid": "sigmoid", "Identity": "plain"}
@@ -137,10 +138,10 @@ def _dense_weights(source: Source) -> Iterator[WeightMapping]:
 def _restore_tables(model: Transformer, dims: Dims) -> None:
     """Buffers that follow from the dims were lost on the meta device; make them again."""
     for side, stack in (("encoder", dims.encoder), ("decoder", dims.decoder)):
-        if stack is not None and stack.positions in ("rotary", "relative"):
-            name = "rotary" if stack.positions == "rotary" else "relative"
-            module = getattr(getattr(model, side), name)
-            module.restore(stack)
+        if stack is not None:
+            for module in getattr(model, side).modules():
+                if isinstance(module, (Rotary, RelativeBias)):
+                    module.restore(stack)
 
 
 def _fill(parameter: Tensor, weight: WeightMapping, source: Source) -> Iterator[str]:

@@ -48,10 +48,12 @@ class StackDims:
     pre_norm: bool = True  # x + f(norm(x)); False: norm(x + f(x)), as in Vaswani et al. 2017
     final_norm: bool = True  # one more norm behind the last layer
     embedding_norm: bool = False  # and one behind the embedding
+    norm_before_positions: bool = False  # the last before positions are added (Blenderbot-small)
     positions: str = "learned"  # one of POSITIONS
     max_positions: int = 0  # rows of the table of positions; 0: no limit (rotary, relative)
     position_offset: int = 0  # rows of a foreign table of positions before the first token's
     relative_buckets: int = 0  # T5: how many biases per head
+    relative_layers: bool = False  # each layer has such biases of its own (umT5)
     relative_distance: int = 0  # T5: all distances from there on share the last bucket
     rotary_theta: float = 0.0  # base of the rotary frequencies
     embedding_scale: float = 1.0  # embedded tokens are multiplied by it, often by sqrt(width)

@@ -32,23 +32,42 @@ class Stack(nn.Module):
             self.positions = nn.Embedding(stack.max_positions, width)
         elif stack.positions == "rotary":
             self.rotary = Rotary(stack)
-        else:
-            self.relative = RelativeBias(stack, bidirectional=not causal)
+        if stack.relative_buckets:
+            tables = [
+                RelativeBias(stack, bidirectional=not causal)
+                for _ in range(stack.layers if stack.relative_layers else 1)
+            ]
+            if stack.relative_layers:
+                self.relatives = nn.ModuleList(tables)
+            else:
+                self.relative = tables[0]
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
         """Scale and place embedded tokens x (rows, new, width); positions (rows or 1, new)."""
         if self.dims.embedding_scale != 1.0:
             x = x * self.dims.embedding_scale
+        if self.dims.norm_before_positions:
+            x = self.embedding_norm(x)
         if self.dims.positions in ("learned", "sinusoidal"):
             x = x + self.positions(positions)
-        return self.dropout(self.embedding_norm(x))
+        return self.dropout(x if self.dims.norm_before_positions else self.embedding_norm(x))
 
     def rotation(self, positions: Tensor) -> Rotation:
         """Rotary angles of these positions, or None."""
         return self.rotary(positions) if self.dims.positions == "rotary" else None
 
-    def causal_mask(self, positions: Tensor, capacity: Tensor) -> Tensor:
-        """Which cached keys a token may see; additive where there is a relative bias.
+    def biases(self, positions: Tensor, keys: Tensor) -> list[Tensor]:
+        """The relative biases (rows, heads, new, total): none, one for all layers, or one a layer.
+
+        positions (rows, new); keys (total,) positions.
+        """
+        if not self.dims.relative_buckets:
+            return []
+        tables = self.relatives if self.dims.relative_layers else [self.relative]
+        return [table(positions, keys) for table in tables]
+
+    def causal_masks(self, positions: Tensor, capacity: Tensor) -> list[Tensor]:
+        """Which cached keys a token may see, for all layers or each; additive with a relative bias.
 
         positions (rows, new); capacity (capacity,) key positions. (rows, 1 or heads, new, capacity)
         """
@@ -56,10 +75,10 @@ class Stack(nn.Module):
         allowed = capacity <= query
         if self.dims.window:
             allowed = allowed & (capacity > query - self.dims.window)
-        if self.dims.positions == "relative":
-            bias = self.relative(positions, capacity)  # (rows, heads, new, capacity)
-            return bias.masked_fill(~allowed[:, None], float("-inf"))
-        return allowed[:, None]  # (rows, 1, new, capacity)
+        if self.dims.relative_buckets:
+            biases = self.biases(positions, capacity)  # (rows, heads, new, capacity)
+            return [bias.masked_fill(~allowed[:, None], float("-inf")) for bias in biases]
+        return [allowed[:, None]]  # (rows, 1, new, capacity)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -127,11 +146,9 @@ class Transformer(nn.Module):
             x = x + (types.weight[0] if token_types is None else types(token_types))
         positions = torch.arange(x.shape[1], device=x.device)
         x = self.encoder.embed(x, positions[None])
-        mask = None
-        if self.encoder.dims.positions == "relative":
-            mask = self.encoder.relative(positions[None], positions)
-        for layer in self.encoder.layers:
-            x, _ = layer(x, mask=mask, length=source_length)
+        masks: list[Tensor | None] = [*self.encoder.biases(positions[None], positions)] or [None]
+        for index, layer in enumerate(self.encoder.layers):
+            x, _ = layer(x, mask=masks[index % len(masks)], length=source_length)
         return self.encoder.final_norm(x)
 
     def project_source(self, encoded: Tensor) -> list[KeyValue]:
@@ -158,13 +175,13 @@ class Transformer(nn.Module):
         positions = new[None] if start is None else start[:, None] + new
         keys = new if past is None else torch.arange(past[0][0].shape[2], device=tokens.device)
         x = stack.embed(self.embedding(tokens), positions)
-        rotation, mask = stack.rotation(positions), stack.causal_mask(positions, keys)
+        rotation, masks = stack.rotation(positions), stack.causal_masks(positions, keys)
         present = []
         for index, layer in enumerate(stack.layers):
             x, key_value = layer(
                 x,
                 rotation=rotation,
-                mask=mask,
+                mask=masks[index % len(masks)],
                 past=past[index] if past else None,
                 start=start,
                 source=source[index] if source else None,

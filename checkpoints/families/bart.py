@@ -1,7 +1,7 @@
-"""The families that share BART's layout: BART, mBART, Marian, Pegasus, M2M100 and NLLB.
+"""The families that share BART's layout: BART, mBART, Marian, Pegasus, M2M100 and NLLB, Blenderbot.
 
 Sources: Lewis et al. 2020, Liu et al. 2020, Junczys-Dowmunt et al. 2018, Zhang et al. 2020,
-Fan et al. 2021.
+Fan et al. 2021, Roller et al. 2021.
 """
 
 from __future__ import annotations
@@ -80,7 +80,10 @@ def _dims(layout: Layout, config: Config, names: Names) -> Dims:
     config.require("add_final_layer_norm", layout.final_norm)
     config.require("add_bias_logits", False)
     config.require("static_position_embeddings", layout.positions == "sinusoidal")
-    config.ignore("num_hidden_layers", "extra_pos_embeddings")
+    config.require("extra_layer_norm", False)
+    for name in ("layernorm_variant", "variant"):
+        config.require(name, "prelayernorm" if layout.pre_norm else "xlm")
+    config.ignore("num_hidden_layers", "extra_pos_embeddings", "do_blenderbot_90_layernorm")
     positions = config.size("max_position_embeddings")
     tied = config.get("tie_word_embeddings", True) is True
     shared = config.get("share_encoder_decoder_embeddings", True) is True
@@ -178,12 +181,25 @@ def _tensor2tensor_table(positions: int, width: int) -> Tensor:
     return torch.nn.functional.pad(table, (0, width - 2 * half))
 
 
-def _family(name: str, architecture: str, layout: Layout) -> Family:
+def _blenderbot_small_dims(layout: Layout, config: Config, names: Names) -> Dims:
+    """Its decoder normalises embedded tokens before they are placed, and does not scale them."""
+    dims = _dims(layout, config, names)
+    assert dims.decoder is not None
+    decoder = dataclasses.replace(dims.decoder, embedding_scale=1.0, norm_before_positions=True)
+    return dataclasses.replace(dims, decoder=decoder)
+
+
+def _family(
+    name: str,
+    architecture: str,
+    layout: Layout,
+    dims: Callable[[Layout, Config, Names], Dims] = _dims,
+) -> Family:
     """The registry's row of a family that differs from BART by its layout."""
     return Family(
         name=name,
         architectures=(architecture,),
-        dims=functools.partial(_dims, layout),
+        dims=functools.partial(dims, layout),
         weights=functools.partial(_weights, layout),
         aliases={
             "model.shared.weight": (
@@ -257,4 +273,19 @@ M2M100 = _family(
         padded_positions=True,
         make_positions=_tensor2tensor_table,
     ),
+)
+BLENDERBOT = _family(
+    "blenderbot",
+    "BlenderbotForConditionalGeneration",
+    Layout(
+        pre_norm=True, final_norm=True, embedding_norm=False, positions="learned", logits_bias=True
+    ),
+)
+BLENDERBOT_SMALL = _family(
+    "blenderbot-small",
+    "BlenderbotSmallForConditionalGeneration",
+    Layout(
+        pre_norm=False, final_norm=False, embedding_norm=True, positions="learned", logits_bias=True
+    ),
+    _blenderbot_small_dims,
 )

@@ -73,6 +73,8 @@ def named(cases):
         ("marian", {"pad_token_id": 5}),
         ("marian-split", {"tie_word_embeddings": False}),
         ("mbart", {"tie_word_embeddings": False}),
+        ("opt", {"do_layer_norm_before": False}),
+        ("opt", {"_remove_final_layer_norm": True}),
     ]
 )
 def test_logits_are_those_of_transformers(folder, name, changes):

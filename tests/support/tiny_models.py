@@ -129,6 +129,22 @@ _WHISPER = {
     "suppress_tokens": None,
     "begin_suppress_tokens": None,
 }
+_BLENDERBOT = {
+    **BART_SIZES,
+    "encoder_layers": 1,
+    "encoder_ffn_dim": 96,
+    "decoder_start_token_id": 0,
+    "encoder_no_repeat_ngram_size": 0,  # the config's class has another default
+}
+_OPT: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "ffn_dim": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 60,
+    **SEQ2SEQ_TOKENS,
+}
 _QWEN = {**LLAMA_SIZES, "tie_word_embeddings": False}
 
 GENERATORS: dict[str, TinyModel] = {
@@ -137,6 +153,9 @@ GENERATORS: dict[str, TinyModel] = {
         "T5", **T5_SIZES, tie_word_embeddings=False, feed_forward_proj="gated-gelu"
     ),
     "mt5": _seq2seq("MT5", **T5_SIZES, tie_word_embeddings=False),
+    "umt5": _seq2seq(
+        "UMT5", **{**T5_SIZES, "num_layers": 2, "num_heads": 2, "d_kv": 16, "d_ff": 96}
+    ),
     "bart": _seq2seq("Bart", **BART_SIZES),
     "mbart": _seq2seq("MBart", **BART_SIZES, scale_embedding=True),
     "marian": TinyModel(model="MarianMTModel", config="MarianConfig", settings=_MARIAN),
@@ -150,9 +169,14 @@ GENERATORS: dict[str, TinyModel] = {
         },
     ),
     "m2m100": _seq2seq("M2M100", **BART_SIZES, scale_embedding=True),
+    "blenderbot": _seq2seq("Blenderbot", **_BLENDERBOT, scale_embedding=True),
+    "blenderbot-small": _seq2seq(
+        "BlenderbotSmall", **{**_BLENDERBOT, "d_model": 64}, scale_embedding=True
+    ),
     "pegasus": _seq2seq("Pegasus", **{**BART_SIZES, "decoder_start_token_id": 1}),
     "whisper": _seq2seq("Whisper", **_WHISPER),
     "gpt2": TinyModel(model="GPT2LMHeadModel", config="GPT2Config", settings=_GPT2, kind="decoder"),
+    "opt": _causal("OPT", **_OPT),
     "llama": _causal("Llama", **LLAMA_SIZES),
     "llama-biases-tied": _causal(
         "Llama", **LLAMA_SIZES, attention_bias=True, mlp_bias=True, tie_word_embeddings=True

@@ -14,6 +14,7 @@ from seq2edge.errors import CheckpointError, UnsupportedError
 NAMES = {
     "flan-t5-base": ("lm_head.weight",),
     "mt5-small": ("lm_head.weight",),
+    "umt5-small": ("lm_head.weight",),
     "bert-base-uncased": ("bert.embeddings.token_type_embeddings.weight",),
     "roberta-base": ("roberta.embeddings.token_type_embeddings.weight",),
 }
@@ -21,13 +22,17 @@ LAYERS_HEADS_WIDTH = {
     "t5-small": ((6, 8), (6, 8), 512),
     "flan-t5-base": ((12, 12), (12, 12), 768),
     "mt5-small": ((8, 6), (8, 6), 512),
+    "umt5-small": ((8, 6), (8, 6), 512),
     "bart-large-cnn": ((12, 16), (12, 16), 1024),
     "mbart-large-50-many-to-many-mmt": ((12, 16), (12, 16), 1024),
     "opus-mt-en-fr": ((6, 8), (6, 8), 512),
     "nllb-200-distilled-600M": ((12, 16), (12, 16), 1024),
     "pegasus-xsum": ((16, 16), (16, 16), 1024),
+    "blenderbot-400M-distill": ((2, 32), (12, 32), 1280),
+    "blenderbot_small-90M": ((8, 16), (8, 16), 512),
     "whisper-tiny": ((4, 6), (4, 6), 384),
     "gpt2": (None, (12, 12), 768),
+    "opt-125m": (None, (12, 12), 768),
     "TinyLlama-1.1B": (None, (22, 32), 2048),
     "Mistral-7B-v0.1": (None, (32, 32), 4096),
     "Qwen2.5-0.5B-Instruct": (None, (24, 14), 896),
@@ -72,6 +77,15 @@ def test_details_that_published_models_differ_in():
     assert published("mt5-small").encoder.gated
     assert published("opus-mt-en-fr").encoder.activation == "silu"
     assert published("opus-mt-en-fr").encoder.embedding_scale == pytest.approx(512**0.5)
+    assert published("umt5-small").encoder.relative_layers
+    assert not published("umt5-small").tied
+    assert published("umt5-small").logits_scale == 1.0
+    assert published("blenderbot-400M-distill").decoder.max_positions == 128
+    assert published("blenderbot_small-90M").decoder.norm_before_positions
+    assert not published("blenderbot_small-90M").encoder.norm_before_positions
+    assert published("opt-125m").decoder.activation == "relu"
+    assert published("opt-125m").decoder.final_norm
+    assert not published("opt-125m", do_layer_norm_before=False).decoder.final_norm
     assert published("gpt2").decoder.hidden == 3072
     assert published("gpt2").decoder.activation == "gelu_tanh"
     assert published("TinyLlama-1.1B").decoder.kv_heads == 4
@@ -109,6 +123,11 @@ def test_details_that_published_models_differ_in():
         ("Qwen3-0.6B", {"layer_types": ["chunked_attention"]}, "layer_types chunked_attention"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx True"),
         ("gpt2", {"tie_word_embeddings": False}, "tie_word_embeddings False"),
+        ("opt-125m", {"word_embed_proj_dim": 512}, "word_embed_proj_dim 512 .* only 768"),
+        ("opt-125m", {"enable_bias": False}, "enable_bias False"),
+        ("opt-125m", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine"),
+        ("blenderbot-400M-distill", {"extra_layer_norm": True}, "extra_layer_norm True"),
+        ("blenderbot-400M-distill", {"layernorm_variant": "xlm"}, "layernorm_variant 'xlm'"),
         ("bart-large-cnn", {"normalize_before": True}, "normalize_before True"),
         ("bart-large-cnn", {"static_position_embeddings": True}, "static_position_embeddings"),
         ("opus-mt-en-fr", {"normalize_embedding": True}, "normalize_embedding True"),
