@@ -62,6 +62,7 @@ class StackDims:
     attention_bias: bool = True  # of the product behind the heads
     feedforward_bias: bool = True
     qk_norm: bool = False  # RMSNorm of each query and key head, before the rotation
+    shared_layers: bool = False  # all layers have the same weights (Lan et al. 2020)
     window: int = 0  # >0: a token attends to that many tokens, itself included
 
     def __post_init__(self) -> None:
@@ -110,6 +111,9 @@ class Dims:
     logits_bias: bool = False  # one bias per token of the vocabulary
     logits_scale: float = 1.0  # hidden states are multiplied by it before the LM head
     mels: int = 0  # >0: the encoder reads log-mel features of so many bands, not tokens
+    # >0: tables of tokens and positions are that narrow, and one product widens what they give:
+    # factorised embeddings (Lan et al. 2020).
+    table_width: int = 0
     token_types: int = 0  # >0: rows of BERT's table of segments; 1: the one that all tokens have
     labels: int = 0  # classes of a classifier
     classifier_activation: str = ""  # between the classifier's two products

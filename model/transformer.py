@@ -20,16 +20,22 @@ Heads: TypeAlias = tuple[tuple[int, ...], ...]  # pairs (decoder layer, head)
 class Stack(nn.Module):
     """Embedded tokens or features in, hidden states out; encoder or decoder."""
 
-    def __init__(self, stack: StackDims, width: int, *, causal: bool, cross: bool) -> None:
+    def __init__(
+        self, stack: StackDims, width: int, *, causal: bool, cross: bool, table_width: int = 0
+    ) -> None:
         super().__init__()
         self.dims = stack
         self.causal = causal
-        self.layers = nn.ModuleList(Layer(stack, width, cross=cross) for _ in range(stack.layers))
-        self.embedding_norm = norm(stack, width) if stack.embedding_norm else nn.Identity()
+        count = 1 if stack.shared_layers else stack.layers
+        layers = [Layer(stack, width, cross=cross) for _ in range(count)]
+        self.layers = nn.ModuleList(layers[i % count] for i in range(stack.layers))
+        narrow = table_width or width
+        self.embedding_norm = norm(stack, narrow) if stack.embedding_norm else nn.Identity()
+        self.widen = nn.Linear(narrow, width) if table_width else nn.Identity()
         self.final_norm = norm(stack, width) if stack.final_norm else nn.Identity()
         self.dropout = nn.Dropout(0.0)  # its rate is set by training alone
         if stack.positions in ("learned", "sinusoidal"):
-            self.positions = nn.Embedding(stack.max_positions, width)
+            self.positions = nn.Embedding(stack.max_positions, narrow)
         elif stack.positions == "rotary":
             self.rotary = Rotary(stack)
         if stack.relative_buckets:
@@ -43,14 +49,18 @@ class Stack(nn.Module):
                 self.relative = tables[0]
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Scale and place embedded tokens x (rows, new, width); positions (rows or 1, new)."""
+        """Scale and place embedded tokens; positions (rows or 1, new).
+
+        x (rows, new, width or table_width) -> (rows, new, width)
+        """
         if self.dims.embedding_scale != 1.0:
             x = x * self.dims.embedding_scale
         if self.dims.norm_before_positions:
             x = self.embedding_norm(x)
         if self.dims.positions in ("learned", "sinusoidal"):
             x = x + self.positions(positions)
-        return self.dropout(x if self.dims.norm_before_positions else self.embedding_norm(x))
+        x = self.dropout(x if self.dims.norm_before_positions else self.embedding_norm(x))
+        return self.widen(x)
 
     def rotation(self, positions: Tensor) -> Rotation:
         """Rotary angles of these positions, or None."""
@@ -97,14 +107,21 @@ class Transformer(nn.Module):
     def __init__(self, dims: Dims) -> None:
         super().__init__()
         self.dims = dims
-        self.embedding = nn.Embedding(dims.vocab, dims.width)
+        narrow = dims.table_width or dims.width
+        self.embedding = nn.Embedding(dims.vocab, narrow)
         if dims.source_vocab:
-            self.source_embedding = nn.Embedding(dims.source_vocab, dims.width)
+            self.source_embedding = nn.Embedding(dims.source_vocab, narrow)
         if dims.token_types:
-            self.token_types = nn.Embedding(dims.token_types, dims.width)
+            self.token_types = nn.Embedding(dims.token_types, narrow)
         cross = dims.kind == "encoder-decoder"
         if dims.encoder is not None:
-            self.encoder = Stack(dims.encoder, dims.width, causal=False, cross=False)
+            self.encoder = Stack(
+                dims.encoder,
+                dims.width,
+                causal=False,
+                cross=False,
+                table_width=dims.table_width,
+            )
         if dims.decoder is not None:
             self.decoder = Stack(dims.decoder, dims.width, causal=True, cross=cross)
         if dims.mels:

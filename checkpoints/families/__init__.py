@@ -31,6 +31,11 @@ FAMILIES = {
     "qwen3": "llama:QWEN3",
     "bert": "bert:BERT",
     "roberta": "bert:ROBERTA",
+    "xlm-roberta": "bert:XLM_ROBERTA",
+    "camembert": "bert:CAMEMBERT",
+    "electra": "electra:ELECTRA",
+    "albert": "electra:ALBERT",
+    "mpnet": "electra:MPNET",
     "distilbert": "bert:DISTILBERT",
     "seq2edge": "native:NATIVE",
 }

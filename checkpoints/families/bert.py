@@ -1,4 +1,4 @@
-"""BERT, RoBERTa and DistilBERT as classifiers and as sentence encoders.
+"""BERT, RoBERTa, XLM-R and DistilBERT as classifiers and as sentence encoders.
 
 Sources: Devlin et al. 2019, Liu et al. 2019, Sanh et al. 2019, Reimers and Gurevych 2019.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from seq2edge.checkpoints.families.bart import padded_offset
 from seq2edge.checkpoints.families.family import (
@@ -39,6 +39,9 @@ class Layout:
     classifier: tuple[str, str]  # dense, out
     classifier_activation: str
     padded_positions: bool = False  # the first token stands at the padding id + 1
+    widen: str = ""  # the product behind narrow embeddings, in families that may have them
+    shared_layers: bool = False  # one layer's weights serve all
+    relative_buckets: int = 0  # of a bias that all layers share, as T5's
 
 
 def _head(config: Config, layout: Layout) -> dict[str, object]:
@@ -61,7 +64,7 @@ def _head(config: Config, layout: Layout) -> dict[str, object]:
     }
 
 
-def _dims(layout: Layout, config: Config, names: Names) -> Dims:
+def bert_dims(layout: Layout, config: Config, names: Names) -> Dims:
     """The sizes that a config.json says, in the names of this layout."""
     config.require("position_embedding_type", "absolute")
     config.require("is_decoder", False)  # causal attention
@@ -89,14 +92,19 @@ def _dims(layout: Layout, config: Config, names: Names) -> Dims:
         embedding_norm=True,
         max_positions=positions,
         position_offset=offset,
+        relative_buckets=layout.relative_buckets,
+        relative_distance=128 if layout.relative_buckets else 0,
+        shared_layers=layout.shared_layers,
         attention_scale=(width // heads) ** -0.5,
     )
     prefix = _prefix(layout, names)
+    narrow = config.size("embedding_size", 128) if layout.widen else 0
     types = f"{prefix}embeddings.token_type_embeddings.weight" in names
     return Dims(
         width=width,
         vocab=config.size("vocab_size"),
         encoder=stack,
+        table_width=narrow if f"{prefix}{layout.widen}.weight" in names else 0,
         tied=False,
         token_types=config.size("type_vocab_size", 2) if types else 0,
         **_head(config, layout),  # type: ignore[arg-type]
@@ -132,7 +140,12 @@ def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping
         skip_rows=stack.position_offset,
     )
     yield from _norm("encoder.embedding_norm", f"{prefix}embeddings.LayerNorm", names)
-    for i in range(stack.layers):
+    if dims.table_width:
+        yield from linear("encoder.widen", f"{prefix}{layout.widen}")
+    if stack.relative_buckets:
+        bias = f"{prefix}encoder.relative_attention_bias.weight"
+        yield WeightMapping(target="encoder.relative.weight", sources=(bias,))
+    for i in range(1 if stack.shared_layers else stack.layers):
         yield from _layer(f"encoder.layers.{i}", prefix + layout.layer.format(i), layout, names)
     if dims.head == "classifier":
         dense, out = (name.format(prefix) for name in layout.classifier)
@@ -157,19 +170,35 @@ def _layer(ours: str, theirs: str, layout: Layout, names: Names) -> Iterator[Wei
     yield from _norm(f"{ours}.feedforward_norm", f"{theirs}.{layout.feedforward_norm}", names)
 
 
-def _family(name: str, model: str, layout: Layout) -> Family:
+def bert_family(
+    name: str,
+    model: str,
+    layout: Layout,
+    dims: Callable[[Layout, Config, Names], Dims] = bert_dims,
+) -> Family:
+    """The registry's row of a family that has BERT's layout or one like it."""
     return Family(
         name=name,
-        architectures=(f"{model}ForSequenceClassification", f"{model}Model", f"{model}ForMaskedLM"),
-        dims=functools.partial(_dims, layout),
+        architectures=tuple(
+            f"{model}{end}"
+            for end in ("ForSequenceClassification", "Model", "ForMaskedLM", "ForPreTraining")
+        ),
+        dims=functools.partial(dims, layout),
         weights=functools.partial(_weights, layout),
         ignored=(r"(.*\.)?embeddings\.(position_ids|token_type_ids)",),
         # A pooler that the pooling does not use; heads of masked-language pretraining.
-        unused=(r"(.*\.)?pooler\..*", r"cls\..*", r"lm_head\..*", r"vocab_\w+\..*"),
+        unused=(
+            r"(.*\.)?pooler\..*",
+            r"cls\..*",
+            r"lm_head\..*",
+            r"vocab_\w+\..*",
+            r"((discriminator|generator)_)?predictions\..*",
+            r"(generator_lm_head|sop_classifier)\..*",
+        ),
     )
 
 
-_BERT = Layout(
+BERT_LAYOUT = Layout(
     prefix="bert.",
     layer="encoder.layer.{}",
     qkv=("attention.self.query", "attention.self.key", "attention.self.value"),
@@ -181,18 +210,17 @@ _BERT = Layout(
     classifier=("{}pooler.dense", "classifier"),
     classifier_activation="tanh",
 )
-BERT = _family("bert", "Bert", _BERT)
-ROBERTA = _family(
-    "roberta",
-    "Roberta",
-    dataclasses.replace(
-        _BERT,
-        prefix="roberta.",
-        classifier=("classifier.dense", "classifier.out_proj"),
-        padded_positions=True,
-    ),
+BERT = bert_family("bert", "Bert", BERT_LAYOUT)
+_ROBERTA = dataclasses.replace(
+    BERT_LAYOUT,
+    prefix="roberta.",
+    classifier=("classifier.dense", "classifier.out_proj"),
+    padded_positions=True,
 )
-DISTILBERT = _family(
+ROBERTA = bert_family("roberta", "Roberta", _ROBERTA)
+XLM_ROBERTA = bert_family("xlm-roberta", "XLMRoberta", _ROBERTA)
+CAMEMBERT = bert_family("camembert", "Camembert", _ROBERTA)
+DISTILBERT = bert_family(
     "distilbert",
     "DistilBert",
     Layout(

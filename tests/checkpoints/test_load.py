@@ -101,6 +101,7 @@ def test_logits_are_those_of_transformers(folder, name, changes):
 @named(
     [
         *tiny_models.ENCODERS,
+        *tiny_models.ALIKE,
         ("roberta", {"pad_token_id": 0}),
         ("roberta-embedding", {"pad_token_id": 5}),
     ]

@@ -145,6 +145,10 @@ _OPT: dict[str, Any] = {
     "max_position_embeddings": 60,
     **SEQ2SEQ_TOKENS,
 }
+_ELECTRA = {**BERT_SIZES, "hidden_size": 64, "embedding_size": 32, "intermediate_size": 96}
+_ALBERT = {**BERT_SIZES, "hidden_size": 96, "embedding_size": 32, "num_hidden_layers": 3}
+_MPNET = {**BERT_SIZES, "num_attention_heads": 2, "intermediate_size": 128}
+del _MPNET["type_vocab_size"]
 _QWEN = {**LLAMA_SIZES, "tie_word_embeddings": False}
 
 GENERATORS: dict[str, TinyModel] = {
@@ -200,6 +204,9 @@ ENCODERS: dict[str, TinyModel] = {
         num_labels=3,
         pad_token_id=1,
     ),
+    "electra": _classifier("Electra", **_ELECTRA),
+    "albert-embedding": _encoder("Albert", **_ALBERT),
+    "mpnet-embedding": _encoder("MPNet", **_MPNET),
     "bert-embedding": _encoder("Bert", **BERT_SIZES),
     "roberta-embedding": _encoder("Roberta", **{**BERT_SIZES, "type_vocab_size": 1}),
     "distilbert-embedding": _encoder(
@@ -215,11 +222,20 @@ ENCODERS: dict[str, TinyModel] = {
 }
 
 ALL: dict[str, TinyModel] = {**GENERATORS, **ENCODERS}
+# The same graphs as a family above has: compared without an export.
+ALIKE: dict[str, TinyModel] = {
+    "xlm-roberta": _classifier("XLMRoberta", **{**BERT_SIZES, "type_vocab_size": 1}),
+    "camembert": _encoder("Camembert", **{**BERT_SIZES, "type_vocab_size": 1}),
+    "electra-embedding": _encoder("Electra", **_ELECTRA),
+    "electra-wide": _classifier("Electra", **{**_ELECTRA, "embedding_size": 64}),
+    "albert": _classifier("Albert", **_ALBERT),
+    "mpnet": _classifier("MPNet", **_MPNET),
+}
 
 
 def make(name: str, seed: int = 0, **changes: Any) -> Any:
     """The random model of that name, in eval mode, sharp enough that its tokens vary."""
-    entry = ALL[name]
+    entry = {**ALL, **ALIKE}[name]
     torch.manual_seed(seed)
     config = getattr(transformers, entry.config)(**{**entry.settings, **changes})
     model = getattr(transformers, entry.model)(config).eval()

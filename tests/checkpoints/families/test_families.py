@@ -17,6 +17,16 @@ NAMES = {
     "umt5-small": ("lm_head.weight",),
     "bert-base-uncased": ("bert.embeddings.token_type_embeddings.weight",),
     "roberta-base": ("roberta.embeddings.token_type_embeddings.weight",),
+    "xlm-roberta-base": ("roberta.embeddings.token_type_embeddings.weight",),
+    "camembert-base": ("roberta.embeddings.token_type_embeddings.weight",),
+    "electra-small-discriminator": (
+        "electra.embeddings.token_type_embeddings.weight",
+        "electra.embeddings_project.weight",
+    ),
+    "albert-base-v2": (
+        "albert.embeddings.token_type_embeddings.weight",
+        "albert.encoder.embedding_hidden_mapping_in.weight",
+    ),
 }
 LAYERS_HEADS_WIDTH = {
     "t5-small": ((6, 8), (6, 8), 512),
@@ -39,6 +49,11 @@ LAYERS_HEADS_WIDTH = {
     "Qwen3-0.6B": (None, (28, 16), 1024),
     "bert-base-uncased": ((12, 12), None, 768),
     "roberta-base": ((12, 12), None, 768),
+    "xlm-roberta-base": ((12, 12), None, 768),
+    "camembert-base": ((12, 12), None, 768),
+    "electra-small-discriminator": ((12, 4), None, 256),
+    "albert-base-v2": ((12, 12), None, 768),
+    "all-mpnet-base-v2": ((12, 12), None, 768),
     "distilbert-base-uncased-finetuned-sst-2-english": ((6, 12), None, 768),
 }
 
@@ -99,6 +114,12 @@ def test_details_that_published_models_differ_in():
     assert published("roberta-base").encoder.max_positions == 512
     assert published("roberta-base", pad_token_id=0).encoder.max_positions == 513
     assert published("nllb-200-distilled-600M", pad_token_id=7).decoder.position_offset == 8
+    assert published("xlm-roberta-base").encoder.max_positions == 512
+    assert published("electra-small-discriminator").table_width == 128
+    assert published("albert-base-v2").table_width == 128
+    assert published("albert-base-v2").encoder.shared_layers
+    assert published("all-mpnet-base-v2").encoder.relative_buckets == 32
+    assert published("all-mpnet-base-v2").encoder.max_positions == 512
     assert published("distilbert-base-uncased-finetuned-sst-2-english").labels == 2
     assert published("whisper-tiny").frames == 3000
 
@@ -133,6 +154,10 @@ def test_details_that_published_models_differ_in():
         ("opus-mt-en-fr", {"normalize_embedding": True}, "normalize_embedding True"),
         ("whisper-tiny", {"scale_embedding": True}, "scale_embedding True"),
         ("t5-small", {"feed_forward_proj": "gated-swish"}, "feed_forward_proj 'gated-swish'"),
+        ("albert-base-v2", {"num_hidden_groups": 2}, "num_hidden_groups 2 is not supported"),
+        ("albert-base-v2", {"inner_group_num": 2}, "inner_group_num 2 is not supported"),
+        ("all-mpnet-base-v2", {"pad_token_id": 0}, "pad_token_id 0 is not supported, only 1"),
+        ("all-mpnet-base-v2", {"relative_attention_num_buckets": 64}, "num_buckets 64 is not"),
         ("bert-base-uncased", {"position_embedding_type": "relative_key"}, "'relative_key'"),
         ("bert-base-uncased", {"is_decoder": True}, "is_decoder True"),
         ("bert-base-uncased", {"pruned_heads": {"0": [1]}}, r"pruned_heads=\{'0': \[1\]\}"),
