@@ -17,7 +17,7 @@ from seq2edge.checkpoints.importers.huggingface import Source, open_folder
 from seq2edge.checkpoints.importers.sentence_transformers import MODULES, SentenceFolder
 from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import DenseDims, Dims
-from seq2edge.model.positions import RelativeBias, Rotary
+from seq2edge.model.positions import RelativeBias, RelativePlaces, Rotary
 from seq2edge.model.transformer import Transformer
 
 RELEVANCE = {"Sigmoid": "sigmoid", "Identity": "plain"}
@@ -140,7 +140,7 @@ def _restore_tables(model: Transformer, dims: Dims) -> None:
     for side, stack in (("encoder", dims.encoder), ("decoder", dims.decoder)):
         if stack is not None:
             for module in getattr(model, side).modules():
-                if isinstance(module, (Rotary, RelativeBias)):
+                if isinstance(module, (Rotary, RelativeBias, RelativePlaces)):
                     module.restore(stack)
 
 
@@ -151,6 +151,19 @@ def _fill(parameter: Tensor, weight: WeightMapping, source: Source) -> Iterator[
         if weight.default is None:
             raise CheckpointError(f"{source.path}: tensor {missing[0]} is missing")
         parameter.copy_(weight.default())
+        return
+    if weight.combine is not None:
+        names = [name for name in weight.sources if name is not None]
+        tensors = [source.read(name) for name in names]
+        try:
+            parameter.copy_(weight.combine(*tensors))
+        except RuntimeError as error:
+            shapes = ", ".join(f"{n} {list(t.shape)}" for n, t in zip(names, tensors, strict=True))
+            raise CheckpointError(
+                f"{source.path}: tensors do not make {weight.target} {list(parameter.shape)}, "
+                f"for which the config asks: {shapes}"
+            ) from error
+        yield from names
         return
     offset = 0
     zeros = parameter.shape[0] // len(weight.sources)

@@ -54,7 +54,10 @@ class StackDims:
     position_offset: int = 0  # rows of a foreign table of positions before the first token's
     relative_buckets: int = 0  # T5: how many biases per head
     relative_layers: bool = False  # each layer has such biases of its own (umT5)
-    relative_distance: int = 0  # T5: all distances from there on share the last bucket
+    # DeBERTa: rows to either side in tables of relative positions that every layer has for keys and
+    # queries (He et al. 2021): scores depend on what stands there too.
+    relative_span: int = 0
+    relative_distance: int = 0  # all distances from there on share the last bucket, or the last row
     rotary_theta: float = 0.0  # base of the rotary frequencies
     embedding_scale: float = 1.0  # embedded tokens are multiplied by it, often by sqrt(width)
     attention_scale: float = 1.0  # so are attention scores, often by 1 / sqrt(head_dim)

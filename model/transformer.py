@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from seq2edge.model import operators
 from seq2edge.model.dims import Dims, StackDims
 from seq2edge.model.layers import KeyValue, Layer, Rotation, activation, norm
-from seq2edge.model.positions import RelativeBias, Rotary
+from seq2edge.model.positions import RelativeBias, RelativePlaces, Rotary
 
 Heads: TypeAlias = tuple[tuple[int, ...], ...]  # pairs (decoder layer, head)
 
@@ -38,6 +38,8 @@ class Stack(nn.Module):
             self.positions = nn.Embedding(stack.max_positions, narrow)
         elif stack.positions == "rotary":
             self.rotary = Rotary(stack)
+        if stack.relative_span:
+            self.places = RelativePlaces(stack)
         if stack.relative_buckets:
             tables = [
                 RelativeBias(stack, bidirectional=not causal)
@@ -69,8 +71,11 @@ class Stack(nn.Module):
     def biases(self, positions: Tensor, keys: Tensor) -> list[Tensor]:
         """The relative biases (rows, heads, new, total): none, one for all layers, or one a layer.
 
-        positions (rows, new); keys (total,) positions.
+        positions (rows, new); keys (total,) positions. With `relative_span` the places
+        (2, total, total) from which each layer makes a bias.
         """
+        if self.dims.relative_span:
+            return [self.places(keys)]
         if not self.dims.relative_buckets:
             return []
         tables = self.relatives if self.dims.relative_layers else [self.relative]

@@ -97,7 +97,7 @@ def bert_dims(layout: Layout, config: Config, names: Names) -> Dims:
         shared_layers=layout.shared_layers,
         attention_scale=(width // heads) ** -0.5,
     )
-    prefix = _prefix(layout, names)
+    prefix = prefix_of(layout, names)
     narrow = config.size("embedding_size", 128) if layout.widen else 0
     types = f"{prefix}embeddings.token_type_embeddings.weight" in names
     return Dims(
@@ -121,24 +121,26 @@ def _renamed(config: Config) -> functools.partial[int]:
     return functools.partial(size)
 
 
-def _prefix(layout: Layout, names: Names) -> str:
+def prefix_of(layout: Layout, names: Names) -> str:
+    """What all names of the encoder begin with; nothing in a bare encoder's file."""
     return layout.prefix if any(name.startswith(layout.prefix) for name in names) else ""
 
 
-def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping]:
+def bert_weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping]:
     """Every parameter that these dims have, and the tensors it is made of."""
-    prefix = _prefix(layout, names)
+    prefix = prefix_of(layout, names)
     stack = dims.encoder
     assert stack is not None
     for ours, theirs in (("embedding", "word"), ("token_types", "token_type")):
         if ours == "embedding" or dims.token_types:
             source = f"{prefix}embeddings.{theirs}_embeddings.weight"
             yield WeightMapping(target=f"{ours}.weight", sources=(source,))
-    yield WeightMapping(
-        target="encoder.positions.weight",
-        sources=(f"{prefix}embeddings.position_embeddings.weight",),
-        skip_rows=stack.position_offset,
-    )
+    if stack.positions == "learned":
+        yield WeightMapping(
+            target="encoder.positions.weight",
+            sources=(f"{prefix}embeddings.position_embeddings.weight",),
+            skip_rows=stack.position_offset,
+        )
     yield from _norm("encoder.embedding_norm", f"{prefix}embeddings.LayerNorm", names)
     if dims.table_width:
         yield from linear("encoder.widen", f"{prefix}{layout.widen}")
@@ -184,13 +186,13 @@ def bert_family(
             for end in ("ForSequenceClassification", "Model", "ForMaskedLM", "ForPreTraining")
         ),
         dims=functools.partial(dims, layout),
-        weights=functools.partial(_weights, layout),
+        weights=functools.partial(bert_weights, layout),
         ignored=(r"(.*\.)?embeddings\.(position_ids|token_type_ids)",),
         # A pooler that the pooling does not use; heads of masked-language pretraining.
         unused=(
             r"(.*\.)?pooler\..*",
             r"cls\..*",
-            r"lm_head\..*",
+            r"(lm_head|lm_predictions|mask_predictions)\..*",
             r"vocab_\w+\..*",
             r"((discriminator|generator)_)?predictions\..*",
             r"(generator_lm_head|sop_classifier)\..*",

@@ -148,7 +148,7 @@ class WeightMapping:
     A source of None stands for zeros, as long as its first neighbour, in place of a bias that the
     family does not have. `skip_rows` rows are padding that no position ever reaches. `default`
     gives the values where the sources may be missing from a checkpoint because they follow from
-    sizes.
+    sizes. `combine` makes the parameter of the sources where it is not their rows.
     """
 
     target: str
@@ -156,6 +156,7 @@ class WeightMapping:
     transpose: bool = False
     skip_rows: int = 0
     default: Callable[[], Tensor] | None = None
+    combine: Callable[..., Tensor] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -103,6 +103,9 @@ def test_logits_are_those_of_transformers(folder, name, changes):
         *tiny_models.ENCODERS,
         *tiny_models.ALIKE,
         ("roberta", {"pad_token_id": 0}),
+        ("deberta-v2", {"share_att_key": False, "norm_rel_ebd": "none"}),
+        ("deberta-v2", {"position_biased_input": True, "type_vocab_size": 2}),
+        ("deberta-v2", {"pooler_hidden_act": "tanh"}),
         ("roberta-embedding", {"pad_token_id": 5}),
     ]
 )
@@ -150,7 +153,7 @@ def test_bare_encoders_may_lack_their_prefix(folder):
     assert all(torch.equal(found[key], value) for key, value in wanted.items())
 
 
-@pytest.mark.parametrize("name", ["t5", "bart", "whisper", "gpt2", "llama", "bert"])
+@pytest.mark.parametrize("name", ["t5", "bart", "whisper", "gpt2", "llama", "bert", "deberta-v2"])
 def test_a_missing_tensor_is_named(folder, name):
     """Each one of them, not only the first."""
     path = folder(name)
@@ -163,6 +166,18 @@ def test_a_missing_tensor_is_named(folder, name):
             load_checkpoint(path)
         edit_tensors(path, lambda tensors, key=missing, value=kept: tensors.update({key: value}))
     load_checkpoint(path)
+
+
+@pytest.mark.parametrize("shape", [(6, 32), (8, 16)])
+def test_tensors_that_make_no_table_are_named(folder, shape):
+    """Too few rows of relative positions, or too narrow ones."""
+    path, name = folder("deberta-v2"), "deberta.encoder.rel_embeddings.weight"
+    edit_tensors(path, lambda tensors: tensors.update({name: torch.ones(shape)}))
+    rows, width = shape
+    with pytest.raises(
+        CheckpointError, match=rf"position_key \[4, 8, 8\].*{name} \[{rows}, {width}\]"
+    ):
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize("name", ["t5", "marian-split", "gpt2", "qwen3", "distilbert"])

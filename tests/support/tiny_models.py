@@ -149,6 +149,18 @@ _ELECTRA = {**BERT_SIZES, "hidden_size": 64, "embedding_size": 32, "intermediate
 _ALBERT = {**BERT_SIZES, "hidden_size": 96, "embedding_size": 32, "num_hidden_layers": 3}
 _MPNET = {**BERT_SIZES, "num_attention_heads": 2, "intermediate_size": 128}
 del _MPNET["type_vocab_size"]
+_DEBERTA = {
+    **BERT_SIZES,
+    "intermediate_size": 160,
+    "type_vocab_size": 0,
+    "relative_attention": True,
+    "position_buckets": 4,
+    "max_relative_positions": 7,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": "p2c|c2p",
+    "position_biased_input": False,
+}
 _QWEN = {**LLAMA_SIZES, "tie_word_embeddings": False}
 
 GENERATORS: dict[str, TinyModel] = {
@@ -207,6 +219,7 @@ ENCODERS: dict[str, TinyModel] = {
     "electra": _classifier("Electra", **_ELECTRA),
     "albert-embedding": _encoder("Albert", **_ALBERT),
     "mpnet-embedding": _encoder("MPNet", **_MPNET),
+    "deberta-v2": _classifier("DebertaV2", **_DEBERTA),
     "bert-embedding": _encoder("Bert", **BERT_SIZES),
     "roberta-embedding": _encoder("Roberta", **{**BERT_SIZES, "type_vocab_size": 1}),
     "distilbert-embedding": _encoder(
@@ -227,6 +240,7 @@ ALIKE: dict[str, TinyModel] = {
     "xlm-roberta": _classifier("XLMRoberta", **{**BERT_SIZES, "type_vocab_size": 1}),
     "camembert": _encoder("Camembert", **{**BERT_SIZES, "type_vocab_size": 1}),
     "electra-embedding": _encoder("Electra", **_ELECTRA),
+    "deberta-v2-embedding": _encoder("DebertaV2", **_DEBERTA),
     "electra-wide": _classifier("Electra", **{**_ELECTRA, "embedding_size": 64}),
     "albert": _classifier("Albert", **_ALBERT),
     "mpnet": _classifier("MPNet", **_MPNET),

@@ -54,6 +54,8 @@ LAYERS_HEADS_WIDTH = {
     "electra-small-discriminator": ((12, 4), None, 256),
     "albert-base-v2": ((12, 12), None, 768),
     "all-mpnet-base-v2": ((12, 12), None, 768),
+    "deberta-v3-base": ((12, 12), None, 768),
+    "nli-deberta-v3-base": ((12, 12), None, 768),
     "distilbert-base-uncased-finetuned-sst-2-english": ((6, 12), None, 768),
 }
 
@@ -120,6 +122,11 @@ def test_details_that_published_models_differ_in():
     assert published("albert-base-v2").encoder.shared_layers
     assert published("all-mpnet-base-v2").encoder.relative_buckets == 32
     assert published("all-mpnet-base-v2").encoder.max_positions == 512
+    assert published("deberta-v3-base").encoder.relative_span == 256
+    assert published("deberta-v3-base").encoder.relative_distance == 512
+    assert published("deberta-v3-base").encoder.max_positions == 0
+    assert published("nli-deberta-v3-base").classifier_activation == "gelu"
+    assert published("nli-deberta-v3-base").labels == 3
     assert published("distilbert-base-uncased-finetuned-sst-2-english").labels == 2
     assert published("whisper-tiny").frames == 3000
 
@@ -158,6 +165,12 @@ def test_details_that_published_models_differ_in():
         ("albert-base-v2", {"inner_group_num": 2}, "inner_group_num 2 is not supported"),
         ("all-mpnet-base-v2", {"pad_token_id": 0}, "pad_token_id 0 is not supported, only 1"),
         ("all-mpnet-base-v2", {"relative_attention_num_buckets": 64}, "num_buckets 64 is not"),
+        ("deberta-v3-base", {"conv_kernel_size": 3}, "conv_kernel_size 3 is not supported"),
+        ("deberta-v3-base", {"pos_att_type": "c2p"}, "pos_att_type 'c2p' is not supported"),
+        ("deberta-v3-base", {"position_buckets": -1}, "position_buckets -1 is not supported"),
+        ("deberta-v3-base", {"relative_attention": False}, "relative_attention False is not"),
+        ("deberta-v3-base", {"embedding_size": 128}, "embedding_size 128 .* only 768"),
+        ("deberta-v3-base", {"norm_rel_ebd": "scale"}, "norm_rel_ebd 'scale' is not supported"),
         ("bert-base-uncased", {"position_embedding_type": "relative_key"}, "'relative_key'"),
         ("bert-base-uncased", {"is_decoder": True}, "is_decoder True"),
         ("bert-base-uncased", {"pruned_heads": {"0": [1]}}, r"pruned_heads=\{'0': \[1\]\}"),
