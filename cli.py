@@ -20,6 +20,7 @@ from seq2edge.commands.doctor import doctor
 from seq2edge.commands.evaluate import audit, evaluate
 from seq2edge.commands.export import export
 from seq2edge.commands.quantize import quantize
+from seq2edge.commands.rerank import rerank
 from seq2edge.commands.run import classify, embed, run, transcribe
 from seq2edge.commands.shortlist import shortlist
 from seq2edge.commands.sweep import sweep
@@ -29,7 +30,7 @@ from seq2edge.errors import Seq2EdgeError
 # As `seq2edge --help` lists them.
 GROUPS = {
     "Make a bundle": [export, shortlist, quantize, targets, build, pack, unpack],
-    "Run it": [run, chat, transcribe, classify, embed],
+    "Run it": [run, chat, transcribe, classify, rerank, embed],
     "Measure it": [verify, inspect, evaluate, audit, doctor],
     "Train": [train, sweep, distil, canary],
 }

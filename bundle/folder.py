@@ -223,6 +223,7 @@ def summarize(values: Mapping[str, Any]) -> Iterator[str]:
         needs = ", ".join(f"{name} {version}+" for name, version in graph["requires"].items())
         yield f"graph       {graph['file']} ({graph['target']}, needs {needs})"
     yield f"tokenizer   {values['tokenizer']['source'] if values['tokenizer'] else 'none'}"
+    yield from _summarize_embedding(values["embedding"])
     if values["labels"]:
         yield f"labels      {', '.join(values['labels'])}"
     for name, value in (values["generation"] or {}).items():
@@ -256,6 +257,18 @@ def _summarize_shortlist(listed: Mapping[str, Any] | None) -> Iterator[str]:
         learnt = f"learnt from {listed['texts']:,} texts"
         origin = learnt if listed["origin"] == "texts" else "given as ids"
         yield f"shortlist   {listed['size']:,} tokens can be generated, {origin}"
+
+
+def _summarize_embedding(record: Mapping[str, Any] | None) -> Iterator[str]:
+    if not record:
+        return
+    for name, prompt in record["prompts"].items():
+        default = ", the default" if name == record["default_prompt"] else ""
+        yield f"prompt      {name}: {json.dumps(prompt, ensure_ascii=False)}{default}"
+    if record["longest"]:
+        yield f"texts       cut to {record['longest']} tokens"
+    if record["similarity"]:
+        yield f"similarity  {record['similarity']}"
 
 
 def _require_folder(folder: Path) -> None:

@@ -171,6 +171,27 @@ class TokenizerRecord:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbeddingRecord:
+    """How a text is embedded, as its checkpoint's folder says.
+
+    `prompts` are put before texts, by the names that ask for them; `default_prompt` is the name
+    where nobody asks. A text with its prompt is cut to `longest` tokens, special ones included.
+    Of the embedding the first `dimensions` values are kept, None: all. `similarity` is what two
+    embeddings are compared by.
+    """
+
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    default_prompt: str = ""
+    longest: int | None = None
+    dimensions: int | None = None
+    similarity: Literal["", "cosine", "dot", "euclidean", "manhattan"] = ""
+
+    def __post_init__(self) -> None:
+        if self.default_prompt and self.default_prompt not in self.prompts:
+            raise BundleError(f"default_prompt: {self.default_prompt!r} is none of the prompts")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ParityRecord:
     """Graphs against the float model, on the recorded tokens: logits' errors, tokens that agreed.
 
@@ -281,8 +302,9 @@ class ProvenanceRecord:
 class Manifest:
     """A whole bundle.
 
-    `shortlist` and `original` are not written where there is none, so that older versions read the
-    rest.
+    `shortlist`, `embedding`, `relevance` and `original` are not written where there are none, so
+    that older versions read the rest. `relevance` is what the score of a classifier with one label
+    is where it reranks (None: the sigmoid).
     `generation` holds the checkpoint's decoding defaults, `generation_ignored` those of its
     settings that the runtime does not apply. `files` lists every file but the manifest; it is
     empty until a `BundleWriter` finishes.
@@ -299,10 +321,14 @@ class Manifest:
     generation_ignored: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
     problem: Literal["", "single_label", "multi_label", "regression"] = ""
+    relevance: Literal["sigmoid", "plain"] | None = dataclasses.field(
+        default=None, metadata=OPTIONAL
+    )
     audio: AudioRecord | None = None
     speech: SpeechRecord | None = None
     tokenizer: TokenizerRecord | None = None
     shortlist: ShortlistRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    embedding: EmbeddingRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
     graphs: tuple[GraphRecord, ...] = ()
     engines: tuple[EngineRecord, ...] = ()
     parity: ParityRecord | None = None

@@ -11,12 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seq2edge.checkpoints.families import find_family
-from seq2edge.checkpoints.families.family import Config, Family, WeightMapping
+from seq2edge.checkpoints.families import find_family, model_type_of
+from seq2edge.checkpoints.families.family import Config, Family, WeightMapping, linear
 from seq2edge.checkpoints.importers.huggingface import Source, open_folder
+from seq2edge.checkpoints.importers.sentence_transformers import MODULES, SentenceFolder
 from seq2edge.errors import CheckpointError, UnsupportedError
-from seq2edge.model.dims import Dims
+from seq2edge.model.dims import DenseDims, Dims
+from seq2edge.model.positions import RelativeBias, RelativePlaces, Rotary
 from seq2edge.model.transformer import Transformer
+
+RELEVANCE = {"Sigmoid": "sigmoid", "Identity": "plain"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,23 +33,35 @@ class Checkpoint:
     model: Transformer
     labels: tuple[str, ...]
     problem: str
+    relevance: str | None
     unused_tensors: tuple[str, ...]
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(
+    path: str | Path, *, task: str | None = None, default_task: str | None = None
+) -> Checkpoint:
     """Load a Hugging Face folder, a CTranslate2 Whisper folder or a GGUF Llama file, as float32.
 
-    Raises CheckpointError or UnsupportedError naming the file, setting or tensor.
+    `task` is what it is to do; `default_task` is taken where that is None and the checkpoint's
+    class leaves a choice. Raises CheckpointError or UnsupportedError naming the file, setting or
+    tensor.
     """
     source = open_source(Path(path))
-    config = Config(source.config)
+    config = Config(source.config, task=task, default_task=default_task)
     family = find_family(str(config.get("model_type", "")))
     _check_architecture(family, config)
     dims = family.dims(config, source.names)
-    config.ignore("pooling", "normalize", "quantization_config")
+    if task not in (None, dims.task):
+        raise UnsupportedError(f"task {task!r}: a {family.name} checkpoint is made to {dims.task}")
+    if source.sentence is not None:
+        dims = _with_sentence(dims, source, source.sentence)
+    config.ignore("quantization_config")
     config.require("quantization_config")
+    if dims.kind == "decoder":
+        config.ignore("is_decoder")  # it is one
+    relevance = _relevance(config) if dims.head == "classifier" else None
     config.check_all_read()
-    labels = _labels(source.config) if dims.head == "classifier" else ()
+    labels = _labels(source.config, dims.labels) if dims.head == "classifier" else ()
     model, unused = build(family, dims, source)
     return Checkpoint(
         source=source,
@@ -54,6 +70,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         model=model,
         labels=labels,
         problem=_problem(source.config, labels),
+        relevance=relevance if dims.labels == 1 else None,
         unused_tensors=unused,
     )
 
@@ -67,7 +84,11 @@ def open_source(path: Path) -> Source:
     foreign = open_foreign(path)
     if foreign is not None:
         return foreign
-    return open_folder(path)
+    source = open_folder(path)
+    if source.config.get("model_type"):
+        return source
+    named = model_type_of(source.config.get("architectures") or ())
+    return dataclasses.replace(source, config={**source.config, "model_type": named})
 
 
 def build(family: Family, dims: Dims, source: Source) -> tuple[Transformer, tuple[str, ...]]:
@@ -78,7 +99,7 @@ def build(family: Family, dims: Dims, source: Source) -> tuple[Transformer, tupl
     _restore_tables(model, dims)
     parameters = dict(model.named_parameters())
     consumed: set[str] = set()
-    for weight in family.weights(dims, source.names):
+    for weight in (*family.weights(dims, source.names), *_dense_weights(source)):
         if weight.target not in parameters:
             raise AssertionError(f"{family.name}: {weight.target} is not a parameter")
         consumed.update(_fill(parameters.pop(weight.target), weight, source))
@@ -95,13 +116,32 @@ def build(family: Family, dims: Dims, source: Source) -> tuple[Transformer, tupl
     return model, tuple(sorted(unused))
 
 
+def _with_sentence(dims: Dims, source: Source, sentence: SentenceFolder) -> Dims:
+    """The dims with what stands behind the pooling of a sentence-transformers folder."""
+    if dims.head != "embedding":
+        raise UnsupportedError(
+            f"{source.path / MODULES}: embeddings of a model made to {dims.task} are not supported"
+        )
+    dense = (
+        DenseDims(width=each.width, activation=each.activation, bias=each.bias)
+        for each in sentence.dense
+    )
+    return dataclasses.replace(dims, dense=tuple(dense))
+
+
+def _dense_weights(source: Source) -> Iterator[WeightMapping]:
+    """The products behind the pooling, whatever the family."""
+    for i, dense in enumerate(source.sentence.dense if source.sentence else ()):
+        yield from linear(f"dense.{i}", f"{dense.folder}.linear", bias=dense.bias)
+
+
 def _restore_tables(model: Transformer, dims: Dims) -> None:
     """Buffers that follow from the dims were lost on the meta device; make them again."""
     for side, stack in (("encoder", dims.encoder), ("decoder", dims.decoder)):
-        if stack is not None and stack.positions in ("rotary", "relative"):
-            name = "rotary" if stack.positions == "rotary" else "relative"
-            module = getattr(getattr(model, side), name)
-            module.restore(stack)
+        if stack is not None:
+            for module in getattr(model, side).modules():
+                if isinstance(module, (Rotary, RelativeBias, RelativePlaces)):
+                    module.restore(stack)
 
 
 def _fill(parameter: Tensor, weight: WeightMapping, source: Source) -> Iterator[str]:
@@ -111,6 +151,19 @@ def _fill(parameter: Tensor, weight: WeightMapping, source: Source) -> Iterator[
         if weight.default is None:
             raise CheckpointError(f"{source.path}: tensor {missing[0]} is missing")
         parameter.copy_(weight.default())
+        return
+    if weight.combine is not None:
+        names = [name for name in weight.sources if name is not None]
+        tensors = [source.read(name) for name in names]
+        try:
+            parameter.copy_(weight.combine(*tensors))
+        except RuntimeError as error:
+            shapes = ", ".join(f"{n} {list(t.shape)}" for n, t in zip(names, tensors, strict=True))
+            raise CheckpointError(
+                f"{source.path}: tensors do not make {weight.target} {list(parameter.shape)}, "
+                f"for which the config asks: {shapes}"
+            ) from error
+        yield from names
         return
     offset = 0
     zeros = parameter.shape[0] // len(weight.sources)
@@ -170,11 +223,29 @@ def _check_architecture(family: Family, config: Config) -> None:
             )
 
 
-def _labels(config: dict[str, Any]) -> tuple[str, ...]:
+def _labels(config: dict[str, Any], count: int) -> tuple[str, ...]:
+    """The classes' names; numbers where the config names none, or another number of them."""
     table = {int(key): str(value) for key, value in (config.get("id2label") or {}).items()}
     if sorted(table) != list(range(len(table))):
         raise CheckpointError(f"config.json: id2label {table} does not count from 0")
-    return tuple(table[i] for i in range(len(table))) or ("LABEL_0", "LABEL_1")
+    named = len(table) == count
+    return tuple(table[i] if named else f"LABEL_{i}" for i in range(count))
+
+
+def _relevance(config: Config) -> str:
+    """What a CrossEncoder of sentence-transformers makes of the one logit."""
+    saved = config.get("sentence_transformers") or {}
+    unknown = ", ".join(set(saved) - {"activation_fn", "version"})
+    if unknown:
+        raise UnsupportedError(f"config.json: sentence_transformers has {unknown}")
+    older = config.get("sbert_ce_default_activation_function")
+    named = str(saved.get("activation_fn") or older or "Sigmoid").rsplit(".", 1)[-1]
+    if named not in RELEVANCE:
+        known = ", ".join(RELEVANCE)
+        raise UnsupportedError(
+            f"config.json: activation_fn {named} is not supported, known: {known}"
+        )
+    return RELEVANCE[named]
 
 
 def _problem(config: dict[str, Any], labels: tuple[str, ...]) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import click
 
+from seq2edge.bundle.manifest import Task
 from seq2edge.commands.options import PATH, progress_bar
 
 
@@ -26,8 +28,19 @@ from seq2edge.commands.options import PATH, progress_bar
     show_default=True,
     help="Compare with transformers' own model too, where there is one.",
 )
+@click.option(
+    "--task",
+    type=click.Choice(get_args(Task)),
+    help="What it is to do, where the checkpoint's class leaves a choice.",
+)
 def export(
-    checkpoint: Path, output: Path, *, overwrite: bool, alignments: bool, original: str
+    checkpoint: Path,
+    output: Path,
+    *,
+    overwrite: bool,
+    alignments: bool,
+    original: str,
+    task: str | None,
 ) -> None:
     """Export CHECKPOINT to a proven bundle.
 
@@ -46,6 +59,7 @@ def export(
             overwrite=overwrite,
             alignments=alignments,
             original=original == "yes",
+            task=task,
             progress=show,
         )
     for name, value in report.ignored_settings.items():

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, TypeAlias
@@ -302,6 +303,7 @@ def transcribe(
 @TEXTS
 @FILE
 @JSON
+@click.option("--pairs", is_flag=True, help="Each TEXT is two, separated by a tab.")
 @BATCH
 @CUT
 @runtime_options
@@ -311,6 +313,7 @@ def classify(
     file: BinaryIO | None,
     *,
     as_json: bool,
+    pairs: bool,
     batch: int,
     cut: bool,
     execution: Execution,
@@ -319,7 +322,8 @@ def classify(
     inputs = read_inputs(texts, file)
     model = load_model(bundle, execution, cut=cut)
     for group in batches(inputs, batch):
-        for text, result in zip(group, model.classify(group), strict=True):
+        read = [_pair(text) for text in group] if pairs else group
+        for text, result in zip(group, model.classify(read), strict=True):
             if as_json:
                 values = {"input": text, "label": result.label, "scores": result.scores}
                 click.echo(json.dumps(values, ensure_ascii=False))
@@ -329,12 +333,21 @@ def classify(
         say_cut(model)
 
 
+def _pair(line: str) -> tuple[str, str]:
+    parts = line.split("\t")
+    if len(parts) != 2:
+        raise InputError(f"{line!r:.60}: {len(parts) - 1} tabs, a pair has one between its texts")
+    return parts[0], parts[1]
+
+
 @click.command()
 @BUNDLE
 @TEXTS
 @FILE
 @BATCH
 @CUT
+@click.option("--prompt", help="Name of the checkpoint's prompt to put before each text.")
+@click.option("--dimensions", type=click.IntRange(1), help="Keep so many values of each.")
 @runtime_options
 def embed(
     bundle: Path,
@@ -343,17 +356,21 @@ def embed(
     *,
     batch: int,
     cut: bool,
+    prompt: str | None,
+    dimensions: int | None,
     execution: Execution,
 ) -> None:
     """Print the embedding of each TEXT as JSON."""
     inputs = read_inputs(texts, file)
     model = load_model(bundle, execution, cut=cut)
     for group in batches(inputs, batch):
-        for text, vector in zip(group, model.embed(group), strict=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what was cut is told below, once
+            vectors = model.embed(group, prompt=prompt, dimensions=dimensions)
+        for text, vector in zip(group, vectors, strict=True):
             values = {"input": text, "embedding": [float(x) for x in vector]}
             click.echo(json.dumps(values, ensure_ascii=False))
-    if cut:
-        say_cut(model)
+    say_cut(model)
 
 
 def read_inputs(texts: tuple[str, ...], file: BinaryIO | None) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from seq2edge.bundle.manifest import PrivacyRecord
-from seq2edge.checkpoints.importers.huggingface import read_json
+from seq2edge.checkpoints.importers.json_file import read_json
 from seq2edge.errors import CheckpointError
 from seq2edge.files.records import decode, record_errors
 

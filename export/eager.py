@@ -113,9 +113,12 @@ class EagerBackend:
         return given.to(self.model.embedding.weight.dtype) if given.is_floating_point() else given
 
     @torch.no_grad()
-    def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:
+    def pool(
+        self, source: Tokens, source_length: Lengths, token_types: Tokens | None = None
+    ) -> NDArray[np.float32]:
         """See Backend."""
+        types = None if token_types is None else torch.from_numpy(token_types)
         pooled: NDArray[np.float32] = self.model.pool(
-            torch.from_numpy(source), torch.from_numpy(source_length)
+            torch.from_numpy(source), torch.from_numpy(source_length), types
         ).numpy()
         return pooled

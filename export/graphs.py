@@ -10,7 +10,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from seq2edge.bundle.engine_info import ALIGNMENT
+from seq2edge.bundle.engine_info import ALIGNMENT, SEGMENTS
 from seq2edge.errors import ExportError
 from seq2edge.model.dims import Dims, StackDims
 from seq2edge.model.operators import OPSET
@@ -26,10 +26,12 @@ class EncoderGraph(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, source: Tensor, source_length: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, source: Tensor, source_length: Tensor, token_types: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """See the graph contract in ARCHITECTURE.md."""
         if self.model.dims.kind == "encoder":
-            return (self.model.pool(source, source_length),)
+            return (self.model.pool(source, source_length, token_types),)
         encoded = self.model.encode(source, source_length)
         return tuple(t for pair in self.model.project_source(encoded) for t in pair)
 
@@ -87,14 +89,17 @@ def encoder_contract(model: Transformer) -> Contract:
     outputs: dict[str, Shape]
     if dims.kind == "encoder":
         classifier = dims.head == "classifier"
-        name, width = ("logits", dims.labels) if classifier else ("embedding", dims.width)
+        name, width = ("logits", dims.labels) if classifier else ("embedding", dims.embedding_width)
         outputs = {name: ("batch", width)}
     else:
         assert dims.decoder is not None
         positions = dims.frames // 2 if dims.mels else "source"
         outputs = _cache_shapes("cross", dims.decoder, "batch", positions)
     name = "features" if dims.mels else "input_ids"
-    return Contract(inputs={name: source, "source_length": ("batch",)}, outputs=outputs)
+    inputs: dict[str, Shape] = {name: source, "source_length": ("batch",)}
+    if dims.kind == "encoder" and dims.token_types > 1:
+        inputs[SEGMENTS] = source
+    return Contract(inputs=inputs, outputs=outputs)
 
 
 def alignment_heads(dims: Dims, known: Heads = ()) -> Heads:

@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,18 @@ from seq2edge.bundle.reference import read_reference
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import ExportError
 from seq2edge.model.dims import Dims
+from seq2edge.model.layers import activation
 from seq2edge.model.transformer import Transformer
 from seq2edge.runtime import parity
 from seq2edge.runtime.likelihood import log_sum_exp
 
 LEFT_OUT = "it was left out"
+POOLED: dict[str, Callable[[Tensor], Tensor]] = {  # of (source, width)
+    "mean": lambda hidden: hidden.mean(dim=0),
+    "max": lambda hidden: hidden.amax(dim=0),
+    "first": lambda hidden: hidden[0],
+    "last": lambda hidden: hidden[-1],
+}
 FORMATS = {"ctranslate2": "no class of transformers reads CTranslate2 files"}
 
 
@@ -101,7 +108,7 @@ def compare(checkpoint: Path, dims: Dims, reference: parity.Arrays) -> Compariso
     """Let transformers' model answer the program. Raises NoOriginalError where there is none."""
     original = _load(checkpoint, dims)
     with torch.no_grad():
-        found = _replay(original, dims, reference)
+        found = _replay(original, checkpoint, dims, reference)
         implementation = _name_of(original)
         if found.within():
             return Comparison(implementation=implementation, parity=found)
@@ -150,11 +157,13 @@ def _load(checkpoint: Path, dims: Dims) -> nn.Module:
     return model
 
 
-def _replay(original: nn.Module, dims: Dims, reference: parity.Arrays) -> parity.Parity:
+def _replay(
+    original: nn.Module, checkpoint: Path, dims: Dims, reference: parity.Arrays
+) -> parity.Parity:
     """The same figures as of a graph."""
     allowed = parity.allowed_error(reference)
     if "prompt" not in reference:
-        return parity.compare(list(_pooled(original, dims, reference)), [], allowed)
+        return parity.compare(list(_pooled(original, checkpoint, dims, reference)), [], allowed)
     pairs: list[parity.Pair] = []
     choices: list[parity.ChoicePair] = []
     histories = parity.histories(reference)
@@ -184,7 +193,12 @@ def _source(dims: Dims, reference: parity.Arrays, row: int) -> dict[str, Tensor]
     if dims.mels:
         return {"input_features": torch.from_numpy(reference["source"][row : row + 1])}
     length = int(reference["source_length"][row])
-    return {"input_ids": torch.from_numpy(reference["source"][row : row + 1, :length])}
+    names = {"source": "input_ids", "token_types": "token_type_ids"}
+    return {
+        theirs: torch.from_numpy(reference[ours][row : row + 1, :length])
+        for ours, theirs in names.items()
+        if ours in reference
+    }
 
 
 def _inputs(dims: Dims, reference: parity.Arrays, row: int, ids: list[int]) -> dict[str, Tensor]:
@@ -203,15 +217,24 @@ def _logits(
     return logits
 
 
-def _pooled(original: nn.Module, dims: Dims, reference: parity.Arrays) -> Iterator[parity.Pair]:
-    """What an encoder-only model answers, input by input."""
+def _pooled(
+    original: nn.Module, checkpoint: Path, dims: Dims, reference: parity.Arrays
+) -> Iterator[parity.Pair]:
+    """What an encoder-only model answers, input by input.
+
+    Embeddings are the original's hidden states, pooled by the rules of the checkpoint's folder.
+    """
+    products = load_checkpoint(checkpoint, task=dims.task).model.dense if dims.dense else ()
     for row, recorded in enumerate(reference["pooled"]):
         answer = original(**_source(dims, reference, row))
         if dims.head != "embedding":
             yield recorded, answer.logits[0].numpy()
             continue
         hidden = answer.last_hidden_state[0]  # (source, width)
-        pooled = hidden.mean(dim=0) if dims.pooling == "mean" else hidden[0]
+        pooled = POOLED[dims.pooling](hidden)
+        for product, each in zip(products, dims.dense, strict=True):
+            pooled = product(pooled)
+            pooled = activation(each.activation)(pooled) if each.activation else pooled
         pooled = nn.functional.normalize(pooled, dim=0) if dims.normalize else pooled
         yield recorded, pooled.numpy()
 
@@ -223,7 +246,7 @@ def _first_difference(
     ids = parity.histories(reference)[-1][0][1] if "prompt" in reference else []
     inputs = _inputs(dims, reference, 0, ids) if ids else _source(dims, reference, 0)
     theirs = original(**inputs, output_hidden_states=True)
-    ours = _hidden_states(load_checkpoint(checkpoint).model, inputs)
+    ours = _hidden_states(load_checkpoint(checkpoint, task=dims.task).model, inputs)
     attributes = {"encoder": "encoder_hidden_states", "decoder": "decoder_hidden_states"}
     if dims.kind != "encoder-decoder":
         attributes = {dims.kind: "hidden_states"}

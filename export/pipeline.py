@@ -18,6 +18,7 @@ from seq2edge import __version__
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.bundle.manifest import (
     AudioRecord,
+    EmbeddingRecord,
     GraphRecord,
     Manifest,
     ProvenanceRecord,
@@ -28,6 +29,7 @@ from seq2edge.bundle.manifest import (
 )
 from seq2edge.bundle.reference import REFERENCE, read_reference, write_reference
 from seq2edge.checkpoints.generation import GenerationDefaults, read_generation
+from seq2edge.checkpoints.importers.sentence_transformers import SentenceFolder
 from seq2edge.checkpoints.load import Checkpoint, load_checkpoint
 from seq2edge.checkpoints.tokenizer import convert_tokenizer
 from seq2edge.errors import ExportError
@@ -77,10 +79,13 @@ def export_checkpoint(
     overwrite: bool = False,
     alignments: bool = False,
     original: bool = True,
+    task: str | None = None,
     progress: Progress = lambda *_: None,
 ) -> ExportReport:
     """Export a checkpoint to a bundle.
 
+    `task` says what it is to do, where its class leaves a choice: to embed texts with a
+    masked-language model, say.
     With `alignments` the decoder also gives which source each token comes from, for
     `DecodeOptions(alignments=True)`.
 
@@ -94,7 +99,7 @@ def export_checkpoint(
     progress = _overall(progress)
     with BundleWriter(destination, overwrite=overwrite) as writer:
         progress("load", 0.0)
-        loaded = load_checkpoint(checkpoint)
+        loaded = load_checkpoint(checkpoint, task=task)
         defaults = read_generation(loaded.source.generation, loaded.source.config)
         if loaded.dims.head == "lm":
             DecodeOptions.from_dict(defaults.options)  # refuse contradictions before tracing
@@ -225,16 +230,18 @@ def _manifest(
     generates = dims.head == "lm"
     return Manifest(
         kind=dims.kind,  # type: ignore[arg-type]
-        task="transcribe" if dims.mels else _TASKS[dims.head],  # type: ignore[arg-type]
+        task=dims.task,  # type: ignore[arg-type]
         family=loaded.family,
         dims=dims,
         generation=defaults.options if generates else None,
         generation_ignored=defaults.ignored if generates else {},
         labels=loaded.labels,
         problem=loaded.problem,  # type: ignore[arg-type]
+        relevance=loaded.relevance,  # type: ignore[arg-type]
         audio=_audio(dims),
         speech=_speech(defaults.extras) if dims.mels else None,
         tokenizer=tokenizer,
+        embedding=_embedding(loaded.source.sentence),
         graphs=graphs,
         provenance=ProvenanceRecord(
             tool_version=__version__,
@@ -248,7 +255,17 @@ def _manifest(
     )
 
 
-_TASKS = {"lm": "generate", "classifier": "classify", "embedding": "embed"}
+def _embedding(sentence: SentenceFolder | None) -> EmbeddingRecord | None:
+    """What a folder of sentence-transformers says beside its model."""
+    if sentence is None:
+        return None
+    return EmbeddingRecord(
+        prompts=sentence.prompts,
+        default_prompt=sentence.default_prompt,
+        longest=sentence.longest,
+        dimensions=sentence.dimensions,
+        similarity=sentence.similarity,  # type: ignore[arg-type]
+    )
 
 
 def _audio(dims: Dims) -> AudioRecord | None:

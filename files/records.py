@@ -33,7 +33,7 @@ from seq2edge.errors import Seq2EdgeError
 
 LARGEST = 2**63 - 1
 DEEPEST = 32
-# The metadata of a field, with the default None, that files written before it do not have.
+# The metadata of a field that files written before it do not have: they mean its default.
 OPTIONAL = MappingProxyType({"optional": True})
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
@@ -127,10 +127,25 @@ def hints(record: type) -> dict[str, Any]:
 
 
 def plain_values(record: Any) -> dict[str, Any]:
-    """A record's values for JSON, without optional ones that are None."""
-    values = dataclasses.asdict(record)
-    required = _required(type(record))
-    return {key: value for key, value in values.items() if key in required or value is not None}
+    """A record's values for JSON, without optional ones that are their defaults.
+
+    So what does not use a later field is read by older versions too.
+    """
+    left_out = {
+        field.name
+        for field in dataclasses.fields(record)
+        if field.metadata.get("optional") and getattr(record, field.name) == field.default
+    }
+    names = (field.name for field in dataclasses.fields(record) if field.name not in left_out)
+    return {name: _plain(getattr(record, name)) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain_values(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _required(record: type) -> list[str]:

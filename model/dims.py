@@ -16,7 +16,13 @@ ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 NORMS = ("layer", "rms")
 POSITIONS = ("learned", "sinusoidal", "rotary", "relative")
 HEADS = ("lm", "classifier", "embedding")
-POOLINGS = ("first", "mean")
+POOLINGS = ("first", "last", "max", "mean")
+_TASKS = {"lm": "generate", "classifier": "classify", "embedding": "embed"}
+
+
+def later(default: Any) -> Any:
+    """A field that bundles written before it do not have; `files/records.py` reads its default."""
+    return dataclasses.field(default=default, metadata={"optional": True})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,10 +48,16 @@ class StackDims:
     pre_norm: bool = True  # x + f(norm(x)); False: norm(x + f(x)), as in Vaswani et al. 2017
     final_norm: bool = True  # one more norm behind the last layer
     embedding_norm: bool = False  # and one behind the embedding
+    norm_before_positions: bool = False  # the last before positions are added (Blenderbot-small)
     positions: str = "learned"  # one of POSITIONS
     max_positions: int = 0  # rows of the table of positions; 0: no limit (rotary, relative)
+    position_offset: int = 0  # rows of a foreign table of positions before the first token's
     relative_buckets: int = 0  # T5: how many biases per head
-    relative_distance: int = 0  # T5: all distances from there on share the last bucket
+    relative_layers: bool = False  # each layer has such biases of its own (umT5)
+    # DeBERTa: rows to either side in tables of relative positions that every layer has for keys and
+    # queries (He et al. 2021): scores depend on what stands there too.
+    relative_span: int = 0
+    relative_distance: int = 0  # all distances from there on share the last bucket, or the last row
     rotary_theta: float = 0.0  # base of the rotary frequencies
     embedding_scale: float = 1.0  # embedded tokens are multiplied by it, often by sqrt(width)
     attention_scale: float = 1.0  # so are attention scores, often by 1 / sqrt(head_dim)
@@ -53,6 +65,7 @@ class StackDims:
     attention_bias: bool = True  # of the product behind the heads
     feedforward_bias: bool = True
     qk_norm: bool = False  # RMSNorm of each query and key head, before the rotation
+    shared_layers: bool = False  # all layers have the same weights (Lan et al. 2020)
     window: int = 0  # >0: a token attends to that many tokens, itself included
 
     def __post_init__(self) -> None:
@@ -76,6 +89,18 @@ class StackDims:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseDims:
+    """One product of pooled embeddings."""
+
+    width: int  # of what it gives
+    activation: str = ""  # of that, one of ACTIVATIONS or tanh; empty: none
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        _choose("activation", self.activation, ("", "tanh", *ACTIVATIONS))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Dims:
     """A whole model. `encoder` or `decoder` is None where the model has none."""
 
@@ -89,11 +114,15 @@ class Dims:
     logits_bias: bool = False  # one bias per token of the vocabulary
     logits_scale: float = 1.0  # hidden states are multiplied by it before the LM head
     mels: int = 0  # >0: the encoder reads log-mel features of so many bands, not tokens
-    token_types: int = 0  # >0: rows of BERT's table of segments, of which row 0 is used
+    # >0: tables of tokens and positions are that narrow, and one product widens what they give:
+    # factorised embeddings (Lan et al. 2020).
+    table_width: int = 0
+    token_types: int = 0  # >0: rows of BERT's table of segments; 1: the one that all tokens have
     labels: int = 0  # classes of a classifier
     classifier_activation: str = ""  # between the classifier's two products
     pooling: str = ""  # how an encoder-only model sums up its positions, one of POOLINGS
     normalize: bool = False  # embeddings have the length 1
+    dense: tuple[DenseDims, ...] = later(())  # products behind the pooling, before `normalize`
 
     def __post_init__(self) -> None:
         _choose("head", self.head, HEADS)
@@ -108,6 +137,16 @@ class Dims:
         if self.decoder is None:
             return "encoder"
         return "decoder" if self.encoder is None else "encoder-decoder"
+
+    @property
+    def embedding_width(self) -> int:
+        """Values of a text's embedding."""
+        return self.dense[-1].width if self.dense else self.width
+
+    @property
+    def task(self) -> str:
+        """What it is made to do, in the manifest's words."""
+        return "transcribe" if self.mels else _TASKS[self.head]
 
     @property
     def frames(self) -> int:
@@ -125,7 +164,8 @@ class Dims:
             side: StackDims(**values[side]) if values.get(side) is not None else None
             for side in ("encoder", "decoder")
         }
-        return cls(**{**values, **stacks})
+        dense = tuple(DenseDims(**each) for each in values.get("dense", ()))
+        return cls(**{**values, **stacks, "dense": dense})
 
 
 def _choose(name: str, value: str, known: tuple[str, ...]) -> None:

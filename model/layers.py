@@ -50,6 +50,10 @@ class SelfAttention(nn.Module):
         if stack.qk_norm:
             self.query_norm = nn.RMSNorm(stack.head_dim, eps=stack.norm_epsilon)
             self.key_norm = nn.RMSNorm(stack.head_dim, eps=stack.norm_epsilon)
+        if stack.relative_span:
+            shape = (stack.heads, 2 * stack.relative_span, stack.head_dim)
+            self.position_key = nn.Parameter(torch.empty(shape))
+            self.position_query = nn.Parameter(torch.empty(shape))
 
     def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """x (rows, new, width) -> query, key, value, each (rows, heads, new, head_dim)."""
@@ -68,6 +72,16 @@ class SelfAttention(nn.Module):
             operators.split_heads(value, stack.kv_heads),
         )
 
+    def _disentangle(self, query: Tensor, key: Tensor, places: Tensor) -> Tensor:
+        """Scores of contents with positions (He et al. 2021), (batch, heads, source, source).
+
+        query, key (batch, heads, source, head_dim); places (2, source, source).
+        """
+        to_positions = torch.matmul(self.position_key, query.transpose(2, 3))
+        to_contents = torch.matmul(self.position_query, key.transpose(2, 3))
+        scores = operators.pick(to_positions, places[0]) + operators.pick(to_contents, places[1])
+        return scores * self.stack.attention_scale
+
     def _normalise(self, x: Tensor, head_norm: nn.Module, heads: int) -> Tensor:
         return operators.merge_heads(head_norm(operators.split_heads(x, heads)))
 
@@ -80,8 +94,13 @@ class SelfAttention(nn.Module):
         past: KeyValue | None = None,
         start: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue]:
-        """Attend over x itself, or over `past` after x was written into it from `start` on."""
+        """Attend over x itself, or over `past` after x was written into it from `start` on.
+
+        With `relative_span` the mask is the places in the tables of relative positions.
+        """
         query, key, value = self.project(x, rotation)
+        if self.stack.relative_span and mask is not None:
+            mask = self._disentangle(query, key, mask)
         if past is not None and start is not None:
             key = operators.write_cache(past[0], key, start)
             value = operators.write_cache(past[1], value, start)

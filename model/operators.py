@@ -162,6 +162,22 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     return x.view(rows, new, width)  # (rows, new, heads * head_dim)
 
 
+def pick(x: Tensor, places: Tensor) -> Tensor:
+    """x (batch, heads, rows, source), flat places (source, source) -> (batch, heads, *places)."""
+    batch, heads, rows, source = x.shape
+    if exporting():
+        flat = _reshape(x, (0, 0, -1), (batch, heads, rows * source))
+        return torch.onnx.ops.symbolic(
+            "Gather",
+            (flat, places),
+            {"axis": 2},
+            dtype=x.dtype,
+            shape=(batch, heads, source, source),
+            version=OPSET,
+        )
+    return x.flatten(2)[:, :, places]
+
+
 def _reshape(x: Tensor, target: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
     """Reshape by a constant in which 0 keeps an axis: no shape arithmetic in the graph."""
     return torch.onnx.ops.symbolic(

@@ -1,4 +1,4 @@
-"""Where a token stands: sinusoidal tables, rotary angles, T5's relative bias."""
+"""Where a token stands: sinusoidal tables, rotary angles, T5's and DeBERTa's relative biases."""
 
 from __future__ import annotations
 
@@ -75,3 +75,42 @@ class RelativeBias(nn.Module):
         distance = (query[:, :, None] - key).clamp(nearest, self.farthest) - nearest
         bias = self.weight[self.buckets][distance]  # (rows, new, total, heads)
         return bias.permute(0, 3, 1, 2)  # (rows, heads, new, total)
+
+
+class RelativePlaces(nn.Module):
+    """Which rows of DeBERTa's tables of relative positions a pair of tokens reads."""
+
+    rows: Tensor
+
+    def __init__(self, stack: StackDims) -> None:
+        super().__init__()
+        self.farthest = stack.relative_distance
+        self.restore(stack)
+
+    def restore(self, stack: StackDims) -> None:
+        """Make the table, which is not a weight: the row of every distance (query - key).
+
+        After He et al. 2021: small distances have rows of their own, larger ones share them in
+        steps of a logarithm. In float32 as in the original: its rounding decides about the limits
+        between two rows.
+        """
+        span = stack.relative_span
+        distance = torch.arange(-self.farthest, self.farthest + 1)
+        exact = span // 2
+        size = torch.where(distance.abs() < exact, exact - 1, distance.abs())
+        steps = torch.log(size / exact) / torch.log(torch.tensor((self.farthest - 1) / exact))
+        far = torch.ceil(steps * (exact - 1)) + exact
+        bucket = torch.where(size <= exact, distance.float(), far * distance.sign()).long()
+        rows = (bucket + span).clamp(0, 2 * span - 1)
+        self.register_buffer("rows", rows, persistent=False)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """positions (source,) -> places (2, source, source), one for each kind of scores.
+
+        Of a query i and a key j in flat scores (rows, source): those of all rows with query i, and
+        those with key j.
+        """
+        query, key = positions[:, None], positions[None]
+        distance = (query - key).clamp(-self.farthest, self.farthest) + self.farthest
+        first = self.rows[distance] * positions.shape[0]
+        return torch.stack((first + query, first + key))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from seq2edge.model import operators
 from seq2edge.model.dims import Dims, StackDims
 from seq2edge.model.layers import KeyValue, Layer, Rotation, activation, norm
-from seq2edge.model.positions import RelativeBias, Rotary
+from seq2edge.model.positions import RelativeBias, RelativePlaces, Rotary
 
 Heads: TypeAlias = tuple[tuple[int, ...], ...]  # pairs (decoder layer, head)
 
@@ -20,35 +20,69 @@ Heads: TypeAlias = tuple[tuple[int, ...], ...]  # pairs (decoder layer, head)
 class Stack(nn.Module):
     """Embedded tokens or features in, hidden states out; encoder or decoder."""
 
-    def __init__(self, stack: StackDims, width: int, *, causal: bool, cross: bool) -> None:
+    def __init__(
+        self, stack: StackDims, width: int, *, causal: bool, cross: bool, table_width: int = 0
+    ) -> None:
         super().__init__()
         self.dims = stack
         self.causal = causal
-        self.layers = nn.ModuleList(Layer(stack, width, cross=cross) for _ in range(stack.layers))
-        self.embedding_norm = norm(stack, width) if stack.embedding_norm else nn.Identity()
+        count = 1 if stack.shared_layers else stack.layers
+        layers = [Layer(stack, width, cross=cross) for _ in range(count)]
+        self.layers = nn.ModuleList(layers[i % count] for i in range(stack.layers))
+        narrow = table_width or width
+        self.embedding_norm = norm(stack, narrow) if stack.embedding_norm else nn.Identity()
+        self.widen = nn.Linear(narrow, width) if table_width else nn.Identity()
         self.final_norm = norm(stack, width) if stack.final_norm else nn.Identity()
         self.dropout = nn.Dropout(0.0)  # its rate is set by training alone
         if stack.positions in ("learned", "sinusoidal"):
-            self.positions = nn.Embedding(stack.max_positions, width)
+            self.positions = nn.Embedding(stack.max_positions, narrow)
         elif stack.positions == "rotary":
             self.rotary = Rotary(stack)
-        else:
-            self.relative = RelativeBias(stack, bidirectional=not causal)
+        if stack.relative_span:
+            self.places = RelativePlaces(stack)
+        if stack.relative_buckets:
+            tables = [
+                RelativeBias(stack, bidirectional=not causal)
+                for _ in range(stack.layers if stack.relative_layers else 1)
+            ]
+            if stack.relative_layers:
+                self.relatives = nn.ModuleList(tables)
+            else:
+                self.relative = tables[0]
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Scale and place embedded tokens x (rows, new, width); positions (rows or 1, new)."""
+        """Scale and place embedded tokens; positions (rows or 1, new).
+
+        x (rows, new, width or table_width) -> (rows, new, width)
+        """
         if self.dims.embedding_scale != 1.0:
             x = x * self.dims.embedding_scale
+        if self.dims.norm_before_positions:
+            x = self.embedding_norm(x)
         if self.dims.positions in ("learned", "sinusoidal"):
             x = x + self.positions(positions)
-        return self.dropout(self.embedding_norm(x))
+        x = self.dropout(x if self.dims.norm_before_positions else self.embedding_norm(x))
+        return self.widen(x)
 
     def rotation(self, positions: Tensor) -> Rotation:
         """Rotary angles of these positions, or None."""
         return self.rotary(positions) if self.dims.positions == "rotary" else None
 
-    def causal_mask(self, positions: Tensor, capacity: Tensor) -> Tensor:
-        """Which cached keys a token may see; additive where there is a relative bias.
+    def biases(self, positions: Tensor, keys: Tensor) -> list[Tensor]:
+        """The relative biases (rows, heads, new, total): none, one for all layers, or one a layer.
+
+        positions (rows, new); keys (total,) positions. With `relative_span` the places
+        (2, total, total) from which each layer makes a bias.
+        """
+        if self.dims.relative_span:
+            return [self.places(keys)]
+        if not self.dims.relative_buckets:
+            return []
+        tables = self.relatives if self.dims.relative_layers else [self.relative]
+        return [table(positions, keys) for table in tables]
+
+    def causal_masks(self, positions: Tensor, capacity: Tensor) -> list[Tensor]:
+        """Which cached keys a token may see, for all layers or each; additive with a relative bias.
 
         positions (rows, new); capacity (capacity,) key positions. (rows, 1 or heads, new, capacity)
         """
@@ -56,10 +90,10 @@ class Stack(nn.Module):
         allowed = capacity <= query
         if self.dims.window:
             allowed = allowed & (capacity > query - self.dims.window)
-        if self.dims.positions == "relative":
-            bias = self.relative(positions, capacity)  # (rows, heads, new, capacity)
-            return bias.masked_fill(~allowed[:, None], float("-inf"))
-        return allowed[:, None]  # (rows, 1, new, capacity)
+        if self.dims.relative_buckets:
+            biases = self.biases(positions, capacity)  # (rows, heads, new, capacity)
+            return [bias.masked_fill(~allowed[:, None], float("-inf")) for bias in biases]
+        return [allowed[:, None]]  # (rows, 1, new, capacity)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -78,14 +112,21 @@ class Transformer(nn.Module):
     def __init__(self, dims: Dims) -> None:
         super().__init__()
         self.dims = dims
-        self.embedding = nn.Embedding(dims.vocab, dims.width)
+        narrow = dims.table_width or dims.width
+        self.embedding = nn.Embedding(dims.vocab, narrow)
         if dims.source_vocab:
-            self.source_embedding = nn.Embedding(dims.source_vocab, dims.width)
+            self.source_embedding = nn.Embedding(dims.source_vocab, narrow)
         if dims.token_types:
-            self.token_types = nn.Embedding(dims.token_types, dims.width)
+            self.token_types = nn.Embedding(dims.token_types, narrow)
         cross = dims.kind == "encoder-decoder"
         if dims.encoder is not None:
-            self.encoder = Stack(dims.encoder, dims.width, causal=False, cross=False)
+            self.encoder = Stack(
+                dims.encoder,
+                dims.width,
+                causal=False,
+                cross=False,
+                table_width=dims.table_width,
+            )
         if dims.decoder is not None:
             self.decoder = Stack(dims.decoder, dims.width, causal=True, cross=cross)
         if dims.mels:
@@ -103,9 +144,19 @@ class Transformer(nn.Module):
             self.classifier_dense = nn.Linear(dims.width, dims.width)
             self.classifier_out = nn.Linear(dims.width, dims.labels)
             self.classifier_activation = activation(dims.classifier_activation)
+        widths = (dims.width, *(each.width for each in dims.dense))
+        self.dense = nn.ModuleList(
+            nn.Linear(width, each.width, bias=each.bias)
+            for width, each in zip(widths, dims.dense, strict=False)
+        )
 
-    def encode(self, source: Tensor, source_length: Tensor) -> Tensor:
-        """Tokens (batch, source) or features (batch, mels, frames) -> (batch, source, width)."""
+    def encode(
+        self, source: Tensor, source_length: Tensor, token_types: Tensor | None = None
+    ) -> Tensor:
+        """Tokens (batch, source) or features (batch, mels, frames) -> (batch, source, width).
+
+        Without `token_types` (batch, source) all tokens are of type 0.
+        """
         if self.dims.mels:
             x = F.gelu(self.convolution1(source))
             x = F.gelu(self.convolution2(x)).transpose(1, 2)  # (batch, frames / 2, width)
@@ -113,14 +164,13 @@ class Transformer(nn.Module):
             table = self.source_embedding if self.dims.source_vocab else self.embedding
             x = table(source)
         if self.dims.token_types:
-            x = x + self.token_types.weight[0]
+            types = self.token_types
+            x = x + (types.weight[0] if token_types is None else types(token_types))
         positions = torch.arange(x.shape[1], device=x.device)
         x = self.encoder.embed(x, positions[None])
-        mask = None
-        if self.encoder.dims.positions == "relative":
-            mask = self.encoder.relative(positions[None], positions)
-        for layer in self.encoder.layers:
-            x, _ = layer(x, mask=mask, length=source_length)
+        masks: list[Tensor | None] = [*self.encoder.biases(positions[None], positions)] or [None]
+        for index, layer in enumerate(self.encoder.layers):
+            x, _ = layer(x, mask=masks[index % len(masks)], length=source_length)
         return self.encoder.final_norm(x)
 
     def project_source(self, encoded: Tensor) -> list[KeyValue]:
@@ -147,13 +197,13 @@ class Transformer(nn.Module):
         positions = new[None] if start is None else start[:, None] + new
         keys = new if past is None else torch.arange(past[0][0].shape[2], device=tokens.device)
         x = stack.embed(self.embedding(tokens), positions)
-        rotation, mask = stack.rotation(positions), stack.causal_mask(positions, keys)
+        rotation, masks = stack.rotation(positions), stack.causal_masks(positions, keys)
         present = []
         for index, layer in enumerate(stack.layers):
             x, key_value = layer(
                 x,
                 rotation=rotation,
-                mask=mask,
+                mask=masks[index % len(masks)],
                 past=past[index] if past else None,
                 start=start,
                 source=source[index] if source else None,
@@ -204,19 +254,32 @@ class Transformer(nn.Module):
         assert isinstance(total, Tensor)
         return operators.flatten_beams(total / len(heads))
 
-    def pool(self, source: Tensor, source_length: Tensor) -> Tensor:
+    def pool(
+        self, source: Tensor, source_length: Tensor, token_types: Tensor | None = None
+    ) -> Tensor:
         """Class logits (batch, labels) or embeddings (batch, width) of an encoder-only model."""
-        encoded = self.encode(source, source_length)
-        if self.dims.pooling == "mean":
-            valid = torch.arange(encoded.shape[1], device=encoded.device) < source_length[:, None]
-            total = (encoded * valid[:, :, None].to(encoded.dtype)).sum(dim=1)
-            pooled = total / source_length[:, None].clamp(min=1).to(encoded.dtype)  # (batch, width)
-        else:
-            pooled = encoded[:, 0]
+        encoded = self.encode(source, source_length, token_types)
+        pooled = self._pooled(encoded, source_length)
         if self.dims.head == "classifier":
             dense = self.classifier_dense(pooled)
             return self.classifier_out(self.classifier_activation(dense))
+        for product, each in zip(self.dense, self.dims.dense, strict=True):
+            pooled = product(pooled)
+            pooled = activation(each.activation)(pooled) if each.activation else pooled
         return F.normalize(pooled, dim=-1) if self.dims.normalize else pooled
+
+    def _pooled(self, encoded: Tensor, length: Tensor) -> Tensor:
+        """One vector of the valid positions of encoded (batch, source, width)."""
+        places = torch.arange(encoded.shape[1], device=encoded.device)
+        valid = (places < length[:, None])[:, :, None]  # (batch, source, 1)
+        if self.dims.pooling == "mean":
+            total = (encoded * valid.to(encoded.dtype)).sum(dim=1)
+            return total / length[:, None].clamp(min=1).to(encoded.dtype)
+        if self.dims.pooling == "max":
+            return encoded.masked_fill(~valid, float("-inf")).amax(dim=1)
+        if self.dims.pooling == "last":
+            return encoded[torch.arange(encoded.shape[0], device=encoded.device), length - 1]
+        return encoded[:, 0]
 
     def start(
         self,

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
-from seq2edge.bundle.engine_info import LAST_POSITIONS
+from seq2edge.bundle.engine_info import LAST_POSITIONS, SEGMENTS
 from seq2edge.bundle.manifest import GraphFlavour, Role
 from seq2edge.errors import BackendError, InputError
 from seq2edge.evaluation.examples import Example
@@ -131,7 +131,8 @@ class Calibration:
         assert trace.source is not None
         length = np.array([self._source_length(trace)])
         if isinstance(trace.source, tuple):
-            return {"input_ids": np.array([trace.source]), "source_length": length}
+            ids = np.array([trace.source])
+            return {"input_ids": ids, "source_length": length, SEGMENTS: np.zeros_like(ids)}
         return {"features": self._model.features(trace.source)[None], "source_length": length}
 
     def tokens(self, trace: Trace, target: GraphFlavour = TARGET) -> Feed:

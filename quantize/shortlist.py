@@ -302,6 +302,8 @@ class _Listed:
         self.steps.append(kept)
         return listed
 
-    def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:
+    def pool(
+        self, source: Tokens, source_length: Lengths, token_types: Tokens | None = None
+    ) -> NDArray[np.float32]:
         """See Backend."""
-        return self._backend.pool(source, source_length)
+        return self._backend.pool(source, source_length, token_types)

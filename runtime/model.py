@@ -9,6 +9,7 @@ import collections
 import dataclasses
 import os
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,9 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.engine_info import SEGMENTS
+from seq2edge.bundle.manifest import EmbeddingRecord
 from seq2edge.bundle.shortlist import read_shortlist
 from seq2edge.errors import InputError, OptionError
 from seq2edge.runtime.backend import Backend, Features, Memory, open_backend
+from seq2edge.runtime.embeddings import first_values, with_prompt
+from seq2edge.runtime.encoders import BATCH, Ranked, Text, rerank
 from seq2edge.runtime.likelihood import probabilities
 from seq2edge.runtime.limits import Limits
 from seq2edge.runtime.options import DecodeOptions
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
     from seq2edge.runtime.search import Processor
     from seq2edge.runtime.service import Reply, Service
     from seq2edge.runtime.session import Session
-    from seq2edge.runtime.tokenizer import Tokenizer
+    from seq2edge.runtime.tokenizer import EncodedText, Tokenizer
     from seq2edge.runtime.words import WordAlignment
 
 AHEAD = 2  # times as many texts as are decoded at a time are read ahead
@@ -372,8 +377,8 @@ class Model:
         options = options or self.options
         return decode(self.backend, [self.request(clip, options) for clip in features])
 
-    def classify(self, texts: Sequence[str]) -> list[Classification]:
-        """The label of each text, with the scores of all labels."""
+    def classify(self, texts: Sequence[Text]) -> list[Classification]:
+        """The label of each text or pair of texts, with the scores of all labels."""
         _refuse_one_string(texts)
         self._require("classify")
         if not texts:
@@ -384,26 +389,72 @@ class Model:
                 label=labels[int(scores.argmax())],
                 scores=dict(zip(labels, scores.tolist(), strict=True)),
             )
-            for scores in self.classify_ids(self._tokenize(texts))
+            for scores in self._scores(self.pool([self.read(text) for text in texts]))
         ]
 
     def classify_ids(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
         """Scores (batch, labels): probabilities, or plain values of a regression."""
         self._require("classify")
-        return probabilities(self._pool(sources), self.bundle.manifest.problem)
+        return self._scores(self._pool(sources))
 
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Sentence embeddings, (batch, width)."""
+    def _scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        return probabilities(logits, self.bundle.manifest.problem)
+
+    def rerank(self, query: str, texts: Sequence[str], *, batch: int = BATCH) -> list[Ranked]:
+        """The texts with how well each answers the query, best first; `batch` pairs at a time.
+
+        For classifiers of pairs with one label. The score is the sigmoid of its logit, as
+        sentence-transformers' CrossEncoder gives it, or the logit where the checkpoint says so.
+        """
+        _refuse_one_string(texts)
+        self._require("classify")
+        return rerank(self, query, texts, batch)
+
+    def embed(
+        self, texts: Sequence[str], *, prompt: str | None = None, dimensions: int | None = None
+    ) -> NDArray[np.float32]:
+        """Sentence embeddings, (batch, width), as the checkpoint's folder says.
+
+        `prompt` names one of its prompts (`bundle.manifest.embedding`), by default its own default;
+        an empty name is none. Texts longer than it takes are cut, with a warning. `dimensions`
+        keeps the first values alone, of unit length where all have it.
+        """
         _refuse_one_string(texts)
         self._require("embed")
-        return self.embed_ids(self._tokenize(texts))
+        record, longest = self.bundle.manifest.embedding or EmbeddingRecord(), None
+        if self.bundle.manifest.embedding or prompt:
+            texts, longest = with_prompt(texts, record, prompt), record.longest
+        before = self.tokenizer.shortened if longest else 0
+        ids = [self.encode_text(text, longest=longest) for text in texts]
+        if longest and self.tokenizer.shortened > before and not self._cut:
+            warnings.warn(
+                f"embed: cut texts to {longest} tokens, as the checkpoint says; "
+                "model.tokenizer.shortened counts them",
+                stacklevel=2,
+            )
+        return self.embed_ids(ids, dimensions=dimensions)
 
-    def embed_ids(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
-        """Sentence embeddings of token ids, (batch, width)."""
+    def embed_ids(
+        self, sources: Sequence[Ids], *, dimensions: int | None = None
+    ) -> NDArray[np.float32]:
+        """Sentence embeddings of token ids, (batch, width); see `embed`."""
         self._require("embed")
-        if not sources:
-            return np.empty((0, self.dims.width), dtype=np.float32)
-        return self._pool(sources)
+        vectors = np.empty((0, self.dims.embedding_width), dtype=np.float32)
+        vectors = self._pool(sources) if sources else vectors
+        return first_values(vectors, self.bundle.manifest, dimensions)
+
+    def read(self, text: Text) -> EncodedText:
+        """A text or a pair as an encoder reads it, with where each of its tokens comes from.
+
+        Of a model that was loaded with `cut` as much as it has positions for, see `encode_text`.
+        """
+        first, second = (text, None) if isinstance(text, str) else text
+        longest = self._limits.text_positions(0) if self._cut else None
+        return self.tokenizer.encode_texts(first, second, longest=longest)
+
+    def pool(self, texts: Sequence[EncodedText]) -> NDArray[np.float32]:
+        """What an encoder-only model gives for texts, as one batch: see `Backend.pool`."""
+        return self._pool([text.ids for text in texts], [text.types for text in texts])
 
     def encode_text(
         self,
@@ -477,19 +528,27 @@ class Model:
             ids.append(speech.no_timestamps)
         return tuple(ids)
 
-    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode_text(text) for text in texts]
-
     def _encode(self, sources: Sequence[Ids]) -> Memory:
         """An encoder-decoder's memory of some sources' ids."""
         self._limits.check_prompts(sources)
         return self.backend.encode(*pad(sources))
 
-    def _pool(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
+    def _pool(
+        self, sources: Sequence[Ids], types: Sequence[Ids] | None = None
+    ) -> NDArray[np.float32]:
         self._limits.check_ids(sources, self.dims.vocab)
         tokens, lengths = pad(sources)
         self._limits.check_source(lengths)
-        return self.backend.pool(tokens, lengths)
+        if types is None or self.dims.token_types < 2 or not any(map(any, types)):
+            return self.backend.pool(tokens, lengths)
+        if not any(
+            put.name == SEGMENTS for graph in self.bundle.manifest.graphs for put in graph.inputs
+        ):
+            raise InputError(
+                f"{self.bundle.path}: its encoder cannot tell the texts of a pair apart; "
+                "export the checkpoint again"
+            )
+        return self.backend.pool(tokens, lengths, pad(types)[0])
 
     def session(
         self,

@@ -180,6 +180,8 @@ def make_inputs(
         else:
             inputs["source"] = draw(dims.source_vocab or dims.vocab, longest)
             inputs["source_length"] = np.array([longest, max(1, longest // 2)])
+            if dims.kind == "encoder" and dims.token_types > 1:
+                inputs["token_types"] = rng.integers(0, dims.token_types, (2, longest))
     if dims.kind == "decoder":
         inputs["prompt"] = draw(dims.vocab, 7)
         inputs["prompt_length"] = np.array([7, 4])
@@ -196,8 +198,7 @@ def record(backend: Backend, inputs: Arrays, avoid: frozenset[int] = frozenset()
     It goes on with its own tokens, but for those to `avoid`. Values are kept as float32.
     """
     if "prompt" not in inputs:
-        pooled = backend.pool(inputs["source"], inputs["source_length"])
-        return {**inputs, "pooled": pooled.astype(np.float32)}
+        return {**inputs, "pooled": _pooled(backend, inputs).astype(np.float32)}
     # The TOP largest logits of a step and the log-sum-exp stand for all: they are what decoding
     # looks at, and a vocabulary of logits at every step would make the bundle large.
     tokens: list[NDArray[np.int64]] = []
@@ -226,8 +227,8 @@ def record(backend: Backend, inputs: Arrays, avoid: frozenset[int] = frozenset()
 def replay(backend: Backend, reference: Arrays) -> Parity:
     """Run the same program on another backend and compare; what it finds by itself too."""
     if "prompt" not in reference:
-        pooled = backend.pool(reference["source"], reference["source_length"])
-        return compare([(reference["pooled"], pooled)], [], allowed_error(reference))
+        pair = (reference["pooled"], _pooled(backend, reference))
+        return compare([pair], [], allowed_error(reference))
     pairs: list[Pair] = []
     choices: list[ChoicePair] = []
     tokens = list(reference["tokens"])
@@ -246,6 +247,16 @@ def replay(backend: Backend, reference: Arrays) -> Parity:
     if backend.verifies:
         pairs.extend(_verified_pairs(backend, reference))
     return compare(pairs, choices, allowed_error(reference))
+
+
+def _pooled(backend: Backend, inputs: Arrays) -> NDArray[np.float32]:
+    """What an encoder-only model answers; 0 for padding, whose answers mean nothing."""
+    lengths = inputs["source_length"]
+    pooled = backend.pool(inputs["source"], lengths, inputs.get("token_types"))
+    if pooled.ndim > 2:  # (batch, source, values)
+        valid = np.arange(pooled.shape[1]) < lengths[:, None]
+        pooled = np.where(valid[:, :, None], pooled, np.float32(0))
+    return pooled
 
 
 def _verified_pairs(backend: Backend, reference: Arrays) -> Iterator[Pair]:

@@ -15,6 +15,7 @@ from made_once import MadeOnce
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.bundle.manifest import (
     AudioRecord,
+    EmbeddingRecord,
     EngineRecord,
     GraphFlavour,
     GraphRecord,
@@ -82,6 +83,7 @@ def manifest_of(**changes: Any) -> Manifest:
         "generation_ignored": {"do_sample": True},
         "labels": ("no", "oui", "ね"),
         "problem": "single_label",
+        "relevance": "plain",
         "audio": AudioRecord(sampling_rate=16000, mels=80, fft=400, hop=160, seconds=30),
         "speech": SpeechRecord(
             languages={"en": 50259},
@@ -106,6 +108,12 @@ def manifest_of(**changes: Any) -> Manifest:
             source_sha256="0" * 64,
             tool_version="0.1.0",
             created="2026-01-31T23:59:59Z",
+        ),
+        "embedding": EmbeddingRecord(
+            prompts={"query": "query: ", "passage": ""},
+            longest=256,
+            dimensions=128,
+            similarity="cosine",
         ),
         "graphs": (
             graph("encoder", "canonical", "encoder.onnx"),

@@ -68,7 +68,7 @@ class StartCheckpoint:
 def read_start_checkpoint(recipe: Recipe, folder: Path) -> StartCheckpoint:
     """Load the checkpoint's facts and write its tokenizer into `folder`."""
     path = Path(recipe.start)
-    loaded = load_checkpoint(path)
+    loaded = load_checkpoint(path, default_task="embed")
     converted = convert_tokenizer(
         path,
         config=loaded.source.config,
@@ -107,7 +107,7 @@ def start_model(dims: Dims, path: Path, seed: int) -> tuple[Transformer, tuple[s
 
     Raises TrainingError where a weight of the same name has another shape, other than the labels'.
     """
-    loaded = load_checkpoint(path)
+    loaded = load_checkpoint(path, default_task="embed")
     if loaded.dims == dims:
         model = loaded.model.requires_grad_(requires_grad=True)
         freeze_positions(model)

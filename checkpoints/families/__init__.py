@@ -6,6 +6,7 @@ The registry is keyed by the `model_type` of a Hugging Face config.json.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 
 from seq2edge.checkpoints.families.family import Family
 from seq2edge.errors import UnsupportedError
@@ -16,19 +17,37 @@ FAMILIES = {
     "marian": "bart:MARIAN",
     "pegasus": "bart:PEGASUS",
     "m2m_100": "bart:M2M100",
+    "blenderbot": "bart:BLENDERBOT",
+    "blenderbot-small": "bart:BLENDERBOT_SMALL",
     "whisper": "whisper:WHISPER",
     "t5": "t5:T5",
     "mt5": "t5:MT5",
+    "umt5": "t5:UMT5",
     "gpt2": "gpt2:GPT2",
+    "opt": "opt:OPT",
     "llama": "llama:LLAMA",
     "mistral": "llama:MISTRAL",
     "qwen2": "llama:QWEN2",
     "qwen3": "llama:QWEN3",
     "bert": "bert:BERT",
     "roberta": "bert:ROBERTA",
+    "xlm-roberta": "bert:XLM_ROBERTA",
+    "camembert": "bert:CAMEMBERT",
+    "electra": "electra:ELECTRA",
+    "albert": "electra:ALBERT",
+    "mpnet": "electra:MPNET",
+    "deberta-v2": "deberta:DEBERTA_V2",
     "distilbert": "bert:DISTILBERT",
     "seq2edge": "native:NATIVE",
 }
+
+
+def model_type_of(architectures: Sequence[str]) -> str:
+    """The `model_type` of a config that has none, by the class it names; empty where none knows."""
+    for model_type in FAMILIES:
+        if set(map(str, architectures)) & set(find_family(model_type).architectures):
+            return model_type
+    return ""
 
 
 def find_family(model_type: str) -> Family:

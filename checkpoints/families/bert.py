@@ -1,4 +1,4 @@
-"""BERT, RoBERTa and DistilBERT as classifiers and as sentence encoders.
+"""BERT, RoBERTa, XLM-R and DistilBERT as classifiers and as sentence encoders.
 
 Sources: Devlin et al. 2019, Liu et al. 2019, Sanh et al. 2019, Reimers and Gurevych 2019.
 """
@@ -7,9 +7,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMapping, linear, norm
+from seq2edge.checkpoints.families.bart import padded_offset
+from seq2edge.checkpoints.families.family import (
+    Config,
+    Family,
+    Names,
+    WeightMapping,
+    count_labels,
+    encoder_task,
+    linear,
+    norm,
+)
+from seq2edge.errors import UnsupportedError
 from seq2edge.model.dims import Dims, StackDims
 
 
@@ -27,20 +38,25 @@ class Layout:
     feedforward_norm: str
     classifier: tuple[str, str]  # dense, out
     classifier_activation: str
-    skip_positions: int = 0  # rows of the position table that no token reaches
+    padded_positions: bool = False  # the first token stands at the padding id + 1
+    widen: str = ""  # the product behind narrow embeddings, in families that may have them
+    shared_layers: bool = False  # one layer's weights serve all
+    relative_buckets: int = 0  # of a bias that all layers share, as T5's
 
 
 def _head(config: Config, layout: Layout) -> dict[str, object]:
     """A classifier where the architecture is one, else a pooled embedding."""
-    if str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
-        labels = len(config.get("id2label") or {}) or config.size("num_labels", 2)
+    task = encoder_task(config)
+    if task == "classify":
         activation = layout.classifier_activation
         return {
             "head": "classifier",
-            "labels": labels,
+            "labels": count_labels(config),
             "classifier_activation": activation,
             "pooling": "first",
         }
+    if task != "embed":
+        raise UnsupportedError(f"task {task!r}: is not supported for this family")
     return {
         "head": "embedding",
         "pooling": config.get("pooling", "mean"),
@@ -48,22 +64,21 @@ def _head(config: Config, layout: Layout) -> dict[str, object]:
     }
 
 
-def _dims(layout: Layout, config: Config, names: Names) -> Dims:
+def bert_dims(layout: Layout, config: Config, names: Names) -> Dims:
     """The sizes that a config.json says, in the names of this layout."""
     config.require("position_embedding_type", "absolute")
+    config.require("is_decoder", False)  # causal attention
     config.ignore(
-        "num_labels",
         "sinusoidal_pos_embds",
         "pooling",
         "normalize",
         "tie_word_embeddings",
         "tie_weights_",
     )
-    if layout.skip_positions:  # RoBERTa counts positions from the padding id + 1 on
-        config.require("pad_token_id", layout.skip_positions - 1)
+    offset = padded_offset(config) if layout.padded_positions else 0
     get = _renamed(config)
     width, heads = get("hidden_size", "dim"), get("num_attention_heads", "n_heads")
-    positions = config.size("max_position_embeddings", 512) - layout.skip_positions
+    positions = config.size("max_position_embeddings", 512) - offset
     stack = StackDims(
         layers=get("num_hidden_layers", "n_layers"),
         heads=heads,
@@ -76,14 +91,20 @@ def _dims(layout: Layout, config: Config, names: Names) -> Dims:
         final_norm=False,
         embedding_norm=True,
         max_positions=positions,
+        position_offset=offset,
+        relative_buckets=layout.relative_buckets,
+        relative_distance=128 if layout.relative_buckets else 0,
+        shared_layers=layout.shared_layers,
         attention_scale=(width // heads) ** -0.5,
     )
-    prefix = _prefix(layout, names)
+    prefix = prefix_of(layout, names)
+    narrow = config.size("embedding_size", 128) if layout.widen else 0
     types = f"{prefix}embeddings.token_type_embeddings.weight" in names
     return Dims(
         width=width,
         vocab=config.size("vocab_size"),
         encoder=stack,
+        table_width=narrow if f"{prefix}{layout.widen}.weight" in names else 0,
         tied=False,
         token_types=config.size("type_vocab_size", 2) if types else 0,
         **_head(config, layout),  # type: ignore[arg-type]
@@ -100,26 +121,33 @@ def _renamed(config: Config) -> functools.partial[int]:
     return functools.partial(size)
 
 
-def _prefix(layout: Layout, names: Names) -> str:
+def prefix_of(layout: Layout, names: Names) -> str:
+    """What all names of the encoder begin with; nothing in a bare encoder's file."""
     return layout.prefix if any(name.startswith(layout.prefix) for name in names) else ""
 
 
-def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping]:
+def bert_weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping]:
     """Every parameter that these dims have, and the tensors it is made of."""
-    prefix = _prefix(layout, names)
+    prefix = prefix_of(layout, names)
     stack = dims.encoder
     assert stack is not None
     for ours, theirs in (("embedding", "word"), ("token_types", "token_type")):
         if ours == "embedding" or dims.token_types:
             source = f"{prefix}embeddings.{theirs}_embeddings.weight"
             yield WeightMapping(target=f"{ours}.weight", sources=(source,))
-    yield WeightMapping(
-        target="encoder.positions.weight",
-        sources=(f"{prefix}embeddings.position_embeddings.weight",),
-        skip_rows=layout.skip_positions,
-    )
+    if stack.positions == "learned":
+        yield WeightMapping(
+            target="encoder.positions.weight",
+            sources=(f"{prefix}embeddings.position_embeddings.weight",),
+            skip_rows=stack.position_offset,
+        )
     yield from _norm("encoder.embedding_norm", f"{prefix}embeddings.LayerNorm", names)
-    for i in range(stack.layers):
+    if dims.table_width:
+        yield from linear("encoder.widen", f"{prefix}{layout.widen}")
+    if stack.relative_buckets:
+        bias = f"{prefix}encoder.relative_attention_bias.weight"
+        yield WeightMapping(target="encoder.relative.weight", sources=(bias,))
+    for i in range(1 if stack.shared_layers else stack.layers):
         yield from _layer(f"encoder.layers.{i}", prefix + layout.layer.format(i), layout, names)
     if dims.head == "classifier":
         dense, out = (name.format(prefix) for name in layout.classifier)
@@ -144,19 +172,35 @@ def _layer(ours: str, theirs: str, layout: Layout, names: Names) -> Iterator[Wei
     yield from _norm(f"{ours}.feedforward_norm", f"{theirs}.{layout.feedforward_norm}", names)
 
 
-def _family(name: str, model: str, layout: Layout) -> Family:
+def bert_family(
+    name: str,
+    model: str,
+    layout: Layout,
+    dims: Callable[[Layout, Config, Names], Dims] = bert_dims,
+) -> Family:
+    """The registry's row of a family that has BERT's layout or one like it."""
     return Family(
         name=name,
-        architectures=(f"{model}ForSequenceClassification", f"{model}Model", f"{model}ForMaskedLM"),
-        dims=functools.partial(_dims, layout),
-        weights=functools.partial(_weights, layout),
+        architectures=tuple(
+            f"{model}{end}"
+            for end in ("ForSequenceClassification", "Model", "ForMaskedLM", "ForPreTraining")
+        ),
+        dims=functools.partial(dims, layout),
+        weights=functools.partial(bert_weights, layout),
         ignored=(r"(.*\.)?embeddings\.(position_ids|token_type_ids)",),
         # A pooler that the pooling does not use; heads of masked-language pretraining.
-        unused=(r"(.*\.)?pooler\..*", r"cls\..*", r"lm_head\..*", r"vocab_\w+\..*"),
+        unused=(
+            r"(.*\.)?pooler\..*",
+            r"cls\..*",
+            r"(lm_head|lm_predictions|mask_predictions)\..*",
+            r"vocab_\w+\..*",
+            r"((discriminator|generator)_)?predictions\..*",
+            r"(generator_lm_head|sop_classifier)\..*",
+        ),
     )
 
 
-_BERT = Layout(
+BERT_LAYOUT = Layout(
     prefix="bert.",
     layer="encoder.layer.{}",
     qkv=("attention.self.query", "attention.self.key", "attention.self.value"),
@@ -168,18 +212,17 @@ _BERT = Layout(
     classifier=("{}pooler.dense", "classifier"),
     classifier_activation="tanh",
 )
-BERT = _family("bert", "Bert", _BERT)
-ROBERTA = _family(
-    "roberta",
-    "Roberta",
-    dataclasses.replace(
-        _BERT,
-        prefix="roberta.",
-        classifier=("classifier.dense", "classifier.out_proj"),
-        skip_positions=2,
-    ),
+BERT = bert_family("bert", "Bert", BERT_LAYOUT)
+_ROBERTA = dataclasses.replace(
+    BERT_LAYOUT,
+    prefix="roberta.",
+    classifier=("classifier.dense", "classifier.out_proj"),
+    padded_positions=True,
 )
-DISTILBERT = _family(
+ROBERTA = bert_family("roberta", "Roberta", _ROBERTA)
+XLM_ROBERTA = bert_family("xlm-roberta", "XLMRoberta", _ROBERTA)
+CAMEMBERT = bert_family("camembert", "Camembert", _ROBERTA)
+DISTILBERT = bert_family(
     "distilbert",
     "DistilBert",
     Layout(

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from seq2edge.checkpoints.families.neutral import NEUTRAL
 from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import Dims
 
@@ -20,37 +21,35 @@ ACTIVATION_NAMES = {
     "swish": "silu",
 }
 
-# Keys of a config.json that say nothing about what the graphs compute: training, bookkeeping,
-# task hints, and generation defaults (those are read by `generation.py`).
-NEUTRAL_KEYS = frozenset(
-    """
-    _name_or_path _num_labels activation_dropout add_cross_attention architectures attention_dropout
-    attention_probs_dropout_prob attn_pdrop auto_map bad_words_ids begin_suppress_tokens
-    bos_token_id chunk_size_feed_forward classif_dropout classifier_dropout classifier_proj_size
-    cls_token_id cross_attention_hidden_size decoder_layerdrop decoder_start_token_id
-    diversity_penalty do_sample dropout dropout_rate dtype early_stopping embd_pdrop
-    encoder_layerdrop encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
-    finetuning_task force_bos_token_to_be_generated forced_bos_token_id forced_decoder_ids
-    forced_eos_token_id gradient_checkpointing hidden_dropout_prob id2label init_std
-    initializer_factor initializer_range is_decoder is_encoder_decoder label2id layerdrop
-    length_penalty mask_feature_length mask_feature_min_masks mask_feature_prob mask_time_length
-    mask_time_min_masks mask_time_prob apply_spec_augment max_length median_filter_width min_length
-    model_type no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions
-    output_hidden_states output_past output_scores pad_token_id prefix pretraining_tp
-    problem_type qa_dropout remove_invalid_values repetition_penalty resid_pdrop return_dict
-    return_dict_in_generate save_step sep_token_id seq_classif_dropout summary_activation
-    summary_first_dropout summary_proj_to_labels summary_type summary_use_proj suppress_tokens
-    task_specific_params temperature tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p
-    torch_dtype torchscript transformers_version typical_p unk_token_id use_bfloat16 use_cache
-    model_max_length transformers.js_config
-    """.split()
-)
+# What a key holds where it sets nothing; 0 is False.
+UNSET: tuple[Any, ...] = (None, False, "", [], {})
+
+
+# What the head of a class is made for, by the end of the class's name.
+HEAD_TASKS = {
+    "ForSequenceClassification": "classify",
+    "ForTokenClassification": "tag",
+    "ForQuestionAnswering": "answer",
+    "ForMaskedLM": "fill",
+}
 
 
 class Config:
-    """A config.json that remembers which keys were read, so that none is passed over."""
+    """A config.json that remembers which keys were read, so that none is passed over.
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    `task` is what the checkpoint is asked to do; where that is None and its class leaves a choice,
+    `default_task` is taken.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        *,
+        task: str | None = None,
+        default_task: str | None = None,
+    ) -> None:
+        self.task = task
+        self.default_task = default_task
         self._values = dict(values)
         self._read: set[str] = set()
 
@@ -93,7 +92,7 @@ class Config:
         unknown = {
             key: value
             for key, value in self._values.items()
-            if key not in self._read and key not in NEUTRAL_KEYS and value not in (None, False)
+            if key not in self._read and key not in NEUTRAL and value not in UNSET
         }
         if unknown:
             listed = ", ".join(f"{key}={value!r}" for key, value in sorted(unknown.items()))
@@ -101,6 +100,42 @@ class Config:
                 f"config.json: settings that are not supported: {listed}; remove them only if "
                 "they do not change what the model computes"
             )
+
+
+def encoder_task(config: Config) -> str:
+    """What an encoder-only checkpoint is to do: what its class is made for, or embed.
+
+    A masked-language model leaves a choice: its head fills words, most want its embeddings. A
+    folder of sentence-transformers has said it, whatever the class of its first module. Raises
+    UnsupportedError where the choice is missing, and for a task that there is no head for.
+    """
+    architecture = str((config.get("architectures") or [""])[0])
+    tasks = (task for end, task in HEAD_TASKS.items() if architecture.endswith(end))
+    made_for = next(tasks, "embed")
+    if config.get("pooling") is not None:
+        made_for = "embed"
+    if made_for == "fill":
+        chosen = config.task or config.default_task
+        if chosen is None:
+            raise UnsupportedError(
+                f"config.json: {architecture} may do two things, its head fills masked words: "
+                "choose --task fill or --task embed"
+            )
+        made_for = "embed" if chosen == "embed" else made_for
+    if config.task not in (None, made_for):
+        raise UnsupportedError(
+            f"task {config.task!r}: {architecture or 'the checkpoint'} is made to {made_for}"
+        )
+    return made_for
+
+
+def count_labels(config: Config) -> int:
+    """How many classes a classifier has, by transformers' own rule (5.24).
+
+    `num_labels` where the config has it, though `id2label` names another number of them; else as
+    many as are named; else 2.
+    """
+    return config.size("num_labels", len(config.get("id2label") or {}) or 2)
 
 
 Names = frozenset[str]  # of all tensors in the checkpoint
@@ -113,7 +148,7 @@ class WeightMapping:
     A source of None stands for zeros, as long as its first neighbour, in place of a bias that the
     family does not have. `skip_rows` rows are padding that no position ever reaches. `default`
     gives the values where the sources may be missing from a checkpoint because they follow from
-    sizes.
+    sizes. `combine` makes the parameter of the sources where it is not their rows.
     """
 
     target: str
@@ -121,6 +156,7 @@ class WeightMapping:
     transpose: bool = False
     skip_rows: int = 0
     default: Callable[[], Tensor] | None = None
+    combine: Callable[..., Tensor] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

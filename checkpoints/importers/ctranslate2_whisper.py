@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from seq2edge.checkpoints.importers.ctranslate2_file import Variable, VariableFile, read_variables
-from seq2edge.checkpoints.importers.huggingface import Source, read_json
+from seq2edge.checkpoints.importers.huggingface import Source
+from seq2edge.checkpoints.importers.json_file import read_json
 from seq2edge.errors import CheckpointError, UnsupportedError
 
 FILE = "model.bin"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seq2edge.checkpoints.importers.json_file import read_json
+from seq2edge.checkpoints.importers.sentence_transformers import (
+    SentenceFolder,
+    read_sentence_folder,
+)
 from seq2edge.errors import CheckpointError, UnsupportedError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+TOKENIZER_SUFFIXES = (".json", ".txt", ".model", ".spm", ".jinja")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -29,34 +34,37 @@ class Source:
     names: frozenset[str]
     read: Callable[[str], Tensor]
     tokenizer_files: dict[str, bytes] | None = None  # None: they are in the folder itself
+    sentence: SentenceFolder | None = None  # what sentence-transformers says beside the model
 
 
 def open_folder(path: Path) -> Source:
     """A Hugging Face folder. Raises CheckpointError for anything missing, broken or pickled."""
-    config = read_json(path / "config.json")
-    where = _tensor_files(path)
-    generation = path / "generation_config.json"
+    sentence = read_sentence_folder(path)
+    model = path / sentence.transformer if sentence else path
+    config = read_json(model / "config.json")
+    if sentence:
+        config |= {"pooling": sentence.pooling, "normalize": sentence.normalize}
+    where = {name: (file, name) for name, file in _tensor_files(model).items()}
+    for dense in sentence.dense if sentence else ():
+        own = _tensor_files(path / dense.folder)
+        where |= {f"{dense.folder}.{name}": (file, name) for name, file in own.items()}
+    generation = model / "generation_config.json"
     return Source(
         path=path,
         source_format="huggingface",
-        config={**config, **_pooling(path)},
+        config=config,
         generation=read_json(generation) if generation.is_file() else None,
         names=frozenset(where),
-        read=lambda name: _read_tensor(where[name], name),
+        read=lambda name: _read_tensor(*where[name]),
+        tokenizer_files=None if model == path else _small_files(model),
+        sentence=sentence,
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file, a checkpoint needs it") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: holds {type(values).__name__}, needs a JSON object")
-    return values
+def _small_files(folder: Path) -> dict[str, bytes]:
+    """The files of a folder that may be a tokenizer's."""
+    files = (file for file in folder.iterdir() if file.suffix in TOKENIZER_SUFFIXES)
+    return {file.name: file.read_bytes() for file in files if file.name != "config.json"}
 
 
 def _tensor_files(path: Path) -> dict[str, Path]:
@@ -118,30 +126,3 @@ def _read_tensor(file: Path, name: str) -> Tensor:
             f"{file}: tensor {name} is {tensor.dtype}; quantized checkpoints are not supported"
         )
     return tensor.to(torch.float32)
-
-
-def _pooling(path: Path) -> dict[str, Any]:
-    """Pooling and normalization of a sentence-transformers folder, as config settings."""
-    if not (path / "modules.json").is_file():
-        return {}
-    try:
-        modules = json.loads((path / "modules.json").read_text(encoding="utf-8"))
-        kinds = {str(m["type"]).rsplit(".", 1)[-1]: str(m["path"]) for m in modules}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path / 'modules.json'}: cannot be read: {error}") from error
-    unknown = set(kinds) - {"Transformer", "Pooling", "Normalize"}
-    if unknown:
-        raise UnsupportedError(f"{path / 'modules.json'}: modules {', '.join(sorted(unknown))}")
-    settings: dict[str, Any] = {"normalize": "Normalize" in kinds}
-    if "Pooling" in kinds:
-        settings["pooling"] = _pooling_mode(path / kinds["Pooling"] / "config.json")
-    return settings
-
-
-def _pooling_mode(file: Path) -> str:
-    settings = read_json(file)
-    modes = {key for key, value in settings.items() if key.startswith("pooling_mode_") and value}
-    named = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
-    if len(modes) != 1 or not modes <= set(named):
-        raise UnsupportedError(f"{file}: pooling {', '.join(sorted(modes)) or 'none'}")
-    return named[modes.pop()]

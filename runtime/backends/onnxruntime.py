@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
-from seq2edge.bundle.engine_info import ALIGNMENT, LAST_POSITIONS, TOP_VALUES
+from seq2edge.bundle.engine_info import ALIGNMENT, LAST_POSITIONS, SEGMENTS, TOP_VALUES
 from seq2edge.bundle.manifest import GraphRecord
 from seq2edge.errors import BackendError
 from seq2edge.runtime.backend import (
@@ -173,10 +173,15 @@ class OnnxRuntimeBackend:
             cache.alignment = alignment
         return logits
 
-    def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:
-        """See Backend."""
+    def pool(
+        self, source: Tokens, source_length: Lengths, token_types: Tokens | None = None
+    ) -> NDArray[np.float32]:
+        """See Backend. Graphs of older bundles read no types."""
+        session = self.sessions["encoder"]
         feed = {"input_ids": source, "source_length": source_length}
-        pooled: NDArray[np.float32] = self.sessions["encoder"].run(None, feed)[0]
+        if token_types is not None or any(i.name == SEGMENTS for i in session.get_inputs()):
+            feed[SEGMENTS] = np.zeros_like(source) if token_types is None else token_types
+        pooled: NDArray[np.float32] = session.run(None, feed)[0]
         return pooled
 
 

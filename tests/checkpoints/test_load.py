@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from seq2edge.checkpoints.load import load_checkpoint, open_source
@@ -57,13 +58,31 @@ def our_logits(loaded, source, target):
     return np.stack(answers, axis=1)
 
 
-@pytest.mark.parametrize("name", tiny_models.GENERATORS)
-def test_logits_are_those_of_transformers(folder, name):
+def named(cases):
+    """Parameters of a test: names of tiny models, alone or with changed settings."""
+    pairs = [case if isinstance(case, tuple) else (case, {}) for case in cases]
+    ids = ["-".join([name, *(f"{k}={v}" for k, v in new.items())]) for name, new in pairs]
+    return pytest.mark.parametrize(("name", "changes"), pairs, ids=ids)
+
+
+@named(
+    [
+        *tiny_models.GENERATORS,
+        ("m2m100", {"pad_token_id": 5}),
+        ("bart", {"pad_token_id": 5}),
+        ("marian", {"pad_token_id": 5}),
+        ("marian-split", {"tie_word_embeddings": False}),
+        ("mbart", {"tie_word_embeddings": False}),
+        ("opt", {"do_layer_norm_before": False}),
+        ("opt", {"_remove_final_layer_norm": True}),
+    ]
+)
+def test_logits_are_those_of_transformers(folder, name, changes):
     """After a prefill and after each step from the cache, for every family."""
-    path = folder(name)
-    reference, loaded = tiny_models.make(name), load_checkpoint(path)
+    path = folder(name, **changes)
+    reference, loaded = tiny_models.make(name, **changes), load_checkpoint(path)
     generator = torch.Generator().manual_seed(5)
-    target = torch.randint(3, loaded.dims.vocab, (2, 11), generator=generator)
+    target = torch.randint(6, loaded.dims.vocab, (2, 11), generator=generator)
     if loaded.dims.kind == "decoder":
         inputs, source = {"input_ids": target}, None
     elif loaded.dims.mels:
@@ -71,12 +90,40 @@ def test_logits_are_those_of_transformers(folder, name):
         source = torch.randn(shape, generator=generator)
         inputs = {"input_features": source, "decoder_input_ids": target}
     else:
-        source = torch.randint(3, 80, (2, 9), generator=generator)
+        source = torch.randint(6, 80, (2, 9), generator=generator)
         mask = torch.ones_like(source)
         inputs = {"input_ids": source, "attention_mask": mask, "decoder_input_ids": target}
     with torch.no_grad():
         wanted = reference(**inputs).logits[:, 3:].numpy()
     np.testing.assert_allclose(our_logits(loaded, source, target), wanted, **CLOSE)
+
+
+@named(
+    [
+        *tiny_models.ENCODERS,
+        *tiny_models.ALIKE,
+        ("roberta", {"pad_token_id": 0}),
+        ("deberta-v2", {"share_att_key": False, "norm_rel_ebd": "none"}),
+        ("deberta-v2", {"position_biased_input": True, "type_vocab_size": 2}),
+        ("deberta-v2", {"pooler_hidden_act": "tanh"}),
+        ("roberta-embedding", {"pad_token_id": 5}),
+    ]
+)
+def test_answers_of_encoders_are_those_of_transformers(folder, name, changes):
+    """Logits and means of hidden states, of rows of unequal lengths."""
+    loaded, reference = load_checkpoint(folder(name, **changes)), tiny_models.make(name, **changes)
+    source = torch.randint(6, 80, (3, 9), generator=torch.Generator().manual_seed(5))
+    length = torch.tensor([9, 4, 1])
+    mask = torch.arange(9) < length[:, None]
+    source[~mask] = reference.config.pad_token_id
+    with torch.no_grad():
+        output = reference(input_ids=source, attention_mask=mask.long())
+        if loaded.dims.head == "classifier":
+            wanted = output.logits
+        else:
+            wanted = (output.last_hidden_state * mask[:, :, None]).sum(1) / length[:, None]
+        found = loaded.model.pool(source, length)
+    torch.testing.assert_close(found, wanted, **CLOSE)
 
 
 @pytest.mark.parametrize("name", ["llama", "bart", "bert"])
@@ -106,7 +153,7 @@ def test_bare_encoders_may_lack_their_prefix(folder):
     assert all(torch.equal(found[key], value) for key, value in wanted.items())
 
 
-@pytest.mark.parametrize("name", ["t5", "bart", "whisper", "gpt2", "llama", "bert"])
+@pytest.mark.parametrize("name", ["t5", "bart", "whisper", "gpt2", "llama", "bert", "deberta-v2"])
 def test_a_missing_tensor_is_named(folder, name):
     """Each one of them, not only the first."""
     path = folder(name)
@@ -119,6 +166,18 @@ def test_a_missing_tensor_is_named(folder, name):
             load_checkpoint(path)
         edit_tensors(path, lambda tensors, key=missing, value=kept: tensors.update({key: value}))
     load_checkpoint(path)
+
+
+@pytest.mark.parametrize("shape", [(6, 32), (8, 16)])
+def test_tensors_that_make_no_table_are_named(folder, shape):
+    """Too few rows of relative positions, or too narrow ones."""
+    path, name = folder("deberta-v2"), "deberta.encoder.rel_embeddings.weight"
+    edit_tensors(path, lambda tensors: tensors.update({name: torch.ones(shape)}))
+    rows, width = shape
+    with pytest.raises(
+        CheckpointError, match=rf"position_key \[4, 8, 8\].*{name} \[{rows}, {width}\]"
+    ):
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize("name", ["t5", "marian-split", "gpt2", "qwen3", "distilbert"])
@@ -207,6 +266,42 @@ def test_labels_and_what_their_scores_mean(folder):
     edit_config(path, problem_type=None, id2label={"0": "a", "5": "b"})
     with pytest.raises(CheckpointError, match=r"id2label .* does not count from 0"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_labels": 3, "id2label": {"0": "a"}},
+        {"num_labels": 3, "id2label": None},
+        {"id2label": {"0": "a", "1": "b", "2": "c"}},
+        {"num_labels": 3, "id2label": {"0": "a", "1": "b", "2": "c"}},
+    ],
+)
+def test_labels_are_as_many_as_transformers_says(folder, settings):
+    """Where the config names none, or another number of them than it says."""
+    path = folder("bert")
+    edit_config(path, **settings)
+    theirs = transformers.BertForSequenceClassification.from_pretrained(path).config.id2label
+    assert load_checkpoint(path).labels == tuple(theirs.values())
+
+
+def test_a_config_that_names_its_class_alone_is_enough(folder):
+    """Old files have no `model_type`; where the class is unknown too, it is missed by name."""
+    path = folder("bert-embedding")
+    edit_config(path, model_type=None)
+    loaded = load_checkpoint(path)
+    assert (loaded.family, loaded.source.config["model_type"]) == ("bert", "bert")
+    edit_config(path, architectures=["Perceptron"])
+    with pytest.raises(UnsupportedError, match="model_type: '' is not supported"):
+        load_checkpoint(path)
+
+
+def test_marks_of_other_programs_are_no_settings(folder):
+    """As published folders have them; a decoder may say that it is one."""
+    path = folder("llama")
+    marks = {"unsloth_fixed": True, "pruned_heads": {}, "auto_map": {"AutoModel": "x.py--X"}}
+    edit_config(path, **marks, is_decoder=True)
+    assert load_checkpoint(path).family == "llama"
 
 
 def test_models_without_classes_have_no_labels(folder):

@@ -44,7 +44,7 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
-NEEDS = {"an NVIDIA GPU", "a Jetson", "many devices"}
+NEEDS = {"an NVIDIA GPU", "a Jetson", "many devices", "a model hub"}
 SHORTER = {
     "NAME": "pretraining",
     "16x1,32x1,48x2,96x2": "8x1,16x1",
@@ -127,7 +127,8 @@ def look_up(words: list[str]) -> None:
     if program == "seq2edge":
         name, *arguments = rest
         assert name in cli.main.commands, f"no command {name}"
-        cli.main.commands[name].make_context(name, arguments)
+        with cli.main.commands[name].make_context(name, arguments):
+            pass  # files that it opened are closed again
     elif program == "pip":
         known = set(
             tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

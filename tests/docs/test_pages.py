@@ -19,6 +19,7 @@ from seq2edge import cli, errors
 from seq2edge.runtime.search import Processor
 from seq2edge.runtime.service import Reply, Service
 from seq2edge.runtime.session import Session
+from seq2edge.runtime.tokenizer import EncodedText
 from seq2edge.runtime.words import WordAlignment
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -130,6 +131,7 @@ LAZY = {
     "Reply": Reply,
     "WordAlignment": WordAlignment,
     "Service": Service,
+    "EncodedText": EncodedText,
 }
 
 

@@ -172,3 +172,28 @@ def test_classes_and_embeddings_are_those_of_transformers(opened, name):
             wanted = (hidden.sum(1) / mask.sum(1, keepdim=True)).numpy()
             found = model.embed_ids(chosen)
         np.testing.assert_allclose(found, wanted, atol=TOLERANCES["float32"].absolute)
+
+
+@pytest.mark.parametrize("name", ["bert", "bert-embedding"])
+def test_pairs_are_those_of_transformers(opened, name):
+    """Token types tell the texts of a pair apart, in a batch of unequal lengths; none are 0."""
+    reference, model = opened(name)
+    ids, types = torch.randint(3, 80, (2, 9)), torch.tensor([[0] * 4 + [1] * 5, [0] * 3 + [1] * 6])
+    lengths = torch.tensor([9, 6])
+    mask = (torch.arange(9) < lengths[:, None]).long()
+
+    def wanted(token_types):
+        with torch.no_grad():
+            output = reference(input_ids=ids, attention_mask=mask, token_type_ids=token_types)
+        if name == "bert":
+            return output.logits
+        hidden = output.last_hidden_state * mask[:, :, None]
+        return hidden.sum(1) / lengths[:, None]
+
+    for given in (types, None):
+        found = model.backend.pool(
+            ids.numpy(), lengths.numpy(), None if given is None else given.numpy()
+        )
+        expected = wanted(torch.zeros_like(ids) if given is None else given)
+        np.testing.assert_allclose(found, expected, atol=TOLERANCES["float32"].absolute)
+    assert not np.allclose(wanted(types), expected, atol=1e-2), "types matter to this model"

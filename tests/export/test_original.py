@@ -136,7 +136,7 @@ def test_the_first_difference_is_named(opened, monkeypatch, name, parameter, pla
     """Hidden states side by side."""
     folder, loaded, _ = opened(name)
     wrong = damaged(loaded, parameter, lambda tensor: 1.5 * tensor + 0.01)
-    monkeypatch.setattr(original, "load_checkpoint", lambda _: wrong)
+    monkeypatch.setattr(original, "load_checkpoint", lambda _, task: wrong)
     assert original.compare(folder, wrong.dims, record_reference(wrong)).place == place
 
 
@@ -179,7 +179,7 @@ def test_the_command_compares_and_says_so(tmp_path, monkeypatch):
     assert "original    compared with transformers 5" in shown
     assert "BertForSequenceClassification: within" in shown
     wrong = damaged(load_checkpoint(tmp_path / "checkpoint"), "classifier_out.bias", lambda b: -b)
-    monkeypatch.setattr(pipeline, "load_checkpoint", lambda _: wrong)
+    monkeypatch.setattr(pipeline, "load_checkpoint", lambda *_, **__: wrong)
     refused = call("export", tmp_path / "checkpoint", "-o", tmp_path / "other")
     assert refused.exit_code == 1
     assert "answers otherwise than our model: largest error" in refused.stderr

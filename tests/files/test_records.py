@@ -10,11 +10,13 @@ import pytest
 
 from seq2edge.errors import CheckpointError
 from seq2edge.files.records import (
+    OPTIONAL,
     Pattern,
     RecordError,
     decode,
     json_schema,
     parse_json,
+    plain_values,
     record_errors,
 )
 
@@ -42,6 +44,21 @@ class Outer:
     free: Any
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grown:
+    """A record that got a field later, in a list."""
+
+    parts: tuple[Part, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """With a default that its older files mean."""
+
+    size: int
+    layers: tuple[int, ...] = dataclasses.field(default=(), metadata=OPTIONAL)
+
+
 VALID = {
     "count": 3,
     "flag": False,
@@ -51,6 +68,15 @@ VALID = {
     "inner": None,
     "free": {"deep": [1, -2.5, None, True, "ü"]},
 }
+
+
+def test_later_fields_are_written_where_they_say_something() -> None:
+    """At any depth; older files and readers go with the rest."""
+    grown = Grown(parts=(Part(size=1), Part(size=2, layers=(3,))))
+    written = plain_values(grown)
+    assert written == {"parts": [{"size": 1}, {"size": 2, "layers": [3]}]}
+    assert decode(Grown, written) == grown
+    assert json_schema(Grown)["$defs"]["Part"]["required"] == ["size"]
 
 
 def test_every_kind_of_hint_is_read() -> None:

@@ -71,7 +71,7 @@ def test_choices_are_from_known_sets(changes, message):
     ("changes", "message"),
     [
         ({"head": "ranking"}, "head: 'ranking'"),
-        ({"pooling": "max"}, "pooling: 'max' is not supported, known: first, mean"),
+        ({"pooling": "sum"}, "pooling: 'sum' is not supported, known: first, last, max, mean"),
         ({"decoder": None}, "neither an encoder nor a decoder"),
     ],
 )

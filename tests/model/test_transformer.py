@@ -144,8 +144,12 @@ def test_pooling_does_not_see_padding(model, name):
 def test_normalised_embeddings_have_length_one(tmp_path):
     """Where sentence-transformers' files ask for it."""
     tiny_models.save("bert-embedding", tmp_path)
-    kinds = ("Transformer", "Normalize")
-    modules = [{"idx": i, "path": "", "type": f"models.{kind}"} for i, kind in enumerate(kinds)]
+    modules = [
+        {"path": "1_Pooling" if kind == "Pooling" else "", "type": f"models.{kind}"}
+        for kind in ("Transformer", "Pooling", "Normalize")
+    ]
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     pooled = load_checkpoint(tmp_path).model.pool(random(2, 5), torch.tensor([5, 3]))
     torch.testing.assert_close(pooled.norm(dim=-1), torch.ones(2))

@@ -85,7 +85,7 @@ def edit_manifest(bundle: Path, section: str, values: dict[str, Any]) -> None:
     """Change what a copied bundle says of itself."""
     file = bundle / "manifest.json"
     manifest = json.loads(file.read_text(encoding="utf-8"))
-    manifest[section] |= values
+    manifest[section] = manifest.get(section, {}) | values
     file.write_text(json.dumps(manifest), encoding="utf-8")
 
 
@@ -94,6 +94,13 @@ def encoder_decoder(place: Path, speaking: Speaking) -> None:
     checkpoint = place / "path" / "to" / "checkpoint"
     shutil.rmtree(checkpoint)
     shutil.copytree(speaking("bart", edit=brief).parent / "checkpoint", checkpoint)
+
+
+def sentences_model(place: Path, speaking: Speaking) -> None:
+    """A bundle that embeds, with a prompt."""
+    shutil.copytree(speaking("bert-embedding"), place / "sentences")
+    record = {"prompts": {"query": "w7 "}, "default_prompt": "", "similarity": ""}
+    edit_manifest(place / "sentences", "embedding", record | {"longest": 60, "dimensions": None})
 
 
 def languages(place: Path, _: Speaking) -> None:
@@ -123,6 +130,12 @@ def speech(place: Path, speaking: Speaking) -> None:
             out.setparams((1, 2, 16000, 0, "NONE", ""))
             out.writeframes(samples.tobytes())
     (place / "clips" / "transcripts.tsv").write_text("0\tw5 w6\n1\tw7 w8\n")
+
+
+def understanding(place: Path, speaking: Speaking) -> None:
+    """A bundle for each task of encoders, and passages."""
+    shutil.copytree(speaking("bert", num_labels=1), place / "reranker")
+    shutil.copyfile(place / "texts.txt", place / "passages.txt")
 
 
 def benchmark(place: Path, _: Speaking) -> None:
@@ -216,10 +229,12 @@ def described(place: Path) -> None:
 PLACES: dict[str, Callable[[Path, Speaking], None]] = {
     "README.md": nothing_made,
     "docs/audit.md": languages,
+    "docs/checkpoints.md": sentences_model,
     "docs/decoding.md": encoder_decoder,
     "docs/evaluation.md": speech,
     "docs/performance.md": benchmark,
     "docs/training.md": examples,
+    "docs/understanding.md": understanding,
     "examples/README.md": examples,
     "examples/g2p/README.md": examples,
 }

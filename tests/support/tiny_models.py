@@ -129,6 +129,38 @@ _WHISPER = {
     "suppress_tokens": None,
     "begin_suppress_tokens": None,
 }
+_BLENDERBOT = {
+    **BART_SIZES,
+    "encoder_layers": 1,
+    "encoder_ffn_dim": 96,
+    "decoder_start_token_id": 0,
+    "encoder_no_repeat_ngram_size": 0,  # the config's class has another default
+}
+_OPT: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "ffn_dim": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 60,
+    **SEQ2SEQ_TOKENS,
+}
+_ELECTRA = {**BERT_SIZES, "hidden_size": 64, "embedding_size": 32, "intermediate_size": 96}
+_ALBERT = {**BERT_SIZES, "hidden_size": 96, "embedding_size": 32, "num_hidden_layers": 3}
+_MPNET = {**BERT_SIZES, "num_attention_heads": 2, "intermediate_size": 128}
+del _MPNET["type_vocab_size"]
+_DEBERTA = {
+    **BERT_SIZES,
+    "intermediate_size": 160,
+    "type_vocab_size": 0,
+    "relative_attention": True,
+    "position_buckets": 4,
+    "max_relative_positions": 7,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": "p2c|c2p",
+    "position_biased_input": False,
+}
 _QWEN = {**LLAMA_SIZES, "tie_word_embeddings": False}
 
 GENERATORS: dict[str, TinyModel] = {
@@ -140,6 +172,9 @@ GENERATORS: dict[str, TinyModel] = {
         feed_forward_proj="gated-gelu",
     ),
     "mt5": _seq2seq("MT5", **T5_SIZES, tie_word_embeddings=False),
+    "umt5": _seq2seq(
+        "UMT5", **{**T5_SIZES, "num_layers": 2, "num_heads": 2, "d_kv": 16, "d_ff": 96}
+    ),
     "bart": _seq2seq("Bart", **BART_SIZES),
     "mbart": _seq2seq("MBart", **BART_SIZES, scale_embedding=True),
     "marian": TinyModel(model="MarianMTModel", config="MarianConfig", settings=_MARIAN),
@@ -153,9 +188,14 @@ GENERATORS: dict[str, TinyModel] = {
         },
     ),
     "m2m100": _seq2seq("M2M100", **BART_SIZES, scale_embedding=True),
+    "blenderbot": _seq2seq("Blenderbot", **_BLENDERBOT, scale_embedding=True),
+    "blenderbot-small": _seq2seq(
+        "BlenderbotSmall", **{**_BLENDERBOT, "d_model": 64}, scale_embedding=True
+    ),
     "pegasus": _seq2seq("Pegasus", **{**BART_SIZES, "decoder_start_token_id": 1}),
     "whisper": _seq2seq("Whisper", **_WHISPER),
     "gpt2": TinyModel(model="GPT2LMHeadModel", config="GPT2Config", settings=_GPT2, kind="decoder"),
+    "opt": _causal("OPT", **_OPT),
     "llama": _causal("Llama", **LLAMA_SIZES),
     "llama-biases-tied": _causal(
         "Llama", **LLAMA_SIZES, attention_bias=True, mlp_bias=True, tie_word_embeddings=True
@@ -179,6 +219,10 @@ ENCODERS: dict[str, TinyModel] = {
         num_labels=3,
         pad_token_id=1,
     ),
+    "electra": _classifier("Electra", **_ELECTRA),
+    "albert-embedding": _encoder("Albert", **_ALBERT),
+    "mpnet-embedding": _encoder("MPNet", **_MPNET),
+    "deberta-v2": _classifier("DebertaV2", **_DEBERTA),
     "bert-embedding": _encoder("Bert", **BERT_SIZES),
     "roberta-embedding": _encoder("Roberta", **{**BERT_SIZES, "type_vocab_size": 1}),
     "distilbert-embedding": _encoder(
@@ -194,11 +238,21 @@ ENCODERS: dict[str, TinyModel] = {
 }
 
 ALL: dict[str, TinyModel] = {**GENERATORS, **ENCODERS}
+# The same graphs as a family above has: compared without an export.
+ALIKE: dict[str, TinyModel] = {
+    "xlm-roberta": _classifier("XLMRoberta", **{**BERT_SIZES, "type_vocab_size": 1}),
+    "camembert": _encoder("Camembert", **{**BERT_SIZES, "type_vocab_size": 1}),
+    "electra-embedding": _encoder("Electra", **_ELECTRA),
+    "deberta-v2-embedding": _encoder("DebertaV2", **_DEBERTA),
+    "electra-wide": _classifier("Electra", **{**_ELECTRA, "embedding_size": 64}),
+    "albert": _classifier("Albert", **_ALBERT),
+    "mpnet": _classifier("MPNet", **_MPNET),
+}
 
 
 def make(name: str, seed: int = 0, **changes: Any) -> Any:
     """The random model of that name, in eval mode, sharp enough that its tokens vary."""
-    entry = ALL[name]
+    entry = {**ALL, **ALIKE}[name]
     torch.manual_seed(seed)
     config = getattr(transformers, entry.config)(**{**entry.settings, **changes})
     model = getattr(transformers, entry.model)(config).eval()

@@ -3,43 +3,66 @@
 from __future__ import annotations
 
 import pytest
+import tiny_models
 from published_configs import CONFIGS
 
 from seq2edge.checkpoints.families import FAMILIES, find_family
 from seq2edge.checkpoints.families.family import Config
-from seq2edge.checkpoints.load import _check_architecture
+from seq2edge.checkpoints.load import _check_architecture, load_checkpoint
 from seq2edge.errors import CheckpointError, UnsupportedError
 
 NAMES = {
     "flan-t5-base": ("lm_head.weight",),
     "mt5-small": ("lm_head.weight",),
+    "umt5-small": ("lm_head.weight",),
     "bert-base-uncased": ("bert.embeddings.token_type_embeddings.weight",),
     "roberta-base": ("roberta.embeddings.token_type_embeddings.weight",),
+    "xlm-roberta-base": ("roberta.embeddings.token_type_embeddings.weight",),
+    "camembert-base": ("roberta.embeddings.token_type_embeddings.weight",),
+    "electra-small-discriminator": (
+        "electra.embeddings.token_type_embeddings.weight",
+        "electra.embeddings_project.weight",
+    ),
+    "albert-base-v2": (
+        "albert.embeddings.token_type_embeddings.weight",
+        "albert.encoder.embedding_hidden_mapping_in.weight",
+    ),
 }
 LAYERS_HEADS_WIDTH = {
     "t5-small": ((6, 8), (6, 8), 512),
     "flan-t5-base": ((12, 12), (12, 12), 768),
     "mt5-small": ((8, 6), (8, 6), 512),
+    "umt5-small": ((8, 6), (8, 6), 512),
     "bart-large-cnn": ((12, 16), (12, 16), 1024),
     "mbart-large-50-many-to-many-mmt": ((12, 16), (12, 16), 1024),
     "opus-mt-en-fr": ((6, 8), (6, 8), 512),
     "nllb-200-distilled-600M": ((12, 16), (12, 16), 1024),
     "pegasus-xsum": ((16, 16), (16, 16), 1024),
+    "blenderbot-400M-distill": ((2, 32), (12, 32), 1280),
+    "blenderbot_small-90M": ((8, 16), (8, 16), 512),
     "whisper-tiny": ((4, 6), (4, 6), 384),
     "gpt2": (None, (12, 12), 768),
+    "opt-125m": (None, (12, 12), 768),
     "TinyLlama-1.1B": (None, (22, 32), 2048),
     "Mistral-7B-v0.1": (None, (32, 32), 4096),
     "Qwen2.5-0.5B-Instruct": (None, (24, 14), 896),
     "Qwen3-0.6B": (None, (28, 16), 1024),
     "bert-base-uncased": ((12, 12), None, 768),
     "roberta-base": ((12, 12), None, 768),
+    "xlm-roberta-base": ((12, 12), None, 768),
+    "camembert-base": ((12, 12), None, 768),
+    "electra-small-discriminator": ((12, 4), None, 256),
+    "albert-base-v2": ((12, 12), None, 768),
+    "all-mpnet-base-v2": ((12, 12), None, 768),
+    "deberta-v3-base": ((12, 12), None, 768),
+    "nli-deberta-v3-base": ((12, 12), None, 768),
     "distilbert-base-uncased-finetuned-sst-2-english": ((6, 12), None, 768),
 }
 
 
-def read(values, names=()):
+def read(values, names=(), task=None):
     """Dims of a config, as `load_checkpoint` reads them."""
-    config = Config(values)
+    config = Config(values, task=task, default_task="embed")
     family = find_family(str(config.get("model_type", "")))
     _check_architecture(family, config)
     dims = family.dims(config, frozenset(names))
@@ -71,6 +94,15 @@ def test_details_that_published_models_differ_in():
     assert published("mt5-small").encoder.gated
     assert published("opus-mt-en-fr").encoder.activation == "silu"
     assert published("opus-mt-en-fr").encoder.embedding_scale == pytest.approx(512**0.5)
+    assert published("umt5-small").encoder.relative_layers
+    assert not published("umt5-small").tied
+    assert published("umt5-small").logits_scale == 1.0
+    assert published("blenderbot-400M-distill").decoder.max_positions == 128
+    assert published("blenderbot_small-90M").decoder.norm_before_positions
+    assert not published("blenderbot_small-90M").encoder.norm_before_positions
+    assert published("opt-125m").decoder.activation == "relu"
+    assert published("opt-125m").decoder.final_norm
+    assert not published("opt-125m", do_layer_norm_before=False).decoder.final_norm
     assert published("gpt2").decoder.hidden == 3072
     assert published("gpt2").decoder.activation == "gelu_tanh"
     assert published("TinyLlama-1.1B").decoder.kv_heads == 4
@@ -82,6 +114,19 @@ def test_details_that_published_models_differ_in():
     assert published("Qwen3-0.6B").decoder.qk_norm
     assert published("bert-base-uncased").head == "embedding"
     assert published("roberta-base").encoder.max_positions == 512
+    assert published("roberta-base", pad_token_id=0).encoder.max_positions == 513
+    assert published("nllb-200-distilled-600M", pad_token_id=7).decoder.position_offset == 8
+    assert published("xlm-roberta-base").encoder.max_positions == 512
+    assert published("electra-small-discriminator").table_width == 128
+    assert published("albert-base-v2").table_width == 128
+    assert published("albert-base-v2").encoder.shared_layers
+    assert published("all-mpnet-base-v2").encoder.relative_buckets == 32
+    assert published("all-mpnet-base-v2").encoder.max_positions == 512
+    assert published("deberta-v3-base").encoder.relative_span == 256
+    assert published("deberta-v3-base").encoder.relative_distance == 512
+    assert published("deberta-v3-base").encoder.max_positions == 0
+    assert published("nli-deberta-v3-base").classifier_activation == "gelu"
+    assert published("nli-deberta-v3-base").labels == 3
     assert published("distilbert-base-uncased-finetuned-sst-2-english").labels == 2
     assert published("whisper-tiny").frames == 3000
 
@@ -106,13 +151,30 @@ def test_details_that_published_models_differ_in():
         ("Qwen3-0.6B", {"layer_types": ["chunked_attention"]}, "layer_types chunked_attention"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx True"),
         ("gpt2", {"tie_word_embeddings": False}, "tie_word_embeddings False"),
+        ("opt-125m", {"word_embed_proj_dim": 512}, "word_embed_proj_dim 512 .* only 768"),
+        ("opt-125m", {"enable_bias": False}, "enable_bias False"),
+        ("opt-125m", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine"),
+        ("blenderbot-400M-distill", {"extra_layer_norm": True}, "extra_layer_norm True"),
+        ("blenderbot-400M-distill", {"layernorm_variant": "xlm"}, "layernorm_variant 'xlm'"),
         ("bart-large-cnn", {"normalize_before": True}, "normalize_before True"),
         ("bart-large-cnn", {"static_position_embeddings": True}, "static_position_embeddings"),
         ("opus-mt-en-fr", {"normalize_embedding": True}, "normalize_embedding True"),
         ("whisper-tiny", {"scale_embedding": True}, "scale_embedding True"),
         ("t5-small", {"feed_forward_proj": "gated-swish"}, "feed_forward_proj 'gated-swish'"),
+        ("albert-base-v2", {"num_hidden_groups": 2}, "num_hidden_groups 2 is not supported"),
+        ("albert-base-v2", {"inner_group_num": 2}, "inner_group_num 2 is not supported"),
+        ("all-mpnet-base-v2", {"pad_token_id": 0}, "pad_token_id 0 is not supported, only 1"),
+        ("all-mpnet-base-v2", {"relative_attention_num_buckets": 64}, "num_buckets 64 is not"),
+        ("deberta-v3-base", {"conv_kernel_size": 3}, "conv_kernel_size 3 is not supported"),
+        ("deberta-v3-base", {"pos_att_type": "c2p"}, "pos_att_type 'c2p' is not supported"),
+        ("deberta-v3-base", {"position_buckets": -1}, "position_buckets -1 is not supported"),
+        ("deberta-v3-base", {"relative_attention": False}, "relative_attention False is not"),
+        ("deberta-v3-base", {"embedding_size": 128}, "embedding_size 128 .* only 768"),
+        ("deberta-v3-base", {"norm_rel_ebd": "scale"}, "norm_rel_ebd 'scale' is not supported"),
         ("bert-base-uncased", {"position_embedding_type": "relative_key"}, "'relative_key'"),
-        ("roberta-base", {"pad_token_id": 0}, "pad_token_id 0 is not supported, only 1"),
+        ("bert-base-uncased", {"is_decoder": True}, "is_decoder True"),
+        ("bert-base-uncased", {"pruned_heads": {"0": [1]}}, r"pruned_heads=\{'0': \[1\]\}"),
+        ("nllb-200-distilled-600M", {"pad_token_id": 2}, "start_token_id 2 is the pad_token_id"),
         ("gpt2", {"architectures": ["GPT2ForQuestionAnswering"]}, "GPT2ForQuestionAnswering"),
         ("gpt2", {"model_type": "mamba"}, "mamba.*known: .*gpt2"),
         ("gpt2", {"model_type": ""}, "known: .*gpt2"),
@@ -124,6 +186,41 @@ def test_what_is_not_supported_is_refused_by_name(name, changes, message):
         published(name, **changes)
 
 
+@pytest.mark.parametrize("name", ["Bert", "Roberta", "DistilBert"])
+def test_a_masked_language_model_asks_what_it_is_for(name):
+    """It does not become an embedder in silence; a folder of sentence-transformers has said it."""
+    published = "distilbert-base-uncased-finetuned-sst-2-english"
+    base = {"Bert": "bert-base-uncased", "Roberta": "roberta-base"}.get(name, published)
+    values = {**CONFIGS[base], "architectures": [f"{name}ForMaskedLM"]}
+    family = find_family(values["model_type"])
+    with pytest.raises(UnsupportedError, match=rf"{name}ForMaskedLM .*--task fill or --task embed"):
+        family.dims(Config(values), frozenset())
+    chosen = family.dims(Config(values, task="embed"), frozenset())
+    assert (chosen.head, chosen.pooling) == ("embedding", "mean")
+    said = family.dims(Config({**values, "pooling": "first"}), frozenset())
+    assert (said.head, said.pooling) == ("embedding", "first")
+    with pytest.raises(UnsupportedError, match=r"task 'classify': .* is made to fill"):
+        family.dims(Config(values, task="classify"), frozenset())
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "message"),
+    [
+        ("gpt2", "embed", "task 'embed': a gpt2 checkpoint is made to generate"),
+        ("whisper", "generate", "task 'generate': a whisper checkpoint is made to transcribe"),
+        ("bert", "embed", "task 'embed': BertForSequenceClassification is made to classify"),
+        ("bert-embedding", "classify", "task 'classify': BertModel is made to embed"),
+    ],
+)
+def test_a_task_that_a_checkpoint_has_no_head_for_is_refused(tmp_path, name, task, message):
+    """With what it is made for; that one may be named too."""
+    tiny_models.save(name, tmp_path)
+    with pytest.raises(UnsupportedError, match=message):
+        load_checkpoint(tmp_path, task=task)
+    made_for = message.rsplit(maxsplit=1)[-1]
+    assert load_checkpoint(tmp_path, task=made_for).dims.task == made_for
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -131,6 +228,7 @@ def test_what_is_not_supported_is_refused_by_name(name, changes, message):
         ({"n_layer": 0}, "n_layer is 0, needs a positive integer"),
         ({"n_head": "12"}, "n_head is '12', needs a positive integer"),
         ({"vocab_size": True}, "vocab_size is True, needs a positive integer"),
+        ({**CONFIGS["roberta-base"], "pad_token_id": -1}, "pad_token_id is -1, positions count"),
     ],
 )
 def test_sizes_must_be_sizes(changes, message):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from seq2edge.checkpoints.importers.huggingface import open_folder, read_json
+from seq2edge.checkpoints.importers.huggingface import open_folder
+from seq2edge.checkpoints.importers.json_file import read_json
 from seq2edge.errors import CheckpointError, UnsupportedError
 
 
@@ -35,15 +36,6 @@ def sharded(tmp_path):
         return tmp_path
 
     return index
-
-
-def pooling(folder, *kinds, **modes):
-    """Make it a sentence-transformers folder."""
-    modules = [{"idx": i, "path": f"{i}_{k}", "type": f"x.models.{k}"} for i, k in enumerate(kinds)]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps(modes))
-    return folder
 
 
 def test_tensors_and_settings_are_read(folder):
@@ -156,43 +148,3 @@ def test_broken_json_is_refused(tmp_path, data, message):
     (tmp_path / "config.json").write_bytes(data)
     with pytest.raises(CheckpointError, match=rf"config\.json: {message}"):
         read_json(tmp_path / "config.json")
-
-
-@pytest.mark.parametrize(
-    ("modes", "kinds", "wanted"),
-    [
-        ({"pooling_mode_mean_tokens": True}, ("Transformer", "Pooling", "Normalize"), "mean"),
-        ({"pooling_mode_cls_token": True}, ("Transformer", "Pooling"), "first"),
-    ],
-)
-def test_sentence_encoders_say_how_to_pool(folder, modes, kinds, wanted):
-    """Of sentence-transformers' own files."""
-    modes = {"word_embedding_dimension": 32, "pooling_mode_max_tokens": False, **modes}
-    config = open_folder(pooling(folder, *kinds, **modes)).config
-    assert (config["pooling"], config["normalize"]) == (wanted, "Normalize" in kinds)
-
-
-@pytest.mark.parametrize(
-    ("modes", "kinds", "message"),
-    [
-        ({"pooling_mode_max_tokens": True}, ("Transformer", "Pooling"), "pooling_mode_max_tokens"),
-        (
-            {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
-            ("Transformer", "Pooling"),
-            "pooling_mode_cls_token, pooling_mode_mean_tokens",
-        ),
-        ({}, ("Transformer", "Pooling"), "pooling none"),
-        ({"pooling_mode_mean_tokens": True}, ("Transformer", "Pooling", "Dense"), "modules Dense"),
-    ],
-)
-def test_other_ways_of_pooling_are_refused(folder, modes, kinds, message):
-    """By name; a mean would be an approximation."""
-    with pytest.raises(UnsupportedError, match=message):
-        open_folder(pooling(folder, *kinds, **{"word_embedding_dimension": 32, **modes}))
-
-
-def test_broken_module_lists_are_refused(folder):
-    """Not a list of modules."""
-    (folder / "modules.json").write_text('{"a": 1}')
-    with pytest.raises(CheckpointError, match=r"modules\.json: cannot be read"):
-        open_folder(folder)
