@@ -95,7 +95,14 @@ def build(family: Family, dims: Dims, source: Source) -> tuple[Transformer, tupl
     """The model with every parameter filled, and the tensors its task does not use."""
     with torch.device("meta"):
         model = Transformer(dims)
-    model = model.to_empty(device="cpu").requires_grad_(requires_grad=False).eval()
+    size = 4 * sum(parameter.numel() for parameter in model.parameters())
+    try:
+        model = model.to_empty(device="cpu").requires_grad_(requires_grad=False).eval()
+    except RuntimeError as error:  # of torch's allocator
+        raise CheckpointError(
+            f"{source.path}: its weights need {size / 1e9:.1f} GB as float32, which this machine "
+            "does not have; export on a larger one"
+        ) from error
     _restore_tables(model, dims)
     parameters = dict(model.named_parameters())
     consumed: set[str] = set()

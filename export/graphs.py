@@ -202,17 +202,25 @@ def _trace(
     """The module as torch exports it, its inputs and outputs named by the contract."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module.eval(),
-            inputs,
-            dynamo=True,
-            opset_version=OPSET,
-            dynamic_shapes=shapes,
-            input_names=list(contract.inputs),
-            output_names=list(contract.outputs),
-            verbose=False,
-            optimize=True,
-        )
+        try:
+            program = torch.onnx.export(
+                module.eval(),
+                inputs,
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=shapes,
+                input_names=list(contract.inputs),
+                output_names=list(contract.outputs),
+                verbose=False,
+                optimize=True,
+            )
+        except Exception as error:  # of torch, onnxscript or onnx-ir, by no common base
+            cause = error.__cause__ or error
+            said = " ".join(str(cause).split())[:300]
+            raise ExportError(
+                f"torch.onnx.export: {type(cause).__name__}: {said}; please report it with the "
+                "checkpoint's config.json, and try the releases that the extra export names"
+            ) from error
     assert program is not None
     model = program.model
     opset = model.opset_imports.get("", 0)

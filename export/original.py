@@ -281,7 +281,7 @@ def _hidden_states(model: Transformer, inputs: dict[str, Tensor]) -> dict[str, l
     if model.dims.encoder is not None:
         given = inputs["input_features" if model.dims.mels else "input_ids"]
         length = torch.tensor([model.dims.frames // 2 if model.dims.mels else given.shape[1]])
-        encoded = model.encode(given, length)
+        encoded = model.encode(given, length, inputs.get("token_type_ids"))
         source = model.project_source(encoded) if model.dims.decoder is not None else []
     if model.dims.decoder is not None:
         name = "decoder_input_ids" if model.dims.encoder is not None else "input_ids"

@@ -30,7 +30,7 @@ from seq2edge.runtime.backends.onnxruntime_buffers import (
     HostCaches,
     Memory,
 )
-from seq2edge.runtime.backends.onnxruntime_cache import OnnxRuntimeCache
+from seq2edge.runtime.backends.onnxruntime_cache import OnnxRuntimeCache, run_error
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Graphs in order of preference. The fused ones are for the CPU: the operator of their caches has no
@@ -125,7 +125,10 @@ class OnnxRuntimeBackend:
         binding.bind_cpu_input("source_length", np.ascontiguousarray(source_length))
         for name in names:
             binding.bind_output(name, self.device)
-        session.run_with_iobinding(binding)
+        try:
+            session.run_with_iobinding(binding)
+        except Exception as error:  # its exceptions have no common base
+            raise run_error(error, "encoder") from error
         values = dict(zip(names, binding.get_outputs(), strict=True))
         return Memory(values, np.array(source_length, dtype=np.int64))
 
@@ -181,7 +184,10 @@ class OnnxRuntimeBackend:
         feed = {"input_ids": source, "source_length": source_length}
         if token_types is not None or any(i.name == SEGMENTS for i in session.get_inputs()):
             feed[SEGMENTS] = np.zeros_like(source) if token_types is None else token_types
-        pooled: NDArray[np.float32] = session.run(None, feed)[0]
+        try:
+            pooled: NDArray[np.float32] = session.run(None, feed)[0]
+        except Exception as error:  # its exceptions have no common base
+            raise run_error(error, "encoder") from error
         return pooled
 
 

@@ -317,3 +317,15 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(CheckpointError, match="not a GGUF file; other checkpoints are folders"):
         open_source(tmp_path / "notes.txt")
+
+
+def test_weights_that_do_not_fit_into_memory_are_told(folder, monkeypatch):
+    """With their size."""
+
+    def failing(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: not enough memory")
+
+    path = folder("gpt2")
+    monkeypatch.setattr(torch.nn.Module, "to_empty", failing)
+    with pytest.raises(CheckpointError, match=r"weights need 0\.0 GB as float32"):
+        load_checkpoint(path)

@@ -8,11 +8,18 @@ import onnx
 import onnx_ir as ir
 import pytest
 import tiny_models
+import torch
 
 from seq2edge.bundle.engine_info import LAST_POSITIONS, top_outputs
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import ExportError
-from seq2edge.export.graphs import Contract, _name_axes, decoder_contract, encoder_contract
+from seq2edge.export.graphs import (
+    Contract,
+    _name_axes,
+    decoder_contract,
+    encoder_contract,
+    trace_decoder,
+)
 from seq2edge.export.passes.last_positions import LINES
 from seq2edge.export.specialise import TOP_LOGITS
 
@@ -134,3 +141,18 @@ def test_a_graph_with_other_outputs_is_refused(exported):
     inputs = {str(v.name): ("rows",) for v in graph.inputs}
     with pytest.raises(ExportError, match="needs logits, surprise"):
         _name_axes(graph, Contract(inputs=inputs, outputs={"logits": (), "surprise": ()}))
+
+
+def test_what_the_exporter_raises_is_an_error_of_ours(exported, monkeypatch):
+    """With its cause in one line."""
+
+    def failing(*_, **__):
+        try:
+            raise ValueError("no rule\nfor aten::x")
+        except ValueError as error:
+            raise RuntimeError("export failed") from error
+
+    model = load_checkpoint(exported("gpt2")[1] / "checkpoint").model
+    monkeypatch.setattr(torch.onnx, "export", failing)
+    with pytest.raises(ExportError, match=r"ValueError: no rule for aten::x; please report it"):
+        trace_decoder(model)
