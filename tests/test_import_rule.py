@@ -62,7 +62,7 @@ ROOMS = {
     "checkpoints": Room(
         "from a checkpoint to a Transformer, a tokenizer and generation defaults",
         "model files bundle runtime checkpoints.families checkpoints.importers",
-        "torch tokenizers transformers",
+        "torch tokenizers transformers huggingface_hub",
     ),
     "export": Room(
         "tracing, shared weights, parity gate: checkpoint in, bundle out",
