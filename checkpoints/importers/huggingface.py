@@ -76,10 +76,8 @@ def _tensor_files(path: Path) -> dict[str, Path]:
     for pattern in PICKLES:
         for pickle in sorted(path.glob(pattern)):
             raise CheckpointError(
-                f"{pickle}: pickled weights can run code and are not read; convert them once where "
-                'you trust them: python -c "from transformers import AutoModel as M; '
-                f"M.from_pretrained('{path}', weights_only=True).save_pretrained('NEW')\" "
-                "(with the model class of config.json's architectures in place of AutoModel)"
+                f"{pickle}: pickled weights can run code and are not read; convert them once: "
+                f"seq2edge convert-weights FOLDER -o NEW"
             )
     raise CheckpointError(f"{path}: no {SINGLE} and no {INDEX}")
 
