@@ -15,6 +15,7 @@ from seq2edge.commands.build import build, targets
 from seq2edge.commands.bundle import inspect, pack, unpack, verify
 from seq2edge.commands.canary import canary
 from seq2edge.commands.chat import chat
+from seq2edge.commands.convert_weights import convert_weights
 from seq2edge.commands.distil import distil
 from seq2edge.commands.doctor import doctor
 from seq2edge.commands.evaluate import audit, evaluate
@@ -29,7 +30,16 @@ from seq2edge.errors import Seq2EdgeError
 
 # As `seq2edge --help` lists them.
 GROUPS = {
-    "Make a bundle": [export, shortlist, quantize, targets, build, pack, unpack],
+    "Make a bundle": [
+        convert_weights,
+        export,
+        shortlist,
+        quantize,
+        targets,
+        build,
+        pack,
+        unpack,
+    ],
     "Run it": [run, chat, transcribe, classify, rerank, embed],
     "Measure it": [verify, inspect, evaluate, audit, doctor],
     "Train": [train, sweep, distil, canary],

@@ -10,10 +10,11 @@ import click
 
 from seq2edge.bundle.manifest import Task
 from seq2edge.commands.options import PATH, progress_bar
+from seq2edge.files.storage import file_errors
 
 
 @click.command()
-@click.argument("checkpoint", type=PATH)
+@click.argument("checkpoint")
 @click.option("-o", "--output", type=PATH, required=True, help="Folder of the new bundle.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @click.option(
@@ -21,6 +22,9 @@ from seq2edge.commands.options import PATH, progress_bar
     is_flag=True,
     help="The decoder also gives which source each token comes from (encoder-decoder).",
 )
+@click.option("--revision", help="Branch, tag or commit of a model on the hub.")
+@click.option("--offline", is_flag=True, help="Take a model of the hub from the cache alone.")
+@click.option("--token-file", type=PATH, help="File with a token for the hub, instead of HF_TOKEN.")
 @click.option(
     "--original",
     type=click.Choice(["yes", "no"]),
@@ -34,19 +38,23 @@ from seq2edge.commands.options import PATH, progress_bar
     help="What it is to do, where the checkpoint's class leaves a choice.",
 )
 def export(
-    checkpoint: Path,
+    checkpoint: str,
     output: Path,
     *,
     overwrite: bool,
     alignments: bool,
     original: str,
+    revision: str | None,
+    offline: bool,
+    token_file: Path | None,
     task: str | None,
 ) -> None:
     """Export CHECKPOINT to a proven bundle.
 
     Every graph is compared with the model before anything is written.
 
-    CHECKPOINT is a Hugging Face folder, a CTranslate2 Whisper folder or a GGUF Llama file.
+    CHECKPOINT is a Hugging Face folder, a CTranslate2 Whisper folder or a GGUF Llama file; where
+    there is nothing of that name, a model owner/name of the Hugging Face hub (HF_ENDPOINT).
     """
     try:
         from seq2edge.export.pipeline import export_checkpoint
@@ -56,6 +64,9 @@ def export(
         report = export_checkpoint(
             checkpoint,
             output,
+            revision=revision,
+            token=_token(token_file),
+            offline=offline,
             overwrite=overwrite,
             alignments=alignments,
             original=original == "yes",
@@ -79,3 +90,10 @@ def export(
     elif found is not None:
         click.echo(f"original: not compared, {found.reason}", err=True)
     click.echo(f"{report.bundle.path} ({report.bundle.size / 1e6:.1f} MB)")
+
+
+def _token(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    with file_errors(file):
+        return file.read_text(encoding="utf-8", errors="replace").strip()

@@ -29,6 +29,7 @@ from seq2edge.bundle.manifest import (
 )
 from seq2edge.bundle.reference import REFERENCE, read_reference, write_reference
 from seq2edge.checkpoints.generation import GenerationDefaults, read_generation
+from seq2edge.checkpoints.hub import Hub, find_checkpoint
 from seq2edge.checkpoints.importers.sentence_transformers import SentenceFolder
 from seq2edge.checkpoints.load import Checkpoint, load_checkpoint
 from seq2edge.checkpoints.tokenizer import convert_tokenizer
@@ -76,6 +77,9 @@ def export_checkpoint(
     checkpoint: str | Path,
     destination: str | Path,
     *,
+    revision: str | None = None,
+    token: str | None = None,
+    offline: bool = False,
     overwrite: bool = False,
     alignments: bool = False,
     original: bool = True,
@@ -84,6 +88,9 @@ def export_checkpoint(
 ) -> ExportReport:
     """Export a checkpoint to a bundle.
 
+    `checkpoint` is a folder or file; where there is none of that name, a model "owner/name" of a
+    Hugging Face hub, of this `revision` (a branch, tag or commit). Its `token` is by default
+    `HF_TOKEN` or the stored login; `offline` takes what is in the hub's cache.
     `task` says what it is to do, where its class leaves a choice: to embed texts with a
     masked-language model, say.
     With `alignments` the decoder also gives which source each token comes from, for
@@ -99,7 +106,9 @@ def export_checkpoint(
     progress = _overall(progress)
     with BundleWriter(destination, overwrite=overwrite) as writer:
         progress("load", 0.0)
-        loaded = load_checkpoint(checkpoint, task=task)
+        hub = Hub(revision=revision, token=token, offline=offline)
+        place, origin = find_checkpoint(checkpoint, hub)
+        loaded = load_checkpoint(place, task=task)
         defaults = read_generation(loaded.source.generation, loaded.source.config)
         if loaded.dims.head == "lm":
             DecodeOptions.from_dict(defaults.options)  # refuse contradictions before tracing
@@ -109,17 +118,17 @@ def export_checkpoint(
             heads = alignment_heads(loaded.dims, speech.alignment_heads)
         tokenizer, notes = _write_tokenizer(writer, loaded)
         graphs = _write_graphs(writer, loaded, heads, progress)
-        manifest = _manifest(loaded, defaults, tokenizer, graphs)
+        manifest = _manifest(loaded, origin, defaults, tokenizer, graphs)
         progress("reference", 0.0)
         reference = record_reference(loaded, heads)
         write_reference(writer.path(REFERENCE), reference)
         del loaded
         gc.collect()
         progress("original", 0.0)
-        found = compare_with_original(checkpoint, manifest, writer.path(REFERENCE), asked=original)
+        judged = compare_with_original(place, manifest, writer.path(REFERENCE), asked=original)
         measured = _gate(writer.preview(manifest), progress)
         worst = parity.combine(list(measured.values())).record
-        bundle = writer.finish(dataclasses.replace(manifest, parity=worst, original=found))
+        bundle = writer.finish(dataclasses.replace(manifest, parity=worst, original=judged))
     return ExportReport(
         bundle=bundle,
         parity=measured,
@@ -221,6 +230,7 @@ def _quiet() -> Iterator[None]:
 
 def _manifest(
     loaded: Checkpoint,
+    origin: str,
     defaults: GenerationDefaults,
     tokenizer: TokenizerRecord | None,
     graphs: tuple[GraphRecord, ...],
@@ -246,7 +256,7 @@ def _manifest(
         provenance=ProvenanceRecord(
             tool_version=__version__,
             created=utc_now(),
-            source=loaded.source.path.name,
+            source=origin,
             source_format=loaded.source.source_format,
             packages={name: importlib.metadata.version(name) for name in PACKAGES},
             unused_tensors=loaded.unused_tensors,

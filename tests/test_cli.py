@@ -13,7 +13,7 @@ import seq2edge
 from seq2edge import cli
 
 GROUPS = {
-    "Make a bundle": "export shortlist quantize targets build pack unpack".split(),
+    "Make a bundle": "convert-weights export shortlist quantize targets build pack unpack".split(),
     "Run it": "run chat transcribe classify embed".split(),
     "Measure it": "verify inspect eval audit doctor".split(),
     "Train": "train sweep distil canary".split(),
@@ -27,7 +27,7 @@ def test_help_lists_every_command_and_its_purpose():
     assert result.exit_code == 0
     sections = dict(re.findall(r"^([A-Z].*):\n((?:  .+\n)+)", result.stdout, re.MULTILINE))
     listed = {
-        title: re.findall(r"^  (\w+)  ", text, re.MULTILINE) for title, text in sections.items()
+        title: re.findall(r"^  ([\w-]+)  ", text, re.MULTILINE) for title, text in sections.items()
     }
     assert {title: listed.get(title) for title in GROUPS} == GROUPS
     assert set(sections) == {"Options", *GROUPS}

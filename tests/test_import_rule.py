@@ -62,7 +62,7 @@ ROOMS = {
     "checkpoints": Room(
         "from a checkpoint to a Transformer, a tokenizer and generation defaults",
         "model files bundle runtime checkpoints.families checkpoints.importers",
-        "torch tokenizers transformers",
+        "torch tokenizers safetensors transformers huggingface_hub",
     ),
     "export": Room(
         "tracing, shared weights, the gate, the original as judge: checkpoint in, bundle out",
@@ -92,7 +92,8 @@ ROOMS = {
     ),
     "commands": Room(
         "a command or pair a file: parse, call, print",
-        "files bundle runtime runtime.backends evaluation export training export.tensorrt quantize",
+        "files bundle runtime runtime.backends evaluation checkpoints export training "
+        "export.tensorrt quantize",
         "click",
     ),
     "cli": Room("the command line, assembled", "commands", "click"),

@@ -76,25 +76,35 @@ def _tensor_files(path: Path) -> dict[str, Path]:
     for pattern in PICKLES:
         for pickle in sorted(path.glob(pattern)):
             raise CheckpointError(
-                f"{pickle}: pickled weights can run code and are not read; convert them once where "
-                'you trust them: python -c "from transformers import AutoModel as M; '
-                f"M.from_pretrained('{path}', weights_only=True).save_pretrained('NEW')\" "
-                "(with the model class of config.json's architectures in place of AutoModel)"
+                f"{pickle}: pickled weights can run code and are not read; convert them once: "
+                f"seq2edge convert-weights FOLDER -o NEW"
             )
     raise CheckpointError(f"{path}: no {SINGLE} and no {INDEX}")
 
 
-def _sharded(path: Path) -> dict[str, Path]:
-    """The file of every tensor, as an index file says."""
+def shard_names(path: Path) -> list[str]:
+    """The files that the index of a folder names."""
+    return sorted(set(_weight_map(path).values()))
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    """Every tensor's file, which lies beside the index."""
     table = read_json(path / INDEX).get("weight_map")
     if not isinstance(table, dict) or not table:
         raise CheckpointError(f"{path / INDEX}: no weight_map")
-    shards: dict[str, frozenset[str]] = {}
     for name, file in table.items():
         if not isinstance(file, str) or not file.endswith(".safetensors") or "/" in file:
             raise CheckpointError(
                 f"{path / INDEX}: shard {file!r} of {name} is not a safetensors file name"
             )
+    return table
+
+
+def _sharded(path: Path) -> dict[str, Path]:
+    """The file of every tensor, as an index file says."""
+    table = _weight_map(path)
+    shards: dict[str, frozenset[str]] = {}
+    for name, file in table.items():
         if file not in shards:
             shards[file] = _names(path / file)
         if name not in shards[file]:

@@ -94,6 +94,11 @@ def read_sentence_folder(path: Path) -> SentenceFolder | None:
     )
 
 
+def module_folders(path: Path) -> list[str]:
+    """The folders of the modules that have one of their own."""
+    return [folder for _, folder in _modules(path) if folder]
+
+
 def _modules(path: Path) -> list[tuple[str, str]]:
     """The class and the folder of every module, in their order."""
     file = path / MODULES

@@ -76,7 +76,7 @@ def test_quantized_tensors_are_refused(folder):
 def test_pickles_are_refused_with_the_way_to_convert_them(folder, name):
     """They can run code; the message says what to do once."""
     (folder / "model.safetensors").rename(folder / name)
-    with pytest.raises(CheckpointError, match=rf"{name}: pickled weights.*save_pretrained"):
+    with pytest.raises(CheckpointError, match=rf"{name}: pickled.*convert-weights FOLDER -o NEW$"):
         open_folder(folder)
 
 
