@@ -10,6 +10,7 @@ import functools
 from collections.abc import Iterator
 
 from seq2edge.checkpoints.families.family import (
+    HEAD_TASKS,
     Config,
     Family,
     Names,
@@ -37,6 +38,8 @@ class Layout:
     feedforward_norm: str
     classifier: tuple[str, str]  # dense, out
     classifier_activation: str
+    masked: tuple[str, str, str, str]  # dense, norm, whose the bias is, out
+    masked_activation: str = ""  # where it is not the layers'
     skip_positions: int = 0  # rows of the position table that no token reaches
 
 
@@ -51,13 +54,28 @@ def _head(config: Config, layout: Layout) -> dict[str, object]:
             "classifier_activation": activation,
             "pooling": "first",
         }
-    if task != "embed":
-        raise UnsupportedError(f"task {task!r}: is not supported for this family")
+    if task == "tag":
+        return {"head": "tokens", "labels": count_labels(config)}
+    if task == "answer":
+        if count_labels(config) != 2:
+            raise UnsupportedError("config.json: num_labels of a model that answers must be 2")
+        return {"head": "span", "labels": 2}
+    if task == "fill":
+        return {
+            "head": "masked",
+            "tied": bool(config.get("tie_word_embeddings", True)),
+            "logits_bias": True,
+            "classifier_activation": layout.masked_activation or _activation(config),
+        }
     return {
         "head": "embedding",
         "pooling": config.get("pooling", "mean"),
         "normalize": bool(config.get("normalize", False)),
     }
+
+
+def _activation(config: Config) -> str:
+    return config.activation("hidden_act", config.get("activation", "gelu"))
 
 
 def _dims(layout: Layout, config: Config, names: Names) -> Dims:
@@ -82,7 +100,7 @@ def _dims(layout: Layout, config: Config, names: Names) -> Dims:
         kv_heads=heads,
         head_dim=width // heads,
         hidden=get("intermediate_size", "hidden_dim"),
-        activation=config.activation("hidden_act", config.get("activation", "gelu")),
+        activation=_activation(config),
         norm_epsilon=float(config.get("layer_norm_eps", 1e-12)),
         pre_norm=False,
         final_norm=False,
@@ -96,9 +114,8 @@ def _dims(layout: Layout, config: Config, names: Names) -> Dims:
         width=width,
         vocab=config.size("vocab_size"),
         encoder=stack,
-        tied=False,
         token_types=config.size("type_vocab_size", 2) if types else 0,
-        **_head(config, layout),  # type: ignore[arg-type]
+        **{"tied": False, **_head(config, layout)},  # type: ignore[arg-type]
     )
 
 
@@ -137,6 +154,18 @@ def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping
         dense, out = (name.format(prefix) for name in layout.classifier)
         yield from linear("classifier_dense", dense)
         yield from linear("classifier_out", out)
+    elif dims.head in ("tokens", "span"):
+        yield from linear("token_out", "classifier" if dims.head == "tokens" else "qa_outputs")
+    elif dims.head == "masked":
+        dense, normed, owner, out = layout.masked
+        yield from linear("masked_dense", dense)
+        yield from _norm("masked_norm", normed, names)
+        biases = (f"{owner}.bias", f"{out}.bias")  # one, but where nothing is tied
+        order = biases if dims.tied else biases[::-1]
+        bias = next((name for name in order if name in names), biases[0])
+        yield WeightMapping(target="logits_bias", sources=(bias,))
+        if not dims.tied:
+            yield WeightMapping(target="lm_head.weight", sources=(f"{out}.weight",))
 
 
 def _norm(target: str, source: str, names: Names) -> Iterator[WeightMapping]:
@@ -159,7 +188,7 @@ def _layer(ours: str, theirs: str, layout: Layout, names: Names) -> Iterator[Wei
 def _family(name: str, model: str, layout: Layout) -> Family:
     return Family(
         name=name,
-        architectures=(f"{model}ForSequenceClassification", f"{model}Model", f"{model}ForMaskedLM"),
+        architectures=(f"{model}Model", *(f"{model}{head}" for head in HEAD_TASKS)),
         dims=functools.partial(_dims, layout),
         weights=functools.partial(_weights, layout),
         ignored=(r"(.*\.)?embeddings\.(position_ids|token_type_ids)",),
@@ -179,6 +208,12 @@ _BERT = Layout(
     feedforward_norm="output.LayerNorm",
     classifier=("{}pooler.dense", "classifier"),
     classifier_activation="tanh",
+    masked=(
+        "cls.predictions.transform.dense",
+        "cls.predictions.transform.LayerNorm",
+        "cls.predictions",
+        "cls.predictions.decoder",
+    ),
 )
 BERT = _family("bert", "Bert", _BERT)
 ROBERTA = _family(
@@ -188,6 +223,8 @@ ROBERTA = _family(
         _BERT,
         prefix="roberta.",
         classifier=("classifier.dense", "classifier.out_proj"),
+        masked=("lm_head.dense", "lm_head.layer_norm", "lm_head", "lm_head.decoder"),
+        masked_activation="gelu",
         skip_positions=2,
     ),
 )
@@ -205,5 +242,6 @@ DISTILBERT = _family(
         feedforward_norm="output_layer_norm",
         classifier=("pre_classifier", "classifier"),
         classifier_activation="relu",
+        masked=("vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector"),
     ),
 )
