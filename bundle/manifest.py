@@ -73,7 +73,7 @@ Precision: TypeAlias = Literal[
     "float32", "int8-weight", "int4-weight", "int8-dynamic", "int8-static", "fp16", "bf16"
 ]
 Kind: TypeAlias = Literal["encoder-decoder", "decoder", "encoder"]
-Task: TypeAlias = Literal["generate", "transcribe", "classify", "embed"]
+Task: TypeAlias = Literal["generate", "transcribe", "classify", "embed", "tag", "answer", "fill"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,12 +134,16 @@ class SpeechRecord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpecialTokens:
-    """The special tokens' text, None where the vocabulary has none."""
+    """The special tokens' text, None where the vocabulary has none.
+
+    `mask` is written where the model fills it.
+    """
 
     bos: str | None = None
     eos: str | None = None
     pad: str | None = None
     unk: str | None = None
+    mask: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

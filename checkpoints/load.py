@@ -61,7 +61,8 @@ def load_checkpoint(
         config.ignore("is_decoder")  # it is one
     relevance = _relevance(config) if dims.head == "classifier" else None
     config.check_all_read()
-    labels = _labels(source.config, dims.labels) if dims.head == "classifier" else ()
+    named = dims.head in ("classifier", "tokens")
+    labels = _labels(source.config, dims.labels) if named else ()
     model, unused = build(family, dims, source)
     return Checkpoint(
         source=source,
@@ -69,7 +70,7 @@ def load_checkpoint(
         dims=dims,
         model=model,
         labels=labels,
-        problem=_problem(source.config, labels),
+        problem=_problem(source.config, labels) if dims.head == "classifier" else "",
         relevance=relevance if dims.labels == 1 else None,
         unused_tensors=unused,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import onnx_ir as ir
@@ -78,19 +79,24 @@ class DecoderGraph(nn.Module):
 class Contract:
     """Names and shapes of a graph's inputs and outputs; strings are the contract's symbols."""
 
-    inputs: dict[str, Shape]
-    outputs: dict[str, Shape]
+    inputs: Mapping[str, Shape]
+    outputs: Mapping[str, Shape]
 
 
 def encoder_contract(model: Transformer) -> Contract:
     """What `encoder.onnx` takes and gives."""
     dims = model.dims
     source: Shape = ("batch", dims.mels, dims.frames) if dims.mels else ("batch", "source")
-    outputs: dict[str, Shape]
+    outputs: Mapping[str, Shape]
     if dims.kind == "encoder":
-        classifier = dims.head == "classifier"
-        name, width = ("logits", dims.labels) if classifier else ("embedding", dims.embedding_width)
-        outputs = {name: ("batch", width)}
+        by_head: dict[str, dict[str, Shape]] = {
+            "classifier": {"logits": ("batch", dims.labels)},
+            "embedding": {"embedding": ("batch", dims.embedding_width)},
+            "tokens": {"logits": ("batch", "source", dims.labels)},
+            "span": {"logits": ("batch", "source", dims.labels)},
+            "masked": {"logits": ("batch", "source", dims.vocab)},
+        }
+        outputs = by_head[dims.head]
     else:
         assert dims.decoder is not None
         positions = dims.frames // 2 if dims.mels else "source"

@@ -227,8 +227,15 @@ def _pooled(
     products = load_checkpoint(checkpoint, task=dims.task).model.dense if dims.dense else ()
     for row, recorded in enumerate(reference["pooled"]):
         answer = original(**_source(dims, reference, row))
-        if dims.head != "embedding":
+        if dims.head == "classifier":
             yield recorded, answer.logits[0].numpy()
+            continue
+        if dims.head != "embedding":  # values of each token
+            names = ("start_logits", "end_logits") if dims.head == "span" else ("logits",)
+            values = [
+                answer[name][0].reshape(-1, recorded.shape[1] // len(names)) for name in names
+            ]
+            yield recorded[: len(values[0])], torch.cat(values, dim=1).numpy()
             continue
         hidden = answer.last_hidden_state[0]  # (source, width)
         pooled = POOLED[dims.pooling](hidden)

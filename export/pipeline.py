@@ -176,6 +176,7 @@ def _write_tokenizer(
         vocab=dims.vocab,
         source_vocab=dims.source_vocab,
         files=source.tokenizer_files,
+        fills=dims.head == "masked",
     )
     if converted is None:
         return None, ("the checkpoint has no tokenizer: the bundle takes token ids alone",)

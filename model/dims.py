@@ -15,9 +15,16 @@ from seq2edge.errors import UnsupportedError
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 NORMS = ("layer", "rms")
 POSITIONS = ("learned", "sinusoidal", "rotary", "relative")
-HEADS = ("lm", "classifier", "embedding")
+HEADS = ("lm", "classifier", "embedding", "tokens", "span", "masked")
 POOLINGS = ("first", "last", "max", "mean")
-_TASKS = {"lm": "generate", "classifier": "classify", "embedding": "embed"}
+_TASKS = {
+    "lm": "generate",
+    "classifier": "classify",
+    "embedding": "embed",
+    "tokens": "tag",  # classes of each token
+    "span": "answer",  # of each token: whether an answer begins there, and whether it ends there
+    "masked": "fill",  # the vocabulary at each token
+}
 
 
 def later(default: Any) -> Any:
@@ -118,8 +125,8 @@ class Dims:
     # factorised embeddings (Lan et al. 2020).
     table_width: int = 0
     token_types: int = 0  # >0: rows of BERT's table of segments; 1: the one that all tokens have
-    labels: int = 0  # classes of a classifier
-    classifier_activation: str = ""  # between the classifier's two products
+    labels: int = 0  # classes of a classifier, of a text or of each token
+    classifier_activation: str = ""  # between the two products of a head
     pooling: str = ""  # how an encoder-only model sums up its positions, one of POOLINGS
     normalize: bool = False  # embeddings have the length 1
     dense: tuple[DenseDims, ...] = later(())  # products behind the pooling, before `normalize`

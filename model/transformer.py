@@ -136,19 +136,30 @@ class Transformer(nn.Module):
 
     def _add_head(self, dims: Dims) -> None:
         if dims.head == "lm":
-            if not dims.tied:
-                self.lm_head = nn.Linear(dims.width, dims.vocab, bias=False)
-            if dims.logits_bias:
-                self.logits_bias = nn.Parameter(torch.zeros(dims.vocab))
+            self._add_logits(dims)
         elif dims.head == "classifier":
             self.classifier_dense = nn.Linear(dims.width, dims.width)
             self.classifier_out = nn.Linear(dims.width, dims.labels)
             self.classifier_activation = activation(dims.classifier_activation)
+        elif dims.head in ("tokens", "span"):
+            self.token_out = nn.Linear(dims.width, dims.labels)
+        elif dims.head == "masked":
+            assert dims.encoder is not None
+            self.masked_dense = nn.Linear(dims.width, dims.width)
+            self.masked_activation = activation(dims.classifier_activation)
+            self.masked_norm = norm(dims.encoder, dims.width)
+            self._add_logits(dims)
         widths = (dims.width, *(each.width for each in dims.dense))
         self.dense = nn.ModuleList(
             nn.Linear(width, each.width, bias=each.bias)
             for width, each in zip(widths, dims.dense, strict=False)
         )
+
+    def _add_logits(self, dims: Dims) -> None:
+        if not dims.tied:
+            self.lm_head = nn.Linear(dims.width, dims.vocab, bias=False)
+        if dims.logits_bias:
+            self.logits_bias = nn.Parameter(torch.zeros(dims.vocab))
 
     def encode(
         self, source: Tensor, source_length: Tensor, token_types: Tensor | None = None
@@ -257,8 +268,16 @@ class Transformer(nn.Module):
     def pool(
         self, source: Tensor, source_length: Tensor, token_types: Tensor | None = None
     ) -> Tensor:
-        """Class logits (batch, labels) or embeddings (batch, width) of an encoder-only model."""
+        """Class logits (batch, labels) or embeddings (batch, width) of an encoder-only model.
+
+        Of a head that answers each token its logits (batch, source, labels or vocab).
+        """
         encoded = self.encode(source, source_length, token_types)
+        if self.dims.head in ("tokens", "span"):
+            return self.token_out(encoded)
+        if self.dims.head == "masked":
+            hidden = self.masked_activation(self.masked_dense(encoded))
+            return self.logits(self.masked_norm(hidden))
         pooled = self._pooled(encoded, source_length)
         if self.dims.head == "classifier":
             dense = self.classifier_dense(pooled)

@@ -169,6 +169,8 @@ class Backend(Protocol):
     ) -> NDArray[np.float32]:
         """Logits (batch, labels) or embeddings (batch, width) of an encoder-only model.
 
+        Of one that answers each token logits (batch, source, values), of padding any.
+
         `token_types` (batch, source) tell the texts of a pair apart, where its graph reads them;
         without them all are 0.
         """

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -34,12 +34,16 @@ from seq2edge.runtime.speculation import check_draft, make_drafter
 from seq2edge.runtime.streaming import StopStrings, TextStream, cut_at_stop
 
 if TYPE_CHECKING:
+    from seq2edge.runtime.filling import Filling
+    from seq2edge.runtime.reading import Answer
     from seq2edge.runtime.search import Processor
     from seq2edge.runtime.service import Reply, Service
     from seq2edge.runtime.session import Session
+    from seq2edge.runtime.tagging import Aggregation, Entity
     from seq2edge.runtime.tokenizer import EncodedText, Tokenizer
     from seq2edge.runtime.words import WordAlignment
 
+TOKEN_TASKS = ("tag", "answer", "fill")  # what answers each token
 AHEAD = 2  # times as many texts as are decoded at a time are read ahead
 
 Ids = Sequence[int]
@@ -410,6 +414,80 @@ class Model:
         self._require("classify")
         return rerank(self, query, texts, batch)
 
+    def tag(
+        self,
+        texts: Sequence[str],
+        *,
+        aggregation: Aggregation = "simple",
+        ignore: Collection[str] = ("O",),
+        overlap: int | None = None,
+        batch: int = BATCH,
+    ) -> list[list[Entity]]:
+        """The entities of each text, as transformers' TokenClassificationPipeline finds them.
+
+        `aggregation` says what is made of the tokens' labels: "none" keeps every token, "simple"
+        joins neighbours of one label, and before that "first", "average" and "max" give a word one
+        label. Labels of `ignore` are left out. With `overlap` a text that is too long is read in
+        parts which share so many tokens; without it is refused, or cut where the model was loaded
+        so. `batch` texts or parts are read at a time.
+        """
+        from seq2edge.runtime.tagging import tag
+
+        _refuse_one_string(texts)
+        self._require("tag")
+        return tag(self, texts, aggregation, ignore, overlap, batch)
+
+    def answer(
+        self,
+        question: str,
+        context: str,
+        *,
+        top_k: int = 1,
+        longest: int = 15,
+        may_be_empty: bool = False,
+        window: int | None = None,
+        overlap: int | None = None,
+        batch: int = BATCH,
+    ) -> list[Answer]:
+        """The likeliest answers, parts of the context of up to `longest` tokens, best first.
+
+        A long context is read in windows of `window` tokens with the question (384, or as many as
+        there are positions), which share `overlap` (128, or half). With `may_be_empty` one of the
+        answers may be that there is none.
+        """
+        from seq2edge.runtime.reading import answer
+
+        self._require("answer")
+        return answer(
+            self,
+            question,
+            context,
+            top_k=top_k,
+            longest=longest,
+            may_be_empty=may_be_empty,
+            window=window,
+            overlap=overlap,
+            batch=batch,
+        )
+
+    def fill(self, text: str, *, top_k: int = 5) -> list[list[Filling]]:
+        """For each mask of a text (`model.tokenizer.record.special.mask`) the likeliest tokens."""
+        from seq2edge.runtime.filling import fill
+
+        self._require("fill")
+        return fill(self, text, top_k)
+
+    def token_logits(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
+        """What a model that tags, answers or fills gives each token, (batch, source, values)."""
+        if self.bundle.manifest.task not in TOKEN_TASKS:
+            self._require(" or ".join(TOKEN_TASKS))
+        return self._pool(sources)
+
+    @property
+    def text_positions(self) -> int | None:
+        """How many tokens an encoder takes; None where any number."""
+        return self._limits.text_positions(0)
+
     def embed(
         self, texts: Sequence[str], *, prompt: str | None = None, dimensions: int | None = None
     ) -> NDArray[np.float32]:
@@ -449,7 +527,7 @@ class Model:
         Of a model that was loaded with `cut` as much as it has positions for, see `encode_text`.
         """
         first, second = (text, None) if isinstance(text, str) else text
-        longest = self._limits.text_positions(0) if self._cut else None
+        longest = self.text_positions if self._cut else None
         return self.tokenizer.encode_texts(first, second, longest=longest)
 
     def pool(self, texts: Sequence[EncodedText]) -> NDArray[np.float32]:

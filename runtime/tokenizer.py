@@ -102,25 +102,26 @@ class Tokenizer:
         return encoded
 
     def windows(
-        self, first: str, second: str, *, longest: int, overlap: int
+        self, first: str, second: str | None = None, *, longest: int, overlap: int
     ) -> Iterator[EncodedText]:
-        """Pairs of the whole first text with parts of the second, each of at most `longest` ids.
+        """Parts of a text, of a pair the whole first one with parts of the second.
 
-        Neighbours share `overlap` tokens; spans count from the second text's own beginning. Raises
-        InputError where the first text leaves no room for more than these.
+        Each has at most `longest` ids, and shares `overlap` tokens with the next one; spans count
+        from the text's own beginning. Raises InputError where no more than these have room.
         """
         whole, _ = self._encoded(first, second, special_tokens=True, longest=None)
-        places = [i for i, text in enumerate(whole.texts) if text == 1]
+        split = 0 if second is None else 1
+        places = [i for i, text in enumerate(whole.texts) if text == split]
         rest = len(whole.ids) - len(places)
         room = longest - rest
         if room <= overlap:
+            what = f"{first!r:.60} takes" if second is not None else "what stands around it takes"
             raise InputError(
-                f"text: {first!r:.60} takes {rest} of {longest} tokens, "
-                f"the other text needs more than {overlap}"
+                f"text: {what} {rest} of {longest} tokens, the rest must be more than {overlap}"
             )
         for start in range(0, max(1, len(places) - overlap), room - overlap):
             part = set(places[start : start + room])
-            yield whole.only(i for i, text in enumerate(whole.texts) if text != 1 or i in part)
+            yield whole.only(i for i, of in enumerate(whole.texts) if of != split or i in part)
 
     def spans(
         self,
@@ -187,6 +188,16 @@ class Tokenizer:
         """The id of one token of the source vocabulary, -1 where there is none."""
         token_id = self._source.token_to_id(token)
         return -1 if token_id is None else int(token_id)
+
+    @property
+    def marks_pieces(self) -> bool:
+        """Whether a token shows that its word began before it, as WordPiece writes ##."""
+        return bool(getattr(self._source.model, "continuing_subword_prefix", None))
+
+    def join(self, tokens: Sequence[str]) -> str:
+        """The text of some tokens of a source."""
+        decoder = self._source.decoder
+        return " ".join(tokens) if decoder is None else str(decoder.decode(list(tokens)))
 
     @property
     def cleaned(self) -> tuple[str, ...]:

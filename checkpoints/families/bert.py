@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 from seq2edge.checkpoints.families.bart import padded_offset
 from seq2edge.checkpoints.families.family import (
+    HEAD_TASKS,
     Config,
     Family,
     Names,
@@ -38,6 +39,8 @@ class Layout:
     feedforward_norm: str
     classifier: tuple[str, str]  # dense, out
     classifier_activation: str
+    masked: tuple[str, str, str, str] | None = None  # dense, norm, whose the bias is, out
+    masked_activation: str = ""  # where it is not the layers'
     padded_positions: bool = False  # the first token stands at the padding id + 1
     widen: str = ""  # the product behind narrow embeddings, in families that may have them
     shared_layers: bool = False  # one layer's weights serve all
@@ -55,13 +58,30 @@ def _head(config: Config, layout: Layout) -> dict[str, object]:
             "classifier_activation": activation,
             "pooling": "first",
         }
-    if task != "embed":
-        raise UnsupportedError(f"task {task!r}: is not supported for this family")
+    if task == "tag":
+        return {"head": "tokens", "labels": count_labels(config)}
+    if task == "answer":
+        if count_labels(config) != 2:
+            raise UnsupportedError("config.json: num_labels of a model that answers must be 2")
+        return {"head": "span", "labels": 2}
+    if task == "fill":
+        if layout.masked is None:
+            raise UnsupportedError("task 'fill': the head of this family is not supported")
+        return {
+            "head": "masked",
+            "tied": bool(config.get("tie_word_embeddings", True)),
+            "logits_bias": True,
+            "classifier_activation": layout.masked_activation or _activation(config),
+        }
     return {
         "head": "embedding",
         "pooling": config.get("pooling", "mean"),
         "normalize": bool(config.get("normalize", False)),
     }
+
+
+def _activation(config: Config) -> str:
+    return config.activation("hidden_act", config.get("activation", "gelu"))
 
 
 def bert_dims(layout: Layout, config: Config, names: Names) -> Dims:
@@ -85,7 +105,7 @@ def bert_dims(layout: Layout, config: Config, names: Names) -> Dims:
         kv_heads=heads,
         head_dim=width // heads,
         hidden=get("intermediate_size", "hidden_dim"),
-        activation=config.activation("hidden_act", config.get("activation", "gelu")),
+        activation=_activation(config),
         norm_epsilon=float(config.get("layer_norm_eps", 1e-12)),
         pre_norm=False,
         final_norm=False,
@@ -105,9 +125,8 @@ def bert_dims(layout: Layout, config: Config, names: Names) -> Dims:
         vocab=config.size("vocab_size"),
         encoder=stack,
         table_width=narrow if f"{prefix}{layout.widen}.weight" in names else 0,
-        tied=False,
         token_types=config.size("type_vocab_size", 2) if types else 0,
-        **_head(config, layout),  # type: ignore[arg-type]
+        **{"tied": False, **_head(config, layout)},  # type: ignore[arg-type]
     )
 
 
@@ -149,10 +168,28 @@ def bert_weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMap
         yield WeightMapping(target="encoder.relative.weight", sources=(bias,))
     for i in range(1 if stack.shared_layers else stack.layers):
         yield from _layer(f"encoder.layers.{i}", prefix + layout.layer.format(i), layout, names)
+    yield from _head_weights(layout, dims, names)
+
+
+def _head_weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping]:
     if dims.head == "classifier":
+        prefix = prefix_of(layout, names)
         dense, out = (name.format(prefix) for name in layout.classifier)
         yield from linear("classifier_dense", dense)
         yield from linear("classifier_out", out)
+    elif dims.head in ("tokens", "span"):
+        yield from linear("token_out", "classifier" if dims.head == "tokens" else "qa_outputs")
+    elif dims.head == "masked":
+        assert layout.masked is not None
+        dense, normed, owner, out = layout.masked
+        yield from linear("masked_dense", dense)
+        yield from _norm("masked_norm", normed, names)
+        biases = (f"{owner}.bias", f"{out}.bias")  # one, but where nothing is tied
+        order = biases if dims.tied else biases[::-1]
+        bias = next((name for name in order if name in names), biases[0])
+        yield WeightMapping(target="logits_bias", sources=(bias,))
+        if not dims.tied:
+            yield WeightMapping(target="lm_head.weight", sources=(f"{out}.weight",))
 
 
 def _norm(target: str, source: str, names: Names) -> Iterator[WeightMapping]:
@@ -181,10 +218,7 @@ def bert_family(
     """The registry's row of a family that has BERT's layout or one like it."""
     return Family(
         name=name,
-        architectures=tuple(
-            f"{model}{end}"
-            for end in ("ForSequenceClassification", "Model", "ForMaskedLM", "ForPreTraining")
-        ),
+        architectures=tuple(f"{model}{end}" for end in ("Model", "ForPreTraining", *HEAD_TASKS)),
         dims=functools.partial(dims, layout),
         weights=functools.partial(bert_weights, layout),
         ignored=(r"(.*\.)?embeddings\.(position_ids|token_type_ids)",),
@@ -211,6 +245,12 @@ BERT_LAYOUT = Layout(
     feedforward_norm="output.LayerNorm",
     classifier=("{}pooler.dense", "classifier"),
     classifier_activation="tanh",
+    masked=(
+        "cls.predictions.transform.dense",
+        "cls.predictions.transform.LayerNorm",
+        "cls.predictions",
+        "cls.predictions.decoder",
+    ),
 )
 BERT = bert_family("bert", "Bert", BERT_LAYOUT)
 _ROBERTA = dataclasses.replace(
@@ -218,6 +258,8 @@ _ROBERTA = dataclasses.replace(
     prefix="roberta.",
     classifier=("classifier.dense", "classifier.out_proj"),
     padded_positions=True,
+    masked=("lm_head.dense", "lm_head.layer_norm", "lm_head", "lm_head.decoder"),
+    masked_activation="gelu",
 )
 ROBERTA = bert_family("roberta", "Roberta", _ROBERTA)
 XLM_ROBERTA = bert_family("xlm-roberta", "XLMRoberta", _ROBERTA)
@@ -236,5 +278,6 @@ DISTILBERT = bert_family(
         feedforward_norm="output_layer_norm",
         classifier=("pre_classifier", "classifier"),
         classifier_activation="relu",
+        masked=("vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector"),
     ),
 )

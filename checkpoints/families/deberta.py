@@ -115,6 +115,7 @@ _LAYOUT = dataclasses.replace(
     qkv=("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
     classifier=("pooler.dense", "classifier"),
     classifier_activation="gelu",
+    masked=None,
 )
 _FAMILY = bert_family("deberta-v2", "DebertaV2", _LAYOUT, _dims)
 DEBERTA_V2 = dataclasses.replace(

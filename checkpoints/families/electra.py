@@ -49,6 +49,7 @@ ELECTRA = bert_family(
         classifier=("classifier.dense", "classifier.out_proj"),
         classifier_activation="gelu",
         widen="embeddings_project",
+        masked=None,
     ),
     _electra_dims,
 )
@@ -83,6 +84,8 @@ MPNET = bert_family(
         classifier=("classifier.dense", "classifier.out_proj"),
         padded_positions=True,
         relative_buckets=32,
+        masked=("lm_head.dense", "lm_head.layer_norm", "lm_head", "lm_head.decoder"),
+        masked_activation="gelu",
     ),
     _mpnet_dims,
 )

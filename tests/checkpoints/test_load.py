@@ -126,6 +126,23 @@ def test_answers_of_encoders_are_those_of_transformers(folder, name, changes):
     torch.testing.assert_close(found, wanted, **CLOSE)
 
 
+@pytest.mark.parametrize("name", [*tiny_models.HEADS, *tiny_models.EAGER_HEADS])
+def test_heads_of_tokens_are_those_of_transformers(folder, name):
+    """Logits of every token that is none of padding."""
+    reference = tiny_models.make(name)
+    loaded = load_checkpoint(folder(name), task="fill" if "masked" in name else None)
+    source, lengths = torch.randint(3, 90, (2, 9)), torch.tensor([9, 4])
+    mask = torch.arange(9) < lengths[:, None]
+    with torch.no_grad():
+        output = reference(input_ids=source, attention_mask=mask.long())
+        wanted = output.logits if "span" not in name else None
+        if wanted is None:
+            wanted = torch.stack((output.start_logits, output.end_logits), dim=-1)
+    found = torch.from_numpy(EagerBackend(loaded.model).pool(source.numpy(), lengths.numpy()))
+    torch.testing.assert_close(found[mask], wanted[mask], **CLOSE)
+    assert loaded.labels == (("LABEL_0", "LABEL_1", "LABEL_2") if "tokens" in name else ())
+
+
 @pytest.mark.parametrize("name", ["llama", "bart", "bert"])
 def test_shards_give_the_same_model(folder, tmp_path, name):
     """A model in several files is that model."""

@@ -51,3 +51,55 @@ def test_rerank_prints_the_best_first(opened, tmp_path):
     values = json.loads(result.stdout)
     assert (values["text"], values["index"]) == (wanted[0].text, wanted[0].index)
     assert values["score"] == pytest.approx(wanted[0].score)
+
+
+def test_tag_prints_a_line_an_entity(opened):
+    """With an empty line behind each text; or one JSON object a text."""
+    model = opened("bert-tokens")
+    wanted = model.tag(TEXTS[:2], aggregation="first")
+    lines = call("tag", "bundle", *TEXTS[:2], "--aggregation", "first").stdout.splitlines()
+    assert [lines.index(""), lines[-1]] == [len(wanted[0]), ""]
+    entity = wanted[0][0]
+    label, score, *place = lines[0].split("\t")
+    assert (label, score) == (entity.label, f"{entity.score:.4f}")
+    text = TEXTS[0][entity.start : entity.end]
+    assert place == [str(entity.start), str(entity.end), text]
+    result = call("tag", "bundle", TEXTS[0], "--json", "--ignore", entity.label)
+    found = json.loads(result.stdout)["entities"]
+    kept = model.tag(TEXTS[:1], ignore=(entity.label,))[0]
+    assert [each["word"] for each in found] == [each.word for each in kept]
+
+
+def test_answer_reads_a_context_or_a_file(opened, tmp_path):
+    """One of them; every option reaches the model."""
+    model = opened("bert-span")
+    context = "\n".join(TEXTS)
+    (tmp_path / "context").write_text(context, encoding="utf-8")
+    (tmp_path / "latin").write_bytes(b"w\xe9\n")
+    options = ("--top", 3, "--longest", 4, "--may-be-empty", "--window", 30, "--overlap", 5)
+    wanted = model.answer(
+        "hello", context, top_k=3, longest=4, may_be_empty=True, window=30, overlap=5
+    )
+    result = call("answer", "bundle", "hello", "-f", tmp_path / "context", *options)
+    assert result.stdout.splitlines() == [
+        f"{each.score:.4f}\t{each.start}\t{each.end}\t{' '.join(each.text.split())}"
+        for each in wanted
+    ]
+    values = json.loads(call("answer", "bundle", "hello", context, "--json").stdout)
+    assert values["answers"][0]["text"] == model.answer("hello", context)[0].text
+    assert call("answer", "bundle", "hello").exit_code == 2
+    result = call("answer", "bundle", "hello", "-f", tmp_path / "latin")
+    assert result.exit_code == 1
+    assert "latin: is no UTF-8" in result.stderr
+
+
+def test_fill_prints_what_may_stand_in_a_mask(opened):
+    """The best first, with an empty line behind each mask; or one JSON object a text."""
+    model = opened("bert-masked")
+    text = "hello [MASK] world [MASK]"
+    wanted = model.fill(text, top_k=2)
+    lines = call("fill", "bundle", text, "--top", 2).stdout.split("\n")
+    assert [len(lines), lines[2], lines[5]] == [7, "", ""]
+    assert lines[0] == f"{wanted[0][0].score:.4f}\t{wanted[0][0].token}\t{wanted[0][0].text}"
+    values = json.loads(call("fill", "bundle", text, "--json").stdout)
+    assert [len(mask) for mask in values["masks"]] == [5, 5]

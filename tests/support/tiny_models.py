@@ -237,7 +237,34 @@ ENCODERS: dict[str, TinyModel] = {
     ),
 }
 
-ALL: dict[str, TinyModel] = {**GENERATORS, **ENCODERS}
+
+def _head(name: str, head: str, **settings: Any) -> TinyModel:
+    return TinyModel(
+        model=f"{name}{head}", config=f"{name}Config", settings=settings, kind="encoder"
+    )
+
+
+# What answers each token; the graphs of other families differ in nothing more.
+_HEAD_SIZES = {**BERT_SIZES, "hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 3}
+HEADS: dict[str, TinyModel] = {
+    "bert-tokens": _head("Bert", "ForTokenClassification", **_HEAD_SIZES),
+    "bert-span": _head("Bert", "ForQuestionAnswering", **{**_HEAD_SIZES, "num_labels": 2}),
+    "bert-masked": _head("Bert", "ForMaskedLM", **_HEAD_SIZES),
+}
+_ROBERTA, _DISTILBERT = ENCODERS["roberta"].settings, ENCODERS["distilbert"].settings
+EAGER_HEADS: dict[str, TinyModel] = {
+    "roberta-tokens": _head("Roberta", "ForTokenClassification", **_ROBERTA),
+    "distilbert-tokens": _head("DistilBert", "ForTokenClassification", **_DISTILBERT),
+    "roberta-span": _head("Roberta", "ForQuestionAnswering", **{**_ROBERTA, "num_labels": 2}),
+    "distilbert-span": _head(
+        "DistilBert", "ForQuestionAnswering", **{**_DISTILBERT, "num_labels": 2}
+    ),
+    "roberta-masked": _head("Roberta", "ForMaskedLM", **_ROBERTA),
+    "distilbert-masked": _head("DistilBert", "ForMaskedLM", **_DISTILBERT),
+    "bert-masked-untied": _head("Bert", "ForMaskedLM", **_HEAD_SIZES, tie_word_embeddings=False),
+}
+
+ALL: dict[str, TinyModel] = {**GENERATORS, **ENCODERS, **HEADS, **EAGER_HEADS}
 # The same graphs as a family above has: compared without an export.
 ALIKE: dict[str, TinyModel] = {
     "xlm-roberta": _classifier("XLMRoberta", **{**BERT_SIZES, "type_vocab_size": 1}),
@@ -291,7 +318,10 @@ def export(folder: Path, name: str, **changes: Any) -> tuple[Path, ExportReport]
 
     save(name, folder / "checkpoint", **changes)
     with mock.patch("seq2edge.export.pipeline.export_checkpoint", kept):
-        result = call("export", folder / "checkpoint", "-o", folder / "bundle", "--original", "no")
+        task = ("--task", "fill") if "masked" in name else ()
+        result = call(
+            "export", folder / "checkpoint", "-o", folder / "bundle", "--original", "no", *task
+        )
     assert result.exit_code == 0, result.output
     return folder, reports[0]
 
