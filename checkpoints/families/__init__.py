@@ -9,6 +9,7 @@ import importlib
 from collections.abc import Sequence
 
 from seq2edge.checkpoints.families.family import Family
+from seq2edge.checkpoints.families.missing import MISSING
 from seq2edge.errors import UnsupportedError
 
 FAMILIES = {
@@ -53,8 +54,10 @@ def model_type_of(architectures: Sequence[str]) -> str:
 def find_family(model_type: str) -> Family:
     """The family of a config's `model_type`. Raises UnsupportedError naming the known ones."""
     if model_type not in FAMILIES:
+        need = f": it needs {MISSING[model_type]}" if model_type in MISSING else ""
         raise UnsupportedError(
-            f"model_type: {model_type!r} is not supported, known: {', '.join(sorted(FAMILIES))}"
+            f"model_type: {model_type!r} is not supported{need}; "
+            f"known: {', '.join(sorted(FAMILIES))}"
         )
     module, attribute = FAMILIES[model_type].split(":")
     family = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)

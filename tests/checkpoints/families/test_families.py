@@ -176,7 +176,10 @@ def test_details_that_published_models_differ_in():
         ("bert-base-uncased", {"pruned_heads": {"0": [1]}}, r"pruned_heads=\{'0': \[1\]\}"),
         ("nllb-200-distilled-600M", {"pad_token_id": 2}, "start_token_id 2 is the pad_token_id"),
         ("gpt2", {"architectures": ["GPT2ForQuestionAnswering"]}, "GPT2ForQuestionAnswering"),
-        ("gpt2", {"model_type": "mamba"}, "mamba.*known: .*gpt2"),
+        ("gpt2", {"model_type": "mamba"}, r"needs layers with a running state.*; known: .*gpt2"),
+        ("gpt2", {"model_type": "mixtral"}, "'mixtral' .*: it needs a mixture of experts; known"),
+        ("gpt2", {"model_type": "canary"}, "'canary' .*: it needs a FastConformer encoder; known"),
+        ("gpt2", {"model_type": "gpt3"}, "'gpt3' is not supported; known: .*gpt2"),
         ("gpt2", {"model_type": ""}, "known: .*gpt2"),
     ],
 )
