@@ -47,6 +47,10 @@ class StackDims:
     relative_buckets: int = 0  # T5: how many biases per head
     relative_distance: int = 0  # T5: all distances from there on share the last bucket
     rotary_theta: float = 0.0  # base of the rotary frequencies
+    rotary_dim: int = 0  # >0: only so many values of each head are rotated, the first ones
+    rotary_divisors: tuple[float, ...] = ()  # of every frequency, for longer texts; (): all 1
+    rotary_magnitude: float = 1.0  # cosines and sines are multiplied by it
+    unrotated_layers: tuple[int, ...] = ()  # these do without positions
     embedding_scale: float = 1.0  # embedded tokens are multiplied by it, often by sqrt(width)
     attention_scale: float = 1.0  # so are attention scores, often by 1 / sqrt(head_dim)
     qkv_bias: bool = True  # of the products that make queries, keys and values
@@ -63,6 +67,10 @@ class StackDims:
             raise UnsupportedError(
                 f"kv_heads: {self.heads} heads cannot share {self.kv_heads} key heads evenly"
             )
+        if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
+            raise UnsupportedError(
+                f"rotary_dim: {self.rotary_dim} is not an even part of heads of {self.head_dim}"
+            )
 
     @property
     def query_width(self) -> int:
@@ -73,6 +81,11 @@ class StackDims:
     def key_width(self) -> int:
         """Width of all key (or value) heads together."""
         return self.kv_heads * self.head_dim
+
+    @property
+    def rotated(self) -> int:
+        """Values of each head that are rotated."""
+        return self.rotary_dim or self.head_dim
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,10 +135,15 @@ class Dims:
     def from_dict(cls, values: Mapping[str, Any]) -> Dims:
         """The inverse of `to_dict`. Raises TypeError for unknown or missing keys."""
         stacks = {
-            side: StackDims(**values[side]) if values.get(side) is not None else None
+            side: StackDims(**_tupled(values[side])) if values.get(side) is not None else None
             for side in ("encoder", "decoder")
         }
         return cls(**{**values, **stacks})
+
+
+def _tupled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has lists alone."""
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
 
 
 def _choose(name: str, value: str, known: tuple[str, ...]) -> None:

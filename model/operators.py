@@ -143,22 +143,26 @@ def flatten_beams(x: Tensor) -> Tensor:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     """Rotary position embedding (Su et al. 2021), halves rotated together.
 
-    x (rows, new, heads * head_dim); cos, sin (rows, new, head_dim / 2).
+    x (rows, new, heads * head_dim); cos, sin (rows, new, rotated / 2), where `rotated` may be less
+    than head_dim: then the rest of each head stays as it is.
     """
+    rotated = 2 * cos.shape[2]
     if exporting():
+        part = {"rotary_embedding_dim": rotated} if rotated < x.shape[2] // heads else {}
         return torch.onnx.ops.symbolic(
             "RotaryEmbedding",
             (x, cos, sin),
-            {"num_heads": heads, "interleaved": 0},
+            {"num_heads": heads, "interleaved": 0, **part},
             dtype=x.dtype,
             shape=x.shape,
             version=23,
         )
     rows, new, width = x.shape
     x = x.view(rows, new, heads, width // heads)
-    first, second = x.chunk(2, dim=-1)  # (rows, new, heads, head_dim / 2)
-    cos, sin = cos[:, :, None], sin[:, :, None]  # (rows, new, heads: 1, head_dim / 2)
-    x = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    first, second = x[..., :rotated].chunk(2, dim=-1)  # (rows, new, heads, rotated / 2)
+    cos, sin = cos[:, :, None], sin[:, :, None]  # (rows, new, heads: 1, rotated / 2)
+    turned = (first * cos - second * sin, second * cos + first * sin, x[..., rotated:])
+    x = torch.cat(turned, dim=-1)
     return x.view(rows, new, width)  # (rows, new, heads * head_dim)
 
 

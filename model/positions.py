@@ -28,14 +28,19 @@ class Rotary(nn.Module):
 
     def restore(self, stack: StackDims) -> None:
         """Make the table, which is not a weight."""
-        even = torch.arange(0, stack.head_dim, 2, dtype=torch.int64).float()
-        frequency = 1.0 / stack.rotary_theta ** (even / stack.head_dim)
-        self.register_buffer("frequency", frequency, persistent=False)
+        even = torch.arange(0, stack.rotated, 2, dtype=torch.int64).float()
+        wavelength = stack.rotary_theta ** (even / stack.rotated)
+        if stack.rotary_divisors:
+            wavelength = wavelength * torch.tensor(stack.rotary_divisors)
+        self.register_buffer("frequency", 1.0 / wavelength, persistent=False)
+        self.magnitude = stack.rotary_magnitude
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """positions (rows, new) -> cos, sin (rows, new, head_dim / 2)."""
-        angle = positions[:, :, None].float() * self.frequency  # (rows, new, head_dim / 2)
-        return angle.cos(), angle.sin()
+        """positions (rows, new) -> cos, sin (rows, new, rotated / 2)."""
+        angle = positions[:, :, None].float() * self.frequency  # (rows, new, rotated / 2)
+        if self.magnitude == 1.0:
+            return angle.cos(), angle.sin()
+        return angle.cos() * self.magnitude, angle.sin() * self.magnitude
 
 
 class RelativeBias(nn.Module):

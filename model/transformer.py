@@ -43,9 +43,13 @@ class Stack(nn.Module):
             x = x + self.positions(positions)
         return self.dropout(self.embedding_norm(x))
 
-    def rotation(self, positions: Tensor) -> Rotation:
-        """Rotary angles of these positions, or None."""
-        return self.rotary(positions) if self.dims.positions == "rotary" else None
+    def rotations(self, positions: Tensor) -> list[Rotation]:
+        """Rotary angles of these positions for each layer, or None."""
+        stack = self.dims
+        if stack.positions != "rotary":
+            return [None] * stack.layers
+        rotation = self.rotary(positions)
+        return [None if i in stack.unrotated_layers else rotation for i in range(stack.layers)]
 
     def causal_mask(self, positions: Tensor, capacity: Tensor) -> Tensor:
         """Which cached keys a token may see; additive where there is a relative bias.
@@ -147,12 +151,12 @@ class Transformer(nn.Module):
         positions = new[None] if start is None else start[:, None] + new
         keys = new if past is None else torch.arange(past[0][0].shape[2], device=tokens.device)
         x = stack.embed(self.embedding(tokens), positions)
-        rotation, mask = stack.rotation(positions), stack.causal_mask(positions, keys)
+        rotations, mask = stack.rotations(positions), stack.causal_mask(positions, keys)
         present = []
         for index, layer in enumerate(stack.layers):
             x, key_value = layer(
                 x,
-                rotation=rotation,
+                rotation=rotations[index],
                 mask=mask,
                 past=past[index] if past else None,
                 start=start,

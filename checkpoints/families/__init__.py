@@ -24,6 +24,8 @@ FAMILIES = {
     "mistral": "llama:MISTRAL",
     "qwen2": "llama:QWEN2",
     "qwen3": "llama:QWEN3",
+    "smollm3": "llama:SMOLLM3",
+    "phi3": "llama:PHI3",
     "bert": "bert:BERT",
     "roberta": "bert:ROBERTA",
     "distilbert": "bert:DISTILBERT",

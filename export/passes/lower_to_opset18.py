@@ -234,21 +234,28 @@ def lower_rms_normalization(writer: Writer, node: ir.Node) -> None:
 
 
 def lower_rotary_embedding(writer: Writer, node: ir.Node) -> None:
-    """Su et al. 2021: the halves of every head turned together, x (rows, new, heads * head_dim)."""
+    """Su et al. 2021: the halves of every head turned together, x (rows, new, heads * head_dim).
+
+    With a `rotary_embedding_dim` those are the halves of so many first values of a head.
+    """
     x, cos, sin = node.inputs[:3]
     heads = node.attributes.get_int("num_heads", 0)
-    other = any(node.attributes.get_int(n, 0) for n in ("interleaved", "rotary_embedding_dim"))
+    other = node.attributes.get_int("interleaved", 0)
     if x is None or cos is None or sin is None or other or not heads or any(node.inputs[3:]):
         raise ExportError(f"lower_to_opset18: {node.name} is no rotation of halves by given angles")
     rows, new, width = known_axes(x)
     assert isinstance(width, int)
     head_dim = width // heads
+    rotated = node.attributes.get_int("rotary_embedding_dim", 0) or head_dim
     split = writer.add(
         "Reshape", [x, writer.integers(0, 0, heads, head_dim)], (rows, new, heads, head_dim)
     )
-    half = (rows, new, heads, head_dim // 2)
-    sizes = writer.integers(head_dim // 2, head_dim // 2)
-    first, second = writer.add_all("Split", [split, sizes], [half, half], axis=3)
+    half = (rows, new, heads, rotated // 2)
+    sizes, axes = [rotated // 2] * 2, [half, half]
+    if rotated < head_dim:
+        sizes.append(head_dim - rotated)
+        axes.append((rows, new, heads, head_dim - rotated))
+    first, second, *rest = writer.add_all("Split", [split, writer.integers(*sizes)], axes, axis=3)
     cos, sin = (_for_heads(writer, angle) for angle in (cos, sin))
 
     def product(one: ir.Value, other: ir.Value) -> ir.Value:
@@ -258,7 +265,7 @@ def lower_rotary_embedding(writer: Writer, node: ir.Node) -> None:
         writer.add("Sub", [product(first, cos), product(second, sin)], half),
         writer.add("Add", [product(second, cos), product(first, sin)], half),
     ]
-    joined = writer.add("Concat", turned, (rows, new, heads, head_dim), axis=3)
+    joined = writer.add("Concat", [*turned, *rest], (rows, new, heads, head_dim), axis=3)
     merged = writer.add("Reshape", [joined, writer.integers(0, 0, width)], (rows, new, width))
     writer.replace_with(merged)
 

@@ -130,6 +130,22 @@ _WHISPER = {
     "begin_suppress_tokens": None,
 }
 _QWEN = {**LLAMA_SIZES, "tie_word_embeddings": False}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 24,
+}
+_LONGROPE = {  # transformers takes the long factors beyond 64 positions
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.1, 1.7, 2.9],
+    "long_factor": [2.0, 3.0, 5.0],
+    "original_max_position_embeddings": 64,
+    "partial_rotary_factor": 0.75,
+}
 
 GENERATORS: dict[str, TinyModel] = {
     "t5": _seq2seq("T5", **T5_SIZES),
@@ -160,6 +176,15 @@ GENERATORS: dict[str, TinyModel] = {
     "mistral": _causal("Mistral", **LLAMA_SIZES, sliding_window=6, head_dim=16),
     "qwen2": _causal("Qwen2", **_QWEN),
     "qwen3": _causal("Qwen3", **{**_QWEN, "tie_word_embeddings": True}, head_dim=16),
+    "smollm3": _causal(
+        "SmolLM3", **LLAMA_SIZES, no_rope_layers=[0, 1], rope_parameters=_LLAMA3, hidden_act="gelu"
+    ),
+    "phi3": _causal(
+        "Phi3",
+        **{**LLAMA_SIZES, "intermediate_size": 48, "max_position_embeddings": 256},
+        original_max_position_embeddings=64,
+        rope_parameters=_LONGROPE,
+    ),
 }
 
 ENCODERS: dict[str, TinyModel] = {

@@ -31,6 +31,10 @@ LAYERS_HEADS_WIDTH = {
     "Mistral-7B-v0.1": (None, (32, 32), 4096),
     "Qwen2.5-0.5B-Instruct": (None, (24, 14), 896),
     "Qwen3-0.6B": (None, (28, 16), 1024),
+    "Llama-3.2-1B-Instruct": (None, (16, 32), 2048),
+    "SmolLM3-3B": (None, (36, 16), 2048),
+    "Phi-3-mini-4k-instruct": (None, (32, 32), 3072),
+    "Phi-4-mini-instruct": (None, (32, 24), 3072),
     "bert-base-uncased": ((12, 12), None, 768),
     "roberta-base": ((12, 12), None, 768),
     "distilbert-base-uncased-finetuned-sst-2-english": ((6, 12), None, 768),
@@ -80,6 +84,14 @@ def test_details_that_published_models_differ_in():
     assert published("Qwen2.5-0.5B-Instruct").decoder.rotary_theta == 1e6
     assert published("Qwen3-0.6B").decoder.head_dim == 128
     assert published("Qwen3-0.6B").decoder.qk_norm
+    assert published("Llama-3.2-1B-Instruct").decoder.rotary_divisors[0] == 1.0
+    assert published("Llama-3.2-1B-Instruct").decoder.rotary_divisors[-1] == 32.0
+    assert published("SmolLM3-3B").decoder.unrotated_layers == (3, 7, 11, 15, 19, 23, 27, 31, 35)
+    assert published("Phi-3-mini-4k-instruct").decoder.window == 2047
+    assert published("Phi-4-mini-instruct").decoder.window == 0, "beyond the longest text"
+    assert published("Phi-4-mini-instruct").decoder.rotary_dim == 96
+    assert published("Phi-4-mini-instruct").decoder.max_positions == 4096, "of the short factors"
+    assert published("Phi-4-mini-instruct").decoder.rotary_magnitude == pytest.approx(1.190238, abs=1e-6)
     assert published("bert-base-uncased").head == "embedding"
     assert published("roberta-base").encoder.max_positions == 512
     assert published("distilbert-base-uncased-finetuned-sst-2-english").labels == 2
@@ -89,11 +101,10 @@ def test_details_that_published_models_differ_in():
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("TinyLlama-1.1B", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "scaling linear"),
-        ("TinyLlama-1.1B", {"rope_scaling": {"rope_type": "llama3"}}, "rope scaling llama3"),
-        ("TinyLlama-1.1B", {"rope_parameters": {"rope_type": "yarn"}}, "rope scaling yarn"),
+        ("TinyLlama-1.1B", {"rope_scaling": {"type": "mrope"}}, "scaling mrope .* known: default"),
+        ("TinyLlama-1.1B", {"rope_scaling": {"type": "dynamic", "alpha": 1e3}}, "'alpha': 1000.0"),
         ("TinyLlama-1.1B", {"rope_parameters": {"rope_theta": 1e4, "x": 1}}, "rope settings"),
-        ("TinyLlama-1.1B", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ("TinyLlama-1.1B", {"partial_rotary_factor": 0.36}, "23 is not an even part of heads of"),
         ("TinyLlama-1.1B", {"sliding_window": 64}, "sliding_window 64"),
         ("TinyLlama-1.1B", {"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0"),
         ("TinyLlama-1.1B", {"hidden_act": "xielu"}, "hidden_act 'xielu' .* known: gelu"),
@@ -137,6 +148,21 @@ def test_sizes_must_be_sizes(changes, message):
     """A config that was edited by hand."""
     with pytest.raises(CheckpointError, match=message):
         published("gpt2", **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("SmolLM3-3B", {"no_rope_layers": [1, 0]}, "no_rope_layers .* is no list of 36 layers"),
+        ("TinyLlama-1.1B", {"rope_scaling": {"type": "linear"}}, "rope factor is None"),
+        ("TinyLlama-1.1B", {"rope_scaling": {"type": "yarn", "factor": 0}}, "rope factor is 0"),
+        ("Phi-3-mini-4k-instruct", {"rope_scaling": {"type": "su"}}, "short_factor None"),
+    ],
+)
+def test_positions_must_be_whole(name, changes, message):
+    """Every number that their kind needs."""
+    with pytest.raises(CheckpointError, match=message):
+        published(name, **changes)
 
 
 def test_every_family_has_a_published_config_here():
