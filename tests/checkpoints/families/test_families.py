@@ -91,7 +91,9 @@ def test_details_that_published_models_differ_in():
     assert published("Phi-4-mini-instruct").decoder.window == 0, "beyond the longest text"
     assert published("Phi-4-mini-instruct").decoder.rotary_dim == 96
     assert published("Phi-4-mini-instruct").decoder.max_positions == 4096, "of the short factors"
-    assert published("Phi-4-mini-instruct").decoder.rotary_magnitude == pytest.approx(1.190238, abs=1e-6)
+    assert published("Phi-4-mini-instruct").decoder.rotary_magnitude == pytest.approx(
+        1.190238, abs=1e-6
+    )
     assert published("bert-base-uncased").head == "embedding"
     assert published("roberta-base").encoder.max_positions == 512
     assert published("distilbert-base-uncased-finetuned-sst-2-english").labels == 2
