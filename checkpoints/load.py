@@ -16,6 +16,7 @@ from seq2edge.checkpoints.families.family import Config, Family, WeightMapping
 from seq2edge.checkpoints.importers.huggingface import Source, open_folder
 from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import Dims
+from seq2edge.model.positions import RelativeBias, Rotary
 from seq2edge.model.transformer import Transformer
 
 
@@ -98,10 +99,11 @@ def build(family: Family, dims: Dims, source: Source) -> tuple[Transformer, tupl
 def _restore_tables(model: Transformer, dims: Dims) -> None:
     """Buffers that follow from the dims were lost on the meta device; make them again."""
     for side, stack in (("encoder", dims.encoder), ("decoder", dims.decoder)):
-        if stack is not None and stack.positions in ("rotary", "relative"):
-            name = "rotary" if stack.positions == "rotary" else "relative"
-            module = getattr(getattr(model, side), name)
-            module.restore(stack)
+        if stack is None:
+            continue
+        for module in getattr(model, side).children():
+            if isinstance(module, Rotary | RelativeBias):
+                module.restore(stack)
 
 
 def _fill(parameter: Tensor, weight: WeightMapping, source: Source) -> Iterator[str]:
@@ -134,6 +136,8 @@ def _fill(parameter: Tensor, weight: WeightMapping, source: Source) -> Iterator[
             f"{source.path}: {', '.join(map(str, weight.sources))} hold {offset} rows together, "
             f"the config asks for {parameter.shape[0]}"
         )
+    if weight.transform is not None:
+        parameter.copy_(weight.transform(parameter.clone()))
 
 
 def _shaped(tensor: Tensor, parameter: Tensor, weight: WeightMapping) -> Tensor:

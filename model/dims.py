@@ -39,7 +39,11 @@ class StackDims:
     gated: bool = False  # activation(gate) * up instead of activation(up) (Shazeer 2020)
     norm: str = "layer"  # one of NORMS: LayerNorm, or RMSNorm (Zhang and Sennrich 2019)
     norm_epsilon: float = 1e-5  # added to the variance below the root
+    norm_bias: bool = True  # of LayerNorm
     pre_norm: bool = True  # x + f(norm(x)); False: norm(x + f(x)), as in Vaswani et al. 2017
+    output_norm: bool = False  # x + norm(f(norm(x))); without `pre_norm` x + norm(f(x))
+    first_norm: bool = True  # False: the first layer's attention reads the embedding as it is
+    parallel: bool = False  # x + attention(norm(x)) + feedforward(norm(x)), as in GPT-J
     final_norm: bool = True  # one more norm behind the last layer
     embedding_norm: bool = False  # and one behind the embedding
     positions: str = "learned"  # one of POSITIONS
@@ -50,14 +54,19 @@ class StackDims:
     rotary_dim: int = 0  # >0: only so many values of each head are rotated, the first ones
     rotary_divisors: tuple[float, ...] = ()  # of every frequency, for longer texts; (): all 1
     rotary_magnitude: float = 1.0  # cosines and sines are multiplied by it
+    window_theta: float = 0.0  # >0: base in layers with a window, which nothing else scales
     unrotated_layers: tuple[int, ...] = ()  # these do without positions
     embedding_scale: float = 1.0  # embedded tokens are multiplied by it, often by sqrt(width)
+    residual_scale: float = 1.0  # so is what attention and feed-forward add
     attention_scale: float = 1.0  # so are attention scores, often by 1 / sqrt(head_dim)
     qkv_bias: bool = True  # of the products that make queries, keys and values
     attention_bias: bool = True  # of the product behind the heads
     feedforward_bias: bool = True
     qk_norm: bool = False  # RMSNorm of each query and key head, before the rotation
-    window: int = 0  # >0: a token attends to that many tokens, itself included
+    qk_norm_whole: bool = False  # one of all query heads together, and one of all key heads
+    # >0: a token attends to those less than so many tokens away, itself included.
+    window: int = 0
+    windows: tuple[int, ...] = ()  # the same of each layer, where they differ
 
     def __post_init__(self) -> None:
         _choose("activation", self.activation, ACTIVATIONS)
@@ -67,6 +76,8 @@ class StackDims:
             raise UnsupportedError(
                 f"kv_heads: {self.heads} heads cannot share {self.kv_heads} key heads evenly"
             )
+        if len(self.windows) not in (0, self.layers):
+            raise UnsupportedError(f"windows: {len(self.windows)} of them for {self.layers} layers")
         if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
             raise UnsupportedError(
                 f"rotary_dim: {self.rotary_dim} is not an even part of heads of {self.head_dim}"
@@ -81,6 +92,11 @@ class StackDims:
     def key_width(self) -> int:
         """Width of all key (or value) heads together."""
         return self.kv_heads * self.head_dim
+
+    @property
+    def layer_windows(self) -> tuple[int, ...]:
+        """The window of every layer, 0 where it sees everything."""
+        return self.windows or (self.window,) * self.layers
 
     @property
     def rotated(self) -> int:
@@ -104,7 +120,10 @@ class Dims:
     mels: int = 0  # >0: the encoder reads log-mel features of so many bands, not tokens
     token_types: int = 0  # >0: rows of BERT's table of segments, of which row 0 is used
     labels: int = 0  # classes of a classifier
-    classifier_activation: str = ""  # between the classifier's two products
+    classifier_bias: bool = True  # of the first of a classifier's two products
+    classifier_activation: str = ""  # between them
+    classifier_norm: bool = False  # and the encoder's kind of norm behind that
+    late_pooling: bool = False  # positions are summed up between the products, not before
     pooling: str = ""  # how an encoder-only model sums up its positions, one of POOLINGS
     normalize: bool = False  # embeddings have the length 1
 

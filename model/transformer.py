@@ -14,6 +14,7 @@ from seq2edge.model.dims import Dims, StackDims
 from seq2edge.model.layers import KeyValue, Layer, Rotation, activation, norm
 from seq2edge.model.positions import RelativeBias, Rotary
 
+UNSEEN = -32768.0  # added to the score of a key outside a window; exact in every float type
 Heads: TypeAlias = tuple[tuple[int, ...], ...]  # pairs (decoder layer, head)
 
 
@@ -24,7 +25,9 @@ class Stack(nn.Module):
         super().__init__()
         self.dims = stack
         self.causal = causal
-        self.layers = nn.ModuleList(Layer(stack, width, cross=cross) for _ in range(stack.layers))
+        self.layers = nn.ModuleList(
+            Layer(stack, width, cross=cross, first=i == 0) for i in range(stack.layers)
+        )
         self.embedding_norm = norm(stack, width) if stack.embedding_norm else nn.Identity()
         self.final_norm = norm(stack, width) if stack.final_norm else nn.Identity()
         self.dropout = nn.Dropout(0.0)  # its rate is set by training alone
@@ -32,6 +35,8 @@ class Stack(nn.Module):
             self.positions = nn.Embedding(stack.max_positions, width)
         elif stack.positions == "rotary":
             self.rotary = Rotary(stack)
+            if stack.window_theta:
+                self.window_rotary = Rotary(stack, windowed=True)
         else:
             self.relative = RelativeBias(stack, bidirectional=not causal)
 
@@ -48,22 +53,43 @@ class Stack(nn.Module):
         stack = self.dims
         if stack.positions != "rotary":
             return [None] * stack.layers
-        rotation = self.rotary(positions)
-        return [None if i in stack.unrotated_layers else rotation for i in range(stack.layers)]
+        rotation = windowed = self.rotary(positions)
+        if stack.window_theta:
+            windowed = self.window_rotary(positions)
+        return [
+            None if i in stack.unrotated_layers else windowed if window else rotation
+            for i, window in enumerate(stack.layer_windows)
+        ]
 
-    def causal_mask(self, positions: Tensor, capacity: Tensor) -> Tensor:
-        """Which cached keys a token may see; additive where there is a relative bias.
+    def masks(self, positions: Tensor, keys: Tensor) -> list[Tensor | None]:
+        """What the tokens at `positions` (rows, new) see of `keys` (total,) in each layer.
 
-        positions (rows, new); capacity (capacity,) key positions. (rows, 1 or heads, new, capacity)
+        Each (rows, 1 or heads, new, total); None where that is everything.
         """
+        mask_of = self._causal_mask if self.causal else self._bidirectional_mask
+        made = {window: mask_of(positions, keys, window) for window in self.dims.layer_windows}
+        return [made[window] for window in self.dims.layer_windows]
+
+    def _causal_mask(self, positions: Tensor, keys: Tensor, window: int) -> Tensor:
+        """Boolean; additive where there is a relative bias."""
         query = positions[:, :, None]  # (rows, new, 1)
-        allowed = capacity <= query
-        if self.dims.window:
-            allowed = allowed & (capacity > query - self.dims.window)
+        allowed = keys <= query
+        if window:
+            allowed = allowed & (keys > query - window)
         if self.dims.positions == "relative":
-            bias = self.relative(positions, capacity)  # (rows, heads, new, capacity)
+            bias = self.relative(positions, keys)  # (rows, heads, new, total)
             return bias.masked_fill(~allowed[:, None], float("-inf"))
-        return allowed[:, None]  # (rows, 1, new, capacity)
+        return allowed[:, None]  # (rows, 1, new, total)
+
+    def _bidirectional_mask(self, positions: Tensor, keys: Tensor, window: int) -> Tensor | None:
+        """Additive. Finite, since behind the source's end a window may hold padding alone."""
+        bias = self.relative(positions, keys) if self.dims.positions == "relative" else None
+        if not window:
+            return bias
+        query = positions[:, None, :, None]  # (rows, 1, new, 1)
+        seen = (keys > query - window) & (keys < query + window)
+        hidden = (~seen).to(next(self.parameters()).dtype) * UNSEEN
+        return hidden if bias is None else bias + hidden
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -104,9 +130,13 @@ class Transformer(nn.Module):
             if dims.logits_bias:
                 self.logits_bias = nn.Parameter(torch.zeros(dims.vocab))
         elif dims.head == "classifier":
-            self.classifier_dense = nn.Linear(dims.width, dims.width)
+            bias = dims.classifier_bias
+            self.classifier_dense = nn.Linear(dims.width, dims.width, bias=bias)
             self.classifier_out = nn.Linear(dims.width, dims.labels)
             self.classifier_activation = activation(dims.classifier_activation)
+            if dims.classifier_norm:
+                assert dims.encoder is not None
+                self.classifier_norm = norm(dims.encoder, dims.width)
 
     def encode(self, source: Tensor, source_length: Tensor) -> Tensor:
         """Tokens (batch, source) or features (batch, mels, frames) -> (batch, source, width)."""
@@ -118,14 +148,14 @@ class Transformer(nn.Module):
             x = table(source)
         if self.dims.token_types:
             x = x + self.token_types.weight[0]
-        positions = torch.arange(x.shape[1], device=x.device)
-        x = self.encoder.embed(x, positions[None])
-        mask = None
-        if self.encoder.dims.positions == "relative":
-            mask = self.encoder.relative(positions[None], positions)
-        for layer in self.encoder.layers:
-            x, _ = layer(x, mask=mask, length=source_length)
-        return self.encoder.final_norm(x)
+        stack, positions = self.encoder, torch.arange(x.shape[1], device=x.device)
+        x = stack.embed(x, positions[None])
+        # One row of angles for each input: no operator repeats them.
+        rotations = stack.rotations(positions[None].expand(x.shape[0], -1))
+        masks = stack.masks(positions[None], positions)
+        for layer, rotation, mask in zip(stack.layers, rotations, masks, strict=True):
+            x, _ = layer(x, rotation=rotation, mask=mask, length=source_length)
+        return stack.final_norm(x)
 
     def project_source(self, encoded: Tensor) -> list[KeyValue]:
         """Cross-attention keys and values for every decoder layer."""
@@ -151,13 +181,13 @@ class Transformer(nn.Module):
         positions = new[None] if start is None else start[:, None] + new
         keys = new if past is None else torch.arange(past[0][0].shape[2], device=tokens.device)
         x = stack.embed(self.embedding(tokens), positions)
-        rotations, mask = stack.rotations(positions), stack.causal_mask(positions, keys)
+        rotations, masks = stack.rotations(positions), stack.masks(positions, keys)
         present = []
         for index, layer in enumerate(stack.layers):
             x, key_value = layer(
                 x,
                 rotation=rotations[index],
-                mask=mask,
+                mask=masks[index],
                 past=past[index] if past else None,
                 start=start,
                 source=source[index] if source else None,
@@ -211,6 +241,8 @@ class Transformer(nn.Module):
     def pool(self, source: Tensor, source_length: Tensor) -> Tensor:
         """Class logits (batch, labels) or embeddings (batch, width) of an encoder-only model."""
         encoded = self.encode(source, source_length)
+        if self.dims.late_pooling:
+            encoded = self._before_classes(encoded)
         if self.dims.pooling == "mean":
             valid = torch.arange(encoded.shape[1], device=encoded.device) < source_length[:, None]
             total = (encoded * valid[:, :, None].to(encoded.dtype)).sum(dim=1)
@@ -218,9 +250,14 @@ class Transformer(nn.Module):
         else:
             pooled = encoded[:, 0]
         if self.dims.head == "classifier":
-            dense = self.classifier_dense(pooled)
-            return self.classifier_out(self.classifier_activation(dense))
+            dense = pooled if self.dims.late_pooling else self._before_classes(pooled)
+            return self.classifier_out(dense)
         return F.normalize(pooled, dim=-1) if self.dims.normalize else pooled
+
+    def _before_classes(self, x: Tensor) -> Tensor:
+        """A classifier's first product and what follows it, x (..., width)."""
+        x = self.classifier_activation(self.classifier_dense(x))
+        return self.classifier_norm(x) if self.dims.classifier_norm else x
 
     def start(
         self,

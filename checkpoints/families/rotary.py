@@ -148,20 +148,10 @@ KINDS = {
 OLD_NAMES = {"su": "longrope"}
 
 
-def read_rotary(
-    config: Config, *, head_dim: int, theta: float = 10000.0, part: float = 1.0
-) -> dict[str, Any]:
-    """The fields of `StackDims` about rotary positions, and `max_positions`.
-
-    `theta` and `part`, the rotated share of a head, are the family's own where the config says
-    none. Raises UnsupportedError for another `rope_type` or setting, by name.
-    """
-    longest = config.size("max_position_embeddings", 2048)
-    settings: dict[str, Any] = config.get("rope_parameters") or {}
-    settings = {**settings, **(config.get("rope_scaling") or {})}
-    theta = float(config.get("rope_theta", theta))
-    part = float(config.get("partial_rotary_factor", part))
-    original = config.get(_ORIGINAL)
+def _scaling(
+    settings: dict[str, Any], theta: float, rotated: int, *, longest: int, original: int | None
+) -> tuple[str, Scaling]:
+    """The kind that settings name, and what they say of it."""
     kind = str(settings.get("rope_type", settings.get("type", "default")))
     kind = OLD_NAMES.get(kind, kind)
     if kind not in KINDS:
@@ -170,22 +160,61 @@ def read_rotary(
     unknown = {k: v for k, v in settings.items() if k not in COMMON | KINDS[kind].keys}
     if any(value is not None for value in unknown.values()):
         raise UnsupportedError(f"config.json: rope settings {unknown} are not supported")
-    rotated = int(head_dim * float(settings.get("partial_rotary_factor") or part))
-    scaling = Scaling(
+    return kind, Scaling(
         settings=settings,
         theta=float(settings.get("rope_theta") or theta),
         rotated=rotated,
         longest=longest,
         original=int(original or settings.get(_ORIGINAL) or longest),
     )
-    magnitude = settings.get("attention_factor")
-    return {
+
+
+def _magnitude(kind: str, scaling: Scaling) -> float:
+    named = scaling.settings.get("attention_factor")
+    return KINDS[kind].magnitude(scaling) if named is None else float(named)
+
+
+def read_rotary(
+    config: Config,
+    *,
+    head_dim: int,
+    theta: float = 10000.0,
+    part: float = 1.0,
+    window_theta: float = 0.0,
+) -> dict[str, Any]:
+    """The fields of `StackDims` about rotary positions, and `max_positions`.
+
+    `theta` and `part`, the rotated share of a head, are the family's own where the config says
+    none; so is `window_theta` of layers with a window where it is another. Raises UnsupportedError
+    for another `rope_type` or setting, by name.
+    """
+    longest = config.size("max_position_embeddings", 2048)
+    settings: dict[str, Any] = config.get("rope_parameters") or {}
+    nested = any(isinstance(value, dict) for value in settings.values())
+    if nested and set(settings) - {FULL, WINDOWED}:
+        kinds = ", ".join(sorted(settings))
+        raise UnsupportedError(f"config.json: rope settings of {kinds} are not supported")
+    theta = float(config.get("rope_theta", theta))
+    full, windowed = (settings.get(FULL), settings.get(WINDOWED)) if nested else (settings, {})
+    full = {**(full or {}), **(config.get("rope_scaling") or {})}
+    part = float(config.get("partial_rotary_factor", part))
+    part = float(full.get("partial_rotary_factor") or part)
+    common = {"longest": longest, "original": config.get(_ORIGINAL)}
+    kind, scaling = _scaling(full, theta, int(head_dim * part), **common)
+    fields = {
         "positions": "rotary",
         "max_positions": min(longest, scaling.original) if kind == "longrope" else longest,
         "rotary_theta": scaling.theta,
-        "rotary_dim": 0 if rotated == head_dim else rotated,
+        "rotary_dim": 0 if scaling.rotated == head_dim else scaling.rotated,
         "rotary_divisors": KINDS[kind].divisors(scaling),
-        "rotary_magnitude": (
-            KINDS[kind].magnitude(scaling) if magnitude is None else float(magnitude)
-        ),
+        "rotary_magnitude": _magnitude(kind, scaling),
     }
+    if window_theta or nested:
+        other, own = _scaling(windowed or {}, window_theta or theta, scaling.rotated, **common)
+        if other != "default" or float(own.settings.get("partial_rotary_factor") or part) != part:
+            raise UnsupportedError(
+                f"config.json: rope settings {windowed} of layers with a window are not supported"
+            )
+        if kind != "default" or own.theta != scaling.theta:
+            fields["window_theta"] = own.theta
+    return fields

@@ -61,6 +61,7 @@ def test_what_follows_from_the_sizes():
         ({"norm": "batch"}, "norm: 'batch' is not supported"),
         ({"positions": "alibi"}, "positions: 'alibi' is not supported"),
         ({"kv_heads": 4}, "kv_heads: 6 heads cannot share 4"),
+        ({"windows": (4, 0, 4)}, "windows: 3 of them for 2 layers"),
         ({"rotary_dim": 5}, "rotary_dim: 5 is not an even part of heads of 8"),
         ({"rotary_dim": 10}, "rotary_dim: 10 is not an even part of heads of 8"),
     ],

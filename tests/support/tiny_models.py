@@ -185,6 +185,66 @@ GENERATORS: dict[str, TinyModel] = {
         original_max_position_embeddings=64,
         rope_parameters=_LONGROPE,
     ),
+    # Gemma's large embeddings would say the last token again where they are the LM head too.
+    "gemma": _causal("Gemma", **{**_QWEN, "intermediate_size": 40}, head_dim=16),
+    "gemma3": TinyModel(
+        model="Gemma3ForCausalLM",
+        config="Gemma3TextConfig",
+        settings={
+            **_QWEN,
+            "num_hidden_layers": 3,
+            "intermediate_size": 56,
+            "head_dim": 16,
+            "sliding_window": 6,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "query_pre_attn_scalar": 24,
+        },
+        kind="decoder",
+    ),
+    "ministral": _causal(
+        "Ministral",
+        **{**LLAMA_SIZES, "intermediate_size": 72},
+        head_dim=8,
+        sliding_window=7,
+        layer_types=["full_attention", "sliding_attention"],
+    ),
+    "granite": _causal(
+        "Granite",
+        **{**LLAMA_SIZES, "intermediate_size": 80},
+        embedding_multiplier=6.0,
+        attention_multiplier=0.2,
+        residual_multiplier=0.4,
+        logits_scaling=0.5,
+    ),
+    "olmo2": _causal("Olmo2", **{**LLAMA_SIZES, "intermediate_size": 88}),
+    "olmo3": _causal(
+        "Olmo3",
+        **{**LLAMA_SIZES, "intermediate_size": 24},
+        sliding_window=5,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+    "stablelm": _causal("StableLm", **{**LLAMA_SIZES, "hidden_size": 64}, use_qkv_bias=True),
+    "phi": _causal("Phi", **{**LLAMA_SIZES, "hidden_size": 64, "intermediate_size": 40}),
+    "gpt-neox": _causal(
+        "GPTNeoX",
+        **{key: LLAMA_SIZES[key] for key in LLAMA_SIZES if key != "num_key_value_heads"},
+    ),
+    "starcoder2": _causal("Starcoder2", **{**LLAMA_SIZES, "intermediate_size": 96}),
+}
+
+_MODERNBERT: dict[str, Any] = {
+    **{key: BERT_SIZES[key] for key in BERT_SIZES if key != "type_vocab_size"},
+    "num_hidden_layers": 3,
+    "intermediate_size": 48,
+    "local_attention": 6,
+    "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+}
+_EUROBERT: dict[str, Any] = {
+    **{key: BERT_SIZES[key] for key in BERT_SIZES if key != "type_vocab_size"},
+    "num_key_value_heads": 2,
+    "intermediate_size": 56,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
 }
 
 ENCODERS: dict[str, TinyModel] = {
@@ -213,6 +273,9 @@ ENCODERS: dict[str, TinyModel] = {
         max_position_embeddings=64,
         pad_token_id=1,
     ),
+    "modernbert": _classifier("ModernBert", **_MODERNBERT, classifier_pooling="mean"),
+    "modernbert-embedding": _encoder("ModernBert", **_MODERNBERT),
+    "eurobert": _classifier("EuroBert", **_EUROBERT),
 }
 
 ALL: dict[str, TinyModel] = {**GENERATORS, **ENCODERS}
