@@ -59,6 +59,7 @@ class StackDims:
     embedding_scale: float = 1.0  # embedded tokens are multiplied by it, often by sqrt(width)
     residual_scale: float = 1.0  # so is what attention and feed-forward add
     attention_scale: float = 1.0  # so are attention scores, often by 1 / sqrt(head_dim)
+    attention_cap: float = 0.0  # >0: a score s becomes cap * tanh(s / cap)
     qkv_bias: bool = True  # of the products that make queries, keys and values
     attention_bias: bool = True  # of the product behind the heads
     feedforward_bias: bool = True
@@ -117,6 +118,7 @@ class Dims:
     tied: bool = True  # the LM head is the embedding table
     logits_bias: bool = False  # one bias per token of the vocabulary
     logits_scale: float = 1.0  # hidden states are multiplied by it before the LM head
+    logits_cap: float = 0.0  # >0: so do logits
     mels: int = 0  # >0: the encoder reads log-mel features of so many bands, not tokens
     token_types: int = 0  # >0: rows of BERT's table of segments, of which row 0 is used
     labels: int = 0  # classes of a classifier

@@ -91,7 +91,13 @@ class SelfAttention(nn.Module):
             key = operators.write_cache(past[0], key, start)
             value = operators.write_cache(past[1], value, start)
         heads = operators.attend(
-            query, key, value, scale=self.stack.attention_scale, mask=mask, length=length
+            query,
+            key,
+            value,
+            scale=self.stack.attention_scale,
+            cap=self.stack.attention_cap,
+            mask=mask,
+            length=length,
         )
         return self.out(operators.merge_heads(heads)), (key, value)
 
@@ -129,7 +135,11 @@ class CrossAttention(nn.Module):
         folded = operators.fold_beams(projected, source_length)
         query = operators.split_heads(folded, self.stack.heads)
         heads = operators.attend(
-            query, *source, scale=self.stack.attention_scale, length=source_length
+            query,
+            *source,
+            scale=self.stack.attention_scale,
+            cap=self.stack.attention_cap,
+            length=source_length,
         )
         return self.out(operators.unfold_beams(operators.merge_heads(heads), x))
 

@@ -45,10 +45,13 @@ def attend(
     value: Tensor,
     *,
     scale: float,
+    cap: float = 0.0,
     mask: Tensor | None = None,
     length: Tensor | None = None,
 ) -> Tensor:
     """Scaled dot-product attention (Vaswani et al. 2017) with grouped heads.
+
+    With a `cap` above 0 scores are bounded by it before they are masked (Gemma team 2024).
 
     query (batch, heads, new, head_dim); key, value (batch, kv_heads, total, head_dim);
     mask: bool or additive, broadcastable to (batch, heads, new, total);
@@ -59,7 +62,7 @@ def attend(
         return torch.onnx.ops.symbolic(
             "Attention",
             inputs if length is not None else inputs[:4] if mask is not None else inputs[:3],
-            {"scale": scale},
+            {"scale": scale, **({"softcap": cap} if cap else {})},
             dtype=query.dtype,
             shape=query.shape,
             version=OPSET,
@@ -73,6 +76,15 @@ def attend(
             mask = mask & valid
         else:
             mask = mask.masked_fill(~valid, float("-inf"))
+    if cap:
+        groups = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+        scores = torch.tanh(torch.matmul(query * scale, key.transpose(2, 3)) / cap) * cap
+        if mask is not None and mask.dtype == torch.bool:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        elif mask is not None:
+            scores = scores + mask
+        return torch.matmul(scores.softmax(dim=-1), value)
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
     )

@@ -202,7 +202,9 @@ class Transformer(nn.Module):
         if self.dims.logits_scale != 1.0:
             hidden = hidden * self.dims.logits_scale
         weight = self.embedding.weight if self.dims.tied else self.lm_head.weight
-        return F.linear(hidden, weight, self.logits_bias if self.dims.logits_bias else None)
+        logits = F.linear(hidden, weight, self.logits_bias if self.dims.logits_bias else None)
+        cap = self.dims.logits_cap
+        return torch.tanh(logits / cap) * cap if cap else logits
 
     def last_logits(self, hidden: Tensor, new_length: Tensor) -> Tensor:
         """Logits after each row's last valid token, (rows, vocab)."""

@@ -33,6 +33,7 @@ FAMILIES = {
     "stablelm": "llama:STABLELM",
     "starcoder2": "llama:STARCODER2",
     "gemma": "gemma:GEMMA",
+    "gemma2": "gemma:GEMMA2",
     "gemma3_text": "gemma:GEMMA3",
     "phi": "parallel:PHI",
     "gpt_neox": "parallel:GPT_NEOX",

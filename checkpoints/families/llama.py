@@ -131,7 +131,8 @@ def stack_dims(traits: Traits, config: Config) -> StackDims:
         "hidden_dropout",
     )
     biases = [bool(config.get(b, False)) if isinstance(b, str) else b for b in traits.biases]
-    scales = {k: v for k, v in traits.scales(config, head_dim).items() if k != "logits_scale"}
+    fields = {field.name for field in dataclasses.fields(StackDims)}
+    scales = {k: v for k, v in traits.scales(config, head_dim).items() if k in fields}
     rotary = read_rotary(
         config,
         head_dim=head_dim,
@@ -166,18 +167,20 @@ def stack_dims(traits: Traits, config: Config) -> StackDims:
     )
 
 
-def _dims(traits: Traits, config: Config, names: Names) -> Dims:
+def family_dims(traits: Traits, config: Config, names: Names) -> Dims:
     """The sizes that a config.json says."""
     stack = stack_dims(traits, config)
     config = config.renamed(traits.keys)
     tied = bool(config.get("tie_word_embeddings", f"{traits.head}.weight" not in names))
+    scales = traits.scales(config, stack.head_dim)
     return Dims(
         width=config.size("hidden_size"),
         vocab=config.size("vocab_size"),
         decoder=stack,
         tied=tied,
         logits_bias=traits.head_bias,
-        logits_scale=traits.scales(config, stack.head_dim).get("logits_scale", 1.0),
+        logits_scale=scales.get("logits_scale", 1.0),
+        logits_cap=scales.get("logits_cap", 0.0),
     )
 
 
@@ -211,19 +214,26 @@ def layer_weights(
         yield from _norm(f"{ours}.{target}", f"{theirs}.{source}", traits)
 
 
-def _weights(traits: Traits, dims: Dims, names: Names) -> Iterator[WeightMapping]:
-    """Every parameter, and the tensors it is made of."""
-    del names
-    assert dims.decoder is not None
+def family_weights(traits: Traits, dims: Dims, names: Names) -> Iterator[WeightMapping]:
+    """Every parameter, and the tensors it is made of; a bare model's lack the class's prefix."""
+    side = "encoder" if dims.decoder is None else "decoder"
+    stack = dims.decoder or dims.encoder
+    assert stack is not None
+    if f"{traits.embedding}.weight" not in names and dims.head == "embedding":
+        bare = {
+            name: getattr(traits, name).split(".", 1)[1]
+            for name in ("embedding", "layers", "final_norm")
+        }
+        traits = dataclasses.replace(traits, **bare)
     yield WeightMapping(target="embedding.weight", sources=(f"{traits.embedding}.weight",))
-    if not dims.tied:
+    if dims.head == "lm" and not dims.tied:
         yield from linear("lm_head", traits.head, bias=False)
     if dims.logits_bias:
         yield WeightMapping(target="logits_bias", sources=(f"{traits.head}.bias",))
-    yield from _norm("decoder.final_norm", traits.final_norm, traits)
-    for i in range(dims.decoder.layers):
-        ours, theirs = f"decoder.layers.{i}", f"{traits.layers}.{i}"
-        yield from layer_weights(ours, theirs, dims.decoder, traits)
+    yield from _norm(f"{side}.final_norm", traits.final_norm, traits)
+    for i in range(stack.layers):
+        ours, theirs = f"{side}.layers.{i}", f"{traits.layers}.{i}"
+        yield from layer_weights(ours, theirs, stack, traits)
 
 
 def decoder_family(name: str, model: str, **traits: Any) -> Family:
@@ -232,8 +242,8 @@ def decoder_family(name: str, model: str, **traits: Any) -> Family:
     return Family(
         name=name,
         architectures=(f"{model}ForCausalLM",),
-        dims=functools.partial(_dims, own),
-        weights=functools.partial(_weights, own),
+        dims=functools.partial(family_dims, own),
+        weights=functools.partial(family_weights, own),
         aliases={f"{own.embedding}.weight": (f"{own.head}.weight",)},
         # Frequencies and causal masks.
         ignored=(rf"{own.layers}\.\d+\.\w+\.(rotary_emb\.inv_freq|bias|masked_bias)",),

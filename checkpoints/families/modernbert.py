@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMapping, linear, norm
-from seq2edge.checkpoints.families.llama import Traits, layer_weights, stack_dims
+from seq2edge.checkpoints.families.llama import Traits, family_weights, stack_dims
 from seq2edge.checkpoints.families.rotary import WINDOWED, read_rotary
 from seq2edge.errors import UnsupportedError
 from seq2edge.model.dims import Dims, StackDims
@@ -162,13 +162,7 @@ def _eurobert_dims(config: Config, names: Names) -> Dims:
 
 def _eurobert_weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
     """Every parameter that these dims have, and the tensors it is made of."""
-    stack = dims.encoder
-    assert stack is not None
-    prefix = "model." if any(name.startswith("model.") for name in names) else ""
-    yield WeightMapping(target="embedding.weight", sources=(f"{prefix}embed_tokens.weight",))
-    yield from norm("encoder.final_norm", f"{prefix}norm", bias=False)
-    for i in range(stack.layers):
-        yield from layer_weights(f"encoder.layers.{i}", f"{prefix}layers.{i}", stack, _LLAMA)
+    yield from family_weights(_LLAMA, dims, names)
     if dims.head == "classifier":
         yield from linear("classifier_dense", "dense")
         yield from linear("classifier_out", "classifier")

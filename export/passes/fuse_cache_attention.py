@@ -81,6 +81,7 @@ class _Attention:
     mask: ir.Value | None
     length: ir.Value | None
     scale: float
+    cap: float
 
 
 def _read(node: ir.Node) -> _Attention:
@@ -103,6 +104,7 @@ def _read(node: ir.Node) -> _Attention:
         mask=inputs[3],
         length=inputs[6],
         scale=node.attributes["scale"].as_float(),
+        cap=node.attributes.get_float("softcap", 0.0),
     )
 
 
@@ -201,6 +203,8 @@ def _fuse_cached(
         "kv_num_heads": int(caches[0].shape[1]),  # type: ignore[arg-type]
         "scale": attention.scale,
     }
+    if attention.cap:
+        attributes["softcap"] = attention.cap
     if windows[str(caches[0].name)]:
         attributes["local_window_size"] = windows[str(caches[0].name)]
     inputs = [*_merged(attention.query, key, value), *caches, lengths.last(), lengths.total()]
@@ -244,6 +248,11 @@ def _fuse_source(graph: ir.Graph, attention: _Attention, lengths: _Lengths) -> N
     elif flat[0] is not None and flat[1] is not None:
         key, value = flat  # the encoder's own keys; a decoder's cross keys stay as they are
     assert attention.length is not None
+    if attention.cap:
+        raise ExportError(
+            f"fuse_cache_attention: {attention.node.name} bounds its scores, which "
+            "MultiHeadAttention does not"
+        )
     node = ir.node(
         "MultiHeadAttention",
         [

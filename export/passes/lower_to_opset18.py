@@ -117,6 +117,12 @@ def lower_attention(writer: Writer, node: ir.Node) -> None:
         query = writer.add("Mul", [query, writer.number(scale, query.dtype)], known_axes(query))
     turned = writer.add("Transpose", [key], (batch, kv_heads, head_dim, total), perm=[0, 1, 3, 2])
     scores = writer.add("MatMul", [query, turned], (batch, kv_heads, folded, total))
+    cap = node.attributes.get_float("softcap", 0.0)
+    if cap:
+        assert scores.dtype is not None
+        limit, axes = writer.number(cap, scores.dtype), known_axes(scores)
+        bounded = writer.add("Tanh", [writer.add("Div", [scores, limit], axes)], axes)
+        scores = writer.add("Mul", [bounded, limit], axes)
     if mask is not None:
         scores = writer.add("Add", [scores, mask], known_axes(scores))
     weights = writer.add("Softmax", [scores], known_axes(scores), axis=-1)
@@ -131,7 +137,10 @@ def lower_attention(writer: Writer, node: ir.Node) -> None:
 def _read_attention(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value | None]:
     """Query, key, value and mask; what the products do not compute is an error."""
     query, key, value, mask = [*node.inputs, None][: MASK + 1]
-    unknown = [name for name in node.attributes if name != "scale" and node.attributes[name].value]
+    known = ("scale", "softcap")
+    unknown = [
+        name for name in node.attributes if name not in known and node.attributes[name].value
+    ]
     if unknown or any(node.inputs[MASK + 1 :]) or len(node.outputs) > 1:
         raise ExportError(
             f"lower_to_opset18: {node.name} has lengths, a past or {', '.join(unknown) or 'more'}; "

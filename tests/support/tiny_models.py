@@ -186,14 +186,23 @@ GENERATORS: dict[str, TinyModel] = {
         rope_parameters=_LONGROPE,
     ),
     # Gemma's large embeddings would say the last token again where they are the LM head too.
-    "gemma": _causal("Gemma", **{**_QWEN, "intermediate_size": 40}, head_dim=16),
+    "gemma": _causal("Gemma", **{**_QWEN, "intermediate_size": 80}, head_dim=16),
+    "gemma2": _causal(
+        "Gemma2",
+        **{**_QWEN, "intermediate_size": 48},
+        head_dim=16,
+        sliding_window=6,
+        query_pre_attn_scalar=9,
+        attn_logit_softcapping=1.5,
+        final_logit_softcapping=4.0,
+    ),
     "gemma3": TinyModel(
         model="Gemma3ForCausalLM",
         config="Gemma3TextConfig",
         settings={
             **_QWEN,
             "num_hidden_layers": 3,
-            "intermediate_size": 56,
+            "intermediate_size": 112,
             "head_dim": 16,
             "sliding_window": 6,
             "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
@@ -203,7 +212,7 @@ GENERATORS: dict[str, TinyModel] = {
     ),
     "ministral": _causal(
         "Ministral",
-        **{**LLAMA_SIZES, "intermediate_size": 72},
+        **{**LLAMA_SIZES, "intermediate_size": 96},
         head_dim=8,
         sliding_window=7,
         layer_types=["full_attention", "sliding_attention"],
@@ -216,15 +225,15 @@ GENERATORS: dict[str, TinyModel] = {
         residual_multiplier=0.4,
         logits_scaling=0.5,
     ),
-    "olmo2": _causal("Olmo2", **{**LLAMA_SIZES, "intermediate_size": 88}),
+    "olmo2": _causal("Olmo2", **{**LLAMA_SIZES, "intermediate_size": 48}),
     "olmo3": _causal(
         "Olmo3",
-        **{**LLAMA_SIZES, "intermediate_size": 24},
+        **{**LLAMA_SIZES, "intermediate_size": 32},
         sliding_window=5,
         layer_types=["sliding_attention", "full_attention"],
     ),
     "stablelm": _causal("StableLm", **{**LLAMA_SIZES, "hidden_size": 64}, use_qkv_bias=True),
-    "phi": _causal("Phi", **{**LLAMA_SIZES, "hidden_size": 64, "intermediate_size": 40}),
+    "phi": _causal("Phi", **{**LLAMA_SIZES, "hidden_size": 64, "intermediate_size": 48}),
     "gpt-neox": _causal(
         "GPTNeoX",
         **{key: LLAMA_SIZES[key] for key in LLAMA_SIZES if key != "num_key_value_heads"},
@@ -242,9 +251,10 @@ _MODERNBERT: dict[str, Any] = {
 _EUROBERT: dict[str, Any] = {
     **{key: BERT_SIZES[key] for key in BERT_SIZES if key != "type_vocab_size"},
     "num_key_value_heads": 2,
-    "intermediate_size": 56,
+    "intermediate_size": 112,
     "bos_token_id": 0,
     "eos_token_id": 1,
+    "mask_token_id": 3,
 }
 
 ENCODERS: dict[str, TinyModel] = {
@@ -275,6 +285,20 @@ ENCODERS: dict[str, TinyModel] = {
     ),
     "modernbert": _classifier("ModernBert", **_MODERNBERT, classifier_pooling="mean"),
     "modernbert-embedding": _encoder("ModernBert", **_MODERNBERT),
+    "embedding-gemma": TinyModel(
+        model="Gemma3TextModel",
+        config="Gemma3TextConfig",
+        settings={
+            **LLAMA_SIZES,
+            "num_key_value_heads": 1,
+            "intermediate_size": 80,
+            "head_dim": 16,
+            "sliding_window": 6,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "use_bidirectional_attention": True,
+        },
+        kind="encoder",
+    ),
     "eurobert": _classifier("EuroBert", **_EUROBERT),
 }
 

@@ -36,6 +36,8 @@ LAYERS_HEADS_WIDTH = {
     "Phi-3-mini-4k-instruct": (None, (32, 32), 3072),
     "Phi-4-mini-instruct": (None, (32, 24), 3072),
     "gemma-2b": (None, (18, 8), 2048),
+    "gemma-2-2b-it": (None, (26, 8), 2304),
+    "embeddinggemma-300m": ((24, 3), None, 768),
     "gemma-3-1b-it": (None, (26, 4), 1152),
     "Ministral-8B-Instruct-2410": (None, (36, 32), 4096),
     "granite-3.1-2b-instruct": (None, (40, 32), 2048),
@@ -133,6 +135,12 @@ def test_details_of_the_relatives_of_llama():
     """One fact each that a wrong default would change."""
     assert published("gemma-2b").decoder.activation == "gelu_tanh", "though it says gelu"
     assert published("gemma-2b").decoder.embedding_scale == pytest.approx(2048**0.5)
+    capped = published("gemma-2-2b-it")
+    assert (capped.decoder.attention_cap, capped.logits_cap) == (50, 30)
+    assert capped.decoder.layer_windows == (4096, 0) * 13
+    embedding = published("embeddinggemma-300m")
+    assert embedding.encoder.layer_windows == (257, 257, 257, 257, 257, 0) * 4
+    assert (embedding.head, embedding.encoder.embedding_scale) == ("embedding", 768**0.5)
     gemma = published("gemma-3-1b-it").decoder
     assert gemma.layer_windows == (*[512, 512, 512, 512, 512, 0] * 4, 512, 512)
     assert (gemma.rotary_theta, gemma.window_theta) == (1e6, 1e4)
@@ -174,7 +182,7 @@ def test_details_of_the_relatives_of_llama():
         ("TinyLlama-1.1B", {"hidden_act": "xielu"}, "hidden_act 'xielu' .* known: gelu"),
         ("TinyLlama-1.1B", {"num_key_value_heads": 5}, "32 heads cannot share 5"),
         ("gemma-3-1b-it", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping 50.0 .* null"),
-        ("gemma-3-1b-it", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma-2-2b-it", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         (
             "gemma-3-1b-it",
             {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
