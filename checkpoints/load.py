@@ -195,6 +195,8 @@ def _fill(parameter: Tensor, weight: WeightMapping, source: Source) -> Iterator[
             f"{source.path}: {', '.join(map(str, weight.sources))} hold {offset} rows together, "
             f"the config asks for {parameter.shape[0]}"
         )
+    if weight.transform is not None:
+        parameter.copy_(weight.transform(parameter.clone()))
 
 
 def _shaped(tensor: Tensor, parameter: Tensor, weight: WeightMapping) -> Tensor:

@@ -73,7 +73,8 @@ def _save(
         node.metadata_props.clear()
         node.doc_string = None
     ir.save(model, writer.path(name))
-    window = dims.decoder is not None and dims.decoder.window > 0 and role == "decoder"
+    stack = dims.decoder
+    window = stack is not None and any(stack.layer_windows) and role == "decoder"
     release = WINDOW_RELEASE if window else SPECIALISED_RELEASE
     return GraphRecord(
         role=role,

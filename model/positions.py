@@ -22,20 +22,29 @@ class Rotary(nn.Module):
 
     frequency: Tensor
 
-    def __init__(self, stack: StackDims) -> None:
+    def __init__(self, stack: StackDims, *, windowed: bool = False) -> None:
+        """With `windowed` those of layers that have a window."""
         super().__init__()
+        self.windowed = windowed
         self.restore(stack)
 
     def restore(self, stack: StackDims) -> None:
         """Make the table, which is not a weight."""
-        even = torch.arange(0, stack.head_dim, 2, dtype=torch.int64).float()
-        frequency = 1.0 / stack.rotary_theta ** (even / stack.head_dim)
-        self.register_buffer("frequency", frequency, persistent=False)
+        even = torch.arange(0, stack.rotated, 2, dtype=torch.int64).float()
+        own = self.windowed and stack.window_theta > 0
+        theta = stack.window_theta if own else stack.rotary_theta
+        wavelength = theta ** (even / stack.rotated)
+        if stack.rotary_divisors and not own:
+            wavelength = wavelength * torch.tensor(stack.rotary_divisors)
+        self.register_buffer("frequency", 1.0 / wavelength, persistent=False)
+        self.magnitude = 1.0 if own else stack.rotary_magnitude
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """positions (rows, new) -> cos, sin (rows, new, head_dim / 2)."""
-        angle = positions[:, :, None].float() * self.frequency  # (rows, new, head_dim / 2)
-        return angle.cos(), angle.sin()
+        """positions (rows, new) -> cos, sin (rows, new, rotated / 2)."""
+        angle = positions[:, :, None].float() * self.frequency  # (rows, new, rotated / 2)
+        if self.magnitude == 1.0:
+            return angle.cos(), angle.sin()
+        return angle.cos() * self.magnitude, angle.sin() * self.magnitude
 
 
 class RelativeBias(nn.Module):

@@ -14,6 +14,7 @@ from seq2edge.model.dims import Dims, StackDims
 from seq2edge.model.layers import KeyValue, Layer, Rotation, activation, norm
 from seq2edge.model.positions import RelativeBias, RelativePlaces, Rotary
 
+UNSEEN = -32768.0  # added to the score of a key outside a window; exact in every float type
 Heads: TypeAlias = tuple[tuple[int, ...], ...]  # pairs (decoder layer, head)
 
 
@@ -27,7 +28,7 @@ class Stack(nn.Module):
         self.dims = stack
         self.causal = causal
         count = 1 if stack.shared_layers else stack.layers
-        layers = [Layer(stack, width, cross=cross) for _ in range(count)]
+        layers = [Layer(stack, width, cross=cross, first=i == 0) for i in range(count)]
         self.layers = nn.ModuleList(layers[i % count] for i in range(stack.layers))
         narrow = table_width or width
         self.embedding_norm = norm(stack, narrow) if stack.embedding_norm else nn.Identity()
@@ -38,6 +39,8 @@ class Stack(nn.Module):
             self.positions = nn.Embedding(stack.max_positions, narrow)
         elif stack.positions == "rotary":
             self.rotary = Rotary(stack)
+            if stack.window_theta:
+                self.window_rotary = Rotary(stack, windowed=True)
         if stack.relative_span:
             self.places = RelativePlaces(stack)
         if stack.relative_buckets:
@@ -64,9 +67,18 @@ class Stack(nn.Module):
         x = self.dropout(x if self.dims.norm_before_positions else self.embedding_norm(x))
         return self.widen(x)
 
-    def rotation(self, positions: Tensor) -> Rotation:
-        """Rotary angles of these positions, or None."""
-        return self.rotary(positions) if self.dims.positions == "rotary" else None
+    def rotations(self, positions: Tensor) -> list[Rotation]:
+        """Rotary angles of these positions for each layer, or None."""
+        stack = self.dims
+        if stack.positions != "rotary":
+            return [None] * stack.layers
+        rotation = windowed = self.rotary(positions)
+        if stack.window_theta:
+            windowed = self.window_rotary(positions)
+        return [
+            None if i in stack.unrotated_layers else windowed if window else rotation
+            for i, window in enumerate(stack.layer_windows)
+        ]
 
     def biases(self, positions: Tensor, keys: Tensor) -> list[Tensor]:
         """The relative biases (rows, heads, new, total): none, one for all layers, or one a layer.
@@ -81,19 +93,43 @@ class Stack(nn.Module):
         tables = self.relatives if self.dims.relative_layers else [self.relative]
         return [table(positions, keys) for table in tables]
 
-    def causal_masks(self, positions: Tensor, capacity: Tensor) -> list[Tensor]:
-        """Which cached keys a token may see, for all layers or each; additive with a relative bias.
+    def masks(self, positions: Tensor, keys: Tensor) -> list[Tensor | None]:
+        """What the tokens at `positions` (rows, new) see of `keys` (total,) in each layer.
 
-        positions (rows, new); capacity (capacity,) key positions. (rows, 1 or heads, new, capacity)
+        Each (rows, 1 or heads, new, total); None where that is everything.
         """
+        mask_of = self._causal_mask if self.causal else self._bidirectional_mask
+        biases: list[Tensor | None] = [*self.biases(positions, keys)] or [None]
+        made: dict[tuple[int, int], Tensor | None] = {}
+        masks = []
+        for i, window in enumerate(self.dims.layer_windows):
+            which = (window, i % len(biases))
+            if which not in made:
+                made[which] = mask_of(positions, keys, window, biases[which[1]])
+            masks.append(made[which])
+        return masks
+
+    def _causal_mask(
+        self, positions: Tensor, keys: Tensor, window: int, bias: Tensor | None
+    ) -> Tensor:
+        """Boolean; additive where there is a relative bias."""
         query = positions[:, :, None]  # (rows, new, 1)
-        allowed = capacity <= query
-        if self.dims.window:
-            allowed = allowed & (capacity > query - self.dims.window)
-        if self.dims.relative_buckets:
-            biases = self.biases(positions, capacity)  # (rows, heads, new, capacity)
-            return [bias.masked_fill(~allowed[:, None], float("-inf")) for bias in biases]
-        return [allowed[:, None]]  # (rows, 1, new, capacity)
+        allowed = keys <= query
+        if window:
+            allowed = allowed & (keys > query - window)
+        allowed = allowed[:, None]  # (rows, 1, new, total)
+        return allowed if bias is None else bias.masked_fill(~allowed, float("-inf"))
+
+    def _bidirectional_mask(
+        self, positions: Tensor, keys: Tensor, window: int, bias: Tensor | None
+    ) -> Tensor | None:
+        """Additive. Finite, since behind the source's end a window may hold padding alone."""
+        if not window:
+            return bias
+        query = positions[:, None, :, None]  # (rows, 1, new, 1)
+        seen = (keys > query - window) & (keys < query + window)
+        hidden = (~seen).to(next(self.parameters()).dtype) * UNSEEN
+        return hidden if bias is None else bias + hidden
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -138,9 +174,13 @@ class Transformer(nn.Module):
         if dims.head == "lm":
             self._add_logits(dims)
         elif dims.head == "classifier":
-            self.classifier_dense = nn.Linear(dims.width, dims.width)
+            bias = dims.classifier_bias
+            self.classifier_dense = nn.Linear(dims.width, dims.width, bias=bias)
             self.classifier_out = nn.Linear(dims.width, dims.labels)
             self.classifier_activation = activation(dims.classifier_activation)
+            if dims.classifier_norm:
+                assert dims.encoder is not None
+                self.classifier_norm = norm(dims.encoder, dims.width)
         elif dims.head in ("tokens", "span"):
             self.token_out = nn.Linear(dims.width, dims.labels)
         elif dims.head == "masked":
@@ -177,12 +217,14 @@ class Transformer(nn.Module):
         if self.dims.token_types:
             types = self.token_types
             x = x + (types.weight[0] if token_types is None else types(token_types))
-        positions = torch.arange(x.shape[1], device=x.device)
-        x = self.encoder.embed(x, positions[None])
-        masks: list[Tensor | None] = [*self.encoder.biases(positions[None], positions)] or [None]
-        for index, layer in enumerate(self.encoder.layers):
-            x, _ = layer(x, mask=masks[index % len(masks)], length=source_length)
-        return self.encoder.final_norm(x)
+        stack, positions = self.encoder, torch.arange(x.shape[1], device=x.device)
+        x = stack.embed(x, positions[None])
+        # One row of angles for each input: no operator repeats them.
+        rotations = stack.rotations(positions[None].expand(x.shape[0], -1))
+        masks = stack.masks(positions[None], positions)
+        for layer, rotation, mask in zip(stack.layers, rotations, masks, strict=True):
+            x, _ = layer(x, rotation=rotation, mask=mask, length=source_length)
+        return stack.final_norm(x)
 
     def project_source(self, encoded: Tensor) -> list[KeyValue]:
         """Cross-attention keys and values for every decoder layer."""
@@ -208,13 +250,13 @@ class Transformer(nn.Module):
         positions = new[None] if start is None else start[:, None] + new
         keys = new if past is None else torch.arange(past[0][0].shape[2], device=tokens.device)
         x = stack.embed(self.embedding(tokens), positions)
-        rotation, masks = stack.rotation(positions), stack.causal_masks(positions, keys)
+        rotations, masks = stack.rotations(positions), stack.masks(positions, keys)
         present = []
         for index, layer in enumerate(stack.layers):
             x, key_value = layer(
                 x,
-                rotation=rotation,
-                mask=masks[index % len(masks)],
+                rotation=rotations[index],
+                mask=masks[index],
                 past=past[index] if past else None,
                 start=start,
                 source=source[index] if source else None,
@@ -229,7 +271,9 @@ class Transformer(nn.Module):
         if self.dims.logits_scale != 1.0:
             hidden = hidden * self.dims.logits_scale
         weight = self.embedding.weight if self.dims.tied else self.lm_head.weight
-        return F.linear(hidden, weight, self.logits_bias if self.dims.logits_bias else None)
+        logits = F.linear(hidden, weight, self.logits_bias if self.dims.logits_bias else None)
+        cap = self.dims.logits_cap
+        return torch.tanh(logits / cap) * cap if cap else logits
 
     def last_logits(self, hidden: Tensor, new_length: Tensor) -> Tensor:
         """Logits after each row's last valid token, (rows, vocab)."""
@@ -278,10 +322,12 @@ class Transformer(nn.Module):
         if self.dims.head == "masked":
             hidden = self.masked_activation(self.masked_dense(encoded))
             return self.logits(self.masked_norm(hidden))
+        if self.dims.late_pooling:
+            encoded = self._before_classes(encoded)
         pooled = self._pooled(encoded, source_length)
         if self.dims.head == "classifier":
-            dense = self.classifier_dense(pooled)
-            return self.classifier_out(self.classifier_activation(dense))
+            dense = pooled if self.dims.late_pooling else self._before_classes(pooled)
+            return self.classifier_out(dense)
         for product, each in zip(self.dense, self.dims.dense, strict=True):
             pooled = product(pooled)
             pooled = activation(each.activation)(pooled) if each.activation else pooled
@@ -299,6 +345,11 @@ class Transformer(nn.Module):
         if self.dims.pooling == "last":
             return encoded[torch.arange(encoded.shape[0], device=encoded.device), length - 1]
         return encoded[:, 0]
+
+    def _before_classes(self, x: Tensor) -> Tensor:
+        """A classifier's first product and what follows it, x (..., width)."""
+        x = self.classifier_activation(self.classifier_dense(x))
+        return self.classifier_norm(x) if self.dims.classifier_norm else x
 
     def start(
         self,

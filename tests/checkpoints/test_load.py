@@ -143,6 +143,56 @@ def test_heads_of_tokens_are_those_of_transformers(folder, name):
     assert loaded.labels == (("LABEL_0", "LABEL_1", "LABEL_2") if "tokens" in name else ())
 
 
+def _scaled(kind, **settings):
+    return {"rope_type": kind, "rope_theta": 5000.0, **settings}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama", {"rope_parameters": _scaled("linear", factor=4.0)}),
+        ("llama", {"rope_parameters": _scaled("dynamic", factor=4.0)}),
+        (
+            "qwen3",
+            {"rope_parameters": _scaled("yarn", factor=4.0, original_max_position_embeddings=16)},
+        ),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
+        (
+            "smollm3",
+            {"use_sliding_window": True, "sliding_window": 5, "no_rope_layers": [1, 0]},
+        ),
+        (
+            "gemma3",
+            {
+                "rope_parameters": {
+                    "full_attention": _scaled("linear", factor=8.0),
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+                }
+            },
+        ),
+        (
+            "olmo3",
+            {
+                "rope_parameters": {
+                    "full_attention": _scaled(
+                        "yarn", factor=4.0, original_max_position_embeddings=16
+                    ),
+                    "sliding_attention": _scaled("default"),
+                }
+            },
+        ),
+    ],
+)
+def test_variants_give_the_logits_of_transformers(folder, name, changes):
+    """Positions and windows that differ in numbers alone: their graphs are those of others."""
+    path = folder(name, **changes)
+    reference, loaded = tiny_models.make(name, **changes), load_checkpoint(path)
+    target = torch.randint(3, 80, (2, 21), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        wanted = reference(input_ids=target).logits[:, 3:].numpy()
+    np.testing.assert_allclose(our_logits(loaded, None, target), wanted, **CLOSE)
+
+
 @pytest.mark.parametrize("name", ["llama", "bart", "bert"])
 def test_shards_give_the_same_model(folder, tmp_path, name):
     """A model in several files is that model."""

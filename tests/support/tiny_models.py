@@ -162,6 +162,22 @@ _DEBERTA = {
     "position_biased_input": False,
 }
 _QWEN = {**LLAMA_SIZES, "tie_word_embeddings": False}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 24,
+}
+_LONGROPE = {  # transformers takes the long factors beyond 64 positions
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.1, 1.7, 2.9],
+    "long_factor": [2.0, 3.0, 5.0],
+    "original_max_position_embeddings": 64,
+    "partial_rotary_factor": 0.75,
+}
 
 GENERATORS: dict[str, TinyModel] = {
     "t5": _seq2seq("T5", **T5_SIZES),
@@ -203,6 +219,85 @@ GENERATORS: dict[str, TinyModel] = {
     "mistral": _causal("Mistral", **LLAMA_SIZES, sliding_window=6, head_dim=16),
     "qwen2": _causal("Qwen2", **_QWEN),
     "qwen3": _causal("Qwen3", **{**_QWEN, "tie_word_embeddings": True}, head_dim=12),
+    "smollm3": _causal(
+        "SmolLM3", **LLAMA_SIZES, no_rope_layers=[0, 1], rope_parameters=_LLAMA3, hidden_act="gelu"
+    ),
+    "phi3": _causal(
+        "Phi3",
+        **{**LLAMA_SIZES, "intermediate_size": 48, "max_position_embeddings": 256},
+        original_max_position_embeddings=64,
+        rope_parameters=_LONGROPE,
+    ),
+    # Gemma's large embeddings would say the last token again where they are the LM head too.
+    "gemma": _causal("Gemma", **{**_QWEN, "intermediate_size": 80}, head_dim=16),
+    "gemma2": _causal(
+        "Gemma2",
+        **{**_QWEN, "intermediate_size": 48},
+        head_dim=16,
+        sliding_window=6,
+        query_pre_attn_scalar=9,
+        attn_logit_softcapping=1.5,
+        final_logit_softcapping=4.0,
+    ),
+    "gemma3": TinyModel(
+        model="Gemma3ForCausalLM",
+        config="Gemma3TextConfig",
+        settings={
+            **_QWEN,
+            "num_hidden_layers": 3,
+            "intermediate_size": 112,
+            "head_dim": 16,
+            "sliding_window": 6,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "query_pre_attn_scalar": 24,
+        },
+        kind="decoder",
+    ),
+    "ministral": _causal(
+        "Ministral",
+        **{**LLAMA_SIZES, "intermediate_size": 96},
+        head_dim=8,
+        sliding_window=7,
+        layer_types=["full_attention", "sliding_attention"],
+    ),
+    "granite": _causal(
+        "Granite",
+        **{**LLAMA_SIZES, "intermediate_size": 80},
+        embedding_multiplier=6.0,
+        attention_multiplier=0.2,
+        residual_multiplier=0.4,
+        logits_scaling=0.5,
+    ),
+    "olmo2": _causal("Olmo2", **{**LLAMA_SIZES, "intermediate_size": 48}),
+    "olmo3": _causal(
+        "Olmo3",
+        **{**LLAMA_SIZES, "intermediate_size": 32},
+        sliding_window=5,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+    "stablelm": _causal("StableLm", **{**LLAMA_SIZES, "hidden_size": 64}, use_qkv_bias=True),
+    "phi": _causal("Phi", **{**LLAMA_SIZES, "hidden_size": 64, "intermediate_size": 48}),
+    "gpt-neox": _causal(
+        "GPTNeoX",
+        **{key: LLAMA_SIZES[key] for key in LLAMA_SIZES if key != "num_key_value_heads"},
+    ),
+    "starcoder2": _causal("Starcoder2", **{**LLAMA_SIZES, "intermediate_size": 96}),
+}
+
+_MODERNBERT: dict[str, Any] = {
+    **{key: BERT_SIZES[key] for key in BERT_SIZES if key != "type_vocab_size"},
+    "num_hidden_layers": 3,
+    "intermediate_size": 48,
+    "local_attention": 6,
+    "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+}
+_EUROBERT: dict[str, Any] = {
+    **{key: BERT_SIZES[key] for key in BERT_SIZES if key != "type_vocab_size"},
+    "num_key_value_heads": 2,
+    "intermediate_size": 112,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "mask_token_id": 3,
 }
 
 ENCODERS: dict[str, TinyModel] = {
@@ -235,6 +330,23 @@ ENCODERS: dict[str, TinyModel] = {
         max_position_embeddings=64,
         pad_token_id=1,
     ),
+    "modernbert": _classifier("ModernBert", **_MODERNBERT, classifier_pooling="mean"),
+    "modernbert-embedding": _encoder("ModernBert", **_MODERNBERT),
+    "embedding-gemma": TinyModel(
+        model="Gemma3TextModel",
+        config="Gemma3TextConfig",
+        settings={
+            **LLAMA_SIZES,
+            "num_key_value_heads": 1,
+            "intermediate_size": 80,
+            "head_dim": 16,
+            "sliding_window": 6,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "use_bidirectional_attention": True,
+        },
+        kind="encoder",
+    ),
+    "eurobert": _classifier("EuroBert", **_EUROBERT),
 }
 
 

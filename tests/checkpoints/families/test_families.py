@@ -47,6 +47,24 @@ LAYERS_HEADS_WIDTH = {
     "Mistral-7B-v0.1": (None, (32, 32), 4096),
     "Qwen2.5-0.5B-Instruct": (None, (24, 14), 896),
     "Qwen3-0.6B": (None, (28, 16), 1024),
+    "Llama-3.2-1B-Instruct": (None, (16, 32), 2048),
+    "SmolLM3-3B": (None, (36, 16), 2048),
+    "Phi-3-mini-4k-instruct": (None, (32, 32), 3072),
+    "Phi-4-mini-instruct": (None, (32, 24), 3072),
+    "gemma-2b": (None, (18, 8), 2048),
+    "gemma-2-2b-it": (None, (26, 8), 2304),
+    "embeddinggemma-300m": ((24, 3), None, 768),
+    "gemma-3-1b-it": (None, (26, 4), 1152),
+    "Ministral-8B-Instruct-2410": (None, (36, 32), 4096),
+    "granite-3.1-2b-instruct": (None, (40, 32), 2048),
+    "OLMo-2-0425-1B": (None, (16, 16), 2048),
+    "Olmo-3-7B-Instruct": (None, (32, 32), 4096),
+    "stablelm-2-1_6b": (None, (24, 32), 2048),
+    "starcoder2-3b": (None, (30, 24), 3072),
+    "phi-2": (None, (32, 32), 2560),
+    "pythia-160m": (None, (12, 12), 768),
+    "ModernBERT-base": ((22, 12), None, 768),
+    "EuroBERT-210m": ((12, 12), None, 768),
     "bert-base-uncased": ((12, 12), None, 768),
     "roberta-base": ((12, 12), None, 768),
     "xlm-roberta-base": ((12, 12), None, 768),
@@ -112,6 +130,20 @@ def test_details_that_published_models_differ_in():
     assert published("Qwen2.5-0.5B-Instruct").decoder.rotary_theta == 1e6
     assert published("Qwen3-0.6B").decoder.head_dim == 128
     assert published("Qwen3-0.6B").decoder.qk_norm
+    assert published("Llama-3.2-1B-Instruct").decoder.rotary_divisors[0] == 1.0
+    assert published("Llama-3.2-1B-Instruct").decoder.rotary_divisors[-1] == 32.0
+    assert published("SmolLM3-3B").decoder.unrotated_layers == (3, 7, 11, 15, 19, 23, 27, 31, 35)
+    assert published("Phi-3-mini-4k-instruct").decoder.window == 2047
+    assert published("Phi-4-mini-instruct").decoder.window == 0, "beyond the longest text"
+    assert published("Phi-4-mini-instruct").decoder.rotary_dim == 96
+    assert published("Phi-4-mini-instruct").decoder.max_positions == 4096, "of the short factors"
+    assert published("Phi-4-mini-instruct").decoder.rotary_magnitude == pytest.approx(
+        1.190238, abs=1e-6
+    )
+
+
+def test_details_that_published_encoders_differ_in():
+    """One fact each that a wrong default would change."""
     assert published("bert-base-uncased").head == "embedding"
     assert published("roberta-base").encoder.max_positions == 512
     assert published("roberta-base", pad_token_id=0).encoder.max_positions == 513
@@ -131,23 +163,93 @@ def test_details_that_published_models_differ_in():
     assert published("whisper-tiny").frames == 3000
 
 
+def test_details_of_rotary_encoders():
+    """One fact each that a wrong default would change."""
+    modern = published("ModernBERT-base")
+    assert modern.encoder.layer_windows == (*[0, 65, 65] * 7, 0), "64 tokens on either side"
+    assert (modern.encoder.rotary_theta, modern.encoder.window_theta) == (160000, 10000)
+    assert (modern.encoder.first_norm, modern.encoder.norm_bias) == (False, False)
+    assert (modern.head, modern.pooling) == ("embedding", "mean")
+    classes = {"architectures": ["ModernBertForSequenceClassification"], "num_labels": 3}
+    classifier = published("ModernBERT-base", **classes)
+    assert (classifier.classifier_norm, classifier.classifier_bias) == (True, False)
+    assert (classifier.labels, classifier.pooling) == (3, "mean")
+    classes["architectures"] = ["EuroBertForSequenceClassification"]
+    assert published("EuroBERT-210m", **classes).late_pooling
+    assert published("EuroBERT-210m", **classes, clf_pooling="bos").pooling == "first"
+    assert published("EuroBERT-210m").encoder.rotary_theta == 250000
+
+
+def test_details_of_the_relatives_of_llama():
+    """One fact each that a wrong default would change."""
+    assert published("gemma-2b").decoder.activation == "gelu_tanh", "though it says gelu"
+    assert published("gemma-2b").decoder.embedding_scale == pytest.approx(2048**0.5)
+    capped = published("gemma-2-2b-it")
+    assert (capped.decoder.attention_cap, capped.logits_cap) == (50, 30)
+    assert capped.decoder.layer_windows == (4096, 0) * 13
+    embedding = published("embeddinggemma-300m")
+    assert embedding.encoder.layer_windows == (257, 257, 257, 257, 257, 0) * 4
+    assert (embedding.head, embedding.encoder.embedding_scale) == ("embedding", 768**0.5)
+    gemma = published("gemma-3-1b-it").decoder
+    assert gemma.layer_windows == (*[512, 512, 512, 512, 512, 0] * 4, 512, 512)
+    assert (gemma.rotary_theta, gemma.window_theta) == (1e6, 1e4)
+    assert (gemma.pre_norm, gemma.output_norm, gemma.qk_norm) == (True, True, True)
+    assert gemma.attention_scale == 1 / 16
+    assert published("Ministral-8B-Instruct-2410").decoder.window == 32768
+    granite = published("granite-3.1-2b-instruct")
+    assert (granite.logits_scale, granite.decoder.embedding_scale) == (0.125, 12.0)
+    assert (granite.decoder.residual_scale, granite.decoder.attention_scale) == (0.22, 1 / 64)
+    olmo = published("OLMo-2-0425-1B").decoder
+    assert (olmo.pre_norm, olmo.output_norm, olmo.qk_norm_whole) == (False, True, True)
+    later = published("Olmo-3-7B-Instruct").decoder
+    assert later.layer_windows == (4096, 4096, 4096, 0) * 8
+    assert later.rotary_divisors, "YaRN where everything is seen"
+    assert later.window_theta == 500000, "and nothing of it elsewhere"
+    stablelm = published("stablelm-2-1_6b").decoder
+    assert (stablelm.rotary_dim, stablelm.norm) == (16, "layer")
+    assert (stablelm.qkv_bias, stablelm.attention_bias) == (True, False)
+    assert not published("starcoder2-3b").decoder.gated
+    assert published("starcoder2-3b").decoder.feedforward_bias
+    phi = published("phi-2")
+    assert (phi.decoder.parallel, phi.decoder.rotary_dim, phi.logits_bias) == (True, 32, True)
+    assert published("pythia-160m").decoder.parallel
+    assert published("pythia-160m").decoder.rotary_dim == 16
+    assert not published("pythia-160m", use_parallel_residual=False).decoder.parallel
+    mixed = published("Qwen2.5-0.5B-Instruct", use_sliding_window=True, sliding_window=4096)
+    assert mixed.decoder.layer_windows == (*[0] * 21, 4096, 4096, 4096)
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("TinyLlama-1.1B", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "scaling linear"),
-        ("TinyLlama-1.1B", {"rope_scaling": {"rope_type": "llama3"}}, "rope scaling llama3"),
-        ("TinyLlama-1.1B", {"rope_parameters": {"rope_type": "yarn"}}, "rope scaling yarn"),
+        ("TinyLlama-1.1B", {"rope_scaling": {"type": "mrope"}}, "scaling mrope .* known: default"),
+        ("TinyLlama-1.1B", {"rope_scaling": {"type": "dynamic", "alpha": 1e3}}, "'alpha': 1000.0"),
         ("TinyLlama-1.1B", {"rope_parameters": {"rope_theta": 1e4, "x": 1}}, "rope settings"),
-        ("TinyLlama-1.1B", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ("TinyLlama-1.1B", {"partial_rotary_factor": 0.36}, "23 is not an even part of heads of"),
         ("TinyLlama-1.1B", {"sliding_window": 64}, "sliding_window 64"),
         ("TinyLlama-1.1B", {"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0"),
         ("TinyLlama-1.1B", {"hidden_act": "xielu"}, "hidden_act 'xielu' .* known: gelu"),
         ("TinyLlama-1.1B", {"num_key_value_heads": 5}, "32 heads cannot share 5"),
+        ("gemma-3-1b-it", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping 50.0 .* null"),
+        ("gemma-2-2b-it", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         (
-            "Qwen2.5-0.5B-Instruct",
-            {"use_sliding_window": True},
-            "full_attention, sliding_attention in one model",
+            "gemma-3-1b-it",
+            {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            "rope settings .* of layers with a window",
         ),
+        (
+            "gemma-3-1b-it",
+            {"rope_parameters": {"chunked_attention": {"rope_type": "default"}}},
+            "rope settings of chunked_attention",
+        ),
+        ("ModernBERT-base", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
+        (
+            "EuroBERT-210m",
+            {"architectures": ["EuroBertForSequenceClassification"], "clf_pooling": "max"},
+            "classifier_pooling 'max' is not supported, known: cls, bos, mean",
+        ),
+        ("stablelm-2-1_6b", {"use_parallel_residual": True}, "use_parallel_residual True"),
+        ("stablelm-2-1_6b", {"qk_layernorm": True}, "qk_layernorm True"),
         ("Qwen3-0.6B", {"layer_types": ["chunked_attention"]}, "layer_types chunked_attention"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx True"),
         ("gpt2", {"tie_word_embeddings": False}, "tie_word_embeddings False"),
@@ -238,6 +340,22 @@ def test_sizes_must_be_sizes(changes, message):
     """A config that was edited by hand."""
     with pytest.raises(CheckpointError, match=message):
         published("gpt2", **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("Qwen3-0.6B", {"layer_types": ["full_attention"]}, "1 layer_types for 28 layers"),
+        ("SmolLM3-3B", {"no_rope_layers": [1, 0]}, "no_rope_layers .* is no list of 36 layers"),
+        ("TinyLlama-1.1B", {"rope_scaling": {"type": "linear"}}, "rope factor is None"),
+        ("TinyLlama-1.1B", {"rope_scaling": {"type": "yarn", "factor": 0}}, "rope factor is 0"),
+        ("Phi-3-mini-4k-instruct", {"rope_scaling": {"type": "su"}}, "short_factor None"),
+    ],
+)
+def test_positions_must_be_whole(name, changes, message):
+    """Every number that their kind needs."""
+    with pytest.raises(CheckpointError, match=message):
+        published(name, **changes)
 
 
 def test_every_family_has_a_published_config_here():
