@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import seq2edge
+from seq2edge.bundle import manifest as manifest_records
 from seq2edge.bundle.manifest import Manifest, check_file_name, manifest_schema
 from seq2edge.errors import BundleError
 from seq2edge.files.records import hints
@@ -26,7 +27,8 @@ RECORD = FileRecord(size=5, sha256="0" * 64)
 # Not written where they say nothing, so that older versions read the rest.
 LATER = {
     field.name
-    for record in (Manifest, Dims, StackDims)
+    for record in (*vars(manifest_records).values(), Dims, StackDims)
+    if dataclasses.is_dataclass(record)
     for field in dataclasses.fields(record)
     if field.metadata.get("optional")
 }

@@ -376,7 +376,7 @@ EAGER_HEADS: dict[str, TinyModel] = {
     "bert-masked-untied": _head("Bert", "ForMaskedLM", **_HEAD_SIZES, tie_word_embeddings=False),
 }
 
-ALL: dict[str, TinyModel] = {**GENERATORS, **ENCODERS, **HEADS, **EAGER_HEADS}
+ALL: dict[str, TinyModel] = {**GENERATORS, **ENCODERS, **HEADS}
 # The same graphs as a family above has: compared without an export.
 ALIKE: dict[str, TinyModel] = {
     "xlm-roberta": _classifier("XLMRoberta", **{**BERT_SIZES, "type_vocab_size": 1}),
@@ -391,7 +391,7 @@ ALIKE: dict[str, TinyModel] = {
 
 def make(name: str, seed: int = 0, **changes: Any) -> Any:
     """The random model of that name, in eval mode, sharp enough that its tokens vary."""
-    entry = {**ALL, **ALIKE}[name]
+    entry = {**ALL, **ALIKE, **EAGER_HEADS}[name]
     torch.manual_seed(seed)
     config = getattr(transformers, entry.config)(**{**entry.settings, **changes})
     model = getattr(transformers, entry.model)(config).eval()
