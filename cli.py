@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from seq2edge import __version__
+from seq2edge.commands.answer import answer
 from seq2edge.commands.build import build, targets
 from seq2edge.commands.bundle import inspect, pack, unpack, verify
 from seq2edge.commands.canary import canary
@@ -20,10 +21,13 @@ from seq2edge.commands.distil import distil
 from seq2edge.commands.doctor import doctor
 from seq2edge.commands.evaluate import audit, evaluate
 from seq2edge.commands.export import export
+from seq2edge.commands.fill import fill
 from seq2edge.commands.quantize import quantize
+from seq2edge.commands.rerank import rerank
 from seq2edge.commands.run import classify, embed, run, transcribe
 from seq2edge.commands.shortlist import shortlist
 from seq2edge.commands.sweep import sweep
+from seq2edge.commands.tag import tag
 from seq2edge.commands.train import train
 from seq2edge.errors import Seq2EdgeError
 
@@ -39,7 +43,7 @@ GROUPS = {
         pack,
         unpack,
     ],
-    "Run it": [run, chat, transcribe, classify, embed],
+    "Run it": [run, chat, transcribe, classify, rerank, embed, tag, answer, fill],
     "Measure it": [verify, inspect, evaluate, audit, doctor],
     "Train": [train, sweep, distil, canary],
 }

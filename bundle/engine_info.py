@@ -27,6 +27,7 @@ Range: TypeAlias = tuple[int, int, int]  # least, best, most
 PROFILES: Mapping[str, tuple[str, ...]] = {"encoder": ("encoder",), "decoder": ("prefill", "step")}
 LOG_SUM_EXP, TOP_VALUES, TOP_IDS = "log_sum_exp", "top_values", "top_ids"
 ALIGNMENT = "alignment"  # a decoder's output, where it was asked for at export
+SEGMENTS = "token_types"  # an encoder's input: which text of a pair each token is of
 LAST_POSITIONS = "last_positions"  # an input: how many of a row's last tokens a decoder answers
 
 

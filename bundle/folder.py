@@ -234,6 +234,7 @@ def summarize(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"not used    {name}"
     if values["parity"]:
         yield f"parity      logits within {values['parity']['max_absolute']:.1e} of the model"
+    yield from _summarize_original(values.get("original"))
     if spent := origin["privacy"]:
         yield (
             f"privacy     epsilon {spent['epsilon']:g} at delta {spent['delta']:g} for each "
@@ -241,6 +242,14 @@ def summarize(values: Mapping[str, Any]) -> Iterator[str]:
             f"{spent['sampling_rate']:.3g} of the rows a step)"
         )
     yield f"made        {origin['created']} from {origin['source']} ({origin['source_format']})"
+
+
+def _summarize_original(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if found and found["parity"]:
+        error = found["parity"]["max_absolute"]
+        yield f"original    compared with {found['implementation']}: within {error:.1e}"
+    elif found:
+        yield f"original    not compared: {found['reason']}"
 
 
 def _summarize_shortlist(listed: Mapping[str, Any] | None) -> Iterator[str]:

@@ -73,7 +73,7 @@ Precision: TypeAlias = Literal[
     "float32", "int8-weight", "int4-weight", "int8-dynamic", "int8-static", "fp16", "bf16"
 ]
 Kind: TypeAlias = Literal["encoder-decoder", "decoder", "encoder"]
-Task: TypeAlias = Literal["generate", "transcribe", "classify", "embed"]
+Task: TypeAlias = Literal["generate", "transcribe", "classify", "embed", "tag", "answer", "fill"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,12 +134,16 @@ class SpeechRecord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SpecialTokens:
-    """The special tokens' text, None where the vocabulary has none."""
+    """The special tokens' text, None where the vocabulary has none.
+
+    `mask` is written where the model fills it.
+    """
 
     bos: str | None = None
     eos: str | None = None
     pad: str | None = None
     unk: str | None = None
+    mask: str | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -204,6 +208,19 @@ class ParityRecord:
     max_relative: float
     tokens_compared: int
     tokens_equal: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OriginalRecord:
+    """The float model against the checkpoint's own implementation, on the recorded tokens.
+
+    `implementation` is a library, its version and a class. Without `parity` they were not compared,
+    for that `reason`.
+    """
+
+    implementation: str = ""
+    parity: ParityRecord | None = None
+    reason: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -289,8 +306,9 @@ class ProvenanceRecord:
 class Manifest:
     """A whole bundle.
 
-    `shortlist` and `embedding` are not written where there are none, so that older versions read
-    the rest.
+    `shortlist`, `embedding`, `relevance` and `original` are not written where there are none, so
+    that older versions read the rest. `relevance` is what the score of a classifier with one label
+    is where it reranks (None: the sigmoid).
     `generation` holds the checkpoint's decoding defaults, `generation_ignored` those of its
     settings that the runtime does not apply. `files` lists every file but the manifest; it is
     empty until a `BundleWriter` finishes.
@@ -307,6 +325,9 @@ class Manifest:
     generation_ignored: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
     problem: Literal["", "single_label", "multi_label", "regression"] = ""
+    relevance: Literal["sigmoid", "plain"] | None = dataclasses.field(
+        default=None, metadata=OPTIONAL
+    )
     audio: AudioRecord | None = None
     speech: SpeechRecord | None = None
     tokenizer: TokenizerRecord | None = None
@@ -315,6 +336,7 @@ class Manifest:
     graphs: tuple[GraphRecord, ...] = ()
     engines: tuple[EngineRecord, ...] = ()
     parity: ParityRecord | None = None
+    original: OriginalRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
     provenance: ProvenanceRecord
     files: Mapping[FileName, FileRecord] = dataclasses.field(default_factory=dict)
 

@@ -17,7 +17,10 @@ from seq2edge.checkpoints.importers.huggingface import Source, open_folder
 from seq2edge.checkpoints.importers.sentence_transformers import MODULES, SentenceFolder
 from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import DenseDims, Dims
+from seq2edge.model.positions import RelativeBias, RelativePlaces, Rotary
 from seq2edge.model.transformer import Transformer
+
+RELEVANCE = {"Sigmoid": "sigmoid", "Identity": "plain"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,7 @@ class Checkpoint:
     model: Transformer
     labels: tuple[str, ...]
     problem: str
+    relevance: str | None
     unused_tensors: tuple[str, ...]
 
 
@@ -55,8 +59,10 @@ def load_checkpoint(
     config.require("quantization_config")
     if dims.kind == "decoder":
         config.ignore("is_decoder")  # it is one
+    relevance = _relevance(config) if dims.head == "classifier" else None
     config.check_all_read()
-    labels = _labels(source.config, dims.labels) if dims.head == "classifier" else ()
+    named = dims.head in ("classifier", "tokens")
+    labels = _labels(source.config, dims.labels) if named else ()
     model, unused = build(family, dims, source)
     return Checkpoint(
         source=source,
@@ -64,7 +70,8 @@ def load_checkpoint(
         dims=dims,
         model=model,
         labels=labels,
-        problem=_problem(source.config, labels),
+        problem=_problem(source.config, labels) if dims.head == "classifier" else "",
+        relevance=relevance if dims.labels == 1 else None,
         unused_tensors=unused,
     )
 
@@ -89,7 +96,14 @@ def build(family: Family, dims: Dims, source: Source) -> tuple[Transformer, tupl
     """The model with every parameter filled, and the tensors its task does not use."""
     with torch.device("meta"):
         model = Transformer(dims)
-    model = model.to_empty(device="cpu").requires_grad_(requires_grad=False).eval()
+    size = 4 * sum(parameter.numel() for parameter in model.parameters())
+    try:
+        model = model.to_empty(device="cpu").requires_grad_(requires_grad=False).eval()
+    except RuntimeError as error:  # of torch's allocator
+        raise CheckpointError(
+            f"{source.path}: its weights need {size / 1e9:.1f} GB as float32, which this machine "
+            "does not have; export on a larger one"
+        ) from error
     _restore_tables(model, dims)
     parameters = dict(model.named_parameters())
     consumed: set[str] = set()
@@ -132,10 +146,10 @@ def _dense_weights(source: Source) -> Iterator[WeightMapping]:
 def _restore_tables(model: Transformer, dims: Dims) -> None:
     """Buffers that follow from the dims were lost on the meta device; make them again."""
     for side, stack in (("encoder", dims.encoder), ("decoder", dims.decoder)):
-        if stack is not None and stack.positions in ("rotary", "relative"):
-            name = "rotary" if stack.positions == "rotary" else "relative"
-            module = getattr(getattr(model, side), name)
-            module.restore(stack)
+        if stack is not None:
+            for module in getattr(model, side).modules():
+                if isinstance(module, (Rotary, RelativeBias, RelativePlaces)):
+                    module.restore(stack)
 
 
 def _fill(parameter: Tensor, weight: WeightMapping, source: Source) -> Iterator[str]:
@@ -145,6 +159,19 @@ def _fill(parameter: Tensor, weight: WeightMapping, source: Source) -> Iterator[
         if weight.default is None:
             raise CheckpointError(f"{source.path}: tensor {missing[0]} is missing")
         parameter.copy_(weight.default())
+        return
+    if weight.combine is not None:
+        names = [name for name in weight.sources if name is not None]
+        tensors = [source.read(name) for name in names]
+        try:
+            parameter.copy_(weight.combine(*tensors))
+        except RuntimeError as error:
+            shapes = ", ".join(f"{n} {list(t.shape)}" for n, t in zip(names, tensors, strict=True))
+            raise CheckpointError(
+                f"{source.path}: tensors do not make {weight.target} {list(parameter.shape)}, "
+                f"for which the config asks: {shapes}"
+            ) from error
+        yield from names
         return
     offset = 0
     zeros = parameter.shape[0] // len(weight.sources)
@@ -168,6 +195,8 @@ def _fill(parameter: Tensor, weight: WeightMapping, source: Source) -> Iterator[
             f"{source.path}: {', '.join(map(str, weight.sources))} hold {offset} rows together, "
             f"the config asks for {parameter.shape[0]}"
         )
+    if weight.transform is not None:
+        parameter.copy_(weight.transform(parameter.clone()))
 
 
 def _shaped(tensor: Tensor, parameter: Tensor, weight: WeightMapping) -> Tensor:
@@ -211,6 +240,22 @@ def _labels(config: dict[str, Any], count: int) -> tuple[str, ...]:
         raise CheckpointError(f"config.json: id2label {table} does not count from 0")
     named = len(table) == count
     return tuple(table[i] if named else f"LABEL_{i}" for i in range(count))
+
+
+def _relevance(config: Config) -> str:
+    """What a CrossEncoder of sentence-transformers makes of the one logit."""
+    saved = config.get("sentence_transformers") or {}
+    unknown = ", ".join(set(saved) - {"activation_fn", "version"})
+    if unknown:
+        raise UnsupportedError(f"config.json: sentence_transformers has {unknown}")
+    older = config.get("sbert_ce_default_activation_function")
+    named = str(saved.get("activation_fn") or older or "Sigmoid").rsplit(".", 1)[-1]
+    if named not in RELEVANCE:
+        known = ", ".join(RELEVANCE)
+        raise UnsupportedError(
+            f"config.json: activation_fn {named} is not supported, known: {known}"
+        )
+    return RELEVANCE[named]
 
 
 def _problem(config: dict[str, Any], labels: tuple[str, ...]) -> str:

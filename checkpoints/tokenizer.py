@@ -73,12 +73,13 @@ def convert_tokenizer(
     vocab: int,
     source_vocab: int = 0,
     files: Mapping[str, bytes] | None = None,
+    fills: bool = False,
 ) -> Converted | None:
     """The tokenizer of a checkpoint folder, None where it has no tokenizer files.
 
     `config` is the checkpoint's config.json, `vocab` and `source_vocab` are the rows of the
     decoder's and the encoder's embeddings (0: the same). `files` takes the place of the files in
-    the folder, which then only names the checkpoint in errors.
+    the folder, which then only names the checkpoint in errors. `fills`: the record names the mask.
     Raises CheckpointError for damaged files and for ids without an embedding, UnsupportedError for
     kinds of tokenizers that have no conversion.
     """
@@ -100,6 +101,9 @@ def convert_tokenizer(
         _check_companions(original, folder, stored)
         converted = _convert(original, copy, folder)
     record = dataclasses.replace(converted.record, prompts=_prompts(config))
+    if fills and original.mask_token is not None:
+        special = dataclasses.replace(record.special, mask=str(original.mask_token))
+        record = dataclasses.replace(record, special=special)
     _check_ids(converted, original, folder, vocab=vocab, source_vocab=source_vocab or vocab)
     return _with_template(dataclasses.replace(converted, record=record), original)
 

@@ -26,6 +26,13 @@ from seq2edge.files.storage import file_errors
 @click.option("--offline", is_flag=True, help="Take a model of the hub from the cache alone.")
 @click.option("--token-file", type=PATH, help="File with a token for the hub, instead of HF_TOKEN.")
 @click.option(
+    "--original",
+    type=click.Choice(["yes", "no"]),
+    default="yes",
+    show_default=True,
+    help="Compare with transformers' own model too, where there is one.",
+)
+@click.option(
     "--task",
     type=click.Choice(get_args(Task)),
     help="What it is to do, where the checkpoint's class leaves a choice.",
@@ -36,6 +43,7 @@ def export(
     *,
     overwrite: bool,
     alignments: bool,
+    original: str,
     revision: str | None,
     offline: bool,
     token_file: Path | None,
@@ -61,6 +69,7 @@ def export(
             offline=offline,
             overwrite=overwrite,
             alignments=alignments,
+            original=original == "yes",
             task=task,
             progress=show,
         )
@@ -74,6 +83,12 @@ def export(
         tokens = f", {parity.tokens_equal}/{parity.tokens_compared} tokens equal"
         tokens = tokens if parity.tokens_compared else ""
         click.echo(f"parity: {target} logits within {parity.max_absolute:.1e}{tokens}", err=True)
+    found = report.bundle.manifest.original
+    if found is not None and found.parity is not None:
+        within = found.parity.max_absolute
+        click.echo(f"original: {found.implementation} answers within {within:.1e}", err=True)
+    elif found is not None:
+        click.echo(f"original: not compared, {found.reason}", err=True)
     click.echo(f"{report.bundle.path} ({report.bundle.size / 1e6:.1f} MB)")
 
 

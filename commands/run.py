@@ -303,6 +303,7 @@ def transcribe(
 @TEXTS
 @FILE
 @JSON
+@click.option("--pairs", is_flag=True, help="Each TEXT is two, separated by a tab.")
 @BATCH
 @CUT
 @runtime_options
@@ -312,6 +313,7 @@ def classify(
     file: BinaryIO | None,
     *,
     as_json: bool,
+    pairs: bool,
     batch: int,
     cut: bool,
     execution: Execution,
@@ -320,7 +322,8 @@ def classify(
     inputs = read_inputs(texts, file)
     model = load_model(bundle, execution, cut=cut)
     for group in batches(inputs, batch):
-        for text, result in zip(group, model.classify(group), strict=True):
+        read = [_pair(text) for text in group] if pairs else group
+        for text, result in zip(group, model.classify(read), strict=True):
             if as_json:
                 values = {"input": text, "label": result.label, "scores": result.scores}
                 click.echo(json.dumps(values, ensure_ascii=False))
@@ -328,6 +331,13 @@ def classify(
                 click.echo(f"{result.label}\t{result.scores[result.label]:.4f}")
     if cut:
         say_cut(model)
+
+
+def _pair(line: str) -> tuple[str, str]:
+    parts = line.split("\t")
+    if len(parts) != 2:
+        raise InputError(f"{line!r:.60}: {len(parts) - 1} tabs, a pair has one between its texts")
+    return parts[0], parts[1]
 
 
 @click.command()

@@ -134,7 +134,7 @@ class _Answering:
 def _checked(model: Model, request: ModelRequest, new_tokens: int | None) -> ModelRequest:
     path, task = model.bundle.path, model.bundle.manifest.task
     if task not in _MEASURES:
-        raise InputError(f"{path}: made to {task}, an audit needs a model that reads text")
+        raise InputError(f"{path}: made to {task}, nothing of that is audited")
     if task != "generate":
         if new_tokens is not None or request.source_language or request.target_language:
             raise OptionError(f"{path}: made to {task}, it takes no new tokens and no languages")

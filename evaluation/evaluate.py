@@ -14,6 +14,7 @@ from seq2edge.errors import InputError, OptionError
 from seq2edge.evaluation.answers import ModelRequest, texts
 from seq2edge.evaluation.examples import Example, read_examples
 from seq2edge.evaluation.metrics import (
+    USUAL,
     Estimate,
     Metric,
     Scores,
@@ -89,7 +90,7 @@ def choose_metrics(
     metrics = [metric for metric in named if metric] or usual_metrics(model, examples)
     task = model.bundle.manifest.task
     if not metrics:
-        has_metrics = task != "embed"
+        has_metrics = task in USUAL
         fact = "its metrics need references, give them" if has_metrics else "it has no metric here"
         raise InputError(f"{model.bundle.path}: made to {task}, {fact}")
     _check(model, metrics, request)

@@ -1,4 +1,7 @@
-"""The canonical Transformer as a backend: the reference that every graph is compared with."""
+"""The canonical Transformer as a backend: the reference that every graph is compared with.
+
+In float32, or in float64 where the model is.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,7 @@ class EagerBackend:
     def encode(self, source: Tokens | Features, source_length: Lengths) -> EagerMemory:
         """See Backend."""
         length = torch.from_numpy(source_length)
-        encoded = self.model.encode(torch.from_numpy(source), length)
+        encoded = self.model.encode(self._of_model(source), length)
         return EagerMemory(self.model.project_source(encoded), length)
 
     def start(self, memory: EagerMemory | None, rows: int, capacity: int | None) -> EagerCache:
@@ -104,10 +107,18 @@ class EagerBackend:
             cache.alignment = aligned.numpy()
         return logits
 
+    def _of_model(self, source: Tokens | Features) -> Tensor:
+        """Ids, or features in the model's own precision."""
+        given = torch.from_numpy(source)
+        return given.to(self.model.embedding.weight.dtype) if given.is_floating_point() else given
+
     @torch.no_grad()
-    def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:
+    def pool(
+        self, source: Tokens, source_length: Lengths, token_types: Tokens | None = None
+    ) -> NDArray[np.float32]:
         """See Backend."""
+        types = None if token_types is None else torch.from_numpy(token_types)
         pooled: NDArray[np.float32] = self.model.pool(
-            torch.from_numpy(source), torch.from_numpy(source_length)
+            torch.from_numpy(source), torch.from_numpy(source_length), types
         ).numpy()
         return pooled

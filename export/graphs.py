@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from seq2edge.bundle.engine_info import ALIGNMENT
+from seq2edge.bundle.engine_info import ALIGNMENT, SEGMENTS
 from seq2edge.errors import ExportError
 from seq2edge.model.dims import Dims, StackDims
 from seq2edge.model.operators import OPSET
@@ -26,10 +27,12 @@ class EncoderGraph(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, source: Tensor, source_length: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        self, source: Tensor, source_length: Tensor, token_types: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """See the graph contract in ARCHITECTURE.md."""
         if self.model.dims.kind == "encoder":
-            return (self.model.pool(source, source_length),)
+            return (self.model.pool(source, source_length, token_types),)
         encoded = self.model.encode(source, source_length)
         return tuple(t for pair in self.model.project_source(encoded) for t in pair)
 
@@ -76,25 +79,33 @@ class DecoderGraph(nn.Module):
 class Contract:
     """Names and shapes of a graph's inputs and outputs; strings are the contract's symbols."""
 
-    inputs: dict[str, Shape]
-    outputs: dict[str, Shape]
+    inputs: Mapping[str, Shape]
+    outputs: Mapping[str, Shape]
 
 
 def encoder_contract(model: Transformer) -> Contract:
     """What `encoder.onnx` takes and gives."""
     dims = model.dims
     source: Shape = ("batch", dims.mels, dims.frames) if dims.mels else ("batch", "source")
-    outputs: dict[str, Shape]
+    outputs: Mapping[str, Shape]
     if dims.kind == "encoder":
-        classifier = dims.head == "classifier"
-        name, width = ("logits", dims.labels) if classifier else ("embedding", dims.embedding_width)
-        outputs = {name: ("batch", width)}
+        by_head: dict[str, dict[str, Shape]] = {
+            "classifier": {"logits": ("batch", dims.labels)},
+            "embedding": {"embedding": ("batch", dims.embedding_width)},
+            "tokens": {"logits": ("batch", "source", dims.labels)},
+            "span": {"logits": ("batch", "source", dims.labels)},
+            "masked": {"logits": ("batch", "source", dims.vocab)},
+        }
+        outputs = by_head[dims.head]
     else:
         assert dims.decoder is not None
         positions = dims.frames // 2 if dims.mels else "source"
         outputs = _cache_shapes("cross", dims.decoder, "batch", positions)
     name = "features" if dims.mels else "input_ids"
-    return Contract(inputs={name: source, "source_length": ("batch",)}, outputs=outputs)
+    inputs: dict[str, Shape] = {name: source, "source_length": ("batch",)}
+    if dims.kind == "encoder" and dims.token_types > 1:
+        inputs[SEGMENTS] = source
+    return Contract(inputs=inputs, outputs=outputs)
 
 
 def alignment_heads(dims: Dims, known: Heads = ()) -> Heads:
@@ -197,17 +208,25 @@ def _trace(
     """The module as torch exports it, its inputs and outputs named by the contract."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module.eval(),
-            inputs,
-            dynamo=True,
-            opset_version=OPSET,
-            dynamic_shapes=shapes,
-            input_names=list(contract.inputs),
-            output_names=list(contract.outputs),
-            verbose=False,
-            optimize=True,
-        )
+        try:
+            program = torch.onnx.export(
+                module.eval(),
+                inputs,
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=shapes,
+                input_names=list(contract.inputs),
+                output_names=list(contract.outputs),
+                verbose=False,
+                optimize=True,
+            )
+        except Exception as error:  # of torch, onnxscript or onnx-ir, by no common base
+            cause = error.__cause__ or error
+            said = " ".join(str(cause).split())[:300]
+            raise ExportError(
+                f"torch.onnx.export: {type(cause).__name__}: {said}; please report it with the "
+                "checkpoint's config.json, and try the releases that the extra export names"
+            ) from error
     assert program is not None
     model = program.model
     opset = model.opset_imports.get("", 0)

@@ -13,6 +13,7 @@ from seq2edge.bundle import BundleWriter
 from seq2edge.bundle.manifest import GraphFlavour, GraphRecord, Role, TensorRecord
 from seq2edge.export.passes.fuse_cache_attention import FuseCacheAttention
 from seq2edge.export.passes.last_positions import LastPositions
+from seq2edge.export.passes.pad_heads import PadHeads
 from seq2edge.export.passes.shortlist import Shortlist
 from seq2edge.export.passes.top_logits import TopLogits
 from seq2edge.export.weights import WEIGHTS, WeightsWriter, dtype_name
@@ -42,6 +43,7 @@ def write_graphs(
     for role, model in special.items():
         FuseCacheAttention(dims)(model)
         if role == "decoder":
+            PadHeads()(model)
             LastPositions()(model)
     if ids is not None:
         shorten = Shortlist(ids)
@@ -71,7 +73,8 @@ def _save(
         node.metadata_props.clear()
         node.doc_string = None
     ir.save(model, writer.path(name))
-    window = dims.decoder is not None and dims.decoder.window > 0 and role == "decoder"
+    stack = dims.decoder
+    window = stack is not None and any(stack.layer_windows) and role == "decoder"
     release = WINDOW_RELEASE if window else SPECIALISED_RELEASE
     return GraphRecord(
         role=role,

@@ -15,9 +15,16 @@ from seq2edge.errors import UnsupportedError
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 NORMS = ("layer", "rms")
 POSITIONS = ("learned", "sinusoidal", "rotary", "relative")
-HEADS = ("lm", "classifier", "embedding")
+HEADS = ("lm", "classifier", "embedding", "tokens", "span", "masked")
 POOLINGS = ("first", "last", "max", "mean")
-_TASKS = {"lm": "generate", "classifier": "classify", "embedding": "embed"}
+_TASKS = {
+    "lm": "generate",
+    "classifier": "classify",
+    "embedding": "embed",
+    "tokens": "tag",  # classes of each token
+    "span": "answer",  # of each token: whether an answer begins there, and whether it ends there
+    "masked": "fill",  # the vocabulary at each token
+}
 
 
 def later(default: Any) -> Any:
@@ -45,21 +52,44 @@ class StackDims:
     gated: bool = False  # activation(gate) * up instead of activation(up) (Shazeer 2020)
     norm: str = "layer"  # one of NORMS: LayerNorm, or RMSNorm (Zhang and Sennrich 2019)
     norm_epsilon: float = 1e-5  # added to the variance below the root
+    norm_bias: bool = later(True)  # of LayerNorm
     pre_norm: bool = True  # x + f(norm(x)); False: norm(x + f(x)), as in Vaswani et al. 2017
+    output_norm: bool = later(False)  # x + norm(f(norm(x))); without `pre_norm` x + norm(f(x))
+    first_norm: bool = later(True)  # False: the first attention reads what is embedded
+    parallel: bool = later(False)  # x + attention(norm(x)) + feedforward(norm(x)), as in GPT-J
     final_norm: bool = True  # one more norm behind the last layer
     embedding_norm: bool = False  # and one behind the embedding
+    norm_before_positions: bool = later(False)  # the last before positions are added
     positions: str = "learned"  # one of POSITIONS
     max_positions: int = 0  # rows of the table of positions; 0: no limit (rotary, relative)
+    position_offset: int = later(0)  # rows of a foreign table of positions before the first token's
     relative_buckets: int = 0  # T5: how many biases per head
-    relative_distance: int = 0  # T5: all distances from there on share the last bucket
+    relative_layers: bool = later(False)  # each layer has such biases of its own (umT5)
+    # DeBERTa: rows to either side in tables of relative positions that every layer has for keys and
+    # queries (He et al. 2021): scores depend on what stands there too.
+    relative_span: int = later(0)
+    relative_distance: int = 0  # all distances from there on share the last bucket, or the last row
     rotary_theta: float = 0.0  # base of the rotary frequencies
+    rotary_dim: int = later(0)  # >0: only so many values of each head are rotated, the first ones
+    rotary_divisors: tuple[float, ...] = later(
+        ()
+    )  # of every frequency, for longer texts; (): all 1
+    rotary_magnitude: float = later(1.0)  # cosines and sines are multiplied by it
+    window_theta: float = later(0.0)  # >0: base in layers with a window, which nothing else scales
+    unrotated_layers: tuple[int, ...] = later(())  # these do without positions
     embedding_scale: float = 1.0  # embedded tokens are multiplied by it, often by sqrt(width)
+    residual_scale: float = later(1.0)  # so is what attention and feed-forward add
     attention_scale: float = 1.0  # so are attention scores, often by 1 / sqrt(head_dim)
+    attention_cap: float = later(0.0)  # >0: a score s becomes cap * tanh(s / cap)
     qkv_bias: bool = True  # of the products that make queries, keys and values
     attention_bias: bool = True  # of the product behind the heads
     feedforward_bias: bool = True
     qk_norm: bool = False  # RMSNorm of each query and key head, before the rotation
-    window: int = 0  # >0: a token attends to that many tokens, itself included
+    shared_layers: bool = later(False)  # all layers have the same weights (Lan et al. 2020)
+    qk_norm_whole: bool = later(False)  # one of all query heads together, and one of all key heads
+    # >0: a token attends to those less than so many tokens away, itself included.
+    window: int = 0
+    windows: tuple[int, ...] = later(())  # the same of each layer, where they differ
 
     def __post_init__(self) -> None:
         _choose("activation", self.activation, ACTIVATIONS)
@@ -68,6 +98,12 @@ class StackDims:
         if self.heads % self.kv_heads:
             raise UnsupportedError(
                 f"kv_heads: {self.heads} heads cannot share {self.kv_heads} key heads evenly"
+            )
+        if len(self.windows) not in (0, self.layers):
+            raise UnsupportedError(f"windows: {len(self.windows)} of them for {self.layers} layers")
+        if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
+            raise UnsupportedError(
+                f"rotary_dim: {self.rotary_dim} is not an even part of heads of {self.head_dim}"
             )
 
     @property
@@ -79,6 +115,16 @@ class StackDims:
     def key_width(self) -> int:
         """Width of all key (or value) heads together."""
         return self.kv_heads * self.head_dim
+
+    @property
+    def layer_windows(self) -> tuple[int, ...]:
+        """The window of every layer, 0 where it sees everything."""
+        return self.windows or (self.window,) * self.layers
+
+    @property
+    def rotated(self) -> int:
+        """Values of each head that are rotated."""
+        return self.rotary_dim or self.head_dim
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,10 +152,17 @@ class Dims:
     tied: bool = True  # the LM head is the embedding table
     logits_bias: bool = False  # one bias per token of the vocabulary
     logits_scale: float = 1.0  # hidden states are multiplied by it before the LM head
+    logits_cap: float = later(0.0)  # >0: so do logits
     mels: int = 0  # >0: the encoder reads log-mel features of so many bands, not tokens
-    token_types: int = 0  # >0: rows of BERT's table of segments, of which row 0 is used
-    labels: int = 0  # classes of a classifier
-    classifier_activation: str = ""  # between the classifier's two products
+    # >0: tables of tokens and positions are that narrow, and one product widens what they give:
+    # factorised embeddings (Lan et al. 2020).
+    table_width: int = later(0)
+    token_types: int = 0  # >0: rows of BERT's table of segments; 1: the one that all tokens have
+    labels: int = 0  # classes of a classifier, of a text or of each token
+    classifier_bias: bool = later(True)  # of the first of a classifier's two products
+    classifier_activation: str = ""  # between the two products of a head
+    classifier_norm: bool = later(False)  # and the encoder's kind of norm behind that
+    late_pooling: bool = later(False)  # positions are summed up between the products, not before
     pooling: str = ""  # how an encoder-only model sums up its positions, one of POOLINGS
     normalize: bool = False  # embeddings have the length 1
     dense: tuple[DenseDims, ...] = later(())  # products behind the pooling, before `normalize`
@@ -151,11 +204,16 @@ class Dims:
     def from_dict(cls, values: Mapping[str, Any]) -> Dims:
         """The inverse of `to_dict`. Raises TypeError for unknown or missing keys."""
         stacks = {
-            side: StackDims(**values[side]) if values.get(side) is not None else None
+            side: StackDims(**_tupled(values[side])) if values.get(side) is not None else None
             for side in ("encoder", "decoder")
         }
         dense = tuple(DenseDims(**each) for each in values.get("dense", ()))
         return cls(**{**values, **stacks, "dense": dense})
+
+
+def _tupled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has lists alone."""
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
 
 
 def _choose(name: str, value: str, known: tuple[str, ...]) -> None:

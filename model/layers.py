@@ -35,7 +35,7 @@ def norm(stack: StackDims, width: int) -> nn.Module:
     """The stack's kind of normalization."""
     if stack.norm == "rms":
         return nn.RMSNorm(width, eps=stack.norm_epsilon)
-    return nn.LayerNorm(width, eps=stack.norm_epsilon)
+    return nn.LayerNorm(width, eps=stack.norm_epsilon, bias=stack.norm_bias)
 
 
 class SelfAttention(nn.Module):
@@ -47,16 +47,25 @@ class SelfAttention(nn.Module):
         merged = stack.query_width + 2 * stack.key_width
         self.qkv = nn.Linear(width, merged, bias=stack.qkv_bias)
         self.out = nn.Linear(stack.query_width, width, bias=stack.attention_bias)
-        if stack.qk_norm:
+        if stack.qk_norm_whole:
+            self.query_norm = nn.RMSNorm(stack.query_width, eps=stack.norm_epsilon)
+            self.key_norm = nn.RMSNorm(stack.key_width, eps=stack.norm_epsilon)
+        elif stack.qk_norm:
             self.query_norm = nn.RMSNorm(stack.head_dim, eps=stack.norm_epsilon)
             self.key_norm = nn.RMSNorm(stack.head_dim, eps=stack.norm_epsilon)
+        if stack.relative_span:
+            shape = (stack.heads, 2 * stack.relative_span, stack.head_dim)
+            self.position_key = nn.Parameter(torch.empty(shape))
+            self.position_query = nn.Parameter(torch.empty(shape))
 
     def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """x (rows, new, width) -> query, key, value, each (rows, heads, new, head_dim)."""
         stack = self.stack
         widths = [stack.query_width, stack.key_width, stack.key_width]
         query, key, value = self.qkv(x).split(widths, dim=-1)
-        if stack.qk_norm:
+        if stack.qk_norm_whole:
+            query, key = self.query_norm(query), self.key_norm(key)
+        elif stack.qk_norm:
             query = self._normalise(query, self.query_norm, stack.heads)
             key = self._normalise(key, self.key_norm, stack.kv_heads)
         if rotation is not None:
@@ -67,6 +76,16 @@ class SelfAttention(nn.Module):
             operators.split_heads(key, stack.kv_heads),
             operators.split_heads(value, stack.kv_heads),
         )
+
+    def _disentangle(self, query: Tensor, key: Tensor, places: Tensor) -> Tensor:
+        """Scores of contents with positions (He et al. 2021), (batch, heads, source, source).
+
+        query, key (batch, heads, source, head_dim); places (2, source, source).
+        """
+        to_positions = torch.matmul(self.position_key, query.transpose(2, 3))
+        to_contents = torch.matmul(self.position_query, key.transpose(2, 3))
+        scores = operators.pick(to_positions, places[0]) + operators.pick(to_contents, places[1])
+        return scores * self.stack.attention_scale
 
     def _normalise(self, x: Tensor, head_norm: nn.Module, heads: int) -> Tensor:
         return operators.merge_heads(head_norm(operators.split_heads(x, heads)))
@@ -80,13 +99,24 @@ class SelfAttention(nn.Module):
         past: KeyValue | None = None,
         start: Tensor | None = None,
     ) -> tuple[Tensor, KeyValue]:
-        """Attend over x itself, or over `past` after x was written into it from `start` on."""
+        """Attend over x itself, or over `past` after x was written into it from `start` on.
+
+        With `relative_span` the mask is the places in the tables of relative positions.
+        """
         query, key, value = self.project(x, rotation)
+        if self.stack.relative_span and mask is not None:
+            mask = self._disentangle(query, key, mask)
         if past is not None and start is not None:
             key = operators.write_cache(past[0], key, start)
             value = operators.write_cache(past[1], value, start)
         heads = operators.attend(
-            query, key, value, scale=self.stack.attention_scale, mask=mask, length=length
+            query,
+            key,
+            value,
+            scale=self.stack.attention_scale,
+            cap=self.stack.attention_cap,
+            mask=mask,
+            length=length,
         )
         return self.out(operators.merge_heads(heads)), (key, value)
 
@@ -124,7 +154,11 @@ class CrossAttention(nn.Module):
         folded = operators.fold_beams(projected, source_length)
         query = operators.split_heads(folded, self.stack.heads)
         heads = operators.attend(
-            query, *source, scale=self.stack.attention_scale, length=source_length
+            query,
+            *source,
+            scale=self.stack.attention_scale,
+            cap=self.stack.attention_cap,
+            length=source_length,
         )
         return self.out(operators.unfold_beams(operators.merge_heads(heads), x))
 
@@ -152,15 +186,27 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """Self-attention, cross-attention where there is an encoder, feed-forward."""
 
-    def __init__(self, stack: StackDims, width: int, *, cross: bool) -> None:
+    def __init__(
+        self, stack: StackDims, width: int, *, cross: bool = False, first: bool = False
+    ) -> None:
         super().__init__()
         self.pre_norm = stack.pre_norm
+        self.sum_norm = not stack.pre_norm and not stack.output_norm
+        self.parallel = stack.parallel
+        self.residual_scale = stack.residual_scale
+
+        inputs, outputs = stack.pre_norm or self.sum_norm, stack.output_norm
         self.attention = SelfAttention(stack, width)
-        self.attention_norm = norm(stack, width)
+        self.attention_norm = (
+            norm(stack, width) if inputs and (stack.first_norm or not first) else nn.Identity()
+        )
+        self.attention_output_norm = norm(stack, width) if outputs else nn.Identity()
         self.cross = CrossAttention(stack, width) if cross else None
-        self.cross_norm = norm(stack, width) if cross else None
+        self.cross_norm = norm(stack, width) if inputs and cross else nn.Identity()
+        self.cross_output_norm = norm(stack, width) if outputs and cross else nn.Identity()
         self.feedforward = FeedForward(stack, width)
-        self.feedforward_norm = norm(stack, width)
+        self.feedforward_norm = norm(stack, width) if inputs else nn.Identity()
+        self.feedforward_output_norm = norm(stack, width) if outputs else nn.Identity()
         self.dropout = nn.Dropout(0.0)  # its rate is set by training alone
 
     def _before(self, x: Tensor, norm_: nn.Module) -> Tensor:
@@ -168,8 +214,10 @@ class Layer(nn.Module):
 
     def _after(self, x: Tensor, change: Tensor, norm_: nn.Module) -> Tensor:
         """The residual sum, normalised where the norm comes last."""
+        if self.residual_scale != 1.0:
+            change = change * self.residual_scale
         x = x + self.dropout(change)
-        return x if self.pre_norm else norm_(x)
+        return norm_(x) if self.sum_norm else x
 
     def forward(
         self,
@@ -188,9 +236,14 @@ class Layer(nn.Module):
         y, present = self.attention(
             self._before(x, self.attention_norm), rotation, mask, length, past, start
         )
+        y = self.attention_output_norm(y)
+        if self.parallel:
+            y = y + self.feedforward(self._before(x, self.feedforward_norm))
+            return self._after(x, y, self.feedforward_norm), present
         x = self._after(x, y, self.attention_norm)
-        if self.cross is not None and self.cross_norm is not None:
+        if self.cross is not None:
             y = self.cross(self._before(x, self.cross_norm), source, source_length, queries)
-            x = self._after(x, y, self.cross_norm)
+            x = self._after(x, self.cross_output_norm(y), self.cross_norm)
         y = self.feedforward(self._before(x, self.feedforward_norm))
+        y = self.feedforward_output_norm(y)
         return self._after(x, y, self.feedforward_norm), present

@@ -45,10 +45,13 @@ def attend(
     value: Tensor,
     *,
     scale: float,
+    cap: float = 0.0,
     mask: Tensor | None = None,
     length: Tensor | None = None,
 ) -> Tensor:
     """Scaled dot-product attention (Vaswani et al. 2017) with grouped heads.
+
+    With a `cap` above 0 scores are bounded by it before they are masked (Gemma team 2024).
 
     query (batch, heads, new, head_dim); key, value (batch, kv_heads, total, head_dim);
     mask: bool or additive, broadcastable to (batch, heads, new, total);
@@ -59,7 +62,7 @@ def attend(
         return torch.onnx.ops.symbolic(
             "Attention",
             inputs if length is not None else inputs[:4] if mask is not None else inputs[:3],
-            {"scale": scale},
+            {"scale": scale, **({"softcap": cap} if cap else {})},
             dtype=query.dtype,
             shape=query.shape,
             version=OPSET,
@@ -73,6 +76,15 @@ def attend(
             mask = mask & valid
         else:
             mask = mask.masked_fill(~valid, float("-inf"))
+    if cap:
+        groups = query.shape[1] // key.shape[1]
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
+        scores = torch.tanh(torch.matmul(query * scale, key.transpose(2, 3)) / cap) * cap
+        if mask is not None and mask.dtype == torch.bool:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        elif mask is not None:
+            scores = scores + mask
+        return torch.matmul(scores.softmax(dim=-1), value)
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
     )
@@ -143,23 +155,43 @@ def flatten_beams(x: Tensor) -> Tensor:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     """Rotary position embedding (Su et al. 2021), halves rotated together.
 
-    x (rows, new, heads * head_dim); cos, sin (rows, new, head_dim / 2).
+    x (rows, new, heads * head_dim); cos, sin (rows, new, rotated / 2), where `rotated` may be less
+    than head_dim: then the rest of each head stays as it is.
     """
+    rotated = 2 * cos.shape[2]
     if exporting():
+        part = {"rotary_embedding_dim": rotated} if rotated < x.shape[2] // heads else {}
         return torch.onnx.ops.symbolic(
             "RotaryEmbedding",
             (x, cos, sin),
-            {"num_heads": heads, "interleaved": 0},
+            {"num_heads": heads, "interleaved": 0, **part},
             dtype=x.dtype,
             shape=x.shape,
             version=23,
         )
     rows, new, width = x.shape
     x = x.view(rows, new, heads, width // heads)
-    first, second = x.chunk(2, dim=-1)  # (rows, new, heads, head_dim / 2)
-    cos, sin = cos[:, :, None], sin[:, :, None]  # (rows, new, heads: 1, head_dim / 2)
-    x = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    first, second = x[..., :rotated].chunk(2, dim=-1)  # (rows, new, heads, rotated / 2)
+    cos, sin = cos[:, :, None], sin[:, :, None]  # (rows, new, heads: 1, rotated / 2)
+    turned = (first * cos - second * sin, second * cos + first * sin, x[..., rotated:])
+    x = torch.cat(turned, dim=-1)
     return x.view(rows, new, width)  # (rows, new, heads * head_dim)
+
+
+def pick(x: Tensor, places: Tensor) -> Tensor:
+    """x (batch, heads, rows, source), flat places (source, source) -> (batch, heads, *places)."""
+    batch, heads, rows, source = x.shape
+    if exporting():
+        flat = _reshape(x, (0, 0, -1), (batch, heads, rows * source))
+        return torch.onnx.ops.symbolic(
+            "Gather",
+            (flat, places),
+            {"axis": 2},
+            dtype=x.dtype,
+            shape=(batch, heads, source, source),
+            version=OPSET,
+        )
+    return x.flatten(2)[:, :, places]
 
 
 def _reshape(x: Tensor, target: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:

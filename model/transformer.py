@@ -12,54 +12,124 @@ from torch import Tensor, nn
 from seq2edge.model import operators
 from seq2edge.model.dims import Dims, StackDims
 from seq2edge.model.layers import KeyValue, Layer, Rotation, activation, norm
-from seq2edge.model.positions import RelativeBias, Rotary
+from seq2edge.model.positions import RelativeBias, RelativePlaces, Rotary
 
+UNSEEN = -32768.0  # added to the score of a key outside a window; exact in every float type
 Heads: TypeAlias = tuple[tuple[int, ...], ...]  # pairs (decoder layer, head)
 
 
 class Stack(nn.Module):
     """Embedded tokens or features in, hidden states out; encoder or decoder."""
 
-    def __init__(self, stack: StackDims, width: int, *, causal: bool, cross: bool) -> None:
+    def __init__(
+        self, stack: StackDims, width: int, *, causal: bool, cross: bool, table_width: int = 0
+    ) -> None:
         super().__init__()
         self.dims = stack
         self.causal = causal
-        self.layers = nn.ModuleList(Layer(stack, width, cross=cross) for _ in range(stack.layers))
-        self.embedding_norm = norm(stack, width) if stack.embedding_norm else nn.Identity()
+        count = 1 if stack.shared_layers else stack.layers
+        layers = [Layer(stack, width, cross=cross, first=i == 0) for i in range(count)]
+        self.layers = nn.ModuleList(layers[i % count] for i in range(stack.layers))
+        narrow = table_width or width
+        self.embedding_norm = norm(stack, narrow) if stack.embedding_norm else nn.Identity()
+        self.widen = nn.Linear(narrow, width) if table_width else nn.Identity()
         self.final_norm = norm(stack, width) if stack.final_norm else nn.Identity()
         self.dropout = nn.Dropout(0.0)  # its rate is set by training alone
         if stack.positions in ("learned", "sinusoidal"):
-            self.positions = nn.Embedding(stack.max_positions, width)
+            self.positions = nn.Embedding(stack.max_positions, narrow)
         elif stack.positions == "rotary":
             self.rotary = Rotary(stack)
-        else:
-            self.relative = RelativeBias(stack, bidirectional=not causal)
+            if stack.window_theta:
+                self.window_rotary = Rotary(stack, windowed=True)
+        if stack.relative_span:
+            self.places = RelativePlaces(stack)
+        if stack.relative_buckets:
+            tables = [
+                RelativeBias(stack, bidirectional=not causal)
+                for _ in range(stack.layers if stack.relative_layers else 1)
+            ]
+            if stack.relative_layers:
+                self.relatives = nn.ModuleList(tables)
+            else:
+                self.relative = tables[0]
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Scale and place embedded tokens x (rows, new, width); positions (rows or 1, new)."""
+        """Scale and place embedded tokens; positions (rows or 1, new).
+
+        x (rows, new, width or table_width) -> (rows, new, width)
+        """
         if self.dims.embedding_scale != 1.0:
             x = x * self.dims.embedding_scale
+        if self.dims.norm_before_positions:
+            x = self.embedding_norm(x)
         if self.dims.positions in ("learned", "sinusoidal"):
             x = x + self.positions(positions)
-        return self.dropout(self.embedding_norm(x))
+        x = self.dropout(x if self.dims.norm_before_positions else self.embedding_norm(x))
+        return self.widen(x)
 
-    def rotation(self, positions: Tensor) -> Rotation:
-        """Rotary angles of these positions, or None."""
-        return self.rotary(positions) if self.dims.positions == "rotary" else None
+    def rotations(self, positions: Tensor) -> list[Rotation]:
+        """Rotary angles of these positions for each layer, or None."""
+        stack = self.dims
+        if stack.positions != "rotary":
+            return [None] * stack.layers
+        rotation = windowed = self.rotary(positions)
+        if stack.window_theta:
+            windowed = self.window_rotary(positions)
+        return [
+            None if i in stack.unrotated_layers else windowed if window else rotation
+            for i, window in enumerate(stack.layer_windows)
+        ]
 
-    def causal_mask(self, positions: Tensor, capacity: Tensor) -> Tensor:
-        """Which cached keys a token may see; additive where there is a relative bias.
+    def biases(self, positions: Tensor, keys: Tensor) -> list[Tensor]:
+        """The relative biases (rows, heads, new, total): none, one for all layers, or one a layer.
 
-        positions (rows, new); capacity (capacity,) key positions. (rows, 1 or heads, new, capacity)
+        positions (rows, new); keys (total,) positions. With `relative_span` the places
+        (2, total, total) from which each layer makes a bias.
         """
+        if self.dims.relative_span:
+            return [self.places(keys)]
+        if not self.dims.relative_buckets:
+            return []
+        tables = self.relatives if self.dims.relative_layers else [self.relative]
+        return [table(positions, keys) for table in tables]
+
+    def masks(self, positions: Tensor, keys: Tensor) -> list[Tensor | None]:
+        """What the tokens at `positions` (rows, new) see of `keys` (total,) in each layer.
+
+        Each (rows, 1 or heads, new, total); None where that is everything.
+        """
+        mask_of = self._causal_mask if self.causal else self._bidirectional_mask
+        biases: list[Tensor | None] = [*self.biases(positions, keys)] or [None]
+        made: dict[tuple[int, int], Tensor | None] = {}
+        masks = []
+        for i, window in enumerate(self.dims.layer_windows):
+            which = (window, i % len(biases))
+            if which not in made:
+                made[which] = mask_of(positions, keys, window, biases[which[1]])
+            masks.append(made[which])
+        return masks
+
+    def _causal_mask(
+        self, positions: Tensor, keys: Tensor, window: int, bias: Tensor | None
+    ) -> Tensor:
+        """Boolean; additive where there is a relative bias."""
         query = positions[:, :, None]  # (rows, new, 1)
-        allowed = capacity <= query
-        if self.dims.window:
-            allowed = allowed & (capacity > query - self.dims.window)
-        if self.dims.positions == "relative":
-            bias = self.relative(positions, capacity)  # (rows, heads, new, capacity)
-            return bias.masked_fill(~allowed[:, None], float("-inf"))
-        return allowed[:, None]  # (rows, 1, new, capacity)
+        allowed = keys <= query
+        if window:
+            allowed = allowed & (keys > query - window)
+        allowed = allowed[:, None]  # (rows, 1, new, total)
+        return allowed if bias is None else bias.masked_fill(~allowed, float("-inf"))
+
+    def _bidirectional_mask(
+        self, positions: Tensor, keys: Tensor, window: int, bias: Tensor | None
+    ) -> Tensor | None:
+        """Additive. Finite, since behind the source's end a window may hold padding alone."""
+        if not window:
+            return bias
+        query = positions[:, None, :, None]  # (rows, 1, new, 1)
+        seen = (keys > query - window) & (keys < query + window)
+        hidden = (~seen).to(next(self.parameters()).dtype) * UNSEEN
+        return hidden if bias is None else bias + hidden
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -78,14 +148,21 @@ class Transformer(nn.Module):
     def __init__(self, dims: Dims) -> None:
         super().__init__()
         self.dims = dims
-        self.embedding = nn.Embedding(dims.vocab, dims.width)
+        narrow = dims.table_width or dims.width
+        self.embedding = nn.Embedding(dims.vocab, narrow)
         if dims.source_vocab:
-            self.source_embedding = nn.Embedding(dims.source_vocab, dims.width)
+            self.source_embedding = nn.Embedding(dims.source_vocab, narrow)
         if dims.token_types:
-            self.token_types = nn.Embedding(dims.token_types, dims.width)
+            self.token_types = nn.Embedding(dims.token_types, narrow)
         cross = dims.kind == "encoder-decoder"
         if dims.encoder is not None:
-            self.encoder = Stack(dims.encoder, dims.width, causal=False, cross=False)
+            self.encoder = Stack(
+                dims.encoder,
+                dims.width,
+                causal=False,
+                cross=False,
+                table_width=dims.table_width,
+            )
         if dims.decoder is not None:
             self.decoder = Stack(dims.decoder, dims.width, causal=True, cross=cross)
         if dims.mels:
@@ -95,22 +172,42 @@ class Transformer(nn.Module):
 
     def _add_head(self, dims: Dims) -> None:
         if dims.head == "lm":
-            if not dims.tied:
-                self.lm_head = nn.Linear(dims.width, dims.vocab, bias=False)
-            if dims.logits_bias:
-                self.logits_bias = nn.Parameter(torch.zeros(dims.vocab))
+            self._add_logits(dims)
         elif dims.head == "classifier":
-            self.classifier_dense = nn.Linear(dims.width, dims.width)
+            bias = dims.classifier_bias
+            self.classifier_dense = nn.Linear(dims.width, dims.width, bias=bias)
             self.classifier_out = nn.Linear(dims.width, dims.labels)
             self.classifier_activation = activation(dims.classifier_activation)
+            if dims.classifier_norm:
+                assert dims.encoder is not None
+                self.classifier_norm = norm(dims.encoder, dims.width)
+        elif dims.head in ("tokens", "span"):
+            self.token_out = nn.Linear(dims.width, dims.labels)
+        elif dims.head == "masked":
+            assert dims.encoder is not None
+            self.masked_dense = nn.Linear(dims.width, dims.width)
+            self.masked_activation = activation(dims.classifier_activation)
+            self.masked_norm = norm(dims.encoder, dims.width)
+            self._add_logits(dims)
         widths = (dims.width, *(each.width for each in dims.dense))
         self.dense = nn.ModuleList(
             nn.Linear(width, each.width, bias=each.bias)
             for width, each in zip(widths, dims.dense, strict=False)
         )
 
-    def encode(self, source: Tensor, source_length: Tensor) -> Tensor:
-        """Tokens (batch, source) or features (batch, mels, frames) -> (batch, source, width)."""
+    def _add_logits(self, dims: Dims) -> None:
+        if not dims.tied:
+            self.lm_head = nn.Linear(dims.width, dims.vocab, bias=False)
+        if dims.logits_bias:
+            self.logits_bias = nn.Parameter(torch.zeros(dims.vocab))
+
+    def encode(
+        self, source: Tensor, source_length: Tensor, token_types: Tensor | None = None
+    ) -> Tensor:
+        """Tokens (batch, source) or features (batch, mels, frames) -> (batch, source, width).
+
+        Without `token_types` (batch, source) all tokens are of type 0.
+        """
         if self.dims.mels:
             x = F.gelu(self.convolution1(source))
             x = F.gelu(self.convolution2(x)).transpose(1, 2)  # (batch, frames / 2, width)
@@ -118,15 +215,16 @@ class Transformer(nn.Module):
             table = self.source_embedding if self.dims.source_vocab else self.embedding
             x = table(source)
         if self.dims.token_types:
-            x = x + self.token_types.weight[0]
-        positions = torch.arange(x.shape[1], device=x.device)
-        x = self.encoder.embed(x, positions[None])
-        mask = None
-        if self.encoder.dims.positions == "relative":
-            mask = self.encoder.relative(positions[None], positions)
-        for layer in self.encoder.layers:
-            x, _ = layer(x, mask=mask, length=source_length)
-        return self.encoder.final_norm(x)
+            types = self.token_types
+            x = x + (types.weight[0] if token_types is None else types(token_types))
+        stack, positions = self.encoder, torch.arange(x.shape[1], device=x.device)
+        x = stack.embed(x, positions[None])
+        # One row of angles for each input: no operator repeats them.
+        rotations = stack.rotations(positions[None].expand(x.shape[0], -1))
+        masks = stack.masks(positions[None], positions)
+        for layer, rotation, mask in zip(stack.layers, rotations, masks, strict=True):
+            x, _ = layer(x, rotation=rotation, mask=mask, length=source_length)
+        return stack.final_norm(x)
 
     def project_source(self, encoded: Tensor) -> list[KeyValue]:
         """Cross-attention keys and values for every decoder layer."""
@@ -152,13 +250,13 @@ class Transformer(nn.Module):
         positions = new[None] if start is None else start[:, None] + new
         keys = new if past is None else torch.arange(past[0][0].shape[2], device=tokens.device)
         x = stack.embed(self.embedding(tokens), positions)
-        rotation, mask = stack.rotation(positions), stack.causal_mask(positions, keys)
+        rotations, masks = stack.rotations(positions), stack.masks(positions, keys)
         present = []
         for index, layer in enumerate(stack.layers):
             x, key_value = layer(
                 x,
-                rotation=rotation,
-                mask=mask,
+                rotation=rotations[index],
+                mask=masks[index],
                 past=past[index] if past else None,
                 start=start,
                 source=source[index] if source else None,
@@ -173,7 +271,9 @@ class Transformer(nn.Module):
         if self.dims.logits_scale != 1.0:
             hidden = hidden * self.dims.logits_scale
         weight = self.embedding.weight if self.dims.tied else self.lm_head.weight
-        return F.linear(hidden, weight, self.logits_bias if self.dims.logits_bias else None)
+        logits = F.linear(hidden, weight, self.logits_bias if self.dims.logits_bias else None)
+        cap = self.dims.logits_cap
+        return torch.tanh(logits / cap) * cap if cap else logits
 
     def last_logits(self, hidden: Tensor, new_length: Tensor) -> Tensor:
         """Logits after each row's last valid token, (rows, vocab)."""
@@ -209,12 +309,25 @@ class Transformer(nn.Module):
         assert isinstance(total, Tensor)
         return operators.flatten_beams(total / len(heads))
 
-    def pool(self, source: Tensor, source_length: Tensor) -> Tensor:
-        """Class logits (batch, labels) or embeddings (batch, width) of an encoder-only model."""
-        pooled = self._pooled(self.encode(source, source_length), source_length)
+    def pool(
+        self, source: Tensor, source_length: Tensor, token_types: Tensor | None = None
+    ) -> Tensor:
+        """Class logits (batch, labels) or embeddings (batch, width) of an encoder-only model.
+
+        Of a head that answers each token its logits (batch, source, labels or vocab).
+        """
+        encoded = self.encode(source, source_length, token_types)
+        if self.dims.head in ("tokens", "span"):
+            return self.token_out(encoded)
+        if self.dims.head == "masked":
+            hidden = self.masked_activation(self.masked_dense(encoded))
+            return self.logits(self.masked_norm(hidden))
+        if self.dims.late_pooling:
+            encoded = self._before_classes(encoded)
+        pooled = self._pooled(encoded, source_length)
         if self.dims.head == "classifier":
-            dense = self.classifier_dense(pooled)
-            return self.classifier_out(self.classifier_activation(dense))
+            dense = pooled if self.dims.late_pooling else self._before_classes(pooled)
+            return self.classifier_out(dense)
         for product, each in zip(self.dense, self.dims.dense, strict=True):
             pooled = product(pooled)
             pooled = activation(each.activation)(pooled) if each.activation else pooled
@@ -232,6 +345,11 @@ class Transformer(nn.Module):
         if self.dims.pooling == "last":
             return encoded[torch.arange(encoded.shape[0], device=encoded.device), length - 1]
         return encoded[:, 0]
+
+    def _before_classes(self, x: Tensor) -> Tensor:
+        """A classifier's first product and what follows it, x (..., width)."""
+        x = self.classifier_activation(self.classifier_dense(x))
+        return self.classifier_norm(x) if self.dims.classifier_norm else x
 
     def start(
         self,

@@ -21,7 +21,7 @@ from seq2edge.errors import BackendError
 from seq2edge.evaluation.answers import ModelRequest
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import AGREEMENT, Metric
-from seq2edge.runtime.model import Model
+from seq2edge.runtime.model import TOKEN_TASKS, Model
 
 Input: TypeAlias = Any  # ids of a text, or the features of a clip (mels, frames)
 Throughput: TypeAlias = dict[int, float]  # tokens (inputs, without decoding) per second, by batch
@@ -92,8 +92,11 @@ def _measure_once(model: Model, group: list[Input], language: str | None) -> flo
 def _run_greedily(model: Model, group: list[Input], language: str | None = None) -> Any:
     """One batch: the tokens of each input without a choice of ends, or what the encoder gives."""
     if model.dims.decoder is None:
-        classify = model.bundle.manifest.task == "classify"
-        run: Callable[[Any], Any] = model.classify_ids if classify else model.embed_ids
+        task = model.bundle.manifest.task
+        if task in TOKEN_TASKS:
+            values = model.token_logits(group)
+            return [rows[: len(ids)].ravel() for rows, ids in zip(values, group, strict=True)]
+        run: Callable[[Any], Any] = model.classify_ids if task == "classify" else model.embed_ids
         return run(group)
     prompt = max(map(len, group)) if model.dims.encoder is None else 1
     # As a max_length: the model takes less where its positions end.

@@ -8,7 +8,6 @@ padding is seen, and all positions of a sequence at once, which gives the values
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
-from seq2edge.bundle.engine_info import LAST_POSITIONS
+from seq2edge.bundle.engine_info import LAST_POSITIONS, SEGMENTS
 from seq2edge.bundle.manifest import GraphFlavour, Role
 from seq2edge.errors import BackendError, InputError
 from seq2edge.evaluation.examples import Example
@@ -119,7 +118,7 @@ class Calibration:
             if "encoder" in sessions:
                 memory = sessions["encoder"].run(self.source(trace), on_tensor)
             if "decoder" in sessions:
-                sessions["decoder"].run(memory | self.tokens(trace), on_tensor)
+                sessions["decoder"].run(memory | self.tokens(trace, target), on_tensor)
             progress(number / len(self.traces))
 
     def _source_length(self, trace: Trace) -> int:
@@ -132,23 +131,25 @@ class Calibration:
         assert trace.source is not None
         length = np.array([self._source_length(trace)])
         if isinstance(trace.source, tuple):
-            return {"input_ids": np.array([trace.source]), "source_length": length}
+            ids = np.array([trace.source])
+            return {"input_ids": ids, "source_length": length, SEGMENTS: np.zeros_like(ids)}
         return {"features": self._model.features(trace.source)[None], "source_length": length}
 
-    def tokens(self, trace: Trace) -> Feed:
-        """What the decoder reads of it beside the encoder's memory, all positions at once."""
-        stack = self._model.dims.decoder
-        assert stack is not None
+    def tokens(self, trace: Trace, target: GraphFlavour = TARGET) -> Feed:
+        """What a decoder reads of it beside the encoder's memory, all positions at once."""
         length = len(trace.tokens)
-        empty = np.zeros((1, stack.kv_heads, length, stack.head_dim), dtype=np.float32)
-        caches = itertools.product(("key", "value"), range(stack.layers))
+        sizes = {"rows": 1, "capacity": length}
+        inputs = self.bundle.graph("decoder", target).inputs
+        pasts = [put for put in inputs if put.name.startswith("past_")]
+        shape = [sizes[axis] if isinstance(axis, str) else axis for axis in pasts[0].shape]
+        empty = np.zeros(shape, dtype=np.float32)
         return {
             "input_ids": np.array([trace.tokens]),
             "new_length": np.array([length]),
             "cache_length": np.array([0]),
             LAST_POSITIONS: np.array([1]),
             "source_length": np.array([self._source_length(trace)]),
-            **{f"past_{part}_{layer}": empty for part, layer in caches},
+            **{past.name: empty for past in pasts},
         }
 
 

@@ -124,7 +124,7 @@ class Quantizer:
             progress("compare", 0.8)
             measured, twin = _measure(self.bundle, writer, manifest, quantized.models, emulation)
             progress("write", 0.9)
-            finished = writer.finish(dataclasses.replace(manifest, parity=measured))
+            finished = writer.finish(dataclasses.replace(manifest, parity=measured.record))
         progress("write", 1.0)
         kept = [name for name, text in quantized.formats.items() if not text.startswith("int")]
         return QuantizationReport(

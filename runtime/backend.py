@@ -164,8 +164,16 @@ class Backend(Protocol):
         tokens of a cache of one row, (positions, vocab), in their order.
         """
 
-    def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:
-        """Logits (batch, labels) or embeddings (batch, width) of an encoder-only model."""
+    def pool(
+        self, source: Tokens, source_length: Lengths, token_types: Tokens | None = None
+    ) -> NDArray[np.float32]:
+        """Logits (batch, labels) or embeddings (batch, width) of an encoder-only model.
+
+        Of one that answers each token logits (batch, source, values), of padding any.
+
+        `token_types` (batch, source) tell the texts of a pair apart, where its graph reads them;
+        without them all are 0.
+        """
 
 
 def open_backend(

@@ -171,11 +171,22 @@ class FakeBackend:
             logits=fetch,
         )
 
-    def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:
-        """See Backend."""
+    def pool(
+        self, source: Tokens, source_length: Lengths, token_types: Tokens | None = None
+    ) -> NDArray[np.float32]:
+        """See Backend. What is answered depends on the types, where not all of them are 0.
+
+        An answer to each token (source, values) is padded with 0 to the longest source.
+        """
         self.calls.append(Call(name="pool", rows=len(source)))
-        rows = zip(source, source_length, strict=True)
-        return np.array([self.answer((), _valid(*row)) for row in rows], dtype=np.float32)
+        types = np.zeros_like(source) if token_types is None else token_types
+        answers = []
+        for row, length, kinds in zip(source, source_length, types, strict=True):
+            history = _valid(kinds, length) if kinds.any() else ()
+            answer = self.answer(history, _valid(row, length))
+            room = [(0, source.shape[1] - int(length)), (0, 0)] if answer.ndim > 1 else [(0, 0)]
+            answers.append(np.pad(answer, room))
+        return np.array(answers, dtype=np.float32)
 
 
 def _aligned(alignment: Aligning, lines: list[tuple[Ids, Ids | None]]) -> NDArray[np.float32]:

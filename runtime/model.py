@@ -10,18 +10,20 @@ import dataclasses
 import os
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.engine_info import SEGMENTS
 from seq2edge.bundle.manifest import EmbeddingRecord
 from seq2edge.bundle.shortlist import read_shortlist
 from seq2edge.errors import InputError, OptionError
 from seq2edge.runtime.backend import Backend, Features, Memory, open_backend
 from seq2edge.runtime.embeddings import first_values, with_prompt
+from seq2edge.runtime.encoders import BATCH, Ranked, Text, rerank
 from seq2edge.runtime.likelihood import probabilities
 from seq2edge.runtime.limits import Limits
 from seq2edge.runtime.options import DecodeOptions
@@ -32,12 +34,16 @@ from seq2edge.runtime.speculation import check_draft, make_drafter
 from seq2edge.runtime.streaming import StopStrings, TextStream, cut_at_stop
 
 if TYPE_CHECKING:
+    from seq2edge.runtime.filling import Filling
+    from seq2edge.runtime.reading import Answer
     from seq2edge.runtime.search import Processor
     from seq2edge.runtime.service import Reply, Service
     from seq2edge.runtime.session import Session
-    from seq2edge.runtime.tokenizer import Tokenizer
+    from seq2edge.runtime.tagging import Aggregation, Entity
+    from seq2edge.runtime.tokenizer import EncodedText, Tokenizer
     from seq2edge.runtime.words import WordAlignment
 
+TOKEN_TASKS = ("tag", "answer", "fill")  # what answers each token
 AHEAD = 2  # times as many texts as are decoded at a time are read ahead
 
 Ids = Sequence[int]
@@ -375,8 +381,8 @@ class Model:
         options = options or self.options
         return decode(self.backend, [self.request(clip, options) for clip in features])
 
-    def classify(self, texts: Sequence[str]) -> list[Classification]:
-        """The label of each text, with the scores of all labels."""
+    def classify(self, texts: Sequence[Text]) -> list[Classification]:
+        """The label of each text or pair of texts, with the scores of all labels."""
         _refuse_one_string(texts)
         self._require("classify")
         if not texts:
@@ -387,13 +393,100 @@ class Model:
                 label=labels[int(scores.argmax())],
                 scores=dict(zip(labels, scores.tolist(), strict=True)),
             )
-            for scores in self.classify_ids(self._tokenize(texts))
+            for scores in self._scores(self.pool([self.read(text) for text in texts]))
         ]
 
     def classify_ids(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
         """Scores (batch, labels): probabilities, or plain values of a regression."""
         self._require("classify")
-        return probabilities(self._pool(sources), self.bundle.manifest.problem)
+        return self._scores(self._pool(sources))
+
+    def _scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        return probabilities(logits, self.bundle.manifest.problem)
+
+    def rerank(self, query: str, texts: Sequence[str], *, batch: int = BATCH) -> list[Ranked]:
+        """The texts with how well each answers the query, best first; `batch` pairs at a time.
+
+        For classifiers of pairs with one label. The score is the sigmoid of its logit, as
+        sentence-transformers' CrossEncoder gives it, or the logit where the checkpoint says so.
+        """
+        _refuse_one_string(texts)
+        self._require("classify")
+        return rerank(self, query, texts, batch)
+
+    def tag(
+        self,
+        texts: Sequence[str],
+        *,
+        aggregation: Aggregation = "simple",
+        ignore: Collection[str] = ("O",),
+        overlap: int | None = None,
+        batch: int = BATCH,
+    ) -> list[list[Entity]]:
+        """The entities of each text, as transformers' TokenClassificationPipeline finds them.
+
+        `aggregation` says what is made of the tokens' labels: "none" keeps every token, "simple"
+        joins neighbours of one label, and before that "first", "average" and "max" give a word one
+        label. Labels of `ignore` are left out. With `overlap` a text that is too long is read in
+        parts which share so many tokens; without it is refused, or cut where the model was loaded
+        so. `batch` texts or parts are read at a time.
+        """
+        from seq2edge.runtime.tagging import tag
+
+        _refuse_one_string(texts)
+        self._require("tag")
+        return tag(self, texts, aggregation, ignore, overlap, batch)
+
+    def answer(
+        self,
+        question: str,
+        context: str,
+        *,
+        top_k: int = 1,
+        longest: int = 15,
+        may_be_empty: bool = False,
+        window: int | None = None,
+        overlap: int | None = None,
+        batch: int = BATCH,
+    ) -> list[Answer]:
+        """The likeliest answers, parts of the context of up to `longest` tokens, best first.
+
+        A long context is read in windows of `window` tokens with the question (384, or as many as
+        there are positions), which share `overlap` (128, or half). With `may_be_empty` one of the
+        answers may be that there is none.
+        """
+        from seq2edge.runtime.reading import answer
+
+        self._require("answer")
+        return answer(
+            self,
+            question,
+            context,
+            top_k=top_k,
+            longest=longest,
+            may_be_empty=may_be_empty,
+            window=window,
+            overlap=overlap,
+            batch=batch,
+        )
+
+    def fill(self, text: str, *, top_k: int = 5) -> list[list[Filling]]:
+        """For each mask of a text (`model.tokenizer.record.special.mask`) the likeliest tokens."""
+        from seq2edge.runtime.filling import fill
+
+        self._require("fill")
+        return fill(self, text, top_k)
+
+    def token_logits(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
+        """What a model that tags, answers or fills gives each token, (batch, source, values)."""
+        if self.bundle.manifest.task not in TOKEN_TASKS:
+            self._require(" or ".join(TOKEN_TASKS))
+        return self._pool(sources)
+
+    @property
+    def text_positions(self) -> int | None:
+        """How many tokens an encoder takes; None where any number."""
+        return self._limits.text_positions(0)
 
     def embed(
         self, texts: Sequence[str], *, prompt: str | None = None, dimensions: int | None = None
@@ -427,6 +520,19 @@ class Model:
         vectors = np.empty((0, self.dims.embedding_width), dtype=np.float32)
         vectors = self._pool(sources) if sources else vectors
         return first_values(vectors, self.bundle.manifest, dimensions)
+
+    def read(self, text: Text) -> EncodedText:
+        """A text or a pair as an encoder reads it, with where each of its tokens comes from.
+
+        Of a model that was loaded with `cut` as much as it has positions for, see `encode_text`.
+        """
+        first, second = (text, None) if isinstance(text, str) else text
+        longest = self.text_positions if self._cut else None
+        return self.tokenizer.encode_texts(first, second, longest=longest)
+
+    def pool(self, texts: Sequence[EncodedText]) -> NDArray[np.float32]:
+        """What an encoder-only model gives for texts, as one batch: see `Backend.pool`."""
+        return self._pool([text.ids for text in texts], [text.types for text in texts])
 
     def encode_text(
         self,
@@ -500,19 +606,27 @@ class Model:
             ids.append(speech.no_timestamps)
         return tuple(ids)
 
-    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode_text(text) for text in texts]
-
     def _encode(self, sources: Sequence[Ids]) -> Memory:
         """An encoder-decoder's memory of some sources' ids."""
         self._limits.check_prompts(sources)
         return self.backend.encode(*pad(sources))
 
-    def _pool(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
+    def _pool(
+        self, sources: Sequence[Ids], types: Sequence[Ids] | None = None
+    ) -> NDArray[np.float32]:
         self._limits.check_ids(sources, self.dims.vocab)
         tokens, lengths = pad(sources)
         self._limits.check_source(lengths)
-        return self.backend.pool(tokens, lengths)
+        if types is None or self.dims.token_types < 2 or not any(map(any, types)):
+            return self.backend.pool(tokens, lengths)
+        if not any(
+            put.name == SEGMENTS for graph in self.bundle.manifest.graphs for put in graph.inputs
+        ):
+            raise InputError(
+                f"{self.bundle.path}: its encoder cannot tell the texts of a pair apart; "
+                "export the checkpoint again"
+            )
+        return self.backend.pool(tokens, lengths, pad(types)[0])
 
     def session(
         self,

@@ -11,7 +11,7 @@ import datetime as dt
 import functools
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,12 +28,25 @@ CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Read:
-    """The ids of a text, the characters of each, and whether there were more."""
+class EncodedText:
+    """A text, or a pair, as a model reads it; every field has an entry for each of its tokens.
+
+    `types` tell the texts of a pair apart, as the model learnt it. `texts` say which text a token
+    is of, 0 or 1, None for a special token around them; `spans` are its characters there, first and
+    behind the last, and `words` the number of its word there.
+    """
 
     ids: list[int]
+    tokens: list[str]
+    types: list[int]
+    texts: list[int | None]
     spans: list[tuple[int, int]]
-    cut: bool
+    words: list[int | None]
+
+    def only(self, places: Iterable[int]) -> EncodedText:
+        """The tokens at these places."""
+        kept = list(places)
+        return EncodedText(**{name: [vars(self)[name][i] for i in kept] for name in vars(self)})
 
 
 class Tokenizer:
@@ -64,17 +77,51 @@ class Tokenizer:
         `longest` bounds the ids, special ones included; `shortened` counts the texts cut so.
         Raises InputError for text that is not Unicode and for unknown or useless languages.
         """
-        read = self._read(
+        ids, _, cut = self._read(
             text,
             special_tokens=special_tokens,
             source_language=source_language,
             target_language=target_language,
             longest=longest,
         )
-        if read.cut:
-            with self._counting:
-                self.shortened += 1
-        return read.ids
+        if cut:
+            self._count_cut()
+        return ids
+
+    def encode_texts(
+        self, first: str, second: str | None = None, *, longest: int | None = None
+    ) -> EncodedText:
+        """A text or a pair with the special tokens around them, and where each token comes from.
+
+        `longest` bounds the ids as in `encode`; of a pair the longer text is cut first. Raises
+        InputError for text that is not Unicode.
+        """
+        encoded, cut = self._encoded(first, second, special_tokens=True, longest=longest)
+        if cut:
+            self._count_cut()
+        return encoded
+
+    def windows(
+        self, first: str, second: str | None = None, *, longest: int, overlap: int
+    ) -> Iterator[EncodedText]:
+        """Parts of a text, of a pair the whole first one with parts of the second.
+
+        Each has at most `longest` ids, and shares `overlap` tokens with the next one; spans count
+        from the text's own beginning. Raises InputError where no more than these have room.
+        """
+        whole, _ = self._encoded(first, second, special_tokens=True, longest=None)
+        split = 0 if second is None else 1
+        places = [i for i, text in enumerate(whole.texts) if text == split]
+        rest = len(whole.ids) - len(places)
+        room = longest - rest
+        if room <= overlap:
+            what = f"{first!r:.60} takes" if second is not None else "what stands around it takes"
+            raise InputError(
+                f"text: {what} {rest} of {longest} tokens, the rest must be more than {overlap}"
+            )
+        for start in range(0, max(1, len(places) - overlap), room - overlap):
+            part = set(places[start : start + room])
+            yield whole.only(i for i, of in enumerate(whole.texts) if of != split or i in part)
 
     def spans(
         self,
@@ -88,13 +135,14 @@ class Tokenizer:
 
         (0, 0) for what stands for none. Raises what `encode` does; counts nothing.
         """
-        return self._read(
+        _, spans, _ = self._read(
             text,
             special_tokens=True,
             source_language=source_language,
             target_language=target_language,
             longest=longest,
-        ).spans
+        )
+        return spans
 
     def _read(
         self,
@@ -104,15 +152,16 @@ class Tokenizer:
         source_language: str | None,
         target_language: str | None,
         longest: int | None,
-    ) -> _Read:
-        """See `encode`."""
+    ) -> tuple[list[int], list[tuple[int, int]], bool]:
+        """The ids of a text, the characters of each, and whether there were more: see `encode`."""
         source = self._language(source_language, self.record.source_language, "source")
         target = self._language(target_language, self.record.target_language, "target")
         layout = self.record.language_layout if special_tokens else ""
         if longest is not None:
             beside = 2 * bool(source is not None and layout)  # the language and the end
             longest -= beside + (target is not None and self.record.target_layout == "source")
-        plain = self._ids(text, special_tokens=special_tokens and not layout, longest=longest)
+        special_tokens = special_tokens and not layout
+        plain, cut = self._encoded(text, special_tokens=special_tokens, longest=longest)
         before = [target] if target is not None and self.record.target_layout == "source" else []
         behind: list[int] = []
         if source is not None and layout:
@@ -121,11 +170,8 @@ class Tokenizer:
                 before, behind = [source, *before], end
             else:
                 behind = [*end, source]
-        return _Read(
-            ids=[*before, *plain.ids, *behind],
-            spans=[*[(0, 0)] * len(before), *plain.spans, *[(0, 0)] * len(behind)],
-            cut=plain.cut,
-        )
+        ids = [*before, *plain.ids, *behind]
+        return ids, [*[(0, 0)] * len(before), *plain.spans, *[(0, 0)] * len(behind)], cut
 
     def encode_target(self, text: str) -> list[int]:
         """Token ids of an answer, without special tokens, as training needs them.
@@ -142,6 +188,16 @@ class Tokenizer:
         """The id of one token of the source vocabulary, -1 where there is none."""
         token_id = self._source.token_to_id(token)
         return -1 if token_id is None else int(token_id)
+
+    @property
+    def marks_pieces(self) -> bool:
+        """Whether a token shows that its word began before it, as WordPiece writes ##."""
+        return bool(getattr(self._source.model, "continuing_subword_prefix", None))
+
+    def join(self, tokens: Sequence[str]) -> str:
+        """The text of some tokens of a source."""
+        decoder = self._source.decoder
+        return " ".join(tokens) if decoder is None else str(decoder.decode(list(tokens)))
 
     @property
     def cleaned(self) -> tuple[str, ...]:
@@ -234,42 +290,56 @@ class Tokenizer:
         except (OSError, UnicodeDecodeError, RecursionError, jinja2.TemplateError) as error:
             raise BundleError(f"{self._template}: not a chat template: {error}") from error
 
-    def _ids(self, text: str, *, special_tokens: bool, longest: int | None) -> _Read:
-        """What the tokenizer's own file makes of a text, unknown pieces replaced."""
+    def _encoded(
+        self, text: str, second: str | None = None, *, special_tokens: bool, longest: int | None
+    ) -> tuple[EncodedText, bool]:
+        """What its file makes of a text or a pair, or of each the first tokens; if there were more.
+
+        The special tokens that stand around every text are kept.
+        """
         try:
-            encoding = self._source.encode(text, add_special_tokens=special_tokens)
+            encoding = self._source.encode(text, second, add_special_tokens=special_tokens)
         except (TypeError, UnicodeEncodeError) as error:
-            raise InputError(f"text: {text!r:.60} is not Unicode text: {error}") from None
-        cut = longest is not None and len(encoding.ids) > longest
+            shown = text if second is None else (text, second)
+            raise InputError(f"text: {shown!r:.60} is not Unicode text: {error}") from None
+        around = zip(encoding.special_tokens_mask, encoding.sequence_ids, strict=True)
+        encoded = EncodedText(
+            ids=encoding.ids,
+            tokens=encoding.tokens,
+            types=encoding.type_ids,
+            texts=[None if special else of for special, of in around],
+            spans=encoding.offsets,
+            words=encoding.word_ids,
+        )
+        cut = longest is not None and len(encoded.ids) > longest
         if longest is not None and cut:
-            encoding = self._shortened(text, special_tokens=special_tokens, longest=longest)
-        ids: list[int] = encoding.ids
-        read = _Read(ids=ids, spans=encoding.offsets, cut=cut)
-        end = self.record.unknown_from
-        if end is None:
-            return read
+            encoded = encoded.only(_fitting(encoded.texts, longest))
+        if self.record.unknown_from is not None:
+            self._replace_unknown((text, second), encoded, self.record.unknown_from)
+        return encoded, cut
+
+    def _count_cut(self) -> None:
+        with self._counting:
+            self.shortened += 1
+
+    def _replace_unknown(
+        self, texts: tuple[str, str | None], encoded: EncodedText, end: int
+    ) -> None:
         (unknown,) = self._special_id(self.record.special.unk) or [0]
-        for place, i in enumerate(ids):
+        for place, i in enumerate(encoded.ids):
             if i >= end:
-                ids[place] = unknown
+                encoded.ids[place] = unknown
             elif i == unknown:
-                ids[place] = self._spelled(text, encoding, place)
-        return read
+                text = texts[encoded.texts[place] or 0] or ""
+                encoded.ids[place] = self._spelled(text, encoded, place)
 
-    def _shortened(self, text: str, *, special_tokens: bool, longest: int) -> tokenizers.Encoding:
-        """The text's first tokens, with the special ones that stand around every text."""
-        added = self._source.num_special_tokens_to_add(is_pair=False) if special_tokens else 0
-        plain = self._source.encode(text, add_special_tokens=False)
-        plain.truncate(max(0, longest - added))
-        return self._source.post_process(plain, add_special_tokens=special_tokens)
-
-    def _spelled(self, text: str, encoding: tokenizers.Encoding, place: int) -> int:
+    def _spelled(self, text: str, encoded: EncodedText, place: int) -> int:
         """An unknown run of characters may be a token that only the other language has."""
-        run = encoding.tokens[place]
+        run = encoded.tokens[place]
         if run == self.record.special.unk:  # BPE does not tell the run
-            run = text[slice(*encoding.offsets[place])]
+            run = text[slice(*encoded.spans[place])]
         hidden = self._source.token_to_id(HIDDEN + run)
-        return encoding.ids[place] if hidden is None else int(hidden)
+        return encoded.ids[place] if hidden is None else int(hidden)
 
     def _special_id(self, token: str | None) -> list[int]:
         token_id = None if token is None else self._source.token_to_id(token)
@@ -287,6 +357,25 @@ class Tokenizer:
             known = ", ".join(languages)
             raise InputError(f"{side} language {chosen!r}: unknown, this model knows: {known}")
         return languages[chosen]
+
+
+def _fitting(texts: Sequence[int | None], longest: int) -> list[int]:
+    """The places of all special tokens, and of as many of each text as fit beside them."""
+    first, second = texts.count(0), texts.count(1)
+    room = max(0, longest - texts.count(None))
+    shorter = min(first, second)
+    if 2 * shorter <= room:  # it stays whole
+        shares = [min(length, room - shorter) for length in (first, second)]
+    else:  # of an odd number the longer text has one more, of two that are as long the second
+        shares = [room // 2, room - room // 2]
+        shares = shares[::-1] if first > second else shares
+    seen, places = [0, 0], []
+    for place, text in enumerate(texts):
+        if text is None or seen[text] < shares[text]:
+            places.append(place)
+        if text is not None:
+            seen[text] += 1
+    return places
 
 
 def _read_tokenizer(path: Path) -> tokenizers.Tokenizer:

@@ -320,4 +320,5 @@ def pooled(trial: Trial) -> None:
     for fill in (False, True):
         together = trial.backend.pool(*trial.sources(inputs, fill=fill))
         for i, wanted in enumerate(alone):
-            trial.same(together[i], wanted, f"source {i} beside the others")
+            found = together[i][: len(wanted)] if wanted.ndim > 1 else together[i]
+            trial.same(found, wanted, f"source {i} beside the others")

@@ -20,6 +20,7 @@ from seq2edge.bundle.manifest import (
     GraphFlavour,
     GraphRecord,
     Manifest,
+    OriginalRecord,
     ParityRecord,
     PrivacyRecord,
     ProvenanceRecord,
@@ -82,6 +83,7 @@ def manifest_of(**changes: Any) -> Manifest:
         "generation_ignored": {"do_sample": True},
         "labels": ("no", "oui", "ね"),
         "problem": "single_label",
+        "relevance": "plain",
         "audio": AudioRecord(sampling_rate=16000, mels=80, fft=400, hop=160, seconds=30),
         "speech": SpeechRecord(
             languages={"en": 50259},
@@ -127,6 +129,12 @@ def manifest_of(**changes: Any) -> Manifest:
         ),
         "parity": ParityRecord(
             max_absolute=1e-6, max_relative=2.5e-5, tokens_compared=64, tokens_equal=64
+        ),
+        "original": OriginalRecord(
+            implementation="transformers 5.24.0 BartForConditionalGeneration",
+            parity=ParityRecord(
+                max_absolute=1e-6, max_relative=2.5e-5, tokens_compared=64, tokens_equal=64
+            ),
         ),
         "provenance": ProvenanceRecord(
             tool_version="0.1.0",

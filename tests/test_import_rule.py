@@ -65,10 +65,10 @@ ROOMS = {
         "torch tokenizers safetensors transformers huggingface_hub",
     ),
     "export": Room(
-        "tracing, shared weights, parity gate: checkpoint in, bundle out",
+        "tracing, shared weights, the gate, the original as judge: checkpoint in, bundle out",
         "model files bundle runtime runtime.backends export.passes checkpoints "
         "checkpoints.importers",
-        "numpy torch onnx_ir",
+        "numpy torch onnx_ir transformers",
     ),
     "training": Room(
         "recipes, corpora, Lightning's trainer; privacy, adapters, sweeps",

@@ -1,7 +1,7 @@
-"""The families that share BART's layout: BART, mBART, Marian, Pegasus, M2M100 and NLLB.
+"""The families that share BART's layout: BART, mBART, Marian, Pegasus, M2M100 and NLLB, Blenderbot.
 
 Sources: Lewis et al. 2020, Liu et al. 2020, Junczys-Dowmunt et al. 2018, Zhang et al. 2020,
-Fan et al. 2021.
+Fan et al. 2021, Roller et al. 2021.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMapping, linear, norm
+from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import Dims, StackDims
 from seq2edge.model.positions import sinusoidal_table
 
@@ -31,6 +32,7 @@ class Layout:
     positions: str
     logits_bias: bool
     skip_positions: int = 0
+    padded_positions: bool = False  # the first token stands at the padding id + 1
     make_positions: Callable[[int, int], Tensor] | None = None
 
 
@@ -49,9 +51,26 @@ def stack_dims(config: Config, layout: Layout, side: str, positions: int) -> Sta
         embedding_norm=layout.embedding_norm,
         positions=layout.positions,
         max_positions=positions,
+        position_offset=padded_offset(config) if layout.padded_positions else 0,
         embedding_scale=math.sqrt(width) if config.get("scale_embedding") else 1.0,
         attention_scale=(width // heads) ** -0.5,
     )
+
+
+def padded_offset(config: Config) -> int:
+    """Where the first token stands in families that count positions from the padding id on.
+
+    A padding token has no place there; one that sequences begin with is refused.
+    """
+    pad = config.get("pad_token_id", 1)
+    if not isinstance(pad, int) or pad < 0:
+        raise CheckpointError(f"config.json: pad_token_id is {pad!r}, positions count from it")
+    if config.get("decoder_start_token_id") == pad:
+        raise UnsupportedError(
+            f"config.json: decoder_start_token_id {pad} is the pad_token_id too, and padding has "
+            "no position: not supported"
+        )
+    return pad + 1
 
 
 def _dims(layout: Layout, config: Config, names: Names) -> Dims:
@@ -61,18 +80,21 @@ def _dims(layout: Layout, config: Config, names: Names) -> Dims:
     config.require("add_final_layer_norm", layout.final_norm)
     config.require("add_bias_logits", False)
     config.require("static_position_embeddings", layout.positions == "sinusoidal")
-    config.require("tie_word_embeddings", True)
-    config.ignore("num_hidden_layers", "extra_pos_embeddings", "share_encoder_decoder_embeddings")
+    config.require("extra_layer_norm", False)
+    for name in ("layernorm_variant", "variant"):
+        config.require(name, "prelayernorm" if layout.pre_norm else "xlm")
+    config.ignore("num_hidden_layers", "extra_pos_embeddings", "do_blenderbot_90_layernorm")
     positions = config.size("max_position_embeddings")
-    split = (
-        "model.encoder.embed_tokens.weight" in names
-        and config.get("share_encoder_decoder_embeddings", True) is False
-    )
-    target_vocab = config.size("decoder_vocab_size", config.size("vocab_size"))
+    tied = config.get("tie_word_embeddings", True) is True
+    shared = config.get("share_encoder_decoder_embeddings", True) is True
+    split = "model.encoder.embed_tokens.weight" in names and not (tied and shared)
+    vocab = config.size("vocab_size")
+    target_vocab = config.size("decoder_vocab_size", vocab)
     return Dims(
         width=config.size("d_model"),
-        vocab=target_vocab if split else config.size("vocab_size"),
-        source_vocab=config.size("vocab_size") if split else 0,
+        vocab=vocab if shared or not split else target_vocab,
+        source_vocab=vocab if split else 0,
+        tied=tied,
         encoder=stack_dims(config, layout, "encoder", positions),
         decoder=stack_dims(config, layout, "decoder", positions),
         logits_bias=layout.logits_bias and "final_logits_bias" in names,
@@ -117,6 +139,8 @@ def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping
             target="source_embedding.weight", sources=("model.encoder.embed_tokens.weight",)
         )
     yield WeightMapping(target="embedding.weight", sources=(embedding,))
+    if not dims.tied:
+        yield from linear("lm_head", "lm_head", bias=False)
     for side, stack in (("encoder", dims.encoder), ("decoder", dims.decoder)):
         assert stack is not None
         yield _positions(layout, stack, dims.width, side)
@@ -133,30 +157,49 @@ def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping
 
 
 def _positions(layout: Layout, stack: StackDims, width: int, side: str) -> WeightMapping:
-    default = layout.make_positions
+    default = None
+    if layout.make_positions is not None:
+        default = functools.partial(_made_positions, layout.make_positions, stack, width)
     return WeightMapping(
         target=f"{side}.positions.weight",
         sources=(f"model.{side}.embed_positions.weight",),
         skip_rows=layout.skip_positions,
-        default=None if default is None else functools.partial(default, stack.max_positions, width),
+        default=default,
     )
 
 
-def _offset_table(positions: int, width: int) -> Tensor:
-    """M2M100's table in tensor2tensor's spacing, whose first token stands at position 2."""
+def _made_positions(table: Callable[[int, int], Tensor], stack: StackDims, width: int) -> Tensor:
+    return table(stack.position_offset + stack.max_positions, width)[stack.position_offset :]
+
+
+def _tensor2tensor_table(positions: int, width: int) -> Tensor:
+    """M2M100's table, in the spacing of tensor2tensor."""
     half = width // 2
     step = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
-    angle = torch.arange(2, positions + 2).float()[:, None] * step[None]
+    angle = torch.arange(positions).float()[:, None] * step[None]
     table = torch.cat((angle.sin(), angle.cos()), dim=1)
     return torch.nn.functional.pad(table, (0, width - 2 * half))
 
 
-def _family(name: str, architecture: str, layout: Layout) -> Family:
+def _blenderbot_small_dims(layout: Layout, config: Config, names: Names) -> Dims:
+    """Its decoder normalises embedded tokens before they are placed, and does not scale them."""
+    dims = _dims(layout, config, names)
+    assert dims.decoder is not None
+    decoder = dataclasses.replace(dims.decoder, embedding_scale=1.0, norm_before_positions=True)
+    return dataclasses.replace(dims, decoder=decoder)
+
+
+def _family(
+    name: str,
+    architecture: str,
+    layout: Layout,
+    dims: Callable[[Layout, Config, Names], Dims] = _dims,
+) -> Family:
     """The registry's row of a family that differs from BART by its layout."""
     return Family(
         name=name,
         architectures=(architecture,),
-        dims=functools.partial(_dims, layout),
+        dims=functools.partial(dims, layout),
         weights=functools.partial(_weights, layout),
         aliases={
             "model.shared.weight": (
@@ -164,8 +207,9 @@ def _family(name: str, architecture: str, layout: Layout) -> Family:
                 "model.decoder.embed_tokens.weight",
                 "lm_head.weight",
             ),
-            "model.decoder.embed_tokens.weight": ("lm_head.weight", "model.shared.weight"),
+            "model.decoder.embed_tokens.weight": ("lm_head.weight",),
         },
+        unused=(r"model\.shared\.weight",),  # where both sides have tables of their own
     )
 
 
@@ -226,6 +270,22 @@ M2M100 = _family(
         embedding_norm=False,
         positions="sinusoidal",
         logits_bias=False,
-        make_positions=_offset_table,
+        padded_positions=True,
+        make_positions=_tensor2tensor_table,
     ),
+)
+BLENDERBOT = _family(
+    "blenderbot",
+    "BlenderbotForConditionalGeneration",
+    Layout(
+        pre_norm=True, final_norm=True, embedding_norm=False, positions="learned", logits_bias=True
+    ),
+)
+BLENDERBOT_SMALL = _family(
+    "blenderbot-small",
+    "BlenderbotSmallForConditionalGeneration",
+    Layout(
+        pre_norm=False, final_norm=False, embedding_norm=True, positions="learned", logits_bias=True
+    ),
+    _blenderbot_small_dims,
 )

@@ -1,4 +1,4 @@
-"""BERT, RoBERTa and DistilBERT as classifiers and as sentence encoders.
+"""BERT, RoBERTa, XLM-R and DistilBERT as classifiers and as sentence encoders.
 
 Sources: Devlin et al. 2019, Liu et al. 2019, Sanh et al. 2019, Reimers and Gurevych 2019.
 """
@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from seq2edge.checkpoints.families.bart import padded_offset
 from seq2edge.checkpoints.families.family import (
+    HEAD_TASKS,
     Config,
     Family,
     Names,
@@ -37,7 +39,12 @@ class Layout:
     feedforward_norm: str
     classifier: tuple[str, str]  # dense, out
     classifier_activation: str
-    skip_positions: int = 0  # rows of the position table that no token reaches
+    masked: tuple[str, str, str, str] | None = None  # dense, norm, whose the bias is, out
+    masked_activation: str = ""  # where it is not the layers'
+    padded_positions: bool = False  # the first token stands at the padding id + 1
+    widen: str = ""  # the product behind narrow embeddings, in families that may have them
+    shared_layers: bool = False  # one layer's weights serve all
+    relative_buckets: int = 0  # of a bias that all layers share, as T5's
 
 
 def _head(config: Config, layout: Layout) -> dict[str, object]:
@@ -51,8 +58,21 @@ def _head(config: Config, layout: Layout) -> dict[str, object]:
             "classifier_activation": activation,
             "pooling": "first",
         }
-    if task != "embed":
-        raise UnsupportedError(f"task {task!r}: is not supported for this family")
+    if task == "tag":
+        return {"head": "tokens", "labels": count_labels(config)}
+    if task == "answer":
+        if count_labels(config) != 2:
+            raise UnsupportedError("config.json: num_labels of a model that answers must be 2")
+        return {"head": "span", "labels": 2}
+    if task == "fill":
+        if layout.masked is None:
+            raise UnsupportedError("task 'fill': the head of this family is not supported")
+        return {
+            "head": "masked",
+            "tied": bool(config.get("tie_word_embeddings", True)),
+            "logits_bias": True,
+            "classifier_activation": layout.masked_activation or _activation(config),
+        }
     return {
         "head": "embedding",
         "pooling": config.get("pooling", "mean"),
@@ -60,7 +80,11 @@ def _head(config: Config, layout: Layout) -> dict[str, object]:
     }
 
 
-def _dims(layout: Layout, config: Config, names: Names) -> Dims:
+def _activation(config: Config) -> str:
+    return config.activation("hidden_act", config.get("activation", "gelu"))
+
+
+def bert_dims(layout: Layout, config: Config, names: Names) -> Dims:
     """The sizes that a config.json says, in the names of this layout."""
     config.require("position_embedding_type", "absolute")
     config.require("is_decoder", False)  # causal attention
@@ -71,34 +95,38 @@ def _dims(layout: Layout, config: Config, names: Names) -> Dims:
         "tie_word_embeddings",
         "tie_weights_",
     )
-    if layout.skip_positions:  # RoBERTa counts positions from the padding id + 1 on
-        config.require("pad_token_id", layout.skip_positions - 1)
+    offset = padded_offset(config) if layout.padded_positions else 0
     get = _renamed(config)
     width, heads = get("hidden_size", "dim"), get("num_attention_heads", "n_heads")
-    positions = config.size("max_position_embeddings", 512) - layout.skip_positions
+    positions = config.size("max_position_embeddings", 512) - offset
     stack = StackDims(
         layers=get("num_hidden_layers", "n_layers"),
         heads=heads,
         kv_heads=heads,
         head_dim=width // heads,
         hidden=get("intermediate_size", "hidden_dim"),
-        activation=config.activation("hidden_act", config.get("activation", "gelu")),
+        activation=_activation(config),
         norm_epsilon=float(config.get("layer_norm_eps", 1e-12)),
         pre_norm=False,
         final_norm=False,
         embedding_norm=True,
         max_positions=positions,
+        position_offset=offset,
+        relative_buckets=layout.relative_buckets,
+        relative_distance=128 if layout.relative_buckets else 0,
+        shared_layers=layout.shared_layers,
         attention_scale=(width // heads) ** -0.5,
     )
-    prefix = _prefix(layout, names)
+    prefix = prefix_of(layout, names)
+    narrow = config.size("embedding_size", 128) if layout.widen else 0
     types = f"{prefix}embeddings.token_type_embeddings.weight" in names
     return Dims(
         width=width,
         vocab=config.size("vocab_size"),
         encoder=stack,
-        tied=False,
+        table_width=narrow if f"{prefix}{layout.widen}.weight" in names else 0,
         token_types=config.size("type_vocab_size", 2) if types else 0,
-        **_head(config, layout),  # type: ignore[arg-type]
+        **{"tied": False, **_head(config, layout)},  # type: ignore[arg-type]
     )
 
 
@@ -112,31 +140,56 @@ def _renamed(config: Config) -> functools.partial[int]:
     return functools.partial(size)
 
 
-def _prefix(layout: Layout, names: Names) -> str:
+def prefix_of(layout: Layout, names: Names) -> str:
+    """What all names of the encoder begin with; nothing in a bare encoder's file."""
     return layout.prefix if any(name.startswith(layout.prefix) for name in names) else ""
 
 
-def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping]:
+def bert_weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping]:
     """Every parameter that these dims have, and the tensors it is made of."""
-    prefix = _prefix(layout, names)
+    prefix = prefix_of(layout, names)
     stack = dims.encoder
     assert stack is not None
     for ours, theirs in (("embedding", "word"), ("token_types", "token_type")):
         if ours == "embedding" or dims.token_types:
             source = f"{prefix}embeddings.{theirs}_embeddings.weight"
             yield WeightMapping(target=f"{ours}.weight", sources=(source,))
-    yield WeightMapping(
-        target="encoder.positions.weight",
-        sources=(f"{prefix}embeddings.position_embeddings.weight",),
-        skip_rows=layout.skip_positions,
-    )
+    if stack.positions == "learned":
+        yield WeightMapping(
+            target="encoder.positions.weight",
+            sources=(f"{prefix}embeddings.position_embeddings.weight",),
+            skip_rows=stack.position_offset,
+        )
     yield from _norm("encoder.embedding_norm", f"{prefix}embeddings.LayerNorm", names)
-    for i in range(stack.layers):
+    if dims.table_width:
+        yield from linear("encoder.widen", f"{prefix}{layout.widen}")
+    if stack.relative_buckets:
+        bias = f"{prefix}encoder.relative_attention_bias.weight"
+        yield WeightMapping(target="encoder.relative.weight", sources=(bias,))
+    for i in range(1 if stack.shared_layers else stack.layers):
         yield from _layer(f"encoder.layers.{i}", prefix + layout.layer.format(i), layout, names)
+    yield from _head_weights(layout, dims, names)
+
+
+def _head_weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping]:
     if dims.head == "classifier":
+        prefix = prefix_of(layout, names)
         dense, out = (name.format(prefix) for name in layout.classifier)
         yield from linear("classifier_dense", dense)
         yield from linear("classifier_out", out)
+    elif dims.head in ("tokens", "span"):
+        yield from linear("token_out", "classifier" if dims.head == "tokens" else "qa_outputs")
+    elif dims.head == "masked":
+        assert layout.masked is not None
+        dense, normed, owner, out = layout.masked
+        yield from linear("masked_dense", dense)
+        yield from _norm("masked_norm", normed, names)
+        biases = (f"{owner}.bias", f"{out}.bias")  # one, but where nothing is tied
+        order = biases if dims.tied else biases[::-1]
+        bias = next((name for name in order if name in names), biases[0])
+        yield WeightMapping(target="logits_bias", sources=(bias,))
+        if not dims.tied:
+            yield WeightMapping(target="lm_head.weight", sources=(f"{out}.weight",))
 
 
 def _norm(target: str, source: str, names: Names) -> Iterator[WeightMapping]:
@@ -156,19 +209,32 @@ def _layer(ours: str, theirs: str, layout: Layout, names: Names) -> Iterator[Wei
     yield from _norm(f"{ours}.feedforward_norm", f"{theirs}.{layout.feedforward_norm}", names)
 
 
-def _family(name: str, model: str, layout: Layout) -> Family:
+def bert_family(
+    name: str,
+    model: str,
+    layout: Layout,
+    dims: Callable[[Layout, Config, Names], Dims] = bert_dims,
+) -> Family:
+    """The registry's row of a family that has BERT's layout or one like it."""
     return Family(
         name=name,
-        architectures=(f"{model}ForSequenceClassification", f"{model}Model", f"{model}ForMaskedLM"),
-        dims=functools.partial(_dims, layout),
-        weights=functools.partial(_weights, layout),
+        architectures=tuple(f"{model}{end}" for end in ("Model", "ForPreTraining", *HEAD_TASKS)),
+        dims=functools.partial(dims, layout),
+        weights=functools.partial(bert_weights, layout),
         ignored=(r"(.*\.)?embeddings\.(position_ids|token_type_ids)",),
         # A pooler that the pooling does not use; heads of masked-language pretraining.
-        unused=(r"(.*\.)?pooler\..*", r"cls\..*", r"lm_head\..*", r"vocab_\w+\..*"),
+        unused=(
+            r"(.*\.)?pooler\..*",
+            r"cls\..*",
+            r"(lm_head|lm_predictions|mask_predictions)\..*",
+            r"vocab_\w+\..*",
+            r"((discriminator|generator)_)?predictions\..*",
+            r"(generator_lm_head|sop_classifier)\..*",
+        ),
     )
 
 
-_BERT = Layout(
+BERT_LAYOUT = Layout(
     prefix="bert.",
     layer="encoder.layer.{}",
     qkv=("attention.self.query", "attention.self.key", "attention.self.value"),
@@ -179,19 +245,26 @@ _BERT = Layout(
     feedforward_norm="output.LayerNorm",
     classifier=("{}pooler.dense", "classifier"),
     classifier_activation="tanh",
-)
-BERT = _family("bert", "Bert", _BERT)
-ROBERTA = _family(
-    "roberta",
-    "Roberta",
-    dataclasses.replace(
-        _BERT,
-        prefix="roberta.",
-        classifier=("classifier.dense", "classifier.out_proj"),
-        skip_positions=2,
+    masked=(
+        "cls.predictions.transform.dense",
+        "cls.predictions.transform.LayerNorm",
+        "cls.predictions",
+        "cls.predictions.decoder",
     ),
 )
-DISTILBERT = _family(
+BERT = bert_family("bert", "Bert", BERT_LAYOUT)
+_ROBERTA = dataclasses.replace(
+    BERT_LAYOUT,
+    prefix="roberta.",
+    classifier=("classifier.dense", "classifier.out_proj"),
+    padded_positions=True,
+    masked=("lm_head.dense", "lm_head.layer_norm", "lm_head", "lm_head.decoder"),
+    masked_activation="gelu",
+)
+ROBERTA = bert_family("roberta", "Roberta", _ROBERTA)
+XLM_ROBERTA = bert_family("xlm-roberta", "XLMRoberta", _ROBERTA)
+CAMEMBERT = bert_family("camembert", "Camembert", _ROBERTA)
+DISTILBERT = bert_family(
     "distilbert",
     "DistilBert",
     Layout(
@@ -205,5 +278,6 @@ DISTILBERT = _family(
         feedforward_norm="output_layer_norm",
         classifier=("pre_classifier", "classifier"),
         classifier_activation="relu",
+        masked=("vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector"),
     ),
 )

@@ -52,9 +52,17 @@ class Config:
         self.default_task = default_task
         self._values = dict(values)
         self._read: set[str] = set()
+        self._names: Mapping[str, str] = {}
+
+    def renamed(self, names: Mapping[str, str]) -> Config:
+        """The same config, with a family's own names (values) of some keys."""
+        view = Config(self._values)
+        view._read, view._names = self._read, names
+        return view
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value, or the default where the key is missing or null."""
+        key = self._names.get(key, key)
         self._read.add(key)
         value = self._values.get(key)
         return default if value is None else value
@@ -148,7 +156,8 @@ class WeightMapping:
     A source of None stands for zeros, as long as its first neighbour, in place of a bias that the
     family does not have. `skip_rows` rows are padding that no position ever reaches. `default`
     gives the values where the sources may be missing from a checkpoint because they follow from
-    sizes.
+    sizes. `combine` makes the parameter of the sources where it is not their rows; `transform` of
+    their rows joined, in its own shape.
     """
 
     target: str
@@ -156,6 +165,8 @@ class WeightMapping:
     transpose: bool = False
     skip_rows: int = 0
     default: Callable[[], Tensor] | None = None
+    combine: Callable[..., Tensor] | None = None
+    transform: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

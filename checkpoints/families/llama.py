@@ -1,133 +1,338 @@
-"""Llama, Mistral, Qwen2 and Qwen3: rotary decoders with RMS norms and gated feed-forwards.
+"""Llama and its relatives: rotary decoders, told apart by their traits.
 
-Sources: Touvron et al. 2023, Jiang et al. 2023, Yang et al. 2024, 2025.
+Sources: Touvron et al. 2023 (Llama), Jiang et al. 2023 (Mistral), Yang et al. 2024, 2025 (Qwen),
+Abdin et al. 2024 (Phi-3), Mishra et al. 2024 (Granite), Lozhkov et al. 2024 (StarCoder2),
+Bellagente et al. 2024 (StableLM), OLMo team 2024, 2025; SmolLM3 and Ministral have no paper.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMapping, linear, norm
-from seq2edge.errors import UnsupportedError
+from seq2edge.checkpoints.families.rotary import FULL, WINDOWED, read_rotary
+from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import Dims, StackDims
 
+# Where norms stand, by our names and theirs: before attention and feed-forward, behind them, both.
+BEFORE = {"attention_norm": "input_layernorm", "feedforward_norm": "post_attention_layernorm"}
+BEHIND = {
+    "attention_output_norm": "post_attention_layernorm",
+    "feedforward_output_norm": "post_feedforward_layernorm",
+}
+AROUND = {
+    "attention_norm": "input_layernorm",
+    "feedforward_norm": "pre_feedforward_layernorm",
+    **BEHIND,
+}
+QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
+Scales = Mapping[str, float]
 
-def _theta(config: Config) -> float:
-    """The rotary base; every kind of scaling is refused by name."""
-    parameters: dict[str, Any] = config.get("rope_parameters") or {}
-    scaling: dict[str, Any] = config.get("rope_scaling") or {}
-    kinds = {p.get("rope_type", p.get("type", "default")) for p in (parameters, scaling) if p}
-    if kinds - {"default"}:
-        raise UnsupportedError(
-            f"config.json: rope scaling {', '.join(sorted(kinds - {'default'}))} is not supported"
-        )
-    for values in (parameters, scaling):
-        if set(values) - {"rope_theta", "rope_type", "type"}:
-            raise UnsupportedError(f"config.json: rope settings {values} are not supported")
-    config.require("partial_rotary_factor", 1.0)
-    return float(parameters.get("rope_theta") or config.get("rope_theta", 10000.0))
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What one family has that its configs do not say."""
+
+    keys: Mapping[str, str] = dataclasses.field(default_factory=dict)  # its names of Llama's keys
+    theta: float = 10000.0  # base of the rotary frequencies where the config says none
+    part: float = 1.0  # of each head that is rotated, where it says none
+    window_theta: Callable[[Config], float] | None = None  # of layers with a window, if another
+    # Biases of queries, keys and values, of the product behind the heads, and of the feed-forward:
+    # the config's switch, or what is always so.
+    biases: tuple[str | bool, str | bool, str | bool] = (
+        "attention_bias",
+        "attention_bias",
+        "mlp_bias",
+    )
+    activation: Callable[[Config], str] = lambda config: config.activation("hidden_act", "silu")
+    epsilon: tuple[str, float] = ("rms_norm_eps", 1e-6)  # key and default
+    norm: str = "rms"
+    norms: Mapping[str, str] = dataclasses.field(default_factory=lambda: BEFORE)
+    norm_transform: Callable[[Tensor], Tensor] | None = None  # of every norm's weight
+    parallel: Callable[[Config], bool] = lambda _config: False  # attention beside feed-forward
+    qk_norm: str = ""  # of each head (`head`), of all together (`whole`)
+    embedding: str = "model.embed_tokens"
+    layers: str = "model.layers"
+    final_norm: str = "model.norm"
+    head: str = "lm_head"
+    head_bias: bool = False
+    qkv: tuple[str, ...] = QKV
+    qkv_transform: Callable[[StackDims, Tensor], Tensor] | None = None
+    out: str = "self_attn.o_proj"
+    up: tuple[str, ...] = GATE_UP
+    down: str = "mlp.down_proj"
+    gated: bool = True
+    # Which layers have a window where the config does not list them.
+    windowed: Callable[[Config, int], bool] | None = None
+    switched: bool = False  # windows need `use_sliding_window`
+    skips: bool = False  # some layers are not rotated
+    scales: Callable[[Config, int], Scales] = lambda _config, head_dim: {
+        "attention_scale": head_dim**-0.5
+    }
+    required: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # keys with one value
 
 
-def _window(config: Config, layers: int, *, optional: bool) -> int:
-    """The sliding window, or 0; only the same one for all layers is supported."""
+def _windows(
+    config: Config, layers: int, traits: Traits, *, limit: int
+) -> dict[str, int | tuple[int, ...]]:
+    """The fields of `StackDims` about windows; one of `limit` tokens hides nothing."""
+    if traits.windowed is None:
+        config.require("sliding_window")
+        return {}
     window = config.get("sliding_window") or 0
-    kinds = set(config.get("layer_types") or ())
-    if optional:
-        used = bool(config.get("use_sliding_window", False))
-        first = int(config.get("max_window_layers", 28))
-        if used and not kinds:
-            kinds = {"full_attention" if i < first else "sliding_attention" for i in range(layers)}
-        window = window if used else 0
-    if len(kinds) > 1 or kinds - {"full_attention", "sliding_attention"}:
+    used = bool(config.get("use_sliding_window", False)) if traits.switched else True
+    chosen = [WINDOWED if traits.windowed(config, i) else FULL for i in range(layers)]
+    kinds = config.get("layer_types", chosen)
+    if set(kinds) - {FULL, WINDOWED}:
         raise UnsupportedError(
-            f"config.json: layer_types {', '.join(sorted(kinds))} in one model is not supported"
+            f"config.json: layer_types {', '.join(sorted(set(kinds)))} is not supported, "
+            f"known: {FULL}, {WINDOWED}"
         )
-    return 0 if kinds == {"full_attention"} else int(window)
+    if len(kinds) != layers:
+        raise CheckpointError(f"config.json: {len(kinds)} layer_types for {layers} layers")
+    if not used or window >= limit:
+        window = 0
+    windows = tuple(window if kind == WINDOWED else 0 for kind in kinds)
+    return {"windows": windows} if len(set(windows)) > 1 else {"window": windows[0]}
 
 
-def _dims(
-    config: Config,
-    names: Names,
-    *,
-    biases: str = "config",
-    qk_norm: bool = False,
-    windowed: bool = False,
-    optional_window: bool = False,
-) -> Dims:
-    """The sizes that a config.json says; `biases` and `qk_norm` are what the family has."""
+def _unrotated(config: Config, layers: int) -> tuple[int, ...]:
+    """The layers that SmolLM3 leaves without positions, every fourth one unless it says which."""
+    interval = config.size("no_rope_layer_interval", 4)
+    rotated = config.get("no_rope_layers", [(i + 1) % interval for i in range(layers)])
+    if not isinstance(rotated, list) or len(rotated) < layers:
+        raise CheckpointError(
+            f"config.json: no_rope_layers {rotated!r} is no list of {layers} layers"
+        )
+    return tuple(i for i in range(layers) if not rotated[i])
+
+
+def stack_dims(traits: Traits, config: Config) -> StackDims:
+    """The sizes that a config.json says of its layers."""
+    config = config.renamed(traits.keys)
     width, heads = config.size("hidden_size"), config.size("num_attention_heads")
     layers = config.size("num_hidden_layers")
     head_dim = config.size("head_dim", width // heads)
-    if not windowed:
-        config.require("sliding_window")
-    bias = bool(config.get("attention_bias", False)) if biases != "qkv" else False
-    config.ignore("rope_interleaved", "is_llama_config")
-    stack = StackDims(
+    for key, value in traits.required.items():
+        config.require(key, *(() if value is None else (value,)))
+    config.ignore(
+        "rope_interleaved",
+        "is_llama_config",
+        "max_window_layers",
+        "cache_implementation",
+        "residual_dropout",
+        "embedding_dropout",
+        "hidden_dropout",
+    )
+    biases = [bool(config.get(b, False)) if isinstance(b, str) else b for b in traits.biases]
+    fields = {field.name for field in dataclasses.fields(StackDims)}
+    scales = {k: v for k, v in traits.scales(config, head_dim).items() if k in fields}
+    rotary = read_rotary(
+        config,
+        head_dim=head_dim,
+        theta=traits.theta,
+        part=traits.part,
+        window_theta=traits.window_theta(config) if traits.window_theta is not None else 0.0,
+    )
+    # A window as long as the longest text hides nothing, but its layers may be rotated otherwise.
+    limit = 1 << 62 if rotary.get("window_theta") else rotary["max_positions"]
+    return StackDims(
         layers=layers,
         heads=heads,
         kv_heads=config.size("num_key_value_heads", heads),
         head_dim=head_dim,
         hidden=config.size("intermediate_size"),
-        activation=config.activation("hidden_act", "silu"),
-        gated=True,
-        norm="rms",
-        norm_epsilon=float(config.get("rms_norm_eps", 1e-6)),
-        positions="rotary",
-        max_positions=config.size("max_position_embeddings", 2048),
-        rotary_theta=_theta(config),
-        attention_scale=head_dim**-0.5,
-        qkv_bias=bias or biases == "qkv",
-        attention_bias=bias,
-        feedforward_bias=bool(config.get("mlp_bias", False)),
-        qk_norm=qk_norm,
-        window=_window(config, layers, optional=optional_window) if windowed else 0,
+        activation=traits.activation(config),
+        gated=traits.gated,
+        norm=traits.norm,
+        norm_epsilon=float(config.get(*traits.epsilon)),
+        pre_norm="attention_norm" in traits.norms,
+        output_norm="attention_output_norm" in traits.norms,
+        parallel=traits.parallel(config),
+        unrotated_layers=_unrotated(config, layers) if traits.skips else (),
+        qkv_bias=biases[0],
+        attention_bias=biases[1],
+        feedforward_bias=biases[2],
+        qk_norm=bool(traits.qk_norm),
+        qk_norm_whole=traits.qk_norm == "whole",
+        **_windows(config, layers, traits, limit=limit),  # type: ignore[arg-type]
+        **scales,  # type: ignore[arg-type]
+        **rotary,
     )
-    tied = bool(config.get("tie_word_embeddings", "lm_head.weight" not in names))
-    return Dims(width=width, vocab=config.size("vocab_size"), decoder=stack, tied=tied)
 
 
-def _layer(ours: str, theirs: str, stack: StackDims) -> Iterator[WeightMapping]:
+def family_dims(traits: Traits, config: Config, names: Names) -> Dims:
+    """The sizes that a config.json says."""
+    stack = stack_dims(traits, config)
+    config = config.renamed(traits.keys)
+    tied = bool(config.get("tie_word_embeddings", f"{traits.head}.weight" not in names))
+    scales = traits.scales(config, stack.head_dim)
+    return Dims(
+        width=config.size("hidden_size"),
+        vocab=config.size("vocab_size"),
+        decoder=stack,
+        tied=tied,
+        logits_bias=traits.head_bias,
+        logits_scale=scales.get("logits_scale", 1.0),
+        logits_cap=scales.get("logits_cap", 0.0),
+    )
+
+
+def _norm(target: str, source: str, traits: Traits) -> Iterator[WeightMapping]:
+    for weight in norm(target, source, bias=traits.norm == "layer"):
+        yield dataclasses.replace(weight, transform=traits.norm_transform)
+
+
+def layer_weights(
+    ours: str, theirs: str, stack: StackDims, traits: Traits
+) -> Iterator[WeightMapping]:
     """One layer's parameters; queries, keys and values become one product, gate and up another."""
-    attention = f"{theirs}.self_attn"
-    parts = (f"{attention}.{part}_proj" for part in "qkv")
-    yield from linear(f"{ours}.attention.qkv", *parts, bias=stack.qkv_bias)
-    yield from linear(f"{ours}.attention.out", f"{attention}.o_proj", bias=stack.attention_bias)
-    if stack.qk_norm:
-        yield from norm(f"{ours}.attention.query_norm", f"{attention}.q_norm", bias=False)
-        yield from norm(f"{ours}.attention.key_norm", f"{attention}.k_norm", bias=False)
-    yield from norm(f"{ours}.attention_norm", f"{theirs}.input_layernorm", bias=False)
-    up = (f"{theirs}.mlp.gate_proj", f"{theirs}.mlp.up_proj")
-    yield from linear(f"{ours}.feedforward.up", *up, bias=stack.feedforward_bias)
-    down = f"{theirs}.mlp.down_proj"
-    yield from linear(f"{ours}.feedforward.down", down, bias=stack.feedforward_bias)
-    yield from norm(f"{ours}.feedforward_norm", f"{theirs}.post_attention_layernorm", bias=False)
+    products = {
+        "attention.qkv": (traits.qkv, stack.qkv_bias),
+        "attention.out": ((traits.out,), stack.attention_bias),
+        "feedforward.up": (traits.up, stack.feedforward_bias),
+        "feedforward.down": ((traits.down,), stack.feedforward_bias),
+    }
+    for target, (sources, bias) in products.items():
+        parts = (f"{theirs}.{name}" for name in sources)
+        for weight in linear(f"{ours}.{target}", *parts, bias=bias):
+            if target == "attention.qkv" and traits.qkv_transform is not None:
+                transform = functools.partial(traits.qkv_transform, stack)
+                yield dataclasses.replace(weight, transform=transform)
+            else:
+                yield weight
+    norms = dict(traits.norms)
+    if traits.qk_norm:
+        norms |= {f"attention.{n}_norm": f"self_attn.{n[0]}_norm" for n in ("query", "key")}
+    for target, source in norms.items():
+        yield from _norm(f"{ours}.{target}", f"{theirs}.{source}", traits)
 
 
-def _weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
-    del names
-    assert dims.decoder is not None
-    yield WeightMapping(target="embedding.weight", sources=("model.embed_tokens.weight",))
-    if not dims.tied:
-        yield from linear("lm_head", "lm_head", bias=False)
-    yield from norm("decoder.final_norm", "model.norm", bias=False)
-    for i in range(dims.decoder.layers):
-        yield from _layer(f"decoder.layers.{i}", f"model.layers.{i}", dims.decoder)
+def family_weights(traits: Traits, dims: Dims, names: Names) -> Iterator[WeightMapping]:
+    """Every parameter, and the tensors it is made of; a bare model's lack the class's prefix."""
+    side = "encoder" if dims.decoder is None else "decoder"
+    stack = dims.decoder or dims.encoder
+    assert stack is not None
+    if f"{traits.embedding}.weight" not in names and dims.head == "embedding":
+        bare = {
+            name: getattr(traits, name).split(".", 1)[1]
+            for name in ("embedding", "layers", "final_norm")
+        }
+        traits = dataclasses.replace(traits, **bare)
+    yield WeightMapping(target="embedding.weight", sources=(f"{traits.embedding}.weight",))
+    if dims.head == "lm" and not dims.tied:
+        yield from linear("lm_head", traits.head, bias=False)
+    if dims.logits_bias:
+        yield WeightMapping(target="logits_bias", sources=(f"{traits.head}.bias",))
+    yield from _norm(f"{side}.final_norm", traits.final_norm, traits)
+    for i in range(stack.layers):
+        ours, theirs = f"{side}.layers.{i}", f"{traits.layers}.{i}"
+        yield from layer_weights(ours, theirs, stack, traits)
 
 
-def _family(name: str, architecture: str, **rules: Any) -> Family:
+def decoder_family(name: str, model: str, **traits: Any) -> Family:
+    """A family of decoders with these traits; `model` is the start of its class's name."""
+    own = Traits(**traits)
     return Family(
         name=name,
-        architectures=(architecture,),
-        dims=functools.partial(_dims, **rules),
-        weights=_weights,
-        aliases={"model.embed_tokens.weight": ("lm_head.weight",)},
-        ignored=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
+        architectures=(f"{model}ForCausalLM",),
+        dims=functools.partial(family_dims, own),
+        weights=functools.partial(family_weights, own),
+        aliases={f"{own.embedding}.weight": (f"{own.head}.weight",)},
+        # Frequencies and causal masks.
+        ignored=(rf"{own.layers}\.\d+\.\w+\.(rotary_emb\.inv_freq|bias|masked_bias)",),
     )
 
 
-LLAMA = _family("llama", "LlamaForCausalLM")
-MISTRAL = _family("mistral", "MistralForCausalLM", windowed=True)
-QWEN2 = _family("qwen2", "Qwen2ForCausalLM", biases="qkv", windowed=True, optional_window=True)
-QWEN3 = _family("qwen3", "Qwen3ForCausalLM", qk_norm=True, windowed=True, optional_window=True)
+def _all(_config: Config, _layer: int) -> bool:
+    return True
+
+
+def _late(config: Config, layer: int) -> bool:
+    return layer >= int(config.get("max_window_layers", 28))
+
+
+def _but_every_fourth(_config: Config, layer: int) -> bool:
+    return (layer + 1) % 4 != 0
+
+
+def _granite_scales(config: Config, _head_dim: int) -> Scales:
+    return {
+        "embedding_scale": float(config.get("embedding_multiplier", 1.0)),
+        "attention_scale": float(config.get("attention_multiplier", 1.0)),
+        "residual_scale": float(config.get("residual_multiplier", 1.0)),
+        "logits_scale": 1 / float(config.get("logits_scaling", 1.0)),
+    }
+
+
+LLAMA = decoder_family("llama", "Llama")
+MISTRAL = decoder_family("mistral", "Mistral", windowed=_all)
+MINISTRAL = decoder_family("ministral", "Ministral", biases=(False, False, False), windowed=_all)
+QWEN2 = decoder_family("qwen2", "Qwen2", biases=(True, False, False), windowed=_late, switched=True)
+QWEN3 = decoder_family("qwen3", "Qwen3", qk_norm="head", windowed=_late, switched=True)
+SMOLLM3 = decoder_family(
+    "smollm3",
+    "SmolLM3",
+    theta=2e6,
+    skips=True,
+    switched=True,
+    windowed=lambda config, layer: layer in _unrotated(config, layer + 1),
+)
+PHI3 = decoder_family(
+    "phi3",
+    "Phi3",
+    epsilon=("rms_norm_eps", 1e-5),
+    biases=(False, False, False),
+    windowed=_all,
+    qkv=("self_attn.qkv_proj",),
+    up=("mlp.gate_up_proj",),
+    # Switches of the first code of Phi-4-mini.
+    required={"full_attn_mod": 1, "interpolate_factor": 1},
+)
+GRANITE = decoder_family("granite", "Granite", scales=_granite_scales)
+OLMO2 = decoder_family(
+    "olmo2",
+    "Olmo2",
+    epsilon=("rms_norm_eps", 1e-5),
+    biases=("attention_bias", "attention_bias", False),
+    norms=BEHIND,
+    qk_norm="whole",
+)
+OLMO3 = decoder_family(
+    "olmo3",
+    "Olmo3",
+    epsilon=("rms_norm_eps", 1e-5),
+    theta=500000.0,
+    window_theta=lambda config: float(config.get("rope_theta", 500000.0)),
+    biases=("attention_bias", "attention_bias", False),
+    norms=BEHIND,
+    qk_norm="whole",
+    windowed=_but_every_fourth,
+)
+STABLELM = decoder_family(
+    "stablelm",
+    "StableLm",
+    part=0.25,
+    biases=("use_qkv_bias", False, False),
+    norm="layer",
+    epsilon=("layer_norm_eps", 1e-5),
+    required={"qk_layernorm": False, "use_parallel_residual": False},
+)
+STARCODER2 = decoder_family(
+    "starcoder2",
+    "Starcoder2",
+    biases=("use_bias", "use_bias", "use_bias"),
+    norm="layer",
+    epsilon=("norm_epsilon", 1e-5),
+    up=("mlp.c_fc",),
+    down="mlp.c_proj",
+    gated=False,
+    windowed=_all,
+    required={"mlp_type": "default", "norm_type": "layer_norm"},
+)

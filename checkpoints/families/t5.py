@@ -1,7 +1,8 @@
-"""T5, Flan-T5 and mT5 (Raffel et al. 2020, Xue et al. 2021)."""
+"""T5, Flan-T5, mT5 and umT5 (Raffel et al. 2020, Xue et al. 2021, Chung et al. 2023)."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMapping, linear, norm
@@ -48,6 +49,7 @@ def _stack(config: Config, layers: int, default_feedforward: str) -> StackDims:
 
 def _sizes(config: Config, names: Names, default_feedforward: str, *, scaled: bool) -> Dims:
     config.ignore("dense_act_fn", "is_gated_act", "n_positions", "output_past")
+    config.ignore("scalable_attention")  # umT5's; no code reads it
     layers, width = config.size("num_layers"), config.size("d_model")
     return Dims(
         width=width,
@@ -68,6 +70,19 @@ def _t5_dims(config: Config, names: Names) -> Dims:
 def _mt5_dims(config: Config, names: Names) -> Dims:
     config.ignore("tie_word_embeddings")
     return _sizes(config, names, "gated-gelu", scaled=False)
+
+
+def _umt5_dims(config: Config, names: Names) -> Dims:
+    scaled = config.get("tie_word_embeddings", True)
+    scaled = bool(config.get("scale_decoder_outputs", scaled))
+    dims = _sizes(config, names, "gated-gelu", scaled=scaled)
+    assert dims.encoder is not None
+    assert dims.decoder is not None
+    return dataclasses.replace(
+        dims,
+        encoder=dataclasses.replace(dims.encoder, relative_layers=True),
+        decoder=dataclasses.replace(dims.decoder, relative_layers=True),
+    )
 
 
 def _attention(ours: str, theirs: str, *, cross: bool) -> Iterator[WeightMapping]:
@@ -96,15 +111,17 @@ def _layer(ours: str, theirs: str, *, cross: bool, gated: bool) -> Iterator[Weig
 
 
 def _weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
-    """Every parameter that these dims have; the first layer's bias serves all."""
+    """Every parameter that these dims have; T5's first layer has the biases of all."""
     del names
     yield WeightMapping(target="embedding.weight", sources=("shared.weight",))
     if not dims.tied:
         yield from linear("lm_head", "lm_head", bias=False)
     for side, stack in (("encoder", dims.encoder), ("decoder", dims.decoder)):
         assert stack is not None
-        bias = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        yield WeightMapping(target=f"{side}.relative.weight", sources=(bias,))
+        for i in range(stack.layers if stack.relative_layers else 1):
+            ours = f"relatives.{i}" if stack.relative_layers else "relative"
+            bias = f"{side}.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight"
+            yield WeightMapping(target=f"{side}.{ours}.weight", sources=(bias,))
         yield from norm(f"{side}.final_norm", f"{side}.final_layer_norm", bias=False)
         for i in range(stack.layers):
             theirs = f"{side}.block.{i}.layer"
@@ -128,6 +145,14 @@ MT5 = Family(
     name="mt5",
     architectures=("MT5ForConditionalGeneration",),
     dims=_mt5_dims,
+    weights=_weights,
+    aliases=_ALIASES,
+    unused=_UNUSED,
+)
+UMT5 = Family(
+    name="umt5",
+    architectures=("UMT5ForConditionalGeneration",),
+    dims=_umt5_dims,
     weights=_weights,
     aliases=_ALIASES,
     unused=_UNUSED,

@@ -6,7 +6,8 @@ and opset 24 exists only in the newest releases. So:
 1. `TensorScatter` of keys and of values into the cache plus causal `Attention` become
    `GroupQueryAttention`, which writes the same cache in place; head transposes disappear.
 2. `Attention` over a source with lengths becomes `MultiHeadAttention` with the lengths as its
-   padding mask and T5's bias as its attention bias.
+   padding mask and T5's bias, or a window's, as its attention bias. That operator has no grouped
+   heads: keys and values are repeated for it.
 3. Where keys carry an additive bias it is computed for the valid tokens, not for the capacity.
 
 Requires the canonical graph; ensures that no opset-24 operator is left. Equality with the
@@ -16,7 +17,7 @@ canonical graph is what the parity gate of every export checks.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -40,7 +41,11 @@ class FuseCacheAttention(ir.passes.InPlacePass):
     """See the module's rules."""
 
     def __init__(self, dims: Dims) -> None:
-        self.window = dims.decoder.window if dims.decoder is not None else 0
+        stack = dims.decoder
+        self.windows = {
+            f"past_key_{layer}": window
+            for layer, window in enumerate(stack.layer_windows if stack is not None else ())
+        }
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replace every attention; an unknown form is an error, never left behind."""
@@ -48,7 +53,7 @@ class FuseCacheAttention(ir.passes.InPlacePass):
         lengths = _Lengths(graph)
         for node in list(graph):
             if node.op_type == "Attention":
-                _replace(graph, _read(node), lengths, self.window)
+                _replace(graph, _read(node), lengths, self.windows)
         lengths.shorten_bias()
         RemoveUnusedNodesPass()(model)
         graph.sort()
@@ -76,6 +81,7 @@ class _Attention:
     mask: ir.Value | None
     length: ir.Value | None
     scale: float
+    cap: float
 
 
 def _read(node: ir.Node) -> _Attention:
@@ -98,6 +104,7 @@ def _read(node: ir.Node) -> _Attention:
         mask=inputs[3],
         length=inputs[6],
         scale=node.attributes["scale"].as_float(),
+        cap=node.attributes.get_float("softcap", 0.0),
     )
 
 
@@ -167,9 +174,11 @@ class _Lengths:
                 node.outputs[0].replace_all_uses_with(self.longest())
 
 
-def _replace(graph: ir.Graph, attention: _Attention, lengths: _Lengths, window: int) -> None:
+def _replace(
+    graph: ir.Graph, attention: _Attention, lengths: _Lengths, windows: Mapping[str, int]
+) -> None:
     if attention.scatters is not None:
-        _fuse_cached(graph, attention, lengths, window)
+        _fuse_cached(graph, attention, lengths, windows)
     elif attention.length is not None:
         _fuse_source(graph, attention, lengths)
     else:
@@ -178,7 +187,9 @@ def _replace(graph: ir.Graph, attention: _Attention, lengths: _Lengths, window: 
         )
 
 
-def _fuse_cached(graph: ir.Graph, attention: _Attention, lengths: _Lengths, window: int) -> None:
+def _fuse_cached(
+    graph: ir.Graph, attention: _Attention, lengths: _Lengths, windows: Mapping[str, int]
+) -> None:
     """Rule 1: one node reads the product, writes the cache and attends to it."""
     assert attention.scatters is not None
     key, value = (trace_back(s.inputs[1], "Transpose", "Reshape") for s in attention.scatters)
@@ -192,8 +203,10 @@ def _fuse_cached(graph: ir.Graph, attention: _Attention, lengths: _Lengths, wind
         "kv_num_heads": int(caches[0].shape[1]),  # type: ignore[arg-type]
         "scale": attention.scale,
     }
-    if window:
-        attributes["local_window_size"] = window
+    if attention.cap:
+        attributes["softcap"] = attention.cap
+    if windows[str(caches[0].name)]:
+        attributes["local_window_size"] = windows[str(caches[0].name)]
     inputs = [*_merged(attention.query, key, value), *caches, lengths.last(), lengths.total()]
     node = ir.node(
         "GroupQueryAttention",
@@ -230,9 +243,16 @@ def _fuse_source(graph: ir.Graph, attention: _Attention, lengths: _Lengths) -> N
     """Rule 2: the lengths become the operator's padding mask."""
     key, value = attention.node.inputs[1], attention.node.inputs[2]
     flat = [trace_back(x, "Transpose", "Reshape") for x in (key, value)]
-    if flat[0] is not None and flat[1] is not None:
+    if _heads(key) != attention.heads:
+        key, value = (_repeated(graph, attention, x) for x in (key, value))
+    elif flat[0] is not None and flat[1] is not None:
         key, value = flat  # the encoder's own keys; a decoder's cross keys stay as they are
     assert attention.length is not None
+    if attention.cap:
+        raise ExportError(
+            f"fuse_cache_attention: {attention.node.name} bounds its scores, which "
+            "MultiHeadAttention does not"
+        )
     node = ir.node(
         "MultiHeadAttention",
         [
@@ -251,3 +271,20 @@ def _fuse_source(graph: ir.Graph, attention: _Attention, lengths: _Lengths) -> N
     ir.convenience.replace_nodes_and_values(
         graph, attention.merge, [], [node], outputs, node.outputs
     )
+
+
+def _heads(key: ir.Value | None) -> int:
+    assert key is not None
+    heads = known_axes(key)[1]
+    assert isinstance(heads, int)
+    return heads
+
+
+def _repeated(graph: ir.Graph, attention: _Attention, x: ir.Value | None) -> ir.Value:
+    """Keys or values (batch, kv_heads, source, head_dim), each head for each that shares it."""
+    assert x is not None
+    batch, _, source, head_dim = known_axes(x)
+    writer = Writer(graph, attention.node, prefix=f"{attention.node.name}/{x.name}")
+    places = [head * _heads(x) // attention.heads for head in range(attention.heads)]
+    axes = (batch, attention.heads, source, head_dim)
+    return writer.add("Gather", [x, writer.integers(*places)], axes, axis=1)

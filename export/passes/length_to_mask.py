@@ -9,8 +9,10 @@ keys in the same way (a decoder: one for its cache, one for the source):
 2. An additive mask is bounded below by `MASKED`: no infinity reaches a kernel, so that a row
    without any valid key gives a mean of all values and never NaN.
 3. `Squeeze` names its axes, which parsers before TensorRT 11.5 need.
-4. What the parser does not read either (`softcap`, past and present of the operator itself) is an
-   error, never left behind.
+4. A `softcap`, which the parser drops as well, becomes the products and functions that it stands
+   for (`lower_to_opset18.py`).
+5. What the parser does not read either (past and present of the operator itself) is an error, never
+   left behind.
 
 Requires 4-D attention; gives a standard graph of the same opset, inputs and outputs.
 """
@@ -24,13 +26,13 @@ import onnx_ir as ir
 
 from seq2edge.errors import ExportError
 from seq2edge.export.passes.editing import Axis, Writer, known_axes
-from seq2edge.export.passes.lower_to_opset18 import lower_squeeze
+from seq2edge.export.passes.lower_to_opset18 import lower_attention, lower_squeeze
 
 # Half of float16's range: a score and this never overflow together, and the key of a masked score
 # would have to be 32,768 above the best valid one to be seen. Exact in every float type.
 MASKED = -32768.0
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-UNREAD = ("softcap", "softmax_precision", "qk_matmul_output_mode")  # attributes, all 0 by default
+UNREAD = ("softmax_precision", "qk_matmul_output_mode")  # attributes, all 0 by default
 QUERY, KEY, MASK, PAST, LENGTH = 0, 1, 3, 4, 6  # the operator's inputs
 LENGTH_AXIS = 2  # of queries and keys; a mask has the queries there and the keys last
 
@@ -53,10 +55,13 @@ class LengthToMask(ir.passes.InPlacePass):
             node.resize_inputs(MASK + 1)
             node.replace_input_with(MASK, made[visibility])
             node.attributes.pop("is_causal", None)
+        capped = [n for n in model.graph if n.op_type == "Attention" and _is_set(n, "softcap")]
+        for node in capped:
+            lower_attention(Writer(model.graph, node, prefix=str(node.name)), node)
         short = [n for n in model.graph if n.op_type == "Squeeze" and len(n.inputs) == 1]
         for node in short:
             lower_squeeze(Writer(model.graph, node, prefix=str(node.name)), node)
-        return ir.passes.PassResult(model, modified=bool(made or short))
+        return ir.passes.PassResult(model, modified=bool(made or short or capped))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +77,7 @@ class _Visibility:
 
 
 def _read(node: ir.Node) -> _Visibility:
-    """What an attention sees; what the parser does not read is an error (rule 4)."""
+    """What an attention sees; what the parser does not read is an error (rule 5)."""
     inputs = [*node.inputs, *[None] * (LENGTH + 1 - len(node.inputs))]
     query, key = inputs[QUERY], inputs[KEY]
     unread = [name for name in UNREAD if _is_set(node, name)]

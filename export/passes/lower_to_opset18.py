@@ -117,6 +117,12 @@ def lower_attention(writer: Writer, node: ir.Node) -> None:
         query = writer.add("Mul", [query, writer.number(scale, query.dtype)], known_axes(query))
     turned = writer.add("Transpose", [key], (batch, kv_heads, head_dim, total), perm=[0, 1, 3, 2])
     scores = writer.add("MatMul", [query, turned], (batch, kv_heads, folded, total))
+    cap = node.attributes.get_float("softcap", 0.0)
+    if cap:
+        assert scores.dtype is not None
+        limit, axes = writer.number(cap, scores.dtype), known_axes(scores)
+        bounded = writer.add("Tanh", [writer.add("Div", [scores, limit], axes)], axes)
+        scores = writer.add("Mul", [bounded, limit], axes)
     if mask is not None:
         scores = writer.add("Add", [scores, mask], known_axes(scores))
     weights = writer.add("Softmax", [scores], known_axes(scores), axis=-1)
@@ -131,7 +137,10 @@ def lower_attention(writer: Writer, node: ir.Node) -> None:
 def _read_attention(node: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value | None]:
     """Query, key, value and mask; what the products do not compute is an error."""
     query, key, value, mask = [*node.inputs, None][: MASK + 1]
-    unknown = [name for name in node.attributes if name != "scale" and node.attributes[name].value]
+    known = ("scale", "softcap")
+    unknown = [
+        name for name in node.attributes if name not in known and node.attributes[name].value
+    ]
     if unknown or any(node.inputs[MASK + 1 :]) or len(node.outputs) > 1:
         raise ExportError(
             f"lower_to_opset18: {node.name} has lengths, a past or {', '.join(unknown) or 'more'}; "
@@ -234,21 +243,28 @@ def lower_rms_normalization(writer: Writer, node: ir.Node) -> None:
 
 
 def lower_rotary_embedding(writer: Writer, node: ir.Node) -> None:
-    """Su et al. 2021: the halves of every head turned together, x (rows, new, heads * head_dim)."""
+    """Su et al. 2021: the halves of every head turned together, x (rows, new, heads * head_dim).
+
+    With a `rotary_embedding_dim` those are the halves of so many first values of a head.
+    """
     x, cos, sin = node.inputs[:3]
     heads = node.attributes.get_int("num_heads", 0)
-    other = any(node.attributes.get_int(n, 0) for n in ("interleaved", "rotary_embedding_dim"))
+    other = node.attributes.get_int("interleaved", 0)
     if x is None or cos is None or sin is None or other or not heads or any(node.inputs[3:]):
         raise ExportError(f"lower_to_opset18: {node.name} is no rotation of halves by given angles")
     rows, new, width = known_axes(x)
     assert isinstance(width, int)
     head_dim = width // heads
+    rotated = node.attributes.get_int("rotary_embedding_dim", 0) or head_dim
     split = writer.add(
         "Reshape", [x, writer.integers(0, 0, heads, head_dim)], (rows, new, heads, head_dim)
     )
-    half = (rows, new, heads, head_dim // 2)
-    sizes = writer.integers(head_dim // 2, head_dim // 2)
-    first, second = writer.add_all("Split", [split, sizes], [half, half], axis=3)
+    half = (rows, new, heads, rotated // 2)
+    sizes, axes = [rotated // 2] * 2, [half, half]
+    if rotated < head_dim:
+        sizes.append(head_dim - rotated)
+        axes.append((rows, new, heads, head_dim - rotated))
+    first, second, *rest = writer.add_all("Split", [split, writer.integers(*sizes)], axes, axis=3)
     cos, sin = (_for_heads(writer, angle) for angle in (cos, sin))
 
     def product(one: ir.Value, other: ir.Value) -> ir.Value:
@@ -258,7 +274,7 @@ def lower_rotary_embedding(writer: Writer, node: ir.Node) -> None:
         writer.add("Sub", [product(first, cos), product(second, sin)], half),
         writer.add("Add", [product(second, cos), product(first, sin)], half),
     ]
-    joined = writer.add("Concat", turned, (rows, new, heads, head_dim), axis=3)
+    joined = writer.add("Concat", [*turned, *rest], (rows, new, heads, head_dim), axis=3)
     merged = writer.add("Reshape", [joined, writer.integers(0, 0, width)], (rows, new, width))
     writer.replace_with(merged)
 

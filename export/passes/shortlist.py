@@ -9,7 +9,7 @@ that it costs a third of a `Gather` along the vocabulary for one row and less fo
 operator is one that old parsers read.
 
 Requires `logits` that a product with a constant weight gives, with or without a constant sum behind
-it; `TopLogits` comes after.
+it and a bound (Gemma 2's) behind that; `TopLogits` comes after.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def find_short_logits(graph: ir.Graph) -> ShortLogits | None:
     if scatter is None or scatter.op_type != "ScatterND":
         return None
     ids, short = scatter.inputs[1], trace_back(scatter.inputs[2], "Transpose")
-    product = short.producer() if short is not None else None
+    _, unbounded = _bounds(short)
+    product = unbounded.producer() if unbounded is not None else None
     if product is not None and product.op_type == "Add":
         producers = [value.producer() for value in product.inputs if value is not None]
         product = next((node for node in producers if node is not None), None)
@@ -74,7 +75,8 @@ class Shortlist(ir.passes.InPlacePass):
         graph = model.graph
         place = next((i for i, put in enumerate(graph.outputs) if put.name == LOGITS), None)
         short = graph.outputs[place] if place is not None else None
-        nodes = _head(short)
+        bounds, unbounded = _bounds(short)
+        nodes = _head(unbounded)
         if place is None or short is None or not nodes:
             raise ExportError("shortlist: no product with a constant weight gives the logits")
         rows, vocab = known_axes(short)
@@ -83,6 +85,7 @@ class Shortlist(ir.passes.InPlacePass):
                 if value is not None and value.const_value is not None:
                     axis = 0 if _is_transposed(node) and index == 1 else -1
                     node.replace_input_with(index, self._part(graph, value, axis))
+        for node in (*nodes, *bounds):
             node.outputs[0].shape = ir.Shape([rows, len(self.ids)])
         short.name = SHORT_LOGITS
         logits = self._spread(graph, short, int(str(vocab)))
@@ -115,6 +118,17 @@ class Shortlist(ir.passes.InPlacePass):
         inputs = [all_columns, constant(graph, IDS, self._parts[IDS]), columns]
         spread = writer.add("ScatterND", inputs, (vocab, rows))
         return writer.add("Transpose", [spread], (rows, vocab), perm=(1, 0))
+
+
+def _bounds(logits: ir.Value | None) -> tuple[list[ir.Node], ir.Value | None]:
+    """The functions of each logit by itself that stand last, and what they are of."""
+    nodes: list[ir.Node] = []
+    node = logits.producer() if logits is not None else None
+    while node is not None and node.op_type in ("Tanh", "Mul", "Div"):
+        nodes.append(node)
+        logits = node.inputs[0]
+        node = logits.producer() if logits is not None else None
+    return nodes, logits
 
 
 def _head(logits: ir.Value | None) -> list[ir.Node]:

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from seq2edge.bundle.engine_info import SEGMENTS
 from seq2edge.errors import BackendError
 from seq2edge.runtime.backend import Features, Lengths, Tokens
 from seq2edge.runtime.backends.device import Bytes, Device, Upload
@@ -82,20 +83,23 @@ class EngineEncoder:
             self._run(memory.slot, source, source_length)
             return memory
 
-    def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:
-        """Scores or embeddings of a batch, (batch, width)."""
+    def pool(
+        self, source: Tokens, source_length: Lengths, token_types: Tokens | None = None
+    ) -> NDArray[np.float32]:
+        """Scores or embeddings of a batch, (batch, width); of each token (batch, source, width)."""
         with self._device.lock:
             tokens = self._fitted(source)
             owner = EngineMemory(self._slots, len(tokens), tokens.shape[-1])
-            self._run(owner.slot, tokens, source_length)
+            self._run(owner.slot, tokens, source_length, token_types)
             (tensor,) = self._outputs.values()
             if self._pooled is None:
                 self._pooled = self._device.pinned(size_of(tensor, largest(self._sizes)))
-            shape = shape_of(tensor, {"batch": len(tokens)})
-            read = self._pooled[: size_of(tensor, {"batch": len(tokens)})]
+            sizes = {"batch": len(tokens), "source": tokens.shape[-1]}
+            read = self._pooled[: size_of(tensor, sizes)]
             self._device.fetch(read, owner.slot.outputs[tensor.name])
             self._device.wait()
-            return read.view(np.float32).reshape(shape).copy()
+            pooled = read.view(np.float32).reshape(shape_of(tensor, sizes))
+            return pooled[:, : source.shape[1]].copy() if pooled.ndim > 2 else pooled.copy()
 
     def _fitted(self, source: Tokens | Features) -> Tokens | Features:
         """The source padded to a length that the engine takes; lengths tell what is padding."""
@@ -114,10 +118,23 @@ class EngineEncoder:
         tokens[:, :length] = source
         return tokens
 
-    def _run(self, slot: MemorySlot, source: Tokens | Features, source_length: Lengths) -> None:
-        lengths = np.asarray(source_length, dtype=np.int64)
-        slot.inputs.send(**{self._source: source, "source_length": lengths})
-        shapes = {self._source: source.shape, "source_length": lengths.shape}
+    def _run(
+        self,
+        slot: MemorySlot,
+        source: Tokens | Features,
+        source_length: Lengths,
+        token_types: Tokens | None = None,
+    ) -> None:
+        feed = {self._source: source, "source_length": np.asarray(source_length, dtype=np.int64)}
+        if SEGMENTS in self._inputs:
+            types = np.zeros(source.shape, dtype=np.int64)
+            if token_types is not None:
+                types[:, : token_types.shape[1]] = token_types
+            feed[SEGMENTS] = types
+        elif token_types is not None:
+            raise BackendError("token_types: the engine reads none; export and build again")
+        slot.inputs.send(**feed)
+        shapes = {name: values.shape for name, values in feed.items()}
 
         def bindings() -> Bindings:
             inputs = {name: (slot.inputs.address(name), shape) for name, shape in shapes.items()}

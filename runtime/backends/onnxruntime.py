@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
-from seq2edge.bundle.engine_info import ALIGNMENT, LAST_POSITIONS, TOP_VALUES
+from seq2edge.bundle.engine_info import ALIGNMENT, LAST_POSITIONS, SEGMENTS, TOP_VALUES
 from seq2edge.bundle.manifest import GraphRecord
 from seq2edge.errors import BackendError
 from seq2edge.runtime.backend import (
@@ -30,7 +30,7 @@ from seq2edge.runtime.backends.onnxruntime_buffers import (
     HostCaches,
     Memory,
 )
-from seq2edge.runtime.backends.onnxruntime_cache import OnnxRuntimeCache
+from seq2edge.runtime.backends.onnxruntime_cache import OnnxRuntimeCache, run_error
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Graphs in order of preference. The fused ones are for the CPU: the operator of their caches has no
@@ -85,8 +85,9 @@ class OnnxRuntimeBackend:
         decoder = self.sessions.get("decoder")
         inputs = {put.name: put for put in decoder.get_inputs()} if decoder is not None else {}
         outputs = {put.name: put for put in decoder.get_outputs()} if decoder is not None else {}
-        types = {put.type for name, put in inputs.items() if name.startswith("past_")}
-        self._cache_type = CACHE_TYPES[types.pop()] if types else np.float32
+        pasts = [put for name, put in inputs.items() if name.startswith("past_")]
+        self._cache_type = CACHE_TYPES[pasts[0].type] if pasts else np.float32
+        self._head_size = int(pasts[0].shape[3]) if pasts else 0  # may be padded, see pad_heads.py
         # Older bundles neither give the largest logits apart nor answer several tokens.
         self.top_k = int(outputs[TOP_VALUES].shape[1]) if TOP_VALUES in outputs else 0
         self.verifies = LAST_POSITIONS in inputs
@@ -124,7 +125,10 @@ class OnnxRuntimeBackend:
         binding.bind_cpu_input("source_length", np.ascontiguousarray(source_length))
         for name in names:
             binding.bind_output(name, self.device)
-        session.run_with_iobinding(binding)
+        try:
+            session.run_with_iobinding(binding)
+        except Exception as error:  # its exceptions have no common base
+            raise run_error(error, "encoder") from error
         values = dict(zip(names, binding.get_outputs(), strict=True))
         return Memory(values, np.array(source_length, dtype=np.int64))
 
@@ -136,7 +140,7 @@ class OnnxRuntimeBackend:
         """Empty keys and values of all layers."""
         stack = self._stack
         assert stack is not None
-        shape = (rows, stack.kv_heads, capacity, stack.head_dim)
+        shape = (rows, stack.kv_heads, capacity, self._head_size)
         names = [f"{part}_{layer}" for layer in range(stack.layers) for part in ("key", "value")]
         if self.device == "cpu":
             return HostCaches(names, shape, self._cache_type)
@@ -172,10 +176,18 @@ class OnnxRuntimeBackend:
             cache.alignment = alignment
         return logits
 
-    def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:
-        """See Backend."""
+    def pool(
+        self, source: Tokens, source_length: Lengths, token_types: Tokens | None = None
+    ) -> NDArray[np.float32]:
+        """See Backend. Graphs of older bundles read no types."""
+        session = self.sessions["encoder"]
         feed = {"input_ids": source, "source_length": source_length}
-        pooled: NDArray[np.float32] = self.sessions["encoder"].run(None, feed)[0]
+        if token_types is not None or any(i.name == SEGMENTS for i in session.get_inputs()):
+            feed[SEGMENTS] = np.zeros_like(source) if token_types is None else token_types
+        try:
+            pooled: NDArray[np.float32] = session.run(None, feed)[0]
+        except Exception as error:  # its exceptions have no common base
+            raise run_error(error, "encoder") from error
         return pooled
 
 

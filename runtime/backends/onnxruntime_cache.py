@@ -6,6 +6,7 @@ A binding holds addresses, so what changes from step to step is written into arr
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -172,7 +173,10 @@ class OnnxRuntimeCache:
         on_host = self._backend.device == "cpu"
         if not on_host:
             self._bind_changing()  # a device copies what is bound, see `_bind_array`
-        self._backend.sessions["decoder"].run_with_iobinding(binding)
+        try:
+            self._backend.sessions["decoder"].run_with_iobinding(binding)
+        except Exception as error:  # its exceptions have no common base
+            raise run_error(error, "decoder") from error
         self.length += new_length
         self._longest = self._longest + 1 if new == 1 else int(self.length.max())
         self._calls += 1
@@ -247,6 +251,16 @@ class OnnxRuntimeCache:
             shape = (lines, self._memory.source)
             self._bound_alignment = np.empty(shape, dtype=np.float32)
             _bind_output(self._binding, ALIGNMENT, self._bound_alignment)
+
+
+def run_error(error: Exception, role: str) -> BackendError:
+    """What ONNX Runtime says of a call that failed: the node and the reason, in one line."""
+    said = " ".join(str(error).split())
+    found = re.search(r"running (\S+) node\. Name:'([^']*)' Status Message: (.*)", said)
+    where = f"{role}, {found[1]} node {found[2]}: {found[3]}" if found else f"{role}: {said}"
+    return BackendError(
+        f"onnxruntime: {where}; `seq2edge verify` says whether this machine runs the bundle"
+    )
 
 
 def _bind_output(binding: Any, name: str, array: NDArray[Any]) -> None:

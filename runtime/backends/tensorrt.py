@@ -127,10 +127,12 @@ class TensorRTBackend:
         assert positions == 1, "it answers the last token alone"
         return cache.step(tokens, new_length)
 
-    def pool(self, source: Tokens, source_length: Lengths) -> NDArray[np.float32]:
+    def pool(
+        self, source: Tokens, source_length: Lengths, token_types: Tokens | None = None
+    ) -> NDArray[np.float32]:
         """See Backend."""
         assert self._encoder is not None
-        return self._encoder.pool(source, source_length)
+        return self._encoder.pool(source, source_length, token_types)
 
 
 def check_engines(bundle: Bundle, target: str) -> engine_check.EngineVerdict:

@@ -58,13 +58,31 @@ def our_logits(loaded, source, target):
     return np.stack(answers, axis=1)
 
 
-@pytest.mark.parametrize("name", tiny_models.GENERATORS)
-def test_logits_are_those_of_transformers(folder, name):
+def named(cases):
+    """Parameters of a test: names of tiny models, alone or with changed settings."""
+    pairs = [case if isinstance(case, tuple) else (case, {}) for case in cases]
+    ids = ["-".join([name, *(f"{k}={v}" for k, v in new.items())]) for name, new in pairs]
+    return pytest.mark.parametrize(("name", "changes"), pairs, ids=ids)
+
+
+@named(
+    [
+        *tiny_models.GENERATORS,
+        ("m2m100", {"pad_token_id": 5}),
+        ("bart", {"pad_token_id": 5}),
+        ("marian", {"pad_token_id": 5}),
+        ("marian-split", {"tie_word_embeddings": False}),
+        ("mbart", {"tie_word_embeddings": False}),
+        ("opt", {"do_layer_norm_before": False}),
+        ("opt", {"_remove_final_layer_norm": True}),
+    ]
+)
+def test_logits_are_those_of_transformers(folder, name, changes):
     """After a prefill and after each step from the cache, for every family."""
-    path = folder(name)
-    reference, loaded = tiny_models.make(name), load_checkpoint(path)
+    path = folder(name, **changes)
+    reference, loaded = tiny_models.make(name, **changes), load_checkpoint(path)
     generator = torch.Generator().manual_seed(5)
-    target = torch.randint(3, loaded.dims.vocab, (2, 11), generator=generator)
+    target = torch.randint(6, loaded.dims.vocab, (2, 11), generator=generator)
     if loaded.dims.kind == "decoder":
         inputs, source = {"input_ids": target}, None
     elif loaded.dims.mels:
@@ -72,12 +90,107 @@ def test_logits_are_those_of_transformers(folder, name):
         source = torch.randn(shape, generator=generator)
         inputs = {"input_features": source, "decoder_input_ids": target}
     else:
-        source = torch.randint(3, 80, (2, 9), generator=generator)
+        source = torch.randint(6, 80, (2, 9), generator=generator)
         mask = torch.ones_like(source)
         inputs = {"input_ids": source, "attention_mask": mask, "decoder_input_ids": target}
     with torch.no_grad():
         wanted = reference(**inputs).logits[:, 3:].numpy()
     np.testing.assert_allclose(our_logits(loaded, source, target), wanted, **CLOSE)
+
+
+@named(
+    [
+        *tiny_models.ENCODERS,
+        *tiny_models.ALIKE,
+        ("roberta", {"pad_token_id": 0}),
+        ("deberta-v2", {"share_att_key": False, "norm_rel_ebd": "none"}),
+        ("deberta-v2", {"position_biased_input": True, "type_vocab_size": 2}),
+        ("deberta-v2", {"pooler_hidden_act": "tanh"}),
+        ("roberta-embedding", {"pad_token_id": 5}),
+    ]
+)
+def test_answers_of_encoders_are_those_of_transformers(folder, name, changes):
+    """Logits and means of hidden states, of rows of unequal lengths."""
+    loaded, reference = load_checkpoint(folder(name, **changes)), tiny_models.make(name, **changes)
+    source = torch.randint(6, 80, (3, 9), generator=torch.Generator().manual_seed(5))
+    length = torch.tensor([9, 4, 1])
+    mask = torch.arange(9) < length[:, None]
+    source[~mask] = reference.config.pad_token_id
+    with torch.no_grad():
+        output = reference(input_ids=source, attention_mask=mask.long())
+        if loaded.dims.head == "classifier":
+            wanted = output.logits
+        else:
+            wanted = (output.last_hidden_state * mask[:, :, None]).sum(1) / length[:, None]
+        found = loaded.model.pool(source, length)
+    torch.testing.assert_close(found, wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("name", [*tiny_models.HEADS, *tiny_models.EAGER_HEADS])
+def test_heads_of_tokens_are_those_of_transformers(folder, name):
+    """Logits of every token that is none of padding."""
+    reference = tiny_models.make(name)
+    loaded = load_checkpoint(folder(name), task="fill" if "masked" in name else None)
+    source, lengths = torch.randint(3, 90, (2, 9)), torch.tensor([9, 4])
+    mask = torch.arange(9) < lengths[:, None]
+    with torch.no_grad():
+        output = reference(input_ids=source, attention_mask=mask.long())
+        wanted = output.logits if "span" not in name else None
+        if wanted is None:
+            wanted = torch.stack((output.start_logits, output.end_logits), dim=-1)
+    found = torch.from_numpy(EagerBackend(loaded.model).pool(source.numpy(), lengths.numpy()))
+    torch.testing.assert_close(found[mask], wanted[mask], **CLOSE)
+    assert loaded.labels == (("LABEL_0", "LABEL_1", "LABEL_2") if "tokens" in name else ())
+
+
+def _scaled(kind, **settings):
+    return {"rope_type": kind, "rope_theta": 5000.0, **settings}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("llama", {"rope_parameters": _scaled("linear", factor=4.0)}),
+        ("llama", {"rope_parameters": _scaled("dynamic", factor=4.0)}),
+        (
+            "qwen3",
+            {"rope_parameters": _scaled("yarn", factor=4.0, original_max_position_embeddings=16)},
+        ),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
+        (
+            "smollm3",
+            {"use_sliding_window": True, "sliding_window": 5, "no_rope_layers": [1, 0]},
+        ),
+        (
+            "gemma3",
+            {
+                "rope_parameters": {
+                    "full_attention": _scaled("linear", factor=8.0),
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+                }
+            },
+        ),
+        (
+            "olmo3",
+            {
+                "rope_parameters": {
+                    "full_attention": _scaled(
+                        "yarn", factor=4.0, original_max_position_embeddings=16
+                    ),
+                    "sliding_attention": _scaled("default"),
+                }
+            },
+        ),
+    ],
+)
+def test_variants_give_the_logits_of_transformers(folder, name, changes):
+    """Positions and windows that differ in numbers alone: their graphs are those of others."""
+    path = folder(name, **changes)
+    reference, loaded = tiny_models.make(name, **changes), load_checkpoint(path)
+    target = torch.randint(3, 80, (2, 21), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        wanted = reference(input_ids=target).logits[:, 3:].numpy()
+    np.testing.assert_allclose(our_logits(loaded, None, target), wanted, **CLOSE)
 
 
 @pytest.mark.parametrize("name", ["llama", "bart", "bert"])
@@ -107,7 +220,7 @@ def test_bare_encoders_may_lack_their_prefix(folder):
     assert all(torch.equal(found[key], value) for key, value in wanted.items())
 
 
-@pytest.mark.parametrize("name", ["t5", "bart", "whisper", "gpt2", "llama", "bert"])
+@pytest.mark.parametrize("name", ["t5", "bart", "whisper", "gpt2", "llama", "bert", "deberta-v2"])
 def test_a_missing_tensor_is_named(folder, name):
     """Each one of them, not only the first."""
     path = folder(name)
@@ -120,6 +233,18 @@ def test_a_missing_tensor_is_named(folder, name):
             load_checkpoint(path)
         edit_tensors(path, lambda tensors, key=missing, value=kept: tensors.update({key: value}))
     load_checkpoint(path)
+
+
+@pytest.mark.parametrize("shape", [(6, 32), (8, 16)])
+def test_tensors_that_make_no_table_are_named(folder, shape):
+    """Too few rows of relative positions, or too narrow ones."""
+    path, name = folder("deberta-v2"), "deberta.encoder.rel_embeddings.weight"
+    edit_tensors(path, lambda tensors: tensors.update({name: torch.ones(shape)}))
+    rows, width = shape
+    with pytest.raises(
+        CheckpointError, match=rf"position_key \[4, 8, 8\].*{name} \[{rows}, {width}\]"
+    ):
+        load_checkpoint(path)
 
 
 @pytest.mark.parametrize("name", ["t5", "marian-split", "gpt2", "qwen3", "distilbert"])
@@ -259,3 +384,15 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(CheckpointError, match="not a GGUF file; other checkpoints are folders"):
         open_source(tmp_path / "notes.txt")
+
+
+def test_weights_that_do_not_fit_into_memory_are_told(folder, monkeypatch):
+    """With their size."""
+
+    def failing(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: not enough memory")
+
+    path = folder("gpt2")
+    monkeypatch.setattr(torch.nn.Module, "to_empty", failing)
+    with pytest.raises(CheckpointError, match=r"weights need 0\.0 GB as float32"):
+        load_checkpoint(path)

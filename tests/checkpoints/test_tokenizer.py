@@ -32,7 +32,7 @@ from tokenizers import AddedToken
 
 from seq2edge.checkpoints.remapped_sentencepiece import SAMPLE
 from seq2edge.checkpoints.tokenizer import Converted, convert_tokenizer
-from seq2edge.errors import CheckpointError, UnsupportedError
+from seq2edge.errors import CheckpointError, InputError, UnsupportedError
 from seq2edge.runtime.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
@@ -116,6 +116,45 @@ def test_ids_and_text_are_those_of_transformers(pair: tuple[str, Tokenizer, Any]
         if kind != "marian split":
             assert text.decode(ids) == original.decode(ids, skip_special_tokens=True)
             assert text.decode(ids, skip_special_tokens=False) == original.decode(ids)
+
+
+PAIR_SAMPLE = [
+    ("a le  petit café?", "hello world"),
+    ("hello", " ".join(SAMPLE)),
+    ("hello world, the quick fox",) * 2,
+]
+
+
+def test_pairs_are_those_of_transformers(pair: tuple[str, Tokenizer, Any]) -> None:
+    """Ids, types and places of whole and of cut pairs, and of windows over the second text."""
+    kind, text, original = pair
+    if kind not in ("bert", "roberta", "distilbert", "bert saved"):
+        return
+    options = {"return_token_type_ids": True, "return_offsets_mapping": True}
+    for first, second in PAIR_SAMPLE:
+        wanted = original(first, second, **options)
+        whole = text.encode_texts(first, second)
+        assert fields(whole) == (wanted.input_ids, wanted.token_type_ids, wanted.offset_mapping)
+        assert whole.texts == wanted.sequence_ids()
+        assert whole.words == wanted.word_ids()
+        for longest in (4, 5, 8, 9, 16, 21):
+            wanted = original(first, second, truncation=True, max_length=longest, **options)
+            found = fields(text.encode_texts(first, second, longest=longest))
+            assert found == (wanted.input_ids, wanted.token_type_ids, wanted.offset_mapping)
+    windows = {"truncation": "only_second", "return_overflowing_tokens": True, **options}
+    first, second = PAIR_SAMPLE[1]
+    for longest, stride in ((14, 0), (20, 5), (500, 7)):
+        wanted = original(first, second, max_length=longest, stride=stride, **windows)
+        found = list(text.windows(first, second, longest=longest, overlap=stride))
+        wanted = zip(wanted.input_ids, wanted.token_type_ids, wanted.offset_mapping, strict=True)
+        assert [fields(window) for window in found] == list(wanted)
+    with pytest.raises(InputError, match=r"'hello' takes \d of 4 tokens"):
+        list(text.windows(first, second, longest=4, overlap=0))
+
+
+def fields(encoded: Any) -> tuple[Any, ...]:
+    """What both tell of a pair."""
+    return encoded.ids, encoded.types, encoded.spans
 
 
 def test_random_ids_decode_as_in_transformers(pair: tuple[str, Tokenizer, Any]) -> None:

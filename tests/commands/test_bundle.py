@@ -30,7 +30,7 @@ def test_verify_fails_where_answers_differ(bundles, tmp_path, monkeypatch):
     """Exit code 1 and the figures."""
     from seq2edge.runtime import parity
 
-    monkeypatch.setitem(parity.TOLERANCES, "float32", parity.Tolerance(absolute=0, relative=0))
+    monkeypatch.setattr(parity, "ERROR_MULTIPLE", 0.0)
     result = call("verify", bundles("bart"))
     assert result.exit_code == 1
     assert "DIFFERENT: largest error" in result.stdout

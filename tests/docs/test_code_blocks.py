@@ -127,7 +127,8 @@ def look_up(words: list[str]) -> None:
     if program == "seq2edge":
         name, *arguments = rest
         assert name in cli.main.commands, f"no command {name}"
-        cli.main.commands[name].make_context(name, arguments)
+        with cli.main.commands[name].make_context(name, arguments):
+            pass  # files that it opened are closed again
     elif program == "pip":
         known = set(
             tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

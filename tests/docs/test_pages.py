@@ -16,9 +16,13 @@ from numpy.typing import NDArray
 
 import seq2edge
 from seq2edge import cli, errors
+from seq2edge.runtime.filling import Filling
+from seq2edge.runtime.reading import Answer
 from seq2edge.runtime.search import Processor
 from seq2edge.runtime.service import Reply, Service
 from seq2edge.runtime.session import Session
+from seq2edge.runtime.tagging import Aggregation, Entity
+from seq2edge.runtime.tokenizer import EncodedText
 from seq2edge.runtime.words import WordAlignment
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -130,6 +134,11 @@ LAZY = {
     "Reply": Reply,
     "WordAlignment": WordAlignment,
     "Service": Service,
+    "EncodedText": EncodedText,
+    "Entity": Entity,
+    "Aggregation": Aggregation,
+    "Answer": Answer,
+    "Filling": Filling,
 }
 
 

@@ -160,7 +160,7 @@ def test_sentences_themselves_are_likely_or_not_to_a_decoder(monkeypatch):
 
 def test_what_cannot_be_audited_is_refused():
     """Sound, and options that nothing would heed."""
-    with pytest.raises(InputError, match="made to transcribe, an audit needs a model that reads"):
+    with pytest.raises(InputError, match="made to transcribe, nothing of that is audited"):
         audit(model("transcribe"), PAIRS)
     with pytest.raises(OptionError, match="made to classify, it takes no new tokens"):
         audit(model("classify"), PAIRS, new_tokens=3)

@@ -172,3 +172,46 @@ def test_classes_and_embeddings_are_those_of_transformers(opened, name):
             wanted = (hidden.sum(1) / mask.sum(1, keepdim=True)).numpy()
             found = model.embed_ids(chosen)
         np.testing.assert_allclose(found, wanted, atol=TOLERANCES["float32"].absolute)
+
+
+@pytest.mark.parametrize("name", tiny_models.HEADS)
+def test_what_answers_each_token_is_that_of_transformers(opened, name):
+    """Logits of tags, spans and masked words, of texts and pairs of unequal lengths."""
+    reference, model = opened(name)
+    prompts = prompts_of(name)
+    types = [[int(i > 2) for i in range(len(prompt))] for prompt in prompts]
+    found = model._pool(prompts, types)
+    for row, (ids, kinds) in enumerate(zip(prompts, types, strict=True)):
+        with torch.no_grad():
+            output = reference(input_ids=torch.tensor([ids]), token_type_ids=torch.tensor([kinds]))
+        wanted = torch.stack(tuple(output.values()), dim=-1) if len(output) > 1 else output[0]
+        np.testing.assert_allclose(
+            found[row, : len(ids)], wanted[0], atol=TOLERANCES["float32"].absolute
+        )
+    assert model.bundle.manifest.parity.max_absolute < TOLERANCES["float32"].absolute
+    assert model.bundle.manifest.task == {"t": "tag", "s": "answer", "m": "fill"}[name[5]]
+
+
+@pytest.mark.parametrize("name", ["bert", "bert-embedding"])
+def test_pairs_are_those_of_transformers(opened, name):
+    """Token types tell the texts of a pair apart, in a batch of unequal lengths; none are 0."""
+    reference, model = opened(name)
+    ids, types = torch.randint(3, 80, (2, 9)), torch.tensor([[0] * 4 + [1] * 5, [0] * 3 + [1] * 6])
+    lengths = torch.tensor([9, 6])
+    mask = (torch.arange(9) < lengths[:, None]).long()
+
+    def wanted(token_types):
+        with torch.no_grad():
+            output = reference(input_ids=ids, attention_mask=mask, token_type_ids=token_types)
+        if name == "bert":
+            return output.logits
+        hidden = output.last_hidden_state * mask[:, :, None]
+        return hidden.sum(1) / lengths[:, None]
+
+    for given in (types, None):
+        found = model.backend.pool(
+            ids.numpy(), lengths.numpy(), None if given is None else given.numpy()
+        )
+        expected = wanted(torch.zeros_like(ids) if given is None else given)
+        np.testing.assert_allclose(found, expected, atol=TOLERANCES["float32"].absolute)
+    assert not np.allclose(wanted(types), expected, atol=1e-2), "types matter to this model"

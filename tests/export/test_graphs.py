@@ -8,11 +8,18 @@ import onnx
 import onnx_ir as ir
 import pytest
 import tiny_models
+import torch
 
 from seq2edge.bundle.engine_info import LAST_POSITIONS, top_outputs
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import ExportError
-from seq2edge.export.graphs import Contract, _name_axes, decoder_contract, encoder_contract
+from seq2edge.export.graphs import (
+    Contract,
+    _name_axes,
+    decoder_contract,
+    encoder_contract,
+    trace_decoder,
+)
 from seq2edge.export.passes.last_positions import LINES
 from seq2edge.export.specialise import TOP_LOGITS
 
@@ -60,11 +67,18 @@ def test_inputs_and_outputs_have_the_names_and_symbols_of_the_contract(exported,
             inputs, outputs = dict(wanted.inputs), dict(wanted.outputs)
             if (role, kind) == ("decoder", ".onnxruntime"):  # beside what is said of all backends
                 inputs |= {LAST_POSITIONS: (1,)}
+                inputs, outputs = padded(inputs), padded(outputs)
                 outputs |= {top.name: top.shape for top in top_outputs(TOP_LOGITS)}
                 answers = ("logits", *(top.name for top in top_outputs(TOP_LOGITS)))
                 outputs |= {answer: (LINES, *outputs[answer][1:]) for answer in answers}
             assert shapes(graph.graph.input) == inputs
             assert shapes(graph.graph.output) == outputs
+
+
+def padded(tensors: dict) -> dict:
+    """Shapes with the heads of caches padded to a multiple of 8."""
+    caches = {n: s for n, s in tensors.items() if n.startswith(("past_", "present_"))}
+    return tensors | {n: (*shape[:3], -(-shape[3] // 8) * 8) for n, shape in caches.items()}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -127,3 +141,18 @@ def test_a_graph_with_other_outputs_is_refused(exported):
     inputs = {str(v.name): ("rows",) for v in graph.inputs}
     with pytest.raises(ExportError, match="needs logits, surprise"):
         _name_axes(graph, Contract(inputs=inputs, outputs={"logits": (), "surprise": ()}))
+
+
+def test_what_the_exporter_raises_is_an_error_of_ours(exported, monkeypatch):
+    """With its cause in one line."""
+
+    def failing(*_, **__):
+        try:
+            raise ValueError("no rule\nfor aten::x")
+        except ValueError as error:
+            raise RuntimeError("export failed") from error
+
+    model = load_checkpoint(exported("gpt2")[1] / "checkpoint").model
+    monkeypatch.setattr(torch.onnx, "export", failing)
+    with pytest.raises(ExportError, match=r"ValueError: no rule for aten::x; please report it"):
+        trace_decoder(model)

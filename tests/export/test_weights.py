@@ -71,3 +71,11 @@ def test_a_lazy_tensor_is_computed_once_and_counted(tmp_path):
     assert sizes == [4000]
     assert len(calls) == 1
     assert written(one, "lazy").offset == written(two, "lazy").offset == 0
+
+
+def test_layers_that_share_their_weights_are_written_once(exported):
+    """The bundle of an ALBERT is no larger than its checkpoint."""
+    model, folder, _ = exported("albert-embedding")
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    assert model.config.num_hidden_layers == 3
+    assert (folder / "bundle" / "weights.data").stat().st_size < size

@@ -26,6 +26,8 @@ STACKS = st.builds(
     positions=st.sampled_from(POSITIONS),
     norm_epsilon=st.floats(1e-12, 1e-3),
     rotary_theta=st.floats(0, 1e7),
+    rotary_divisors=st.lists(st.floats(1, 99)).map(tuple),
+    unrotated_layers=st.lists(st.integers(0, 8)).map(tuple),
     pre_norm=st.booleans(),
     window=st.integers(0, 99),
 )
@@ -59,6 +61,9 @@ def test_what_follows_from_the_sizes():
         ({"norm": "batch"}, "norm: 'batch' is not supported"),
         ({"positions": "alibi"}, "positions: 'alibi' is not supported"),
         ({"kv_heads": 4}, "kv_heads: 6 heads cannot share 4"),
+        ({"windows": (4, 0, 4)}, "windows: 3 of them for 2 layers"),
+        ({"rotary_dim": 5}, "rotary_dim: 5 is not an even part of heads of 8"),
+        ({"rotary_dim": 10}, "rotary_dim: 10 is not an even part of heads of 8"),
     ],
 )
 def test_choices_are_from_known_sets(changes, message):

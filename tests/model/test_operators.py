@@ -96,6 +96,15 @@ def test_rotation_is_that_of_the_specification():
     np.testing.assert_allclose(found, wanted, **CLOSE)
 
 
+def test_a_part_of_each_head_is_rotated_as_specified():
+    """The first four values of six."""
+    x, angle = random(2, 3, 4 * 6), random(2, 3, 2, seed=1)
+    found = operators.rotate(x, angle.cos(), angle.sin(), 4)
+    attributes = {"num_heads": 4, "interleaved": 0, "rotary_embedding_dim": 4}
+    wanted = specified("RotaryEmbedding", x, angle.cos(), angle.sin(), **attributes)
+    np.testing.assert_allclose(found, wanted, **CLOSE)
+
+
 def test_heads_are_split_and_merged():
     """Merging undoes splitting; head h holds its slice of the width."""
     x = random(2, 3, 12)

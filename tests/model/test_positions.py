@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
+from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from seq2edge.model.dims import StackDims
-from seq2edge.model.positions import RelativeBias, Rotary, sinusoidal_table
+from seq2edge.model.positions import RelativeBias, RelativePlaces, Rotary, sinusoidal_table
 
 STACK = StackDims(
     layers=1,
@@ -71,3 +73,19 @@ def test_every_distance_has_the_bucket_of_t5(bidirectional, buckets, farthest):
     found = bias(query, key)[0]
     assert torch.equal(found[0][seen], wanted[seen].float())
     assert torch.equal(found[2], 100 * found[0])
+
+
+@pytest.mark.parametrize(("span", "farthest"), [(256, 512), (4, 7), (8, 16)])
+def test_rows_of_relative_positions_are_those_of_deberta(span, farthest):
+    """Every distance, far beyond the last; each place holds its row and its query or key."""
+    source = min(2 * farthest + 9, 700)
+    stack = dataclasses.replace(STACK, relative_span=span, relative_distance=farthest)
+    with_query, with_key = RelativePlaces(stack)(torch.arange(source))
+    x = torch.empty(source, 1)
+    wanted = build_relative_position(x, x, bucket_size=span, max_position=farthest)[0]
+    wanted = (wanted + span).clamp(0, 2 * span - 1)
+    torch.testing.assert_close(with_query // source, wanted)
+    torch.testing.assert_close(with_key // source, wanted)
+    index = torch.arange(source)
+    assert (with_query % source == index[:, None]).all()
+    assert (with_key % source == index).all()

@@ -132,7 +132,20 @@ def test_a_window_forgets_what_lies_before_it(model):
     assert not torch.allclose(*answers(11), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["bert", "bert-embedding", "distilbert-embedding"])
+def test_a_window_has_two_sides_in_an_encoder(model):
+    """Three tokens on either side are seen, and padding hides none of them."""
+    model = model("modernbert-embedding")
+    first, *windowed = model.encoder.masks(torch.arange(9)[None], torch.arange(9))
+    assert first is None
+    for mask in windowed:
+        assert (mask[0, 0] == 0).sum(dim=1).tolist() == [4, 5, 6, 7, 7, 7, 6, 5, 4]
+    source = random(1, 30)
+    padded = model.encode(source, count(4))
+    assert padded.isfinite().all(), "also where a window holds padding alone"
+    torch.testing.assert_close(padded[:, :4], model.encode(source[:, :4], count(4)), **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["bert", "bert-embedding", "distilbert-embedding", "modernbert"])
 def test_pooling_does_not_see_padding(model, name):
     """An encoder-only model's answer is the same alone and in a longer batch."""
     model, source = model(name), random(2, 9, seed=3)

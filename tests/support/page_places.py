@@ -132,6 +132,14 @@ def speech(place: Path, speaking: Speaking) -> None:
     (place / "clips" / "transcripts.tsv").write_text("0\tw5 w6\n1\tw7 w8\n")
 
 
+def understanding(place: Path, speaking: Speaking) -> None:
+    """A bundle for each task of encoders, and passages."""
+    shutil.copytree(speaking("bert", num_labels=1), place / "reranker")
+    for name, of in (("tagger", "tokens"), ("reader", "span"), ("filler", "masked")):
+        shutil.copytree(speaking(f"bert-{of}"), place / name)
+    shutil.copyfile(place / "texts.txt", place / "passages.txt")
+
+
 def benchmark(place: Path, _: Speaking) -> None:
     """The script with another model's sizes, few tokens and one round."""
     small = {
@@ -228,6 +236,7 @@ PLACES: dict[str, Callable[[Path, Speaking], None]] = {
     "docs/evaluation.md": speech,
     "docs/performance.md": benchmark,
     "docs/training.md": examples,
+    "docs/understanding.md": understanding,
     "examples/README.md": examples,
     "examples/g2p/README.md": examples,
 }

@@ -16,20 +16,25 @@ from seq2edge.evaluation.examples import Example
 from seq2edge.export.pipeline import export_checkpoint
 
 SPECIAL = ["<s>", "<pad>", "</s>"]
+MASK = "<mask>"  # in the place of w95, where it is asked for
 
 
-def write_tokenizer(folder: Path, template: str | None = None) -> None:
+def write_tokenizer(folder: Path, template: str | None = None, *, mask: bool = False) -> None:
     """A tokenizer.json of w3 to w95 and three special tokens, with an end after every text."""
     names = SPECIAL + [f"w{i}" for i in range(len(SPECIAL), tiny_models.VOCAB)]
+    if mask:
+        names[-1] = MASK
     words = {name: i for i, name in enumerate(names)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w3"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", 2)]
     )
-    tokenizer.add_special_tokens(SPECIAL)
+    tokenizer.add_special_tokens([*SPECIAL, *([MASK] if mask else [])])
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "TokenizersBackend", "eos_token": "</s>", "pad_token": "<pad>"}
+    if mask:
+        settings["mask_token"] = MASK
     if template is not None:
         settings["chat_template"] = template
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
@@ -52,8 +57,14 @@ def speaking_bundle(
     with torch.no_grad():
         edit(model)
     model.save_pretrained(folder / "checkpoint")
-    write_tokenizer(folder / "checkpoint", template)
-    export_checkpoint(folder / "checkpoint", folder / "bundle", alignments=alignments)
+    write_tokenizer(folder / "checkpoint", template, mask="masked" in name)
+    export_checkpoint(
+        folder / "checkpoint",
+        folder / "bundle",
+        alignments=alignments,
+        task="fill" if "masked" in name else None,
+        original=False,
+    )
     return folder / "bundle"
 
 

@@ -129,14 +129,68 @@ _WHISPER = {
     "suppress_tokens": None,
     "begin_suppress_tokens": None,
 }
+_BLENDERBOT = {
+    **BART_SIZES,
+    "encoder_layers": 1,
+    "encoder_ffn_dim": 96,
+    "decoder_start_token_id": 0,
+    "encoder_no_repeat_ngram_size": 0,  # the config's class has another default
+}
+_OPT: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "ffn_dim": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 60,
+    **SEQ2SEQ_TOKENS,
+}
+_ELECTRA = {**BERT_SIZES, "hidden_size": 64, "embedding_size": 32, "intermediate_size": 96}
+_ALBERT = {**BERT_SIZES, "hidden_size": 96, "embedding_size": 32, "num_hidden_layers": 3}
+_MPNET = {**BERT_SIZES, "num_attention_heads": 2, "intermediate_size": 128}
+del _MPNET["type_vocab_size"]
+_DEBERTA = {
+    **BERT_SIZES,
+    "intermediate_size": 160,
+    "type_vocab_size": 0,
+    "relative_attention": True,
+    "position_buckets": 4,
+    "max_relative_positions": 7,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": "p2c|c2p",
+    "position_biased_input": False,
+}
 _QWEN = {**LLAMA_SIZES, "tie_word_embeddings": False}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 24,
+}
+_LONGROPE = {  # transformers takes the long factors beyond 64 positions
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.1, 1.7, 2.9],
+    "long_factor": [2.0, 3.0, 5.0],
+    "original_max_position_embeddings": 64,
+    "partial_rotary_factor": 0.75,
+}
 
 GENERATORS: dict[str, TinyModel] = {
     "t5": _seq2seq("T5", **T5_SIZES),
     "t5-untied": _seq2seq(
-        "T5", **T5_SIZES, tie_word_embeddings=False, feed_forward_proj="gated-gelu"
+        "T5",
+        **{**T5_SIZES, "d_kv": 12},  # no multiple of 8, see pad_heads.py
+        tie_word_embeddings=False,
+        feed_forward_proj="gated-gelu",
     ),
     "mt5": _seq2seq("MT5", **T5_SIZES, tie_word_embeddings=False),
+    "umt5": _seq2seq(
+        "UMT5", **{**T5_SIZES, "num_layers": 2, "num_heads": 2, "d_kv": 16, "d_ff": 96}
+    ),
     "bart": _seq2seq("Bart", **BART_SIZES),
     "mbart": _seq2seq("MBart", **BART_SIZES, scale_embedding=True),
     "marian": TinyModel(model="MarianMTModel", config="MarianConfig", settings=_MARIAN),
@@ -150,16 +204,100 @@ GENERATORS: dict[str, TinyModel] = {
         },
     ),
     "m2m100": _seq2seq("M2M100", **BART_SIZES, scale_embedding=True),
+    "blenderbot": _seq2seq("Blenderbot", **_BLENDERBOT, scale_embedding=True),
+    "blenderbot-small": _seq2seq(
+        "BlenderbotSmall", **{**_BLENDERBOT, "d_model": 64}, scale_embedding=True
+    ),
     "pegasus": _seq2seq("Pegasus", **{**BART_SIZES, "decoder_start_token_id": 1}),
     "whisper": _seq2seq("Whisper", **_WHISPER),
     "gpt2": TinyModel(model="GPT2LMHeadModel", config="GPT2Config", settings=_GPT2, kind="decoder"),
+    "opt": _causal("OPT", **_OPT),
     "llama": _causal("Llama", **LLAMA_SIZES),
     "llama-biases-tied": _causal(
         "Llama", **LLAMA_SIZES, attention_bias=True, mlp_bias=True, tie_word_embeddings=True
     ),
     "mistral": _causal("Mistral", **LLAMA_SIZES, sliding_window=6, head_dim=16),
     "qwen2": _causal("Qwen2", **_QWEN),
-    "qwen3": _causal("Qwen3", **{**_QWEN, "tie_word_embeddings": True}, head_dim=16),
+    "qwen3": _causal("Qwen3", **{**_QWEN, "tie_word_embeddings": True}, head_dim=12),
+    "smollm3": _causal(
+        "SmolLM3", **LLAMA_SIZES, no_rope_layers=[0, 1], rope_parameters=_LLAMA3, hidden_act="gelu"
+    ),
+    "phi3": _causal(
+        "Phi3",
+        **{**LLAMA_SIZES, "intermediate_size": 48, "max_position_embeddings": 256},
+        original_max_position_embeddings=64,
+        rope_parameters=_LONGROPE,
+    ),
+    # Gemma's large embeddings would say the last token again where they are the LM head too.
+    "gemma": _causal("Gemma", **{**_QWEN, "intermediate_size": 80}, head_dim=16),
+    "gemma2": _causal(
+        "Gemma2",
+        **{**_QWEN, "intermediate_size": 48},
+        head_dim=16,
+        sliding_window=6,
+        query_pre_attn_scalar=9,
+        attn_logit_softcapping=1.5,
+        final_logit_softcapping=4.0,
+    ),
+    "gemma3": TinyModel(
+        model="Gemma3ForCausalLM",
+        config="Gemma3TextConfig",
+        settings={
+            **_QWEN,
+            "num_hidden_layers": 3,
+            "intermediate_size": 112,
+            "head_dim": 16,
+            "sliding_window": 6,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "query_pre_attn_scalar": 24,
+        },
+        kind="decoder",
+    ),
+    "ministral": _causal(
+        "Ministral",
+        **{**LLAMA_SIZES, "intermediate_size": 96},
+        head_dim=8,
+        sliding_window=7,
+        layer_types=["full_attention", "sliding_attention"],
+    ),
+    "granite": _causal(
+        "Granite",
+        **{**LLAMA_SIZES, "intermediate_size": 80},
+        embedding_multiplier=6.0,
+        attention_multiplier=0.2,
+        residual_multiplier=0.4,
+        logits_scaling=0.5,
+    ),
+    "olmo2": _causal("Olmo2", **{**LLAMA_SIZES, "intermediate_size": 48}),
+    "olmo3": _causal(
+        "Olmo3",
+        **{**LLAMA_SIZES, "intermediate_size": 32},
+        sliding_window=5,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+    "stablelm": _causal("StableLm", **{**LLAMA_SIZES, "hidden_size": 64}, use_qkv_bias=True),
+    "phi": _causal("Phi", **{**LLAMA_SIZES, "hidden_size": 64, "intermediate_size": 48}),
+    "gpt-neox": _causal(
+        "GPTNeoX",
+        **{key: LLAMA_SIZES[key] for key in LLAMA_SIZES if key != "num_key_value_heads"},
+    ),
+    "starcoder2": _causal("Starcoder2", **{**LLAMA_SIZES, "intermediate_size": 96}),
+}
+
+_MODERNBERT: dict[str, Any] = {
+    **{key: BERT_SIZES[key] for key in BERT_SIZES if key != "type_vocab_size"},
+    "num_hidden_layers": 3,
+    "intermediate_size": 48,
+    "local_attention": 6,
+    "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+}
+_EUROBERT: dict[str, Any] = {
+    **{key: BERT_SIZES[key] for key in BERT_SIZES if key != "type_vocab_size"},
+    "num_key_value_heads": 2,
+    "intermediate_size": 112,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "mask_token_id": 3,
 }
 
 ENCODERS: dict[str, TinyModel] = {
@@ -176,6 +314,10 @@ ENCODERS: dict[str, TinyModel] = {
         num_labels=3,
         pad_token_id=1,
     ),
+    "electra": _classifier("Electra", **_ELECTRA),
+    "albert-embedding": _encoder("Albert", **_ALBERT),
+    "mpnet-embedding": _encoder("MPNet", **_MPNET),
+    "deberta-v2": _classifier("DebertaV2", **_DEBERTA),
     "bert-embedding": _encoder("Bert", **BERT_SIZES),
     "roberta-embedding": _encoder("Roberta", **{**BERT_SIZES, "type_vocab_size": 1}),
     "distilbert-embedding": _encoder(
@@ -188,14 +330,68 @@ ENCODERS: dict[str, TinyModel] = {
         max_position_embeddings=64,
         pad_token_id=1,
     ),
+    "modernbert": _classifier("ModernBert", **_MODERNBERT, classifier_pooling="mean"),
+    "modernbert-embedding": _encoder("ModernBert", **_MODERNBERT),
+    "embedding-gemma": TinyModel(
+        model="Gemma3TextModel",
+        config="Gemma3TextConfig",
+        settings={
+            **LLAMA_SIZES,
+            "num_key_value_heads": 1,
+            "intermediate_size": 80,
+            "head_dim": 16,
+            "sliding_window": 6,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "use_bidirectional_attention": True,
+        },
+        kind="encoder",
+    ),
+    "eurobert": _classifier("EuroBert", **_EUROBERT),
 }
 
-ALL: dict[str, TinyModel] = {**GENERATORS, **ENCODERS}
+
+def _head(name: str, head: str, **settings: Any) -> TinyModel:
+    return TinyModel(
+        model=f"{name}{head}", config=f"{name}Config", settings=settings, kind="encoder"
+    )
+
+
+# What answers each token; the graphs of other families differ in nothing more.
+_HEAD_SIZES = {**BERT_SIZES, "hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 3}
+HEADS: dict[str, TinyModel] = {
+    "bert-tokens": _head("Bert", "ForTokenClassification", **_HEAD_SIZES),
+    "bert-span": _head("Bert", "ForQuestionAnswering", **{**_HEAD_SIZES, "num_labels": 2}),
+    "bert-masked": _head("Bert", "ForMaskedLM", **_HEAD_SIZES),
+}
+_ROBERTA, _DISTILBERT = ENCODERS["roberta"].settings, ENCODERS["distilbert"].settings
+EAGER_HEADS: dict[str, TinyModel] = {
+    "roberta-tokens": _head("Roberta", "ForTokenClassification", **_ROBERTA),
+    "distilbert-tokens": _head("DistilBert", "ForTokenClassification", **_DISTILBERT),
+    "roberta-span": _head("Roberta", "ForQuestionAnswering", **{**_ROBERTA, "num_labels": 2}),
+    "distilbert-span": _head(
+        "DistilBert", "ForQuestionAnswering", **{**_DISTILBERT, "num_labels": 2}
+    ),
+    "roberta-masked": _head("Roberta", "ForMaskedLM", **_ROBERTA),
+    "distilbert-masked": _head("DistilBert", "ForMaskedLM", **_DISTILBERT),
+    "bert-masked-untied": _head("Bert", "ForMaskedLM", **_HEAD_SIZES, tie_word_embeddings=False),
+}
+
+ALL: dict[str, TinyModel] = {**GENERATORS, **ENCODERS, **HEADS, **EAGER_HEADS}
+# The same graphs as a family above has: compared without an export.
+ALIKE: dict[str, TinyModel] = {
+    "xlm-roberta": _classifier("XLMRoberta", **{**BERT_SIZES, "type_vocab_size": 1}),
+    "camembert": _encoder("Camembert", **{**BERT_SIZES, "type_vocab_size": 1}),
+    "electra-embedding": _encoder("Electra", **_ELECTRA),
+    "deberta-v2-embedding": _encoder("DebertaV2", **_DEBERTA),
+    "electra-wide": _classifier("Electra", **{**_ELECTRA, "embedding_size": 64}),
+    "albert": _classifier("Albert", **_ALBERT),
+    "mpnet": _classifier("MPNet", **_MPNET),
+}
 
 
 def make(name: str, seed: int = 0, **changes: Any) -> Any:
     """The random model of that name, in eval mode, sharp enough that its tokens vary."""
-    entry = ALL[name]
+    entry = {**ALL, **ALIKE}[name]
     torch.manual_seed(seed)
     config = getattr(transformers, entry.config)(**{**entry.settings, **changes})
     model = getattr(transformers, entry.model)(config).eval()
@@ -234,7 +430,10 @@ def export(folder: Path, name: str, **changes: Any) -> tuple[Path, ExportReport]
 
     save(name, folder / "checkpoint", **changes)
     with mock.patch("seq2edge.export.pipeline.export_checkpoint", kept):
-        result = call("export", folder / "checkpoint", "-o", folder / "bundle")
+        task = ("--task", "fill") if "masked" in name else ()
+        result = call(
+            "export", folder / "checkpoint", "-o", folder / "bundle", "--original", "no", *task
+        )
     assert result.exit_code == 0, result.output
     return folder, reports[0]
 

@@ -14,26 +14,66 @@ from seq2edge.errors import CheckpointError, UnsupportedError
 NAMES = {
     "flan-t5-base": ("lm_head.weight",),
     "mt5-small": ("lm_head.weight",),
+    "umt5-small": ("lm_head.weight",),
     "bert-base-uncased": ("bert.embeddings.token_type_embeddings.weight",),
     "roberta-base": ("roberta.embeddings.token_type_embeddings.weight",),
+    "xlm-roberta-base": ("roberta.embeddings.token_type_embeddings.weight",),
+    "camembert-base": ("roberta.embeddings.token_type_embeddings.weight",),
+    "electra-small-discriminator": (
+        "electra.embeddings.token_type_embeddings.weight",
+        "electra.embeddings_project.weight",
+    ),
+    "albert-base-v2": (
+        "albert.embeddings.token_type_embeddings.weight",
+        "albert.encoder.embedding_hidden_mapping_in.weight",
+    ),
 }
 LAYERS_HEADS_WIDTH = {
     "t5-small": ((6, 8), (6, 8), 512),
     "flan-t5-base": ((12, 12), (12, 12), 768),
     "mt5-small": ((8, 6), (8, 6), 512),
+    "umt5-small": ((8, 6), (8, 6), 512),
     "bart-large-cnn": ((12, 16), (12, 16), 1024),
     "mbart-large-50-many-to-many-mmt": ((12, 16), (12, 16), 1024),
     "opus-mt-en-fr": ((6, 8), (6, 8), 512),
     "nllb-200-distilled-600M": ((12, 16), (12, 16), 1024),
     "pegasus-xsum": ((16, 16), (16, 16), 1024),
+    "blenderbot-400M-distill": ((2, 32), (12, 32), 1280),
+    "blenderbot_small-90M": ((8, 16), (8, 16), 512),
     "whisper-tiny": ((4, 6), (4, 6), 384),
     "gpt2": (None, (12, 12), 768),
+    "opt-125m": (None, (12, 12), 768),
     "TinyLlama-1.1B": (None, (22, 32), 2048),
     "Mistral-7B-v0.1": (None, (32, 32), 4096),
     "Qwen2.5-0.5B-Instruct": (None, (24, 14), 896),
     "Qwen3-0.6B": (None, (28, 16), 1024),
+    "Llama-3.2-1B-Instruct": (None, (16, 32), 2048),
+    "SmolLM3-3B": (None, (36, 16), 2048),
+    "Phi-3-mini-4k-instruct": (None, (32, 32), 3072),
+    "Phi-4-mini-instruct": (None, (32, 24), 3072),
+    "gemma-2b": (None, (18, 8), 2048),
+    "gemma-2-2b-it": (None, (26, 8), 2304),
+    "embeddinggemma-300m": ((24, 3), None, 768),
+    "gemma-3-1b-it": (None, (26, 4), 1152),
+    "Ministral-8B-Instruct-2410": (None, (36, 32), 4096),
+    "granite-3.1-2b-instruct": (None, (40, 32), 2048),
+    "OLMo-2-0425-1B": (None, (16, 16), 2048),
+    "Olmo-3-7B-Instruct": (None, (32, 32), 4096),
+    "stablelm-2-1_6b": (None, (24, 32), 2048),
+    "starcoder2-3b": (None, (30, 24), 3072),
+    "phi-2": (None, (32, 32), 2560),
+    "pythia-160m": (None, (12, 12), 768),
+    "ModernBERT-base": ((22, 12), None, 768),
+    "EuroBERT-210m": ((12, 12), None, 768),
     "bert-base-uncased": ((12, 12), None, 768),
     "roberta-base": ((12, 12), None, 768),
+    "xlm-roberta-base": ((12, 12), None, 768),
+    "camembert-base": ((12, 12), None, 768),
+    "electra-small-discriminator": ((12, 4), None, 256),
+    "albert-base-v2": ((12, 12), None, 768),
+    "all-mpnet-base-v2": ((12, 12), None, 768),
+    "deberta-v3-base": ((12, 12), None, 768),
+    "nli-deberta-v3-base": ((12, 12), None, 768),
     "distilbert-base-uncased-finetuned-sst-2-english": ((6, 12), None, 768),
 }
 
@@ -72,6 +112,15 @@ def test_details_that_published_models_differ_in():
     assert published("mt5-small").encoder.gated
     assert published("opus-mt-en-fr").encoder.activation == "silu"
     assert published("opus-mt-en-fr").encoder.embedding_scale == pytest.approx(512**0.5)
+    assert published("umt5-small").encoder.relative_layers
+    assert not published("umt5-small").tied
+    assert published("umt5-small").logits_scale == 1.0
+    assert published("blenderbot-400M-distill").decoder.max_positions == 128
+    assert published("blenderbot_small-90M").decoder.norm_before_positions
+    assert not published("blenderbot_small-90M").encoder.norm_before_positions
+    assert published("opt-125m").decoder.activation == "relu"
+    assert published("opt-125m").decoder.final_norm
+    assert not published("opt-125m", do_layer_norm_before=False).decoder.final_norm
     assert published("gpt2").decoder.hidden == 3072
     assert published("gpt2").decoder.activation == "gelu_tanh"
     assert published("TinyLlama-1.1B").decoder.kv_heads == 4
@@ -81,43 +130,158 @@ def test_details_that_published_models_differ_in():
     assert published("Qwen2.5-0.5B-Instruct").decoder.rotary_theta == 1e6
     assert published("Qwen3-0.6B").decoder.head_dim == 128
     assert published("Qwen3-0.6B").decoder.qk_norm
+    assert published("Llama-3.2-1B-Instruct").decoder.rotary_divisors[0] == 1.0
+    assert published("Llama-3.2-1B-Instruct").decoder.rotary_divisors[-1] == 32.0
+    assert published("SmolLM3-3B").decoder.unrotated_layers == (3, 7, 11, 15, 19, 23, 27, 31, 35)
+    assert published("Phi-3-mini-4k-instruct").decoder.window == 2047
+    assert published("Phi-4-mini-instruct").decoder.window == 0, "beyond the longest text"
+    assert published("Phi-4-mini-instruct").decoder.rotary_dim == 96
+    assert published("Phi-4-mini-instruct").decoder.max_positions == 4096, "of the short factors"
+    assert published("Phi-4-mini-instruct").decoder.rotary_magnitude == pytest.approx(
+        1.190238, abs=1e-6
+    )
+
+
+def test_details_that_published_encoders_differ_in():
+    """One fact each that a wrong default would change."""
     assert published("bert-base-uncased").head == "embedding"
     assert published("roberta-base").encoder.max_positions == 512
+    assert published("roberta-base", pad_token_id=0).encoder.max_positions == 513
+    assert published("nllb-200-distilled-600M", pad_token_id=7).decoder.position_offset == 8
+    assert published("xlm-roberta-base").encoder.max_positions == 512
+    assert published("electra-small-discriminator").table_width == 128
+    assert published("albert-base-v2").table_width == 128
+    assert published("albert-base-v2").encoder.shared_layers
+    assert published("all-mpnet-base-v2").encoder.relative_buckets == 32
+    assert published("all-mpnet-base-v2").encoder.max_positions == 512
+    assert published("deberta-v3-base").encoder.relative_span == 256
+    assert published("deberta-v3-base").encoder.relative_distance == 512
+    assert published("deberta-v3-base").encoder.max_positions == 0
+    assert published("nli-deberta-v3-base").classifier_activation == "gelu"
+    assert published("nli-deberta-v3-base").labels == 3
     assert published("distilbert-base-uncased-finetuned-sst-2-english").labels == 2
     assert published("whisper-tiny").frames == 3000
+
+
+def test_details_of_rotary_encoders():
+    """One fact each that a wrong default would change."""
+    modern = published("ModernBERT-base")
+    assert modern.encoder.layer_windows == (*[0, 65, 65] * 7, 0), "64 tokens on either side"
+    assert (modern.encoder.rotary_theta, modern.encoder.window_theta) == (160000, 10000)
+    assert (modern.encoder.first_norm, modern.encoder.norm_bias) == (False, False)
+    assert (modern.head, modern.pooling) == ("embedding", "mean")
+    classes = {"architectures": ["ModernBertForSequenceClassification"], "num_labels": 3}
+    classifier = published("ModernBERT-base", **classes)
+    assert (classifier.classifier_norm, classifier.classifier_bias) == (True, False)
+    assert (classifier.labels, classifier.pooling) == (3, "mean")
+    classes["architectures"] = ["EuroBertForSequenceClassification"]
+    assert published("EuroBERT-210m", **classes).late_pooling
+    assert published("EuroBERT-210m", **classes, clf_pooling="bos").pooling == "first"
+    assert published("EuroBERT-210m").encoder.rotary_theta == 250000
+
+
+def test_details_of_the_relatives_of_llama():
+    """One fact each that a wrong default would change."""
+    assert published("gemma-2b").decoder.activation == "gelu_tanh", "though it says gelu"
+    assert published("gemma-2b").decoder.embedding_scale == pytest.approx(2048**0.5)
+    capped = published("gemma-2-2b-it")
+    assert (capped.decoder.attention_cap, capped.logits_cap) == (50, 30)
+    assert capped.decoder.layer_windows == (4096, 0) * 13
+    embedding = published("embeddinggemma-300m")
+    assert embedding.encoder.layer_windows == (257, 257, 257, 257, 257, 0) * 4
+    assert (embedding.head, embedding.encoder.embedding_scale) == ("embedding", 768**0.5)
+    gemma = published("gemma-3-1b-it").decoder
+    assert gemma.layer_windows == (*[512, 512, 512, 512, 512, 0] * 4, 512, 512)
+    assert (gemma.rotary_theta, gemma.window_theta) == (1e6, 1e4)
+    assert (gemma.pre_norm, gemma.output_norm, gemma.qk_norm) == (True, True, True)
+    assert gemma.attention_scale == 1 / 16
+    assert published("Ministral-8B-Instruct-2410").decoder.window == 32768
+    granite = published("granite-3.1-2b-instruct")
+    assert (granite.logits_scale, granite.decoder.embedding_scale) == (0.125, 12.0)
+    assert (granite.decoder.residual_scale, granite.decoder.attention_scale) == (0.22, 1 / 64)
+    olmo = published("OLMo-2-0425-1B").decoder
+    assert (olmo.pre_norm, olmo.output_norm, olmo.qk_norm_whole) == (False, True, True)
+    later = published("Olmo-3-7B-Instruct").decoder
+    assert later.layer_windows == (4096, 4096, 4096, 0) * 8
+    assert later.rotary_divisors, "YaRN where everything is seen"
+    assert later.window_theta == 500000, "and nothing of it elsewhere"
+    stablelm = published("stablelm-2-1_6b").decoder
+    assert (stablelm.rotary_dim, stablelm.norm) == (16, "layer")
+    assert (stablelm.qkv_bias, stablelm.attention_bias) == (True, False)
+    assert not published("starcoder2-3b").decoder.gated
+    assert published("starcoder2-3b").decoder.feedforward_bias
+    phi = published("phi-2")
+    assert (phi.decoder.parallel, phi.decoder.rotary_dim, phi.logits_bias) == (True, 32, True)
+    assert published("pythia-160m").decoder.parallel
+    assert published("pythia-160m").decoder.rotary_dim == 16
+    assert not published("pythia-160m", use_parallel_residual=False).decoder.parallel
+    mixed = published("Qwen2.5-0.5B-Instruct", use_sliding_window=True, sliding_window=4096)
+    assert mixed.decoder.layer_windows == (*[0] * 21, 4096, 4096, 4096)
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("TinyLlama-1.1B", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "scaling linear"),
-        ("TinyLlama-1.1B", {"rope_scaling": {"rope_type": "llama3"}}, "rope scaling llama3"),
-        ("TinyLlama-1.1B", {"rope_parameters": {"rope_type": "yarn"}}, "rope scaling yarn"),
+        ("TinyLlama-1.1B", {"rope_scaling": {"type": "mrope"}}, "scaling mrope .* known: default"),
+        ("TinyLlama-1.1B", {"rope_scaling": {"type": "dynamic", "alpha": 1e3}}, "'alpha': 1000.0"),
         ("TinyLlama-1.1B", {"rope_parameters": {"rope_theta": 1e4, "x": 1}}, "rope settings"),
-        ("TinyLlama-1.1B", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ("TinyLlama-1.1B", {"partial_rotary_factor": 0.36}, "23 is not an even part of heads of"),
         ("TinyLlama-1.1B", {"sliding_window": 64}, "sliding_window 64"),
         ("TinyLlama-1.1B", {"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0"),
         ("TinyLlama-1.1B", {"hidden_act": "xielu"}, "hidden_act 'xielu' .* known: gelu"),
         ("TinyLlama-1.1B", {"num_key_value_heads": 5}, "32 heads cannot share 5"),
+        ("gemma-3-1b-it", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping 50.0 .* null"),
+        ("gemma-2-2b-it", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         (
-            "Qwen2.5-0.5B-Instruct",
-            {"use_sliding_window": True},
-            "full_attention, sliding_attention in one model",
+            "gemma-3-1b-it",
+            {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            "rope settings .* of layers with a window",
         ),
+        (
+            "gemma-3-1b-it",
+            {"rope_parameters": {"chunked_attention": {"rope_type": "default"}}},
+            "rope settings of chunked_attention",
+        ),
+        ("ModernBERT-base", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
+        (
+            "EuroBERT-210m",
+            {"architectures": ["EuroBertForSequenceClassification"], "clf_pooling": "max"},
+            "classifier_pooling 'max' is not supported, known: cls, bos, mean",
+        ),
+        ("stablelm-2-1_6b", {"use_parallel_residual": True}, "use_parallel_residual True"),
+        ("stablelm-2-1_6b", {"qk_layernorm": True}, "qk_layernorm True"),
         ("Qwen3-0.6B", {"layer_types": ["chunked_attention"]}, "layer_types chunked_attention"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx True"),
         ("gpt2", {"tie_word_embeddings": False}, "tie_word_embeddings False"),
+        ("opt-125m", {"word_embed_proj_dim": 512}, "word_embed_proj_dim 512 .* only 768"),
+        ("opt-125m", {"enable_bias": False}, "enable_bias False"),
+        ("opt-125m", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine"),
+        ("blenderbot-400M-distill", {"extra_layer_norm": True}, "extra_layer_norm True"),
+        ("blenderbot-400M-distill", {"layernorm_variant": "xlm"}, "layernorm_variant 'xlm'"),
         ("bart-large-cnn", {"normalize_before": True}, "normalize_before True"),
         ("bart-large-cnn", {"static_position_embeddings": True}, "static_position_embeddings"),
         ("opus-mt-en-fr", {"normalize_embedding": True}, "normalize_embedding True"),
         ("whisper-tiny", {"scale_embedding": True}, "scale_embedding True"),
         ("t5-small", {"feed_forward_proj": "gated-swish"}, "feed_forward_proj 'gated-swish'"),
+        ("albert-base-v2", {"num_hidden_groups": 2}, "num_hidden_groups 2 is not supported"),
+        ("albert-base-v2", {"inner_group_num": 2}, "inner_group_num 2 is not supported"),
+        ("all-mpnet-base-v2", {"pad_token_id": 0}, "pad_token_id 0 is not supported, only 1"),
+        ("all-mpnet-base-v2", {"relative_attention_num_buckets": 64}, "num_buckets 64 is not"),
+        ("deberta-v3-base", {"conv_kernel_size": 3}, "conv_kernel_size 3 is not supported"),
+        ("deberta-v3-base", {"pos_att_type": "c2p"}, "pos_att_type 'c2p' is not supported"),
+        ("deberta-v3-base", {"position_buckets": -1}, "position_buckets -1 is not supported"),
+        ("deberta-v3-base", {"relative_attention": False}, "relative_attention False is not"),
+        ("deberta-v3-base", {"embedding_size": 128}, "embedding_size 128 .* only 768"),
+        ("deberta-v3-base", {"norm_rel_ebd": "scale"}, "norm_rel_ebd 'scale' is not supported"),
         ("bert-base-uncased", {"position_embedding_type": "relative_key"}, "'relative_key'"),
         ("bert-base-uncased", {"is_decoder": True}, "is_decoder True"),
         ("bert-base-uncased", {"pruned_heads": {"0": [1]}}, r"pruned_heads=\{'0': \[1\]\}"),
-        ("roberta-base", {"pad_token_id": 0}, "pad_token_id 0 is not supported, only 1"),
+        ("nllb-200-distilled-600M", {"pad_token_id": 2}, "start_token_id 2 is the pad_token_id"),
         ("gpt2", {"architectures": ["GPT2ForQuestionAnswering"]}, "GPT2ForQuestionAnswering"),
-        ("gpt2", {"model_type": "mamba"}, "mamba.*known: .*gpt2"),
+        ("gpt2", {"model_type": "mamba"}, r"needs layers with a running state.*; known: .*gpt2"),
+        ("gpt2", {"model_type": "mixtral"}, "'mixtral' .*: it needs a mixture of experts; known"),
+        ("gpt2", {"model_type": "canary"}, "'canary' .*: it needs a FastConformer encoder; known"),
+        ("gpt2", {"model_type": "gpt3"}, "'gpt3' is not supported; known: .*gpt2"),
         ("gpt2", {"model_type": ""}, "known: .*gpt2"),
     ],
 )
@@ -169,12 +333,29 @@ def test_a_task_that_a_checkpoint_has_no_head_for_is_refused(tmp_path, name, tas
         ({"n_layer": 0}, "n_layer is 0, needs a positive integer"),
         ({"n_head": "12"}, "n_head is '12', needs a positive integer"),
         ({"vocab_size": True}, "vocab_size is True, needs a positive integer"),
+        ({**CONFIGS["roberta-base"], "pad_token_id": -1}, "pad_token_id is -1, positions count"),
     ],
 )
 def test_sizes_must_be_sizes(changes, message):
     """A config that was edited by hand."""
     with pytest.raises(CheckpointError, match=message):
         published("gpt2", **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("Qwen3-0.6B", {"layer_types": ["full_attention"]}, "1 layer_types for 28 layers"),
+        ("SmolLM3-3B", {"no_rope_layers": [1, 0]}, "no_rope_layers .* is no list of 36 layers"),
+        ("TinyLlama-1.1B", {"rope_scaling": {"type": "linear"}}, "rope factor is None"),
+        ("TinyLlama-1.1B", {"rope_scaling": {"type": "yarn", "factor": 0}}, "rope factor is 0"),
+        ("Phi-3-mini-4k-instruct", {"rope_scaling": {"type": "su"}}, "short_factor None"),
+    ],
+)
+def test_positions_must_be_whole(name, changes, message):
+    """Every number that their kind needs."""
+    with pytest.raises(CheckpointError, match=message):
+        published(name, **changes)
 
 
 def test_every_family_has_a_published_config_here():

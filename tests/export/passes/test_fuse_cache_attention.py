@@ -23,7 +23,7 @@ def traced(exported):
     return get
 
 
-@pytest.mark.parametrize("name", ["t5", "marian", "whisper", "gpt2", "mistral", "qwen3"])
+@pytest.mark.parametrize("name", ["t5", "marian", "whisper", "gpt2", "mistral", "qwen3", "gemma3"])
 def test_every_attention_of_a_decoder_is_replaced(traced, name):
     """One operator for the cached attention of a layer, one for its cross-attention."""
     dims, graph = traced(name, "decoder")
@@ -34,8 +34,12 @@ def test_every_attention_of_a_decoder_is_replaced(traced, name):
     assert count["MultiHeadAttention"] == (layers if cross else 0)
     assert count["Attention"] == count["TensorScatter"] == 0
     assert graph.opset_imports[""] <= 23
-    windows = {n.attributes.get_int("local_window_size", -1) for n in graph.graph}
-    assert (dims.decoder.window or -1) in windows
+    windows = {
+        n.inputs[3].name: n.attributes.get_int("local_window_size", 0)
+        for n in graph.graph
+        if n.op_type == "GroupQueryAttention"
+    }
+    assert windows == {f"past_key_{i}": w for i, w in enumerate(dims.decoder.layer_windows)}
     ir.to_proto(graph)
 
 
@@ -47,9 +51,9 @@ def test_no_head_is_transposed_in_a_step(traced, name):
     assert not [node for node in graph.graph if node.op_type == "Transpose"]
 
 
-@pytest.mark.parametrize("name", ["t5", "bart", "whisper", "bert"])
+@pytest.mark.parametrize("name", ["t5", "bart", "whisper", "bert", "modernbert", "eurobert"])
 def test_every_attention_of_an_encoder_is_replaced(traced, name):
-    """The lengths become its padding mask."""
+    """The lengths become its padding mask; its windows are a bias, shared heads are repeated."""
     dims, graph = traced(name, "encoder")
     FuseCacheAttention(dims)(graph)
     count = Counter(node.op_type for node in graph.graph)

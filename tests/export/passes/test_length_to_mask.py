@@ -220,14 +220,19 @@ def test_an_attention_that_sees_every_key_is_not_changed():
     assert len(model.graph[-1].inputs) == 3
 
 
-@pytest.mark.parametrize(
-    ("attributes", "message"),
-    [({"softcap": 20.0}, "softcap"), ({"qk_matmul_output_mode": 1}, "qk_matmul_output_mode")],
-)
-def test_what_the_parser_does_not_read_is_an_error(attributes, message):
-    """An attribute that would be dropped, or stop the parser."""
-    with pytest.raises(ExportError, match=f"attention uses {message}, which TensorRT"):
-        LengthToMask()(attention("float32", **attributes))
+def test_a_bound_of_scores_is_spelt_out():
+    """The parser would drop the attribute."""
+    model = attention("float32", softcap=20.0)
+    assert LengthToMask()(model).modified
+    assert [node.op_type for node in model.graph].count("Tanh") == 1
+    assert not any(node.op_type == "Attention" for node in model.graph)
+
+
+def test_what_the_parser_does_not_read_is_an_error():
+    """An attribute that would stop the parser."""
+    message = "attention uses qk_matmul_output_mode, which TensorRT"
+    with pytest.raises(ExportError, match=message):
+        LengthToMask()(attention("float32", qk_matmul_output_mode=1))
 
 
 def test_a_past_of_its_own_is_an_error():

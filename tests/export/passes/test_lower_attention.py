@@ -62,17 +62,22 @@ def test_scores_stay_in_the_range_of_float16():
     assert np.isfinite(compare(model, feeds, "float16")[0]).all()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"is_causal": 1}, "a past or is_causal; run length_to_mask first"),
-        ({"softcap": 3.0}, "a past or softcap; run"),
-    ],
-)
-def test_attention_that_is_not_masked_is_an_error(change, message):
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_scores_are_bounded_before_they_are_masked(dtype):
+    """Else a masked one would be the bound and no less."""
+    model = attention(FLOATS[dtype][0], ("batch", 1, "new"), scale=2.0, softcap=1.5)
+    feeds = drawn(model, dtype, batch=3, new=3, total=6)
+    feeds["mask"][:, :, :, 4:] = -1e4
+    found = compare(model, feeds, dtype)[0]
+    feeds["value"][:, :, 4:] += 1
+    np.testing.assert_array_equal(run(model, feeds)[0].astype(np.float32), found)
+
+
+def test_attention_that_is_not_masked_is_an_error():
     """What the pass before this one turns into masks."""
+    message = "a past or is_causal; run length_to_mask first"
     with pytest.raises(ExportError, match=message):
-        LowerToOpset18()(attention(ir.DataType.FLOAT, None, **change))
+        LowerToOpset18()(attention(ir.DataType.FLOAT, None, is_causal=1))
 
 
 def test_lengths_are_an_error():

@@ -33,8 +33,9 @@ def test_a_norm_of_several_axes_is_an_error():
 
 
 def rotation(dtype=ir.DataType.FLOAT, **attributes):
-    """Two heads of 8 turned."""
-    x, angles = ("rows", "new", 16), ("rows", "new", 4)
+    """Two heads of 8 turned, or a part of each."""
+    rotated = attributes.get("rotary_embedding_dim", 8)
+    x, angles = ("rows", "new", 16), ("rows", "new", rotated // 2)
     inputs = [value_of(n, s, dtype) for n, s in (("x", x), ("cos", angles), ("sin", angles))]
     node = ir.node("RotaryEmbedding", inputs, {"num_heads": 2, **attributes}, name="turn")
     return model_of(node, inputs, [(x, dtype)])
@@ -47,11 +48,17 @@ def test_halves_are_turned_together(dtype):
     compare(model, drawn(model, dtype, rows=3, new=5), dtype)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_rest_of_a_head_is_not_turned(dtype):
+    """Six of eight values are."""
+    model = rotation(FLOATS[dtype][0], rotary_embedding_dim=6)
+    compare(model, drawn(model, dtype, rows=3, new=5), dtype)
+
+
 def test_another_rotation_is_an_error():
-    """Of neighbours, or of a part of each head."""
-    for attributes in ({"interleaved": 1}, {"rotary_embedding_dim": 4}):
-        with pytest.raises(ExportError, match="turn is no rotation of halves"):
-            LowerToOpset18()(rotation(**attributes))
+    """Of neighbours."""
+    with pytest.raises(ExportError, match="turn is no rotation of halves"):
+        LowerToOpset18()(rotation(interleaved=1))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -27,6 +27,10 @@ HEADS = {
         "scores = MatMul (hidden, W)\n    logits = Add (b, scores)",
         {"W": TABLE.T.copy(), "b": BIAS},
     ),
+    "bounded": (
+        "x = MatMul (hidden, W)\n  y = Div (x, cap)\n  z = Tanh (y)\n  logits = Mul (z, cap)",
+        {"W": TABLE.T.copy(), "cap": np.array(3.0, dtype=np.float32)},
+    ),
 }
 
 
@@ -58,7 +62,7 @@ def test_listed_logits_stay_and_others_are_impossible(name):
     assert all(VOCAB not in size for size in sizes)
     found = find_short_logits(model.graph)
     assert found is not None
-    assert found.product.op_type == ("MatMul" if name == "sum" else "Gemm")
+    assert found.product.op_type == ("MatMul" if name in ("sum", "bounded") else "Gemm")
     np.testing.assert_array_equal(found.ids.const_value.numpy()[:, 0], IDS)
 
 

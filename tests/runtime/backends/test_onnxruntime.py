@@ -339,3 +339,24 @@ def test_a_device_takes_the_graphs_that_run_there_whole(exported, copying):
     quantized = dataclasses.replace(bundle.manifest, graphs=fused)
     with pytest.raises(BackendError, match="they run on the cpu; for cuda take the float bundle"):
         choose_target(Bundle(path=bundle.path, manifest=quantized), "1.31.1", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("role", "call"),
+    [
+        ("decoder", lambda b, c: b.step(np.array([[10**6]]), np.array([1]), c)),
+        ("encoder", lambda b, _: b.encode(np.array([[10**6]]), np.array([1]))),
+        ("encoder", lambda b, _: b.pool(np.array([[10**6]]), np.array([1]))),
+    ],
+    ids=["step", "encode", "pool"],
+)
+def test_a_call_that_fails_inside_names_the_node(exported, role, call):
+    """What ONNX Runtime raises has no common base; here an id is none of the table's rows."""
+    name = "bert" if call.__code__.co_names[0] == "pool" else "bart"
+    backend = OnnxRuntimeBackend(Bundle.open(exported(name)[1] / "bundle"), threads=1)
+    cache = None
+    if role == "decoder":
+        memory = backend.encode(np.array([[5, 6]]), np.array([2]))
+        cache = backend.start(memory, 1, None)
+    with pytest.raises(BackendError, match=rf"^onnxruntime: {role}, Gather\w* node \S+: .*verify"):
+        call(backend, cache)

@@ -66,6 +66,11 @@ def test_encoder_only_models_give_the_same_numbers(machine, engines, name):
     for seed, lengths in enumerate([(5, 3), (9,), (20, 1, 2)]):
         source = sources_of(bundle, lengths, seed)
         np.testing.assert_allclose(backend.pool(*source), reference.pool(*source), atol=CLOSE)
+        types = (np.arange(source[0].shape[1]) > 1).astype(np.int64) * np.ones_like(source[0])
+        found, wanted = (each.pool(*source, types) for each in (backend, reference))
+        np.testing.assert_allclose(found, wanted, atol=CLOSE)
+        if lengths != (20, 1, 2):  # two tokens of them are of type 0
+            assert not np.allclose(found, backend.pool(*source), atol=CLOSE)
 
 
 def both(machine, bundle, lengths, seed=0):

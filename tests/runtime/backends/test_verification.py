@@ -43,8 +43,8 @@ def test_a_reference_that_differs_anywhere_is_seen(exported, change):
     else:
         reference[change].flat[0] += 0.01
     backend = OnnxRuntimeBackend(bundle, threads=1)
-    assert parity.replay(backend, opened(exported, "bart")[1]).within("float32")
-    assert not parity.replay(backend, reference).within("float32")
+    assert parity.replay(backend, opened(exported, "bart")[1]).within()
+    assert not parity.replay(backend, reference).within()
 
 
 def test_a_wrong_embedding_is_seen(exported):
@@ -52,15 +52,15 @@ def test_a_wrong_embedding_is_seen(exported):
     bundle, reference = opened(exported, "bert-embedding")
     reference["pooled"] = reference["pooled"] + np.float32(0.01)
     found = parity.replay(OnnxRuntimeBackend(bundle, threads=1), reference)
-    assert not found.within("float32")
+    assert not found.within()
     assert found.tokens_compared == 0
 
 
 def test_nothing_finite_is_a_difference():
     """NaN and infinity do not slip through a comparison."""
     for value in (np.nan, np.inf):
-        found = parity._compare([(np.ones(3), np.array([1, value, 1]))], [])
-        assert not found.within("float32")
+        found = parity.compare([(np.ones(3), np.array([1, value, 1]))], [], 1.0)
+        assert not found.within()
 
 
 def test_graphs_too_new_for_this_release_are_told_and_passed_over(exported, monkeypatch):

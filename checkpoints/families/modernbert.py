@@ -1,0 +1,189 @@
+"""ModernBERT and EuroBERT: rotary encoders, as classifiers and as sentence encoders.
+
+Sources: Warner et al. 2024, Boizard et al. 2025.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMapping, linear, norm
+from seq2edge.checkpoints.families.llama import Traits, family_weights, stack_dims
+from seq2edge.checkpoints.families.rotary import WINDOWED, read_rotary
+from seq2edge.errors import UnsupportedError
+from seq2edge.model.dims import Dims, StackDims
+
+POOLINGS = {"cls": "first", "bos": "first", "mean": "mean"}
+
+
+def _head(config: Config, pooling: str, **classifier: Any) -> dict[str, Any]:
+    """A classifier where the architecture is one, else a pooled embedding."""
+    if not str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
+        return {
+            "head": "embedding",
+            "pooling": config.get("pooling", "mean"),
+            "normalize": bool(config.get("normalize", False)),
+        }
+    if pooling not in POOLINGS:
+        raise UnsupportedError(
+            f"config.json: classifier_pooling {pooling!r} is not supported, "
+            f"known: {', '.join(POOLINGS)}"
+        )
+    labels = len(config.get("id2label") or {}) or config.size("num_labels", 2)
+    return {"head": "classifier", "labels": labels, "pooling": POOLINGS[pooling], **classifier}
+
+
+def _modernbert_windows(config: Config, layers: int) -> tuple[int, ...]:
+    """Half the tokens of `local_attention` on either side, and the token itself."""
+    every = config.size("global_attn_every_n_layers", 3)
+    kinds = config.get("layer_types") or [
+        WINDOWED if i % every else "full_attention" for i in range(layers)
+    ]
+    window = config.size("local_attention", 128) // 2 + 1
+    return tuple(window if kind == WINDOWED else 0 for kind in kinds)
+
+
+def _modernbert_dims(config: Config, names: Names) -> Dims:
+    """The sizes that a config.json says."""
+    del names
+    config.require("position_embedding_type", "absolute")  # of its first configs, never read
+    config.require("rope_scaling")
+    config.ignore(
+        "decoder_bias",
+        "deterministic_flash_attn",
+        "embedding_dropout",
+        "initializer_cutoff_factor",
+        "layer_norm_eps",
+        "mlp_dropout",
+        "num_labels",
+        "reference_compile",
+        "repad_logits_with_grad",
+        "sparse_pred_ignore_index",
+        "sparse_prediction",
+        "tie_word_embeddings",
+    )
+    width, heads = config.size("hidden_size"), config.size("num_attention_heads")
+    layers, head_dim = config.size("num_hidden_layers"), width // heads
+    theta = float(config.get("global_rope_theta", 160000.0))
+    bias = bool(config.get("attention_bias", False))
+    stack = StackDims(
+        layers=layers,
+        heads=heads,
+        kv_heads=heads,
+        head_dim=head_dim,
+        hidden=config.size("intermediate_size"),
+        activation=config.activation("hidden_activation", "gelu"),
+        gated=True,
+        norm_epsilon=float(config.get("norm_eps", 1e-5)),
+        norm_bias=bool(config.get("norm_bias", False)),
+        first_norm=False,
+        embedding_norm=True,
+        attention_scale=head_dim**-0.5,
+        qkv_bias=bias,
+        attention_bias=bias,
+        feedforward_bias=bool(config.get("mlp_bias", False)),
+        windows=_modernbert_windows(config, layers),
+        **read_rotary(
+            config,
+            head_dim=head_dim,
+            theta=theta,
+            window_theta=float(config.get("local_rope_theta", 10000.0)),
+        ),
+    )
+    return Dims(
+        width=width,
+        vocab=config.size("vocab_size"),
+        encoder=stack,
+        tied=False,
+        **_head(
+            config,
+            config.get("classifier_pooling", "cls"),
+            classifier_activation=config.activation("classifier_activation", "gelu"),
+            classifier_norm=True,
+            classifier_bias=bool(config.get("classifier_bias", False)),
+        ),
+    )
+
+
+def _modernbert_weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
+    """Every parameter that these dims have, and the tensors it is made of."""
+    stack = dims.encoder
+    assert stack is not None
+    prefix = "model." if any(name.startswith("model.") for name in names) else ""
+    norm_ = functools.partial(norm, bias=stack.norm_bias)
+    embeddings = f"{prefix}embeddings"
+    yield WeightMapping(target="embedding.weight", sources=(f"{embeddings}.tok_embeddings.weight",))
+    yield from norm_("encoder.embedding_norm", f"{embeddings}.norm")
+    yield from norm_("encoder.final_norm", f"{prefix}final_norm")
+    for i in range(stack.layers):
+        ours, theirs = f"encoder.layers.{i}", f"{prefix}layers.{i}"
+        yield from linear(f"{ours}.attention.qkv", f"{theirs}.attn.Wqkv", bias=stack.qkv_bias)
+        yield from linear(f"{ours}.attention.out", f"{theirs}.attn.Wo", bias=stack.attention_bias)
+        if i:
+            yield from norm_(f"{ours}.attention_norm", f"{theirs}.attn_norm")
+        bias = stack.feedforward_bias
+        yield from linear(f"{ours}.feedforward.up", f"{theirs}.mlp.Wi", bias=bias)
+        yield from linear(f"{ours}.feedforward.down", f"{theirs}.mlp.Wo", bias=bias)
+        yield from norm_(f"{ours}.feedforward_norm", f"{theirs}.mlp_norm")
+    if dims.head == "classifier":
+        yield from linear("classifier_dense", "head.dense", bias=dims.classifier_bias)
+        yield from norm_("classifier_norm", "head.norm")
+        yield from linear("classifier_out", "classifier")
+
+
+_LLAMA = Traits(epsilon=("rms_norm_eps", 1e-5), theta=250000.0)
+
+
+def _eurobert_dims(config: Config, names: Names) -> Dims:
+    """The sizes that a config.json says."""
+    del names
+    config.ignore(
+        "bos_token", "eos_token", "pad_token", "mask_token", "mask_token_id", "num_labels"
+    )
+    config.ignore("tie_word_embeddings")
+    pooling = config.get("classifier_pooling", config.get("clf_pooling", "late"))
+    head = _head(
+        config,
+        "mean" if pooling == "late" else pooling,
+        classifier_activation="gelu",
+        late_pooling=pooling == "late",
+    )
+    stack = stack_dims(_LLAMA, config)
+    return Dims(
+        width=config.size("hidden_size"),
+        vocab=config.size("vocab_size"),
+        encoder=stack,
+        tied=False,
+        **head,
+    )
+
+
+def _eurobert_weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
+    """Every parameter that these dims have, and the tensors it is made of."""
+    yield from family_weights(_LLAMA, dims, names)
+    if dims.head == "classifier":
+        yield from linear("classifier_dense", "dense")
+        yield from linear("classifier_out", "classifier")
+
+
+def _architectures(model: str) -> tuple[str, ...]:
+    return f"{model}ForSequenceClassification", f"{model}Model", f"{model}ForMaskedLM"
+
+
+# Heads of masked-language pretraining.
+MODERNBERT = Family(
+    name="modernbert",
+    architectures=_architectures("ModernBert"),
+    dims=_modernbert_dims,
+    weights=_modernbert_weights,
+    unused=(r"head\..*", r"decoder\..*"),
+)
+EUROBERT = Family(
+    name="eurobert",
+    architectures=_architectures("EuroBert"),
+    dims=_eurobert_dims,
+    weights=_eurobert_weights,
+    unused=(r"lm_head\..*",),
+)

@@ -1,0 +1,60 @@
+"""`seq2edge fill`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from seq2edge.commands.options import (
+    BUNDLE,
+    CUT,
+    Execution,
+    load_model,
+    runtime_options,
+    say_cut,
+)
+from seq2edge.commands.run import FILE, JSON, TEXTS, read_inputs
+
+
+@click.command()
+@BUNDLE
+@TEXTS
+@FILE
+@JSON
+@click.option(
+    "--top", type=click.IntRange(1), default=5, show_default=True, help="So many words a mask."
+)
+@CUT
+@runtime_options
+def fill(
+    bundle: Path,
+    texts: tuple[str, ...],
+    file: BinaryIO | None,
+    *,
+    as_json: bool,
+    top: int,
+    cut: bool,
+    execution: Execution,
+) -> None:
+    """Print what may stand in the masks of each TEXT: score, token, the text with it.
+
+    The mask is the tokenizer's own, often [MASK] or <mask>. An empty line stands behind each one's.
+    """
+    inputs = read_inputs(texts, file)
+    model = load_model(bundle, execution, cut=cut)
+    for text in inputs:
+        found = model.fill(text, top_k=top)
+        if as_json:
+            masks = [[dataclasses.asdict(each) for each in mask] for mask in found]
+            click.echo(json.dumps({"input": text, "masks": masks}, ensure_ascii=False))
+            continue
+        for mask in found:
+            for each in mask:
+                click.echo(f"{each.score:.4f}\t{each.token}\t{each.text}")
+            click.echo()
+    if cut:
+        say_cut(model)

@@ -1,0 +1,58 @@
+"""`seq2edge rerank`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from seq2edge.commands.options import (
+    BATCH,
+    BUNDLE,
+    CUT,
+    Execution,
+    load_model,
+    runtime_options,
+    say_cut,
+)
+from seq2edge.commands.run import FILE, JSON, TEXTS, read_inputs
+
+
+@click.command()
+@BUNDLE
+@click.argument("query")
+@TEXTS
+@FILE
+@JSON
+@click.option("--top", type=click.IntRange(1), metavar="N", help="Print the best N alone.")
+@BATCH
+@CUT
+@runtime_options
+def rerank(
+    bundle: Path,
+    query: str,
+    texts: tuple[str, ...],
+    file: BinaryIO | None,
+    *,
+    as_json: bool,
+    top: int | None,
+    batch: int,
+    cut: bool,
+    execution: Execution,
+) -> None:
+    """Print each TEXT behind how well it answers QUERY, best first.
+
+    BUNDLE is a classifier of pairs with one label, a reranker. Blank lines are left out.
+    """
+    inputs = [text for text in read_inputs(texts, file) if text.strip()]
+    model = load_model(bundle, execution, cut=cut)
+    for ranked in model.rerank(query, inputs, batch=batch)[:top]:
+        if as_json:
+            click.echo(json.dumps(dataclasses.asdict(ranked), ensure_ascii=False))
+        else:
+            click.echo(f"{ranked.score:.4f}\t{ranked.text}")
+    if cut:
+        say_cut(model)

@@ -1,0 +1,200 @@
+"""transformers' own model judges ours: a family that was misread does not pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from command_line import call
+
+from seq2edge.checkpoints.load import Checkpoint, _restore_tables, load_checkpoint
+from seq2edge.errors import ExportError
+from seq2edge.export import original, pipeline
+from seq2edge.export.eager import EagerBackend
+from seq2edge.export.pipeline import record_reference
+from seq2edge.model.transformer import Transformer
+from seq2edge.runtime import parity
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """The folder of a tiny checkpoint, what we read in it, and what our model answers."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            tiny_models.save(name, folder)
+            loaded = load_checkpoint(folder)
+            made[name] = folder, loaded, record_reference(loaded)
+        return made[name]
+
+    return get
+
+
+def misread(loaded: Checkpoint, side: str, **changes) -> Checkpoint:
+    """The checkpoint with other dims over the same weights."""
+    dims = loaded.dims
+    if side:
+        stack = dataclasses.replace(getattr(dims, side), **changes)
+        changes = {side: stack}
+    dims = dataclasses.replace(dims, **changes)
+    model = Transformer(dims).eval().requires_grad_(requires_grad=False)
+    model.load_state_dict(loaded.model.state_dict())
+    _restore_tables(model, dims)
+    return dataclasses.replace(loaded, dims=dims, model=model)
+
+
+def damaged(loaded: Checkpoint, parameter: str, change) -> Checkpoint:
+    """The checkpoint with one parameter changed."""
+    model = Transformer(loaded.dims).eval().requires_grad_(requires_grad=False)
+    model.load_state_dict(loaded.model.state_dict())
+    _restore_tables(model, loaded.dims)
+    tensor = model.get_parameter(parameter)
+    tensor.copy_(change(tensor))
+    return dataclasses.replace(loaded, model=model)
+
+
+def shifted(table: torch.Tensor) -> torch.Tensor:
+    """Every row one place later."""
+    return table.roll(1, 0)
+
+
+MISREADINGS = {
+    "rotary base, 5th digit": ("llama", lambda c: misread(c, "decoder", rotary_theta=10001.0)),
+    "ten times epsilon": ("qwen2", lambda c: misread(c, "decoder", norm_epsilon=1e-5)),
+    "ten times epsilon, encoder": ("bart", lambda c: misread(c, "encoder", norm_epsilon=1e-4)),
+    "window one longer": ("mistral", lambda c: misread(c, "decoder", window=7)),
+    "a bias dropped": (
+        "llama-biases-tied",
+        lambda c: damaged(c, "decoder.layers.1.attention.out.bias", torch.zeros_like),
+    ),
+    "positions one off": ("gpt2", lambda c: damaged(c, "decoder.positions.weight", shifted)),
+    "positions from 1 on": ("m2m100", lambda c: damaged(c, "encoder.positions.weight", shifted)),
+    "embedding not scaled": ("mbart", lambda c: misread(c, "encoder", embedding_scale=1.0)),
+    "another gelu": ("gpt2", lambda c: misread(c, "decoder", activation="gelu")),
+    "hidden states not scaled": ("t5", lambda c: misread(c, "", logits_scale=1.0)),
+    "buckets of distance": ("t5", lambda c: misread(c, "encoder", relative_distance=9)),
+    "attention scaled": ("t5-untied", lambda c: misread(c, "decoder", attention_scale=8**-0.5)),
+    "norms before, not behind": ("bert-embedding", lambda c: misread(c, "encoder", pre_norm=True)),
+    "a norm's weight, 4th digit": (
+        "qwen3",
+        lambda c: damaged(c, "decoder.layers.0.attention.key_norm.weight", lambda w: 1.0001 * w),
+    ),
+}
+
+
+@pytest.mark.parametrize("planted", MISREADINGS)
+def test_a_misread_family_is_caught(opened, planted):
+    """By transformers, and by the tolerance that graphs are held to."""
+    name, plant = MISREADINGS[planted]
+    folder, loaded, reference = opened(name)
+    wrong = plant(loaded)
+    assert not parity.replay(EagerBackend(wrong.model), reference).within()
+    assert not original.compare(folder, wrong.dims, record_reference(wrong)).equal
+
+
+@pytest.mark.parametrize("name", tiny_models.ALL)
+def test_a_family_as_we_read_it_is_its_original(opened, name):
+    """And errs from the float64 model by about as much as ours does."""
+    folder, loaded, reference = opened(name)
+    found = original.compare(folder, loaded.dims, reference)
+    assert found.equal
+    assert found.place == ""
+    assert found.implementation.startswith("transformers 5")
+    assert found.parity.max_absolute < 4e-5 or name in ("t5-untied", "mt5")
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", ["t5-untied", "bart", "llama", "whisper", "bert"])
+def test_no_right_model_is_refused(tmp_path, name, seed):
+    """However large its weights are, and with them its logits."""
+    model = tiny_models.make(name, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4.0 ** (2 * torch.rand((), generator=generator) - 1))
+    model.save_pretrained(tmp_path)
+    loaded = load_checkpoint(tmp_path)
+    assert original.compare(tmp_path, loaded.dims, record_reference(loaded)).equal
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter", "place"),
+    [
+        ("bart", "encoder.layers.1.feedforward.down.bias", "the encoder's layer 1"),
+        ("llama", "decoder.layers.0.attention.qkv.weight", "the decoder's layer 0"),
+        ("gpt2", "decoder.positions.weight", "the decoder's embedding"),
+        ("bert", "classifier_out.bias", "what follows the layers"),
+    ],
+)
+def test_the_first_difference_is_named(opened, monkeypatch, name, parameter, place):
+    """Hidden states side by side."""
+    folder, loaded, _ = opened(name)
+    wrong = damaged(loaded, parameter, lambda tensor: 1.5 * tensor + 0.01)
+    monkeypatch.setattr(original, "load_checkpoint", lambda _, task: wrong)
+    assert original.compare(folder, wrong.dims, record_reference(wrong)).place == place
+
+
+def test_what_transformers_cannot_load_is_said(opened, tmp_path):
+    """It is no reason to refuse the checkpoint."""
+    _, loaded, reference = opened("gpt2")
+    with pytest.raises(original.NoOriginalError, match=r"transformers 5\S* does not load it"):
+        original.compare(tmp_path, loaded.dims, reference)
+
+
+def test_weights_that_transformers_would_make_up(opened, tmp_path):
+    """They are random: nothing could be compared."""
+    _, loaded, reference = opened("gpt2")
+    tiny_models.make("gpt2").transformer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"architectures": ["GPT2ForTokenClassification"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(original.NoOriginalError, match=r"would make up classifier\.bias"):
+        original.compare(tmp_path, loaded.dims, reference)
+
+
+def test_the_program_of_each_row(opened):
+    """What `histories` says a row read gives what was recorded, the exchange of beams included."""
+    _, loaded, reference = opened("llama")
+    backend = EagerBackend(loaded.model)
+    for i in (0, 3, parity.STEPS):
+        for row, (_, ids) in enumerate(parity.histories(reference)[i]):
+            cache = backend.start(None, 1, None)
+            logits = backend.step(np.array([ids]), np.array([len(ids)]), cache)
+            assert logits.argmax() == reference[f"top_ids_{i}"][row, 0]
+
+
+def test_the_command_compares_and_says_so(tmp_path, monkeypatch):
+    """In the manifest and in `inspect`; a model that was misread is not written."""
+    tiny_models.save("bert", tmp_path / "checkpoint")
+    result = call("export", tmp_path / "checkpoint", "-o", tmp_path / "bundle")
+    assert result.exit_code == 0, result.stderr
+    assert "original: transformers 5" in result.stderr
+    shown = call("inspect", tmp_path / "bundle").stdout
+    assert "original    compared with transformers 5" in shown
+    assert "BertForSequenceClassification: within" in shown
+    wrong = damaged(load_checkpoint(tmp_path / "checkpoint"), "classifier_out.bias", lambda b: -b)
+    monkeypatch.setattr(pipeline, "load_checkpoint", lambda *_, **__: wrong)
+    refused = call("export", tmp_path / "checkpoint", "-o", tmp_path / "other")
+    assert refused.exit_code == 1
+    assert "answers otherwise than our model: largest error" in refused.stderr
+    assert "they first differ in what follows the layers" in refused.stderr
+    assert not (tmp_path / "other").exists()
+
+
+def test_without_the_original_the_reason_is_kept(exported):
+    """Of what was left out, and of what transformers has no class for."""
+    _, folder, _ = exported("t5")
+    assert "original    not compared: it was left out" in call("inspect", folder / "bundle").stdout
+
+
+def test_a_comparison_that_dies_is_no_agreement(opened, tmp_path, monkeypatch):
+    """Killed for its memory, say."""
+    monkeypatch.setattr(original.sys, "executable", "/bin/false")
+    with pytest.raises(ExportError, match=r"ended with 1 \(it said nothing\).*--original no"):
+        original._run(tmp_path, opened("gpt2")[1].dims, tmp_path)

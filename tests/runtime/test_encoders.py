@@ -1,0 +1,96 @@
+"""Encoder-only models on texts and pairs: what transformers answers, best first, in any batch."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from eager_models import eager_model, reference_logits
+from small_tokenizers import corpus
+
+from seq2edge.errors import InputError
+from seq2edge.runtime.model import Model
+
+TEXTS = corpus("latin")[:5]
+CLOSE = {"abs": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def reranker(tmp_path_factory):
+    """A classifier with one label."""
+    return eager_model(tmp_path_factory.mktemp("reranker"), "bert", "bert", num_labels=1)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert"])
+def test_pairs_are_classified_as_in_transformers(tmp_path, kind):
+    """With types of tokens, with one type for all, and without any."""
+    reference, tokenizer, model = eager_model(tmp_path, kind, kind)
+    pairs = [(TEXTS[0], TEXTS[1]), (TEXTS[1][:9], TEXTS[2]), TEXTS[3]]
+    for text, found in zip(pairs, model.classify(pairs), strict=True):
+        parts = (text,) if isinstance(text, str) else text
+        wanted = reference_logits(reference, tokenizer, *parts).logits.softmax(-1)[0]
+        assert list(found.scores.values()) == pytest.approx(wanted.tolist(), **CLOSE)
+
+
+def test_texts_are_ranked_by_the_sigmoid_of_their_logit(reranker):
+    """Best first, with the place of each, whatever the batch is."""
+    reference, tokenizer, model = reranker
+    wanted = [
+        reference_logits(reference, tokenizer, TEXTS[4], text).logits.sigmoid().item()
+        for text in TEXTS
+    ]
+    for batch in (1, 3, 16):
+        found = model.rerank(TEXTS[4], TEXTS, batch=batch)
+        assert [each.index for each in found] == list(np.argsort(wanted)[::-1])
+        assert [each.score for each in found] == pytest.approx(sorted(wanted)[::-1], **CLOSE)
+        assert [each.text for each in found] == [TEXTS[each.index] for each in found]
+    assert model.rerank("hello", []) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"},
+        {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}},
+    ],
+)
+def test_a_cross_encoder_may_say_that_its_logit_is_the_score(tmp_path, settings):
+    """As sentence-transformers wrote it, of old and now."""
+    reference, tokenizer, model = eager_model(tmp_path, "bert", "bert", num_labels=1, **settings)
+    wanted = reference_logits(reference, tokenizer, *TEXTS[:2]).logits.item()
+    assert model.rerank(TEXTS[0], [TEXTS[1]])[0].score == pytest.approx(wanted, **CLOSE)
+
+
+def test_a_model_with_several_labels_ranks_nothing(tmp_path):
+    """It says what it can do instead."""
+    _, _, model = eager_model(tmp_path, "bert", "bert")
+    with pytest.raises(InputError, match=r"tells 3 labels apart.*classify pairs with it"):
+        model.rerank("hello", TEXTS)
+
+
+def test_long_pairs_are_refused_or_cut(tmp_path, reranker):
+    """With `cut` the longer text loses first, and it is counted."""
+    _, _, model = reranker
+    long = " ".join(TEXTS * 4)
+    with pytest.raises(InputError, match=r"source 0: \d+ tokens, the model takes 66"):
+        model.rerank("hello world", [long])
+    reference, tokenizer, model = eager_model(tmp_path, "bert", "bert", num_labels=1, cut=True)
+    found = model.rerank("hello world", [long])[0].score
+    inputs = tokenizer("hello world", long, truncation=True, max_length=66, return_tensors="pt")
+    assert found == pytest.approx(reference(**inputs).logits.sigmoid().item(), **CLOSE)
+    assert model.tokenizer.shortened == 1
+
+
+def test_a_bundle_whose_encoder_reads_no_types_refuses_pairs(reranker):
+    """One that an older version exported; texts go on."""
+    _, _, model = reranker
+    manifest = model.bundle.manifest
+    old = dataclasses.replace(manifest.graphs[0], inputs=manifest.graphs[0].inputs[:2])
+    bundle = dataclasses.replace(
+        model.bundle, manifest=dataclasses.replace(manifest, graphs=(old,))
+    )
+    older = Model(bundle, model.backend)
+    assert older.classify(TEXTS[:1]) == model.classify(TEXTS[:1])
+    with pytest.raises(InputError, match="cannot tell the texts of a pair apart"):
+        older.rerank("hello", TEXTS)
