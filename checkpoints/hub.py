@@ -148,7 +148,7 @@ def _hub_errors(repo: str, hub: Hub) -> Iterator[None]:
         reason = "and --offline fetches nothing" if hub.offline else f"and {_reason(error)}"
         raise CheckpointError(f"{repo}: no such folder here, not in the cache, {reason}") from error
     except errors.EntryNotFoundError as error:
-        raise CheckpointError(f"{repo}: {_first_line(error)}") from error
+        raise CheckpointError(f"{repo}: has no {CONFIG} on the hub, which is needed") from error
     except CheckpointError:
         raise
     except Exception as error:  # the library lets those of its HTTP client through

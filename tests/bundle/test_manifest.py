@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import seq2edge
-from seq2edge.bundle import manifest as manifest_records
+from seq2edge.bundle import manifest as manifest_module
 from seq2edge.bundle.manifest import Manifest, check_file_name, manifest_schema
 from seq2edge.errors import BundleError
 from seq2edge.files.records import hints
 from seq2edge.files.storage import FileRecord
+from seq2edge.model import dims as dims_module
 from seq2edge.model.dims import Dims, StackDims
 
 SCHEMA_FILE = Path(seq2edge.__file__).with_name("manifest.schema.json")
@@ -27,7 +28,8 @@ RECORD = FileRecord(size=5, sha256="0" * 64)
 # Not written where they say nothing, so that older versions read the rest.
 LATER = {
     field.name
-    for record in (*vars(manifest_records).values(), Dims, StackDims)
+    for module in (manifest_module, dims_module)
+    for record in vars(module).values()
     if dataclasses.is_dataclass(record)
     for field in dataclasses.fields(record)
     if field.metadata.get("optional")

@@ -145,6 +145,13 @@ def test_the_command_line_exports_by_name(remote, tmp_path):
     assert "someone/other: no such folder here and no such model" in result.stderr
 
 
+def test_a_repository_that_is_no_checkpoint_is_told(remote):
+    """One without a config: other formats, data."""
+    (remote.folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"^someone/tiny: has no config\.json on the hub"):
+        find_checkpoint("someone/tiny", Hub())
+
+
 def test_without_a_network_one_line_says_so(remote, monkeypatch):
     """Nobody answers at that address."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")

@@ -81,6 +81,18 @@ def test_the_model_is_the_same(tmp_path, name, once):
 
 
 @pytest.mark.usefixtures("here")
+def test_what_the_config_calls_untied_is_written_twice(tmp_path):
+    """Though one memory holds both: the head would be missed."""
+    model = pickled(tmp_path / "old", "qwen2")
+    state = model.state_dict()
+    state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    torch.save(state, tmp_path / "old" / "pytorch_model.bin")
+    made = convert_weights(tmp_path / "old", tmp_path / "new")
+    assert dict(made.second_names) == {}
+    assert not load_checkpoint(made.path).dims.tied
+
+
+@pytest.mark.usefixtures("here")
 def test_every_tensor_is_kept(tmp_path):
     """Heads that no task of ours needs, numbers that are no weights, half precision."""
     torch.manual_seed(0)

@@ -168,6 +168,25 @@ def test_minilm_finds_the_known_similarity(tmp_path):
     np.testing.assert_allclose(model.embed(texts[:1])[0], first, atol=1e-5)
 
 
+def test_minilm_cuts_texts_as_its_folder_says(tmp_path):
+    """With a warning, to the embedding of the first tokens that transformers gives."""
+    checkpoint = fetched("minilm-l6")
+    model = exported(checkpoint, tmp_path)
+    record = model.bundle.manifest.embedding
+    longest = record.longest if record is not None else None
+    if longest is None:
+        pytest.skip("the folder does not say how long a text may be")
+    text = " ".join(["A man is eating food."] * longest)
+    with pytest.warns(UserWarning, match=f"cut texts to {longest} tokens"):
+        (found,) = model.embed([text])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    inputs = tokenizer(text, truncation=True, max_length=longest, return_tensors="pt")
+    with torch.no_grad():
+        hidden = transformers.AutoModel.from_pretrained(checkpoint)(**inputs).last_hidden_state
+    wanted = torch.nn.functional.normalize(hidden[0].mean(dim=0), dim=0)
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-5)
+
+
 def test_a_pickled_checkpoint_is_refused_with_the_way_out():
     """Weights that could run code are never read."""
     with pytest.raises(CheckpointError, match="pickled weights can run code"):

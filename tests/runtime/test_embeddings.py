@@ -13,8 +13,10 @@ from sentence_folders import by_hand, sentence_folder, write
 from speaking import write_tokenizer
 
 import seq2edge
-from seq2edge.errors import InputError
+from seq2edge.bundle.manifest import EmbeddingRecord
+from seq2edge.errors import BundleError, InputError
 from seq2edge.export.pipeline import export_checkpoint
+from seq2edge.runtime.embeddings import with_prompt
 
 SIZES = {"hidden_size": 24, "num_attention_heads": 3}
 SETTINGS = {"prompts": {"query": "w7 w8 ", "passage": ""}, "similarity_fn_name": "cosine"}
@@ -63,6 +65,15 @@ def test_texts_are_embedded_as_the_folder_says(made):
     assert model.embed([]).shape == (0, 10)
     with pytest.raises(InputError, match="'web' is unknown, this model has: query, passage"):
         model.embed(texts, prompt="web")
+
+
+def test_prompts_stand_before_texts_without_space_around():
+    """The default where nobody asks, none for an empty name."""
+    record = EmbeddingRecord(prompts={"query": " q: "}, default_prompt="query")
+    assert with_prompt([" a b\n", "c"], record, None) == ["q:  a b", "q: c"]
+    assert with_prompt([" a b\n"], record, "") == ["a b"]
+    with pytest.raises(BundleError, match="default_prompt: 'web' is none of the prompts"):
+        EmbeddingRecord(default_prompt="web")
 
 
 def test_long_texts_are_cut_with_a_warning(made):
