@@ -24,7 +24,7 @@ from seq2edge.model.dims import Dims, StackDims
 SCHEMA_FILE = Path(seq2edge.__file__).with_name("manifest.schema.json")
 RECORD = FileRecord(size=5, sha256="0" * 64)
 # Not written where they say nothing, so that older versions read the rest.
-LATER = {"shortlist", "relevance", "embedding", "dense"}
+LATER = {"shortlist", "mask", "text_limit", "relevance", "embedding", "dense"}
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

@@ -8,13 +8,16 @@ from published_configs import CONFIGS
 
 from seq2edge.checkpoints.families import FAMILIES, find_family
 from seq2edge.checkpoints.families.family import Config
-from seq2edge.checkpoints.load import _check_architecture, load_checkpoint
+from seq2edge.checkpoints.load import _check_architecture, _relevance, load_checkpoint
 from seq2edge.errors import CheckpointError, UnsupportedError
 
 NAMES = {
     "flan-t5-base": ("lm_head.weight",),
     "mt5-small": ("lm_head.weight",),
     "bert-base-uncased": ("bert.embeddings.token_type_embeddings.weight",),
+    "bert-base-NER": ("bert.embeddings.token_type_embeddings.weight",),
+    "ms-marco-MiniLM-L6-v2": ("bert.embeddings.token_type_embeddings.weight",),
+    "roberta-base-squad2": ("roberta.embeddings.token_type_embeddings.weight",),
     "roberta-base": ("roberta.embeddings.token_type_embeddings.weight",),
 }
 LAYERS_HEADS_WIDTH = {
@@ -35,6 +38,9 @@ LAYERS_HEADS_WIDTH = {
     "bert-base-uncased": ((12, 12), None, 768),
     "roberta-base": ((12, 12), None, 768),
     "distilbert-base-uncased-finetuned-sst-2-english": ((6, 12), None, 768),
+    "bert-base-NER": ((12, 12), None, 768),
+    "roberta-base-squad2": ((12, 12), None, 768),
+    "ms-marco-MiniLM-L6-v2": ((6, 12), None, 384),
 }
 
 
@@ -44,6 +50,7 @@ def read(values, names=(), task=None):
     family = find_family(str(config.get("model_type", "")))
     _check_architecture(family, config)
     dims = family.dims(config, frozenset(names))
+    _relevance(config)
     config.check_all_read()
     return dims
 
@@ -82,6 +89,12 @@ def test_details_that_published_models_differ_in():
     assert published("Qwen3-0.6B").decoder.head_dim == 128
     assert published("Qwen3-0.6B").decoder.qk_norm
     assert published("bert-base-uncased").head == "embedding"
+    filling = read(CONFIGS["bert-base-uncased"], NAMES["bert-base-uncased"], task="fill")
+    assert (filling.head, filling.tied, filling.task) == ("masked", True, "fill")
+    assert (published("bert-base-NER").head, published("bert-base-NER").labels) == ("tokens", 9)
+    assert published("roberta-base-squad2").head == "span"
+    assert published("ms-marco-MiniLM-L6-v2").labels == 1
+    assert _relevance(Config(CONFIGS["ms-marco-MiniLM-L6-v2"])) == "plain"
     assert published("roberta-base").encoder.max_positions == 512
     assert published("distilbert-base-uncased-finetuned-sst-2-english").labels == 2
     assert published("whisper-tiny").frames == 3000
@@ -113,6 +126,17 @@ def test_details_that_published_models_differ_in():
         ("whisper-tiny", {"scale_embedding": True}, "scale_embedding True"),
         ("t5-small", {"feed_forward_proj": "gated-swish"}, "feed_forward_proj 'gated-swish'"),
         ("bert-base-uncased", {"position_embedding_type": "relative_key"}, "'relative_key'"),
+        ("roberta-base-squad2", {"num_labels": 3}, "num_labels of a model that answers must be 2"),
+        (
+            "ms-marco-MiniLM-L6-v2",
+            {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}},
+            "activation_fn Tanh is not supported, known: Sigmoid, Identity",
+        ),
+        (
+            "ms-marco-MiniLM-L6-v2",
+            {"sentence_transformers": {"activation_fn": "Identity", "scale": 2}},
+            "sentence_transformers has scale",
+        ),
         ("bert-base-uncased", {"is_decoder": True}, "is_decoder True"),
         ("bert-base-uncased", {"pruned_heads": {"0": [1]}}, r"pruned_heads=\{'0': \[1\]\}"),
         ("roberta-base", {"pad_token_id": 0}, "pad_token_id 0 is not supported, only 1"),
