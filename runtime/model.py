@@ -532,6 +532,8 @@ class Model:
 
         Of a model that was loaded with `cut` as much as it has positions for, see `encode_text`.
         """
+        if not isinstance(text, str) and len(text) != 2:
+            raise InputError(f"input: {text!r:.60} is neither a text nor a pair of texts")
         first, second = (text, None) if isinstance(text, str) else text
         longest = self.text_positions if self._cut else None
         encoded = self.tokenizer.encode_texts(first, second, longest=longest)

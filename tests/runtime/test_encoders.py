@@ -48,6 +48,15 @@ def test_texts_are_ranked_by_the_sigmoid_of_their_logit(reranker):
     assert model.rerank("hello", []) == []
 
 
+def test_what_is_no_pair_is_refused(reranker):
+    """Three texts, or something that is no text."""
+    _, _, model = reranker
+    with pytest.raises(InputError, match=r"\('a', 'b', 'c'\) is neither a text nor a pair"):
+        model.classify([("a", "b", "c")])
+    with pytest.raises(InputError, match=r"text: \('a', 5\) is not Unicode text"):
+        model.classify([("a", 5)])
+
+
 @pytest.mark.parametrize(
     "settings",
     [
