@@ -157,7 +157,8 @@ class TokenizerRecord:
     first token forced out of it. `source_language` and `target_language` are the defaults.
     Ids from `unknown_from` on are pieces without an embedding, which become the unknown token.
     `clean_up` removes the spaces before English punctuation when decoding.
-    `prompts` maps a task to the text put first.
+    `prompts` maps a task to the text put first. `text_limit` is how many tokens of a text an
+    encoder-only model reads, where that is fewer than it has positions for.
     """
 
     source: FileName
@@ -172,6 +173,7 @@ class TokenizerRecord:
     unknown_from: int | None = None
     clean_up: bool = False
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    text_limit: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

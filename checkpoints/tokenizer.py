@@ -52,6 +52,7 @@ CONVERTERS = {
     "M2M100Tokenizer": "seq2edge.checkpoints.remapped_sentencepiece:convert_m2m100",
     "TokenizersBackend": "seq2edge.checkpoints.tokenizer:convert_fast",
 }
+NO_LIMIT = 10**9  # what transformers writes where a tokenizer sets none is far larger
 WITHOUT_FILES = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 
 Original: TypeAlias = Any  # a transformers tokenizer
@@ -64,6 +65,7 @@ class Converted:
     files: Mapping[str, bytes]
     record: TokenizerRecord
     notes: tuple[str, ...] = ()
+    longest: int | None = None  # tokens that it lets a model read, if it says so
 
 
 def convert_tokenizer(
@@ -105,7 +107,9 @@ def convert_tokenizer(
         special = dataclasses.replace(record.special, mask=str(original.mask_token))
         record = dataclasses.replace(record, special=special)
     _check_ids(converted, original, folder, vocab=vocab, source_vocab=source_vocab or vocab)
-    return _with_template(dataclasses.replace(converted, record=record), original)
+    longest = original.model_max_length if original.model_max_length < NO_LIMIT else None
+    converted = dataclasses.replace(converted, record=record, longest=longest)
+    return _with_template(converted, original)
 
 
 def _native(folder: Path, values: object, *, vocab: int, source_vocab: int) -> Converted:
@@ -328,7 +332,8 @@ def _with_template(converted: Converted, original: Original) -> Converted:
     notes = (*converted.notes, note) if note else converted.notes
     if "default" not in named:
         return dataclasses.replace(converted, notes=notes)
-    return Converted(
+    return dataclasses.replace(
+        converted,
         files={**converted.files, TEMPLATE: named["default"].encode()},
         record=dataclasses.replace(converted.record, chat_template=TEMPLATE),
         notes=notes,

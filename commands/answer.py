@@ -46,7 +46,10 @@ def answer(
     batch: int,
     execution: Execution,
 ) -> None:
-    """Print where CONTEXT answers QUESTION: score, first character, end, words."""
+    """Print the parts of CONTEXT that answer QUESTION.
+
+    A line has score, first character, end and words.
+    """
     if (context is None) == (file is None):
         raise click.UsageError("give a context or --file")
     if file is not None:

@@ -40,9 +40,10 @@ def fill(
     cut: bool,
     execution: Execution,
 ) -> None:
-    """Print what may stand in the masks of each TEXT: score, token, the text with it.
+    """Print what may stand in the masks of each TEXT.
 
-    The mask is the tokenizer's own, often [MASK] or <mask>. An empty line stands behind each one's.
+    A line has score, token and the text with it; an empty line ends a mask. Masks are written as
+    the tokenizer has it, often [MASK] or <mask>.
     """
     inputs = read_inputs(texts, file)
     model = load_model(bundle, execution, cut=cut)

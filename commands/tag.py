@@ -61,9 +61,9 @@ def tag(
     cut: bool,
     execution: Execution,
 ) -> None:
-    """Print the entities of each TEXT: label, score, first character, end, words.
+    """Print the entities of each TEXT.
 
-    An empty line stands behind those of a text.
+    A line has label, score, first character, end and words; an empty line ends a text.
     """
     inputs = read_inputs(texts, file)
     model = load_model(bundle, execution, cut=cut)

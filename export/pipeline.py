@@ -182,7 +182,13 @@ def _write_tokenizer(
         return None, ("the checkpoint has no tokenizer: the bundle takes token ids alone",)
     for name, data in converted.files.items():
         writer.path(name).write_bytes(data)
-    return converted.record, converted.notes
+    record = converted.record
+    if dims.kind == "encoder" and loaded.source.sentence is None and converted.longest is not None:
+        assert dims.encoder is not None
+        positions = dims.encoder.max_positions
+        if not positions or converted.longest < positions:
+            record = dataclasses.replace(record, text_limit=converted.longest)
+    return record, converted.notes
 
 
 def _write_graphs(

@@ -321,7 +321,8 @@ class Transformer(nn.Module):
             return self.token_out(encoded)
         if self.dims.head == "masked":
             hidden = self.masked_activation(self.masked_dense(encoded))
-            return self.logits(self.masked_norm(hidden))
+            flat = self.masked_norm(hidden).flatten(0, 1)  # so that a tied table is stored once
+            return self.logits(flat).reshape(*encoded.shape[:2], -1)
         if self.dims.late_pooling:
             encoded = self._before_classes(encoded)
         pooled = self._pooled(encoded, source_length)

@@ -36,12 +36,14 @@ def check_listed(options: DecodeOptions, listed: Collection[int]) -> None:
 class Limits:
     """Of a model of these sizes on a backend, whose caches may hold fewer tokens.
 
-    `listed` are the tokens that it can generate, None: all.
+    `listed` are the tokens that it can generate, None: all. `longest` are the tokens of a text that
+    an encoder-only model reads, where its positions do not say it.
     """
 
     dims: Dims
     backend: Backend
     listed: frozenset[int] | None = None
+    longest: int | None = None
 
     def check_ids(self, sequences: Sequence[Sequence[int]], vocab: int, first: int = 0) -> None:
         """Raise InputError for an empty sequence, or ids outside of the vocabulary.
@@ -74,6 +76,14 @@ class Limits:
                 f"{limit}; shorten it, or load the model with cut (--cut)"
             )
 
+    def check_text(self, ids: Sequence[int]) -> None:
+        """Raise InputError for a text with more tokens than `longest`."""
+        if self.longest is not None and len(ids) > self.longest:
+            raise InputError(
+                f"text: {len(ids)} tokens, the checkpoint's tokenizer allows {self.longest}; "
+                "shorten it, or load the model with cut (--cut)"
+            )
+
     def check_options(self, options: DecodeOptions) -> None:
         """Raise OptionError for options that a shortlist cannot honour."""
         if self.listed is not None:
@@ -102,7 +112,7 @@ class Limits:
         too, of which `new_tokens` are kept free.
         """
         if self.dims.encoder is not None:
-            return self.dims.encoder.max_positions or None
+            return self.longest or self.dims.encoder.max_positions or None
         positions, _ = self._decoder_positions()
         return None if positions is None else max(1, positions - new_tokens)
 

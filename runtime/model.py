@@ -101,7 +101,13 @@ class Model:
         self.backend = backend
         self.reason = reason
         self.dims = bundle.manifest.dims
-        self._limits = Limits(dims=self.dims, backend=backend, listed=read_shortlist(bundle))
+        tokenizer = bundle.manifest.tokenizer
+        self._limits = Limits(
+            dims=self.dims,
+            backend=backend,
+            listed=read_shortlist(bundle),
+            longest=tokenizer.text_limit if tokenizer is not None else None,
+        )
         self.options = DecodeOptions.from_dict(dict(bundle.manifest.generation or {}))
         self._tokenizer: Tokenizer | None = None
         self._draft: Model | None = None
@@ -526,9 +532,13 @@ class Model:
 
         Of a model that was loaded with `cut` as much as it has positions for, see `encode_text`.
         """
+        if not isinstance(text, str) and len(text) != 2:
+            raise InputError(f"input: {text!r:.60} is neither a text nor a pair of texts")
         first, second = (text, None) if isinstance(text, str) else text
         longest = self.text_positions if self._cut else None
-        return self.tokenizer.encode_texts(first, second, longest=longest)
+        encoded = self.tokenizer.encode_texts(first, second, longest=longest)
+        self._limits.check_text(encoded.ids)
+        return encoded
 
     def pool(self, texts: Sequence[EncodedText]) -> NDArray[np.float32]:
         """What an encoder-only model gives for texts, as one batch: see `Backend.pool`."""
@@ -555,12 +565,14 @@ class Model:
         limits = [longest]
         if self._cut if cut is None else cut:
             limits.append(self._limits.text_positions(new_tokens))
-        return self.tokenizer.encode(
+        ids = self.tokenizer.encode(
             text,
             source_language=source_language,
             target_language=target_language,
             longest=min((limit for limit in limits if limit is not None), default=None),
         )
+        self._limits.check_text(ids)
+        return ids
 
     def with_target_language(self, options: DecodeOptions, language: str | None) -> DecodeOptions:
         """The options that ask a multilingual model for a language, by default its tokenizer's."""

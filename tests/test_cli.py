@@ -14,7 +14,7 @@ from seq2edge import cli
 
 GROUPS = {
     "Make a bundle": "convert-weights export shortlist quantize targets build pack unpack".split(),
-    "Run it": "run chat transcribe classify embed".split(),
+    "Run it": "run chat transcribe classify rerank embed tag answer fill".split(),
     "Measure it": "verify inspect eval audit doctor".split(),
     "Train": "train sweep distil canary".split(),
 }

@@ -22,7 +22,7 @@ _KEYS_BY_REASON = {
         chunk_size_feed_forward pretraining_tp torchscript use_bfloat16 use_cache use_flash_attn""",
     "the type that weights were stored in; they are read as float32": "dtype torch_dtype",
     "where the file comes from": """
-        _commit_hash _name_or_path is_llama_config language license transformers_version
+        _commit_hash _name_or_path is_llama_config language license name transformers_version
         transformers_weights""",
     "code or settings of other programs, which are never run": """
         auto_map custom_pipelines transformers.js_config""",

@@ -450,3 +450,11 @@ def test_prompts_come_from_the_config(tmp_path: Path) -> None:
     result = convert_tokenizer(tmp_path, config=config, vocab=10**6)
     assert result is not None
     assert result.record.prompts == {"summarization": "summarize: "}
+
+
+def test_how_much_a_tokenizer_allows_is_told(tmp_path: Path) -> None:
+    """As its settings say; where they say nothing, there is no limit."""
+    family = KINDS["bert"](tmp_path)
+    assert converted(tmp_path, family).longest is None
+    write(tmp_path / "tokenizer_config.json", {"model_max_length": 77})
+    assert converted(tmp_path, family).longest == 77

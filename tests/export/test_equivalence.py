@@ -189,6 +189,9 @@ def test_what_answers_each_token_is_that_of_transformers(opened, name):
             found[row, : len(ids)], wanted[0], atol=TOLERANCES["float32"].absolute
         )
     assert model.bundle.manifest.parity.max_absolute < TOLERANCES["float32"].absolute
+    graph = tiny_models.canonical_graph(model.bundle, "encoder").graph
+    table = model.dims.vocab * model.dims.width
+    assert sum(v.const_value.size == table for v in graph.initializers.values()) == 1
     assert model.bundle.manifest.task == {"t": "tag", "s": "answer", "m": "fill"}[name[5]]
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import onnx_ir as ir
 import pytest
+import small_tokenizers
 import tiny_models
 
 from seq2edge.bundle import Bundle
@@ -130,3 +132,14 @@ def test_progress_runs_forward_from_nothing_to_everything(tmp_path):
     assert parts == sorted(parts)
     assert (parts[0], parts[-1]) == (0.0, 1.0)
     assert {stage for stage, _ in seen} == set(pipeline.STAGES)
+
+
+@pytest.mark.parametrize(("settings", "limit"), [({}, None), ({"model_max_length": 20}, 20)])
+def test_an_encoder_reads_what_its_tokenizer_allows(tmp_path, settings, limit):
+    """Where that is less than it has positions for."""
+    small_tokenizers.bert(tmp_path)
+    small_tokenizers.write(tmp_path / "tokenizer_config.json", settings)
+    tiny_models.save("bert", tmp_path, vocab_size=310, pad_token_id=0)
+    writer = SimpleNamespace(path=lambda name: tmp_path / f"new-{name}")
+    record, _ = pipeline._write_tokenizer(writer, load_checkpoint(tmp_path))
+    assert record.text_limit == limit

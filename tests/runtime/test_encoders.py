@@ -48,6 +48,15 @@ def test_texts_are_ranked_by_the_sigmoid_of_their_logit(reranker):
     assert model.rerank("hello", []) == []
 
 
+def test_what_is_no_pair_is_refused(reranker):
+    """Three texts, or something that is no text."""
+    _, _, model = reranker
+    with pytest.raises(InputError, match=r"\('a', 'b', 'c'\) is neither a text nor a pair"):
+        model.classify([("a", "b", "c")])
+    with pytest.raises(InputError, match=r"text: \('a', 5\) is not Unicode text"):
+        model.classify([("a", 5)])
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -94,3 +103,20 @@ def test_a_bundle_whose_encoder_reads_no_types_refuses_pairs(reranker):
     assert older.classify(TEXTS[:1]) == model.classify(TEXTS[:1])
     with pytest.raises(InputError, match="cannot tell the texts of a pair apart"):
         older.rerank("hello", TEXTS)
+
+
+def test_a_tokenizer_may_allow_less_than_there_are_positions(tmp_path):
+    """Then longer texts are refused, or cut to what it allows, and counted."""
+    long = " ".join(TEXTS[:2])
+    _, tokenizer, model = eager_model(tmp_path / "a", "bert", "bert", text_limit=12)
+    assert model.text_positions == 12
+    with pytest.raises(InputError, match=r"\d\d tokens, the checkpoint's tokenizer allows 12; sh"):
+        model.classify([long])
+    reference, tokenizer, model = eager_model(
+        tmp_path / "b", "bert", "bert", text_limit=12, cut=True
+    )
+    found = model.classify(["hello", long])[1]
+    inputs = tokenizer(long, truncation=True, max_length=12, return_tensors="pt")
+    wanted = reference(**inputs).logits.softmax(-1)[0].tolist()
+    assert list(found.scores.values()) == pytest.approx(wanted, **CLOSE)
+    assert model.tokenizer.shortened == 1

@@ -66,6 +66,18 @@ def test_pooling_and_features():
     assert backend.encode(features, np.array([2])) == [(1, 1)]
 
 
+def test_pooling_of_pairs_and_of_tokens():
+    """Types of tokens count unless all are 0; what each token is answered is padded."""
+    backend = FakeBackend(random_answer(5))
+    ids, lengths = np.array([[4, 5, 6], [7, 8, 0]]), np.array([3, 2])
+    plain = backend.pool(ids, lengths)
+    np.testing.assert_array_equal(backend.pool(ids, lengths, np.zeros_like(ids)), plain)
+    assert not np.equal(backend.pool(ids, lengths, np.ones_like(ids)), plain).any()
+    tokens = FakeBackend(lambda _, source: np.array([[i, 2.0 * i] for i in source]))
+    answered = tokens.pool(ids, lengths)
+    assert answered.tolist() == [[[4, 8], [5, 10], [6, 12]], [[7, 14], [8, 16], [0, 0]]]
+
+
 def test_calls_are_recorded():
     """So that a test can tell how often what was done."""
     backend = FakeBackend(told)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -163,6 +165,38 @@ def test_encoders_are_compared_by_what_they_pool():
     assert (parity.max_absolute, parity.tokens_compared) == (0, 0)
     assert parity.within()
     assert not replay(FakeBackend(random_answer(8, seed=1)), reference).within()
+
+
+def test_types_of_tokens_are_part_of_the_program():
+    """A backend that does not look at them is found."""
+
+    class Blind(FakeBackend):
+        def pool(self, source, source_length, token_types=None):
+            return super().pool(source, source_length)
+
+    inputs = make_inputs(dataclasses.replace(ENCODER, token_types=2), ())
+    assert set(inputs["token_types"].ravel().tolist()) == {0, 1}
+    reference = record(FakeBackend(random_answer(8)), inputs)
+    assert replay(FakeBackend(random_answer(8)), reference).within("float32")
+    assert not replay(Blind(random_answer(8)), reference).within("float32")
+
+
+@pytest.mark.parametrize(("place", "equal"), [(0, False), (-1, True)])
+def test_answers_to_tokens_are_compared_but_for_padding(place, equal):
+    """The second of the two sources is padded."""
+
+    class Other(FakeBackend):
+        def pool(self, source, source_length, token_types=None):
+            pooled = super().pool(source, source_length, token_types)
+            pooled[1, place] += 9
+            return pooled
+
+    def answer(_, source):
+        return np.array([[token, -token] for token in source])
+
+    reference = record(FakeBackend(answer), make_inputs(ENCODER, ()))
+    assert reference["pooled"].ndim == 3
+    assert replay(Other(answer), reference).within("float32") == equal
 
 
 @pytest.mark.parametrize(

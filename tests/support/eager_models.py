@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,13 @@ SIZES = {"bert": 310, "distilbert": 310, "roberta": 510}
 
 
 def eager_model(
-    folder: Path, name: str, kind: str, *, cut: bool = False, **changes: Any
+    folder: Path,
+    name: str,
+    kind: str,
+    *,
+    cut: bool = False,
+    text_limit: int | None = None,
+    **changes: Any,
 ) -> tuple[Any, Any, Model]:
     """The tiny model of that name with a small tokenizer, its tokenizer and ours, both random."""
     checkpoint = folder / "checkpoint"
@@ -66,7 +73,7 @@ def eager_model(
         labels=loaded.labels,
         problem=loaded.problem,
         relevance=loaded.relevance,
-        tokenizer=converted.record,
+        tokenizer=dataclasses.replace(converted.record, text_limit=text_limit),
         graphs=(graph,),
         provenance=ProvenanceRecord(
             tool_version="0", created="2026-01-31T23:59:59Z", source="", source_format=""

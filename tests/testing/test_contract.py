@@ -39,6 +39,8 @@ def test_a_backend_that_answers_the_last_token_alone_says_so():
 def test_an_encoder_alone_and_features_are_checked():
     """Of the former, what `pool` gives."""
     assert set(check_backend(FakeBackend(ANSWER), POOLED)) == {*CHECKS} - {"pooled"}
+    tokens = FakeBackend(lambda _, source: np.array([[1.5 * i, -i] for i in source]))
+    assert set(check_backend(tokens, POOLED)) == {*CHECKS} - {"pooled"}
     features = [np.full((2, 4), i, dtype=np.float32) for i in range(3)]
     heard = Examples(prompts=PROMPTS, sources=features, positions=2)
     assert set(check_backend(FakeBackend(ANSWER), heard)) == {"candidates", "saved", "pooled"}

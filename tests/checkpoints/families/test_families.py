@@ -8,7 +8,7 @@ from published_configs import CONFIGS
 
 from seq2edge.checkpoints.families import FAMILIES, find_family
 from seq2edge.checkpoints.families.family import Config
-from seq2edge.checkpoints.load import _check_architecture, load_checkpoint
+from seq2edge.checkpoints.load import _check_architecture, _relevance, load_checkpoint
 from seq2edge.errors import CheckpointError, UnsupportedError
 
 NAMES = {
@@ -16,6 +16,9 @@ NAMES = {
     "mt5-small": ("lm_head.weight",),
     "umt5-small": ("lm_head.weight",),
     "bert-base-uncased": ("bert.embeddings.token_type_embeddings.weight",),
+    "bert-base-NER": ("bert.embeddings.token_type_embeddings.weight",),
+    "ms-marco-MiniLM-L6-v2": ("bert.embeddings.token_type_embeddings.weight",),
+    "roberta-base-squad2": ("roberta.embeddings.token_type_embeddings.weight",),
     "roberta-base": ("roberta.embeddings.token_type_embeddings.weight",),
     "xlm-roberta-base": ("roberta.embeddings.token_type_embeddings.weight",),
     "camembert-base": ("roberta.embeddings.token_type_embeddings.weight",),
@@ -75,6 +78,9 @@ LAYERS_HEADS_WIDTH = {
     "deberta-v3-base": ((12, 12), None, 768),
     "nli-deberta-v3-base": ((12, 12), None, 768),
     "distilbert-base-uncased-finetuned-sst-2-english": ((6, 12), None, 768),
+    "bert-base-NER": ((12, 12), None, 768),
+    "roberta-base-squad2": ((12, 12), None, 768),
+    "ms-marco-MiniLM-L6-v2": ((6, 12), None, 384),
 }
 
 
@@ -84,6 +90,7 @@ def read(values, names=(), task=None):
     family = find_family(str(config.get("model_type", "")))
     _check_architecture(family, config)
     dims = family.dims(config, frozenset(names))
+    _relevance(config)
     config.check_all_read()
     return dims
 
@@ -145,6 +152,12 @@ def test_details_that_published_models_differ_in():
 def test_details_that_published_encoders_differ_in():
     """One fact each that a wrong default would change."""
     assert published("bert-base-uncased").head == "embedding"
+    filling = read(CONFIGS["bert-base-uncased"], NAMES["bert-base-uncased"], task="fill")
+    assert (filling.head, filling.tied, filling.task) == ("masked", True, "fill")
+    assert (published("bert-base-NER").head, published("bert-base-NER").labels) == ("tokens", 9)
+    assert published("roberta-base-squad2").head == "span"
+    assert published("ms-marco-MiniLM-L6-v2").labels == 1
+    assert _relevance(Config(CONFIGS["ms-marco-MiniLM-L6-v2"])) == "plain"
     assert published("roberta-base").encoder.max_positions == 512
     assert published("roberta-base", pad_token_id=0).encoder.max_positions == 513
     assert published("nllb-200-distilled-600M", pad_token_id=7).decoder.position_offset == 8
@@ -274,6 +287,17 @@ def test_details_of_the_relatives_of_llama():
         ("deberta-v3-base", {"embedding_size": 128}, "embedding_size 128 .* only 768"),
         ("deberta-v3-base", {"norm_rel_ebd": "scale"}, "norm_rel_ebd 'scale' is not supported"),
         ("bert-base-uncased", {"position_embedding_type": "relative_key"}, "'relative_key'"),
+        ("roberta-base-squad2", {"num_labels": 3}, "num_labels of a model that answers must be 2"),
+        (
+            "ms-marco-MiniLM-L6-v2",
+            {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh"}},
+            "activation_fn Tanh is not supported, known: Sigmoid, Identity",
+        ),
+        (
+            "ms-marco-MiniLM-L6-v2",
+            {"sentence_transformers": {"activation_fn": "Identity", "scale": 2}},
+            "sentence_transformers has scale",
+        ),
         ("bert-base-uncased", {"is_decoder": True}, "is_decoder True"),
         ("bert-base-uncased", {"pruned_heads": {"0": [1]}}, r"pruned_heads=\{'0': \[1\]\}"),
         ("nllb-200-distilled-600M", {"pad_token_id": 2}, "start_token_id 2 is the pad_token_id"),
