@@ -185,9 +185,10 @@ class Transformer(nn.Module):
             self.token_out = nn.Linear(dims.width, dims.labels)
         elif dims.head == "masked":
             assert dims.encoder is not None
-            self.masked_dense = nn.Linear(dims.width, dims.width)
+            narrow = dims.table_width or dims.width
+            self.masked_dense = nn.Linear(dims.width, narrow)
             self.masked_activation = activation(dims.classifier_activation)
-            self.masked_norm = norm(dims.encoder, dims.width)
+            self.masked_norm = norm(dims.encoder, narrow)
             self._add_logits(dims)
         widths = (dims.width, *(each.width for each in dims.dense))
         self.dense = nn.ModuleList(
@@ -197,7 +198,7 @@ class Transformer(nn.Module):
 
     def _add_logits(self, dims: Dims) -> None:
         if not dims.tied:
-            self.lm_head = nn.Linear(dims.width, dims.vocab, bias=False)
+            self.lm_head = nn.Linear(dims.table_width or dims.width, dims.vocab, bias=False)
         if dims.logits_bias:
             self.logits_bias = nn.Parameter(torch.zeros(dims.vocab))
 

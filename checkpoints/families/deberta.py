@@ -65,11 +65,9 @@ def _dims(layout: Layout, config: Config, names: Names) -> Dims:
     activation = config.get("pooler_hidden_act", "gelu")
     if activation != "tanh":
         activation = config.activation("pooler_hidden_act", "gelu")
-    return dataclasses.replace(
-        dims,
-        encoder=stack,
-        classifier_activation=activation if dims.head == "classifier" else "",
-    )
+    if dims.head != "classifier":
+        return dataclasses.replace(dims, encoder=stack)
+    return dataclasses.replace(dims, encoder=stack, classifier_activation=activation)
 
 
 def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping]:
@@ -115,7 +113,6 @@ _LAYOUT = dataclasses.replace(
     qkv=("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
     classifier=("pooler.dense", "classifier"),
     classifier_activation="gelu",
-    masked=None,
 )
 _FAMILY = bert_family("deberta-v2", "DebertaV2", _LAYOUT, _dims)
 DEBERTA_V2 = dataclasses.replace(

@@ -49,7 +49,13 @@ ELECTRA = bert_family(
         classifier=("classifier.dense", "classifier.out_proj"),
         classifier_activation="gelu",
         widen="embeddings_project",
-        masked=None,
+        masked=(
+            "generator_predictions.dense",
+            "generator_predictions.LayerNorm",
+            "generator_lm_head",
+            "generator_lm_head",
+        ),
+        masked_activation="gelu",
     ),
     _electra_dims,
 )
@@ -69,6 +75,7 @@ ALBERT = bert_family(
         classifier_activation="tanh",
         widen="encoder.embedding_hidden_mapping_in",
         shared_layers=True,
+        masked=("predictions.dense", "predictions.LayerNorm", "predictions", "predictions.decoder"),
     ),
     _albert_dims,
 )

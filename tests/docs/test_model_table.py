@@ -45,23 +45,37 @@ def layers(stack: StackDims) -> str:
     """What is special about a stack's layers, in words; a field without words by its name."""
     words = {
         "norm": "RMSNorm",
-        "pre_norm": "norms behind",
+        "norm_bias": "norms without biases",
+        "pre_norm": "norms behind" if not stack.output_norm else "",
+        "output_norm": "norms around" if stack.pre_norm else "norms of what is added",
+        "first_norm": "no first norm",
+        "parallel": "attention beside the feed-forward",
         "embedding_norm": "norm of embeddings",
         "norm_before_positions": "before positions",
         "positions": {
             "relative": "no absolute positions",
             "sinusoidal": "sinusoidal positions",
-            "rotary": f"rotary positions, base {stack.rotary_theta:,.0f}",
+            "rotary": f"rotary positions of base {stack.rotary_theta:,.0f}",
         }.get(stack.positions, stack.positions),
         "rotary_theta": "",
+        "rotary_dim": f"in {stack.rotary_dim} of {stack.head_dim} values",
+        "rotary_divisors": "scaled for longer texts",
+        "rotary_magnitude": "",
+        "window_theta": f"of base {stack.window_theta:,.0f} in windows",
+        "unrotated_layers": f"{len(stack.unrotated_layers)} layers without",
+        "residual_scale": "scaled sums",
+        "attention_cap": "bounded scores",
         "kv_heads": f"{stack.heads // stack.kv_heads} queries to a key",
         "gated": f"gated {stack.activation}",
         "qk_norm": "norms of queries and keys",
+        "qk_norm_whole": "of all heads together",
         "relative_buckets": "relative biases",
         "relative_layers": "in every layer",
         "relative_span": "tables of relative positions",
         "shared_layers": "one set of weights for all",
         "window": f"window of {stack.window}",
+        "windows": f"windows of {max(stack.layer_windows)} in {sum(map(bool, stack.layer_windows))}"
+        " layers",
     }
     heads = stack.heads
     plain = StackDims(
@@ -132,7 +146,7 @@ def compared(model_type: str) -> str:
 
 
 def family_table() -> str:
-    """A line for every `model_type`; its first published config."""
+    """A line for every `model_type`, two where it has encoders and decoders; its first config."""
     lines = [
         "| family | read from | layers | tasks | compared with transformers |",
         "|---|---|---|---|---|",
@@ -140,10 +154,14 @@ def family_table() -> str:
     for model_type in FAMILIES:
         if model_type == "seq2edge":
             continue
-        name = next(name for name, each in CONFIGS.items() if each["model_type"] == model_type)
-        values = CONFIGS[name]
-        cells = (f"`{model_type}`", name, features(read(values)), tasks(values))
-        lines.append(f"| {' | '.join(cells)} | {compared(model_type)} |")
+        kinds: dict[str, str] = {}
+        for name, each in CONFIGS.items():
+            if each["model_type"] == model_type:
+                kinds.setdefault(read(each).kind, name)
+        for name in kinds.values():
+            values = CONFIGS[name]
+            cells = (f"`{model_type}`", name, features(read(values)), tasks(values))
+            lines.append(f"| {' | '.join(cells)} | {compared(model_type)} |")
     return "\n".join(lines) + "\n"
 
 

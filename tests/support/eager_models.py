@@ -36,7 +36,7 @@ def eager_model(
     checkpoint = folder / "checkpoint"
     checkpoint.mkdir(parents=True)
     small_tokenizers.KINDS[kind](checkpoint)
-    family = tiny_models.ALL[name].config.removesuffix("Config").lower()
+    family = tiny_models.EVERY[name].config.removesuffix("Config").lower()
     small_tokenizers.write(checkpoint / "config.json", {"model_type": family})
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
     changes = {"vocab_size": SIZES[kind], "pad_token_id": tokenizer.pad_token_id, **changes}

@@ -373,6 +373,16 @@ EAGER_HEADS: dict[str, TinyModel] = {
     ),
     "roberta-masked": _head("Roberta", "ForMaskedLM", **_ROBERTA),
     "distilbert-masked": _head("DistilBert", "ForMaskedLM", **_DISTILBERT),
+    "electra-tokens": _head("Electra", "ForTokenClassification", **_ELECTRA),
+    "electra-span": _head("Electra", "ForQuestionAnswering", **{**_ELECTRA, "num_labels": 2}),
+    "electra-masked": _head("Electra", "ForMaskedLM", **_ELECTRA),
+    "albert-tokens": _head("Albert", "ForTokenClassification", **_ALBERT),
+    "albert-masked": _head("Albert", "ForMaskedLM", **_ALBERT, hidden_act="gelu_new"),
+    "mpnet-tokens": _head("MPNet", "ForTokenClassification", **_MPNET),
+    "mpnet-masked": _head("MPNet", "ForMaskedLM", **_MPNET),
+    "deberta-v2-tokens": _head("DebertaV2", "ForTokenClassification", **_DEBERTA),
+    "deberta-v2-span": _head("DebertaV2", "ForQuestionAnswering", **{**_DEBERTA, "num_labels": 2}),
+    "deberta-v2-masked": _head("DebertaV2", "ForMaskedLM", **_DEBERTA),
     "bert-masked-untied": _head("Bert", "ForMaskedLM", **_HEAD_SIZES, tie_word_embeddings=False),
 }
 
@@ -387,11 +397,12 @@ ALIKE: dict[str, TinyModel] = {
     "albert": _classifier("Albert", **_ALBERT),
     "mpnet": _classifier("MPNet", **_MPNET),
 }
+EVERY: dict[str, TinyModel] = {**ALL, **EAGER_HEADS, **ALIKE}  # those too that are not exported
 
 
 def make(name: str, seed: int = 0, **changes: Any) -> Any:
     """The random model of that name, in eval mode, sharp enough that its tokens vary."""
-    entry = {**ALL, **ALIKE, **EAGER_HEADS}[name]
+    entry = EVERY[name]
     torch.manual_seed(seed)
     config = getattr(transformers, entry.config)(**{**entry.settings, **changes})
     model = getattr(transformers, entry.model)(config).eval()
