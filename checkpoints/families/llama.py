@@ -68,10 +68,15 @@ class Traits:
     up: tuple[str, ...] = GATE_UP
     down: str = "mlp.down_proj"
     gated: bool = True
+    kv_heads: Callable[[Config, int], int] = lambda config, heads: config.size(
+        "num_key_value_heads", heads
+    )
+    hidden: Callable[[Config], int] = lambda config: config.size("intermediate_size")
     # Which layers have a window where the config does not list them.
     windowed: Callable[[Config, int], bool] | None = None
     switched: bool = False  # windows need `use_sliding_window`
-    skips: bool = False  # some layers are not rotated
+    # The layers that are not rotated.
+    unrotated: Callable[[Config, int], tuple[int, ...]] = lambda _config, _layers: ()
     scales: Callable[[Config, int], Scales] = lambda _config, head_dim: {
         "attention_scale": head_dim**-0.5
     }
@@ -100,17 +105,6 @@ def _windows(
         window = 0
     windows = tuple(window if kind == WINDOWED else 0 for kind in kinds)
     return {"windows": windows} if len(set(windows)) > 1 else {"window": windows[0]}
-
-
-def _unrotated(config: Config, layers: int) -> tuple[int, ...]:
-    """The layers that SmolLM3 leaves without positions, every fourth one unless it says which."""
-    interval = config.size("no_rope_layer_interval", 4)
-    rotated = config.get("no_rope_layers", [(i + 1) % interval for i in range(layers)])
-    if not isinstance(rotated, list) or len(rotated) < layers:
-        raise CheckpointError(
-            f"config.json: no_rope_layers {rotated!r} is no list of {layers} layers"
-        )
-    return tuple(i for i in range(layers) if not rotated[i])
 
 
 def stack_dims(traits: Traits, config: Config) -> StackDims:
@@ -145,9 +139,9 @@ def stack_dims(traits: Traits, config: Config) -> StackDims:
     return StackDims(
         layers=layers,
         heads=heads,
-        kv_heads=config.size("num_key_value_heads", heads),
+        kv_heads=traits.kv_heads(config, heads),
         head_dim=head_dim,
-        hidden=config.size("intermediate_size"),
+        hidden=traits.hidden(config),
         activation=traits.activation(config),
         gated=traits.gated,
         norm=traits.norm,
@@ -155,7 +149,7 @@ def stack_dims(traits: Traits, config: Config) -> StackDims:
         pre_norm="attention_norm" in traits.norms,
         output_norm="attention_output_norm" in traits.norms,
         parallel=traits.parallel(config),
-        unrotated_layers=_unrotated(config, layers) if traits.skips else (),
+        unrotated_layers=traits.unrotated(config, layers),
         qkv_bias=biases[0],
         attention_bias=biases[1],
         feedforward_bias=biases[2],
@@ -250,6 +244,34 @@ def decoder_family(name: str, model: str, **traits: Any) -> Family:
     )
 
 
+def _unrotated(config: Config, layers: int) -> tuple[int, ...]:
+    """The layers that SmolLM3 leaves without positions, every fourth one unless it says which."""
+    interval = config.size("no_rope_layer_interval", 4)
+    rotated = config.get("no_rope_layers", [(i + 1) % interval for i in range(layers)])
+    if not isinstance(rotated, list) or len(rotated) < layers:
+        raise CheckpointError(
+            f"config.json: no_rope_layers {rotated!r} is no list of {layers} layers"
+        )
+    return tuple(i for i in range(layers) if not rotated[i])
+
+
+def _full_layers(config: Config, layers: int) -> tuple[int, ...]:
+    """EXAONE 4 rotates only where there is a window, if there is any."""
+    if not config.get("sliding_window"):
+        return ()
+    kinds = config.get("layer_types") or [
+        WINDOWED if _exaone_windowed(config, i) else FULL for i in range(layers)
+    ]
+    return tuple(i for i, kind in enumerate(kinds) if kind == FULL)
+
+
+def _exaone_windowed(config: Config, layer: int) -> bool:
+    """All but each fourth layer; the first configs write the pattern as `LLLG`."""
+    every = config.get("sliding_window_pattern", 4)
+    every = len(every) if isinstance(every, str) else int(every)
+    return bool(config.get("sliding_window")) and (layer + 1) % every != 0
+
+
 def _all(_config: Config, _layer: int) -> bool:
     return True
 
@@ -280,7 +302,7 @@ SMOLLM3 = decoder_family(
     "smollm3",
     "SmolLM3",
     theta=2e6,
-    skips=True,
+    unrotated=_unrotated,
     switched=True,
     windowed=lambda config, layer: layer in _unrotated(config, layer + 1),
 )
@@ -314,6 +336,16 @@ OLMO3 = decoder_family(
     norms=BEHIND,
     qk_norm="whole",
     windowed=_but_every_fourth,
+)
+EXAONE4 = decoder_family(
+    "exaone4",
+    "Exaone4",
+    epsilon=("rms_norm_eps", 1e-5),
+    biases=(False, False, False),
+    norms=BEHIND,
+    qk_norm="head",
+    windowed=_exaone_windowed,
+    unrotated=_full_layers,
 )
 STABLELM = decoder_family(
     "stablelm",

@@ -1,20 +1,31 @@
-"""Phi-2 and GPT-NeoX (Pythia): attention and feed-forward side by side, both of the layer's input.
+"""Phi-2, GPT-NeoX (Pythia) and Falcon: attention and feed-forward side by side.
 
-Sources: Li et al. 2023, Black et al. 2022, Biderman et al. 2023.
+Sources: Li et al. 2023, Black et al. 2022, Biderman et al. 2023, Almazrouei et al. 2023.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+
+import torch
 from torch import Tensor
 
-from seq2edge.checkpoints.families.llama import BEFORE, decoder_family
-from seq2edge.model.dims import StackDims
+from seq2edge.checkpoints.families.family import Config, Names, WeightMapping
+from seq2edge.checkpoints.families.llama import BEFORE, Traits, decoder_family, family_weights
+from seq2edge.model.dims import Dims, StackDims
 
 
-def _by_head(stack: StackDims, qkv: Tensor) -> Tensor:
-    """Query, key and value of head after head -> all queries, all keys, all values."""
-    heads = qkv.reshape(stack.heads, 3, stack.head_dim, -1)
-    return heads.transpose(0, 1).reshape(qkv.shape)
+def _by_kind(stack: StackDims, qkv: Tensor) -> Tensor:
+    """Some queries, their key and their value, then the next -> all queries, all keys, all values.
+
+    In `qkv` there are as many such groups as heads of keys.
+    """
+    groups = stack.heads // stack.kv_heads
+    heads = qkv.reshape(stack.kv_heads, groups + 2, stack.head_dim, -1)
+    parts = (heads[:, :groups], heads[:, groups], heads[:, groups + 1])
+    width = heads.shape[-1]
+    return torch.cat([part.reshape(-1, width) for part in parts]).reshape(qkv.shape)
 
 
 PHI = decoder_family(
@@ -44,17 +55,64 @@ GPT_NEOX = decoder_family(
     activation=lambda config: config.activation("hidden_act", "gelu"),
     epsilon=("layer_norm_eps", 1e-5),
     norm="layer",
-    norms=BEFORE,
     parallel=lambda config: bool(config.get("use_parallel_residual", True)),
     embedding="gpt_neox.embed_in",
     layers="gpt_neox.layers",
     final_norm="gpt_neox.final_layer_norm",
     head="embed_out",
     qkv=("attention.query_key_value",),
-    qkv_transform=_by_head,
+    qkv_transform=_by_kind,
     out="attention.dense",
     up=("mlp.dense_h_to_4h",),
     down="mlp.dense_4h_to_h",
     gated=False,
     required={"attention_bias": True},
+)
+
+
+def _falcon_heads(config: Config, heads: int) -> int:
+    """Heads of keys and values."""
+    # The tensors' names say which norms there are.
+    config.ignore("multi_query", "num_kv_heads", "num_ln_in_parallel_attn")
+    if config.get("new_decoder_architecture", False):
+        return config.size("num_key_value_heads", heads)
+    return 1 if config.get("multi_query", True) else heads
+
+
+_FALCON = Traits(
+    keys={"intermediate_size": "ffn_hidden_size", "num_key_value_heads": "num_kv_heads"},
+    biases=("bias", "bias", "bias"),
+    activation=lambda config: config.activation("activation", "gelu"),
+    epsilon=("layer_norm_epsilon", 1e-5),
+    norm="layer",
+    parallel=lambda config: bool(
+        config.get("parallel_attn", True) or config.get("new_decoder_architecture", False)
+    ),
+    kv_heads=_falcon_heads,
+    hidden=lambda config: config.size("intermediate_size", 4 * config.size("hidden_size")),
+    embedding="transformer.word_embeddings",
+    layers="transformer.h",
+    final_norm="transformer.ln_f",
+    qkv=("self_attention.query_key_value",),
+    qkv_transform=_by_kind,
+    out="self_attention.dense",
+    up=("mlp.dense_h_to_4h",),
+    down="mlp.dense_4h_to_h",
+    gated=False,
+    required={"alibi": False, "apply_residual_connection_post_layernorm": False},
+)
+
+
+def _falcon_weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
+    """Its members have norms of their own for both parts, one for both, or one after the other."""
+    norms = {"attention_norm": "ln_attn", "feedforward_norm": "ln_mlp"}
+    if "transformer.h.0.ln_attn.weight" not in names:
+        one = "input_layernorm"
+        parallel = dims.decoder is not None and dims.decoder.parallel
+        norms = {"attention_norm": one, "feedforward_norm": one} if parallel else dict(BEFORE)
+    return family_weights(dataclasses.replace(_FALCON, norms=norms), dims, names)
+
+
+FALCON = dataclasses.replace(
+    decoder_family("falcon", "Falcon", **vars(_FALCON)), weights=_falcon_weights
 )

@@ -161,6 +161,15 @@ def _scaled(kind, **settings):
             "smollm3",
             {"use_sliding_window": True, "sliding_window": 5, "no_rope_layers": [1, 0]},
         ),
+        ("gpt-neox", {"use_parallel_residual": False}),
+        ("falcon", {"new_decoder_architecture": False}),
+        (
+            "falcon",
+            {"new_decoder_architecture": False, "multi_query": False, "num_kv_heads": 4},
+        ),
+        ("falcon", {"new_decoder_architecture": False, "parallel_attn": False}),
+        ("falcon", {"num_ln_in_parallel_attn": 1}),
+        ("exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 2}),
         (
             "gemma3",
             {
@@ -184,7 +193,7 @@ def _scaled(kind, **settings):
     ],
 )
 def test_variants_give_the_logits_of_transformers(folder, name, changes):
-    """Positions and windows that differ in numbers alone: their graphs are those of others."""
+    """What differs in numbers and weights alone: their graphs are those of others."""
     path = folder(name, **changes)
     reference, loaded = tiny_models.make(name, **changes), load_checkpoint(path)
     target = torch.randint(3, 80, (2, 21), generator=torch.Generator().manual_seed(5))

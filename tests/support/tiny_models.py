@@ -162,6 +162,7 @@ _DEBERTA = {
     "position_biased_input": False,
 }
 _QWEN = {**LLAMA_SIZES, "tie_word_embeddings": False}
+_UNNAMED = LLAMA_SIZES.keys() - {"intermediate_size", "num_key_value_heads"}
 _LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
@@ -279,7 +280,30 @@ GENERATORS: dict[str, TinyModel] = {
     "phi": _causal("Phi", **{**LLAMA_SIZES, "hidden_size": 64, "intermediate_size": 48}),
     "gpt-neox": _causal(
         "GPTNeoX",
-        **{key: LLAMA_SIZES[key] for key in LLAMA_SIZES if key != "num_key_value_heads"},
+        **{key: LLAMA_SIZES[key] for key in _UNNAMED},
+        intermediate_size=64,
+    ),
+    "falcon": _causal(
+        "Falcon",
+        **{key: LLAMA_SIZES[key] for key in _UNNAMED},
+        ffn_hidden_size=112,
+        new_decoder_architecture=True,
+        num_kv_heads=2,
+        bias=True,
+        tie_word_embeddings=False,
+    ),
+    "ernie4_5": _causal(
+        "Ernie4_5",
+        **{**_QWEN, "intermediate_size": 112},
+        head_dim=16,
+        use_bias=True,
+    ),
+    "glm": _causal("Glm", **{**LLAMA_SIZES, "intermediate_size": 32}, head_dim=16),
+    "exaone4": _causal(
+        "Exaone4",
+        **{**LLAMA_SIZES, "intermediate_size": 80},
+        sliding_window=5,
+        layer_types=["full_attention", "sliding_attention"],
     ),
     "starcoder2": _causal("Starcoder2", **{**LLAMA_SIZES, "intermediate_size": 96}),
 }

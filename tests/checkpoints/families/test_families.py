@@ -66,6 +66,10 @@ LAYERS_HEADS_WIDTH = {
     "starcoder2-3b": (None, (30, 24), 3072),
     "phi-2": (None, (32, 32), 2560),
     "pythia-160m": (None, (12, 12), 768),
+    "falcon-7b": (None, (32, 71), 4544),
+    "ERNIE-4.5-0.3B-PT": (None, (18, 16), 1024),
+    "glm-edge-1.5b-chat": (None, (28, 16), 2048),
+    "EXAONE-4.0-1.2B": (None, (30, 32), 2048),
     "ModernBERT-base": ((22, 12), None, 768),
     "EuroBERT-210m": ((12, 12), None, 768),
     "bert-base-uncased": ((12, 12), None, 768),
@@ -228,6 +232,20 @@ def test_details_of_the_relatives_of_llama():
     assert published("pythia-160m").decoder.parallel
     assert published("pythia-160m").decoder.rotary_dim == 16
     assert not published("pythia-160m", use_parallel_residual=False).decoder.parallel
+    falcon = published("falcon-7b").decoder
+    assert (falcon.kv_heads, falcon.hidden, falcon.parallel) == (1, 4 * 4544, True)
+    assert published("falcon-7b", multi_query=False).decoder.kv_heads == 71
+    larger = {"new_decoder_architecture": True, "num_attention_heads": 128, "hidden_size": 8192}
+    assert published("falcon-7b", **larger, num_kv_heads=8).decoder.kv_heads == 8
+    assert published("ERNIE-4.5-0.3B-PT").decoder.head_dim == 128
+    assert published("glm-edge-1.5b-chat").decoder.rotary_dim == 0
+    assert published("glm-edge-1.5b-chat", partial_rotary_factor=None).decoder.rotary_dim == 64
+    exaone = published("EXAONE-4.0-1.2B").decoder
+    assert (exaone.layer_windows, exaone.unrotated_layers) == ((0,) * 30, ())
+    larger = {"sliding_window": 4096, "sliding_window_pattern": "LLLG"}
+    exaone = published("EXAONE-4.0-1.2B", **larger).decoder
+    assert exaone.layer_windows == (*[4096, 4096, 4096, 0] * 7, 4096, 4096)
+    assert exaone.unrotated_layers == (3, 7, 11, 15, 19, 23, 27)
     mixed = published("Qwen2.5-0.5B-Instruct", use_sliding_window=True, sliding_window=4096)
     assert mixed.decoder.layer_windows == (*[0] * 21, 4096, 4096, 4096)
 
@@ -261,6 +279,8 @@ def test_details_of_the_relatives_of_llama():
             {"architectures": ["EuroBertForSequenceClassification"], "clf_pooling": "max"},
             "classifier_pooling 'max' is not supported, known: cls, bos, mean",
         ),
+        ("falcon-7b", {"alibi": True}, "alibi True is not supported, only False"),
+        ("pythia-160m", {"attention_bias": False}, "attention_bias False"),
         ("stablelm-2-1_6b", {"use_parallel_residual": True}, "use_parallel_residual True"),
         ("stablelm-2-1_6b", {"qk_layernorm": True}, "qk_layernorm True"),
         ("Qwen3-0.6B", {"layer_types": ["chunked_attention"]}, "layer_types chunked_attention"),
