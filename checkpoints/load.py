@@ -113,7 +113,8 @@ def build(family: Family, dims: Dims, source: Source) -> tuple[Transformer, tupl
         consumed.update(_fill(parameters.pop(weight.target), weight, source))
     if parameters:
         raise AssertionError(f"{family.name}: nothing fills {', '.join(parameters)}")
-    consumed.update(_check_aliases(family, source, consumed))
+    if dims.kind != "encoder":  # whose heads are not those that are tied
+        consumed.update(_check_aliases(family, source, consumed))
     left = {n for n in source.names - consumed if not _matches(n, family.ignored)}
     unused = {name for name in left if _matches(name, family.unused)}
     if left - unused:

@@ -89,6 +89,7 @@ class StackDims:
     qk_norm_whole: bool = later(False)  # one of all query heads together, and one of all key heads
     # >0: a token attends to those less than so many tokens away, itself included.
     window: int = 0
+    causal: bool = later(False)  # of an encoder: a token attends to those before it, and itself
     windows: tuple[int, ...] = later(())  # the same of each layer, where they differ
 
     def __post_init__(self) -> None:
@@ -159,6 +160,7 @@ class Dims:
     table_width: int = later(0)
     token_types: int = 0  # >0: rows of BERT's table of segments; 1: the one that all tokens have
     labels: int = 0  # classes of a classifier, of a text or of each token
+    classifier_dense: bool = later(True)  # False: the second of a head's products alone, no bias
     classifier_bias: bool = later(True)  # of the first of a classifier's two products
     classifier_activation: str = ""  # between the two products of a head
     classifier_norm: bool = later(False)  # and the encoder's kind of norm behind that

@@ -124,10 +124,12 @@ class Stack(nn.Module):
         self, positions: Tensor, keys: Tensor, window: int, bias: Tensor | None
     ) -> Tensor | None:
         """Additive. Finite, since behind the source's end a window may hold padding alone."""
-        if not window:
+        if not window and not self.dims.causal:
             return bias
         query = positions[:, None, :, None]  # (rows, 1, new, 1)
-        seen = (keys > query - window) & (keys < query + window)
+        seen = keys <= query if self.dims.causal else keys < query + window
+        if window:
+            seen = seen & (keys > query - window)
         hidden = (~seen).to(next(self.parameters()).dtype) * UNSEEN
         return hidden if bias is None else bias + hidden
 
@@ -174,10 +176,11 @@ class Transformer(nn.Module):
         if dims.head == "lm":
             self._add_logits(dims)
         elif dims.head == "classifier":
-            bias = dims.classifier_bias
-            self.classifier_dense = nn.Linear(dims.width, dims.width, bias=bias)
-            self.classifier_out = nn.Linear(dims.width, dims.labels)
-            self.classifier_activation = activation(dims.classifier_activation)
+            self.classifier_out = nn.Linear(dims.width, dims.labels, bias=dims.classifier_dense)
+            if dims.classifier_dense:
+                bias = dims.classifier_bias
+                self.classifier_dense = nn.Linear(dims.width, dims.width, bias=bias)
+                self.classifier_activation = activation(dims.classifier_activation)
             if dims.classifier_norm:
                 assert dims.encoder is not None
                 self.classifier_norm = norm(dims.encoder, dims.width)
@@ -350,6 +353,8 @@ class Transformer(nn.Module):
 
     def _before_classes(self, x: Tensor) -> Tensor:
         """A classifier's first product and what follows it, x (..., width)."""
+        if not self.dims.classifier_dense:
+            return x
         x = self.classifier_activation(self.classifier_dense(x))
         return self.classifier_norm(x) if self.dims.classifier_norm else x
 

@@ -56,7 +56,7 @@ class Config:
 
     def renamed(self, names: Mapping[str, str]) -> Config:
         """The same config, with a family's own names (values) of some keys."""
-        view = Config(self._values)
+        view = Config(self._values, task=self.task, default_task=self.default_task)
         view._read, view._names = self._read, names
         return view
 
@@ -108,6 +108,24 @@ class Config:
                 f"config.json: settings that are not supported: {listed}; remove them only if "
                 "they do not change what the model computes"
             )
+
+
+def decoder_task(config: Config) -> str:
+    """What a decoder-only checkpoint is to do: generate, or what its class or folder says.
+
+    Raises UnsupportedError for a task that its class has no head for.
+    """
+    architecture = str((config.get("architectures") or [""])[0])
+    made_for = "classify" if architecture.endswith("ForSequenceClassification") else "generate"
+    bare = architecture.endswith("Model") and not architecture.endswith("LMHeadModel")
+    embeds = config.get("pooling") is not None or bare or config.task == "embed"
+    if made_for == "generate" and embeds:
+        made_for = "embed"
+    if config.task not in (None, made_for):
+        raise UnsupportedError(
+            f"task {config.task!r}: {architecture or 'the checkpoint'} is made to {made_for}"
+        )
+    return made_for
 
 
 def encoder_task(config: Config) -> str:

@@ -9,12 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
-from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMapping, linear, norm
+from seq2edge.checkpoints.families.family import (
+    Config,
+    Family,
+    Names,
+    WeightMapping,
+    count_labels,
+    decoder_task,
+    linear,
+    norm,
+)
 from seq2edge.checkpoints.families.rotary import FULL, WINDOWED, read_rotary
 from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import Dims, StackDims
@@ -165,6 +175,9 @@ def family_dims(traits: Traits, config: Config, names: Names) -> Dims:
     """The sizes that a config.json says."""
     stack = stack_dims(traits, config)
     config = config.renamed(traits.keys)
+    task = decoder_task(config)
+    if task != "generate":
+        return _text_dims(config, stack, task)
     tied = bool(config.get("tie_word_embeddings", f"{traits.head}.weight" not in names))
     scales = traits.scales(config, stack.head_dim)
     return Dims(
@@ -175,6 +188,25 @@ def family_dims(traits: Traits, config: Config, names: Names) -> Dims:
         logits_bias=traits.head_bias,
         logits_scale=scales.get("logits_scale", 1.0),
         logits_cap=scales.get("logits_cap", 0.0),
+    )
+
+
+def _text_dims(config: Config, stack: StackDims, task: str) -> Dims:
+    """Of a decoder's layers under a head for whole texts, which reads the last token's state."""
+    if stack.attention_cap:
+        raise UnsupportedError(f"task {task!r}: bounded attention scores are not supported there")
+    config.ignore("num_labels", "tie_word_embeddings")
+    head: dict[str, Any] = {"head": "embedding", "pooling": config.get("pooling", "last")}
+    head["normalize"] = bool(config.get("normalize", False))
+    if task == "classify":
+        head = {"head": "classifier", "labels": count_labels(config), "pooling": "last"}
+        head["classifier_dense"] = False
+    return Dims(
+        width=config.size("hidden_size"),
+        vocab=config.size("vocab_size"),
+        encoder=dataclasses.replace(stack, causal=True),
+        tied=False,
+        **head,
     )
 
 
@@ -222,6 +254,8 @@ def family_weights(traits: Traits, dims: Dims, names: Names) -> Iterator[WeightM
     yield WeightMapping(target="embedding.weight", sources=(f"{traits.embedding}.weight",))
     if dims.head == "lm" and not dims.tied:
         yield from linear("lm_head", traits.head, bias=False)
+    if dims.head == "classifier" and not dims.classifier_dense:
+        yield from linear("classifier_out", "score", bias=False)
     if dims.logits_bias:
         yield WeightMapping(target="logits_bias", sources=(f"{traits.head}.bias",))
     yield from _norm(f"{side}.final_norm", traits.final_norm, traits)
@@ -235,10 +269,13 @@ def decoder_family(name: str, model: str, **traits: Any) -> Family:
     own = Traits(**traits)
     return Family(
         name=name,
-        architectures=(f"{model}ForCausalLM",),
+        architectures=tuple(
+            f"{model}{end}" for end in ("ForCausalLM", "Model", "ForSequenceClassification")
+        ),
         dims=functools.partial(family_dims, own),
         weights=functools.partial(family_weights, own),
         aliases={f"{own.embedding}.weight": (f"{own.head}.weight",)},
+        unused=(rf"{re.escape(own.head)}\.(weight|bias)",),
         # Frequencies and causal masks.
         ignored=(rf"{own.layers}\.\d+\.\w+\.(rotary_emb\.inv_freq|bias|masked_bias)",),
     )

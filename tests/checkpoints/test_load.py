@@ -126,6 +126,28 @@ def test_answers_of_encoders_are_those_of_transformers(folder, name, changes):
     torch.testing.assert_close(found, wanted, **CLOSE)
 
 
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma", "gpt-neox"])
+def test_a_decoder_embeds_by_its_last_token(folder, name):
+    """The state behind its last norm; a head of words is not used, tied or not."""
+    loaded, reference = load_checkpoint(folder(name), task="embed"), tiny_models.make(name)
+    source = torch.randint(6, 80, (3, 9), generator=torch.Generator().manual_seed(5))
+    length = torch.tensor([9, 4, 1])
+    mask = (torch.arange(9) < length[:, None]).long()
+    with torch.no_grad():
+        hidden = reference.base_model(input_ids=source, attention_mask=mask).last_hidden_state
+        found = loaded.model.pool(source, length)
+    torch.testing.assert_close(found, hidden[torch.arange(3), length - 1], **CLOSE)
+    assert set(loaded.unused_tensors) <= {"lm_head.weight", "embed_out.weight"}
+
+
+def test_heads_that_a_decoder_lacks_are_refused(folder):
+    """By the class of its config."""
+    with pytest.raises(UnsupportedError, match="LlamaForCausalLM is made to generate"):
+        load_checkpoint(folder("llama"), task="classify")
+    with pytest.raises(UnsupportedError, match="bounded attention scores are not supported"):
+        load_checkpoint(folder("gemma2"), task="embed")
+
+
 @pytest.mark.parametrize("name", [*tiny_models.HEADS, *tiny_models.EAGER_HEADS])
 def test_heads_of_tokens_are_those_of_transformers(folder, name):
     """Logits of every token that is none of padding."""

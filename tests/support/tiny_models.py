@@ -371,6 +371,7 @@ ENCODERS: dict[str, TinyModel] = {
         kind="encoder",
     ),
     "eurobert": _classifier("EuroBert", **_EUROBERT),
+    "qwen3-classifier": _classifier("Qwen3", **_QWEN, head_dim=12, num_labels=3),
 }
 
 

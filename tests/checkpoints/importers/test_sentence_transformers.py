@@ -197,9 +197,13 @@ def test_products_that_do_not_fit_are_refused(tmp_path):
         load_checkpoint(tmp_path)
 
 
-def test_embeddings_of_a_decoder_are_refused(tmp_path):
-    """It would become a text generator in silence."""
-    tiny_models.save("qwen3", tmp_path)
-    sentence_folder(tmp_path, pooling={"pooling_mode_lasttoken": True})
+def test_a_decoder_embeds_where_its_folder_says_so(tmp_path):
+    """Whatever the class of its config; families that cannot are refused, no generator is made."""
+    tiny_models.save("qwen3", tmp_path / "qwen3")
+    sentence_folder(tmp_path / "qwen3", pooling={"pooling_mode_lasttoken": True})
+    dims = load_checkpoint(tmp_path / "qwen3").dims
+    assert (dims.task, dims.pooling, dims.encoder.causal) == ("embed", "last", True)
+    tiny_models.save("gpt2", tmp_path / "gpt2")
+    sentence_folder(tmp_path / "gpt2", pooling={"pooling_mode_lasttoken": True})
     with pytest.raises(UnsupportedError, match="embeddings of a model made to generate"):
-        load_checkpoint(tmp_path)
+        load_checkpoint(tmp_path / "gpt2")
