@@ -33,7 +33,7 @@ from seq2edge.errors import Seq2EdgeError
 
 LARGEST = 2**63 - 1
 DEEPEST = 32
-# The metadata of a field, with the default None, that files written before it do not have.
+# The metadata of a field that files do not have where it has its default: older ones never do.
 OPTIONAL = MappingProxyType({"optional": True})
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
@@ -127,10 +127,23 @@ def hints(record: type) -> dict[str, Any]:
 
 
 def plain_values(record: Any) -> dict[str, Any]:
-    """A record's values for JSON, without optional ones that are None."""
-    values = dataclasses.asdict(record)
-    required = _required(type(record))
-    return {key: value for key, value in values.items() if key in required or value is not None}
+    """A record's values for JSON, without optional ones that have their default."""
+    plain: dict[str, Any] = _plain(record)
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        values = {field: getattr(value, field.name) for field in fields}
+        return {
+            field.name: _plain(inner)
+            for field, inner in values.items()
+            if not field.metadata.get("optional") or inner != field.default
+        }
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, tuple | list) else value
 
 
 def _required(record: type) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from seq2edge.errors import UnsupportedError
 
@@ -17,6 +17,15 @@ NORMS = ("layer", "rms")
 POSITIONS = ("learned", "sinusoidal", "rotary", "relative")
 HEADS = ("lm", "classifier", "embedding")
 POOLINGS = ("first", "mean")
+
+
+T = TypeVar("T")
+
+
+def _later(default: T) -> T:
+    """A field that manifests do not name where it has its default: those before it have none."""
+    field: T = dataclasses.field(default=default, metadata={"optional": True})
+    return field
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,11 +48,13 @@ class StackDims:
     gated: bool = False  # activation(gate) * up instead of activation(up) (Shazeer 2020)
     norm: str = "layer"  # one of NORMS: LayerNorm, or RMSNorm (Zhang and Sennrich 2019)
     norm_epsilon: float = 1e-5  # added to the variance below the root
-    norm_bias: bool = True  # of LayerNorm
+    norm_bias: bool = _later(True)  # of LayerNorm
     pre_norm: bool = True  # x + f(norm(x)); False: norm(x + f(x)), as in Vaswani et al. 2017
-    output_norm: bool = False  # x + norm(f(norm(x))); without `pre_norm` x + norm(f(x))
-    first_norm: bool = True  # False: the first layer's attention reads the embedding as it is
-    parallel: bool = False  # x + attention(norm(x)) + feedforward(norm(x)), as in GPT-J
+    output_norm: bool = _later(False)  # x + norm(f(norm(x))); without `pre_norm` x + norm(f(x))
+    first_norm: bool = _later(
+        True
+    )  # False: the first layer's attention reads the embedding as it is
+    parallel: bool = _later(False)  # x + attention(norm(x)) + feedforward(norm(x)), as in GPT-J
     final_norm: bool = True  # one more norm behind the last layer
     embedding_norm: bool = False  # and one behind the embedding
     positions: str = "learned"  # one of POSITIONS
@@ -51,23 +62,25 @@ class StackDims:
     relative_buckets: int = 0  # T5: how many biases per head
     relative_distance: int = 0  # T5: all distances from there on share the last bucket
     rotary_theta: float = 0.0  # base of the rotary frequencies
-    rotary_dim: int = 0  # >0: only so many values of each head are rotated, the first ones
-    rotary_divisors: tuple[float, ...] = ()  # of every frequency, for longer texts; (): all 1
-    rotary_magnitude: float = 1.0  # cosines and sines are multiplied by it
-    window_theta: float = 0.0  # >0: base in layers with a window, which nothing else scales
-    unrotated_layers: tuple[int, ...] = ()  # these do without positions
+    rotary_dim: int = _later(0)  # >0: only so many values of each head are rotated, the first ones
+    rotary_divisors: tuple[float, ...] = _later(
+        ()
+    )  # of every frequency, for longer texts; (): all 1
+    rotary_magnitude: float = _later(1.0)  # cosines and sines are multiplied by it
+    window_theta: float = _later(0.0)  # >0: base in layers with a window, which nothing else scales
+    unrotated_layers: tuple[int, ...] = _later(())  # these do without positions
     embedding_scale: float = 1.0  # embedded tokens are multiplied by it, often by sqrt(width)
-    residual_scale: float = 1.0  # so is what attention and feed-forward add
+    residual_scale: float = _later(1.0)  # so is what attention and feed-forward add
     attention_scale: float = 1.0  # so are attention scores, often by 1 / sqrt(head_dim)
-    attention_cap: float = 0.0  # >0: a score s becomes cap * tanh(s / cap)
+    attention_cap: float = _later(0.0)  # >0: a score s becomes cap * tanh(s / cap)
     qkv_bias: bool = True  # of the products that make queries, keys and values
     attention_bias: bool = True  # of the product behind the heads
     feedforward_bias: bool = True
     qk_norm: bool = False  # RMSNorm of each query and key head, before the rotation
-    qk_norm_whole: bool = False  # one of all query heads together, and one of all key heads
+    qk_norm_whole: bool = _later(False)  # one of all query heads together, and one of all key heads
     # >0: a token attends to those less than so many tokens away, itself included.
     window: int = 0
-    windows: tuple[int, ...] = ()  # the same of each layer, where they differ
+    windows: tuple[int, ...] = _later(())  # the same of each layer, where they differ
 
     def __post_init__(self) -> None:
         _choose("activation", self.activation, ACTIVATIONS)
@@ -118,14 +131,14 @@ class Dims:
     tied: bool = True  # the LM head is the embedding table
     logits_bias: bool = False  # one bias per token of the vocabulary
     logits_scale: float = 1.0  # hidden states are multiplied by it before the LM head
-    logits_cap: float = 0.0  # >0: so do logits
+    logits_cap: float = _later(0.0)  # >0: so do logits
     mels: int = 0  # >0: the encoder reads log-mel features of so many bands, not tokens
     token_types: int = 0  # >0: rows of BERT's table of segments, of which row 0 is used
     labels: int = 0  # classes of a classifier
-    classifier_bias: bool = True  # of the first of a classifier's two products
+    classifier_bias: bool = _later(True)  # of the first of a classifier's two products
     classifier_activation: str = ""  # between them
-    classifier_norm: bool = False  # and the encoder's kind of norm behind that
-    late_pooling: bool = False  # positions are summed up between the products, not before
+    classifier_norm: bool = _later(False)  # and the encoder's kind of norm behind that
+    late_pooling: bool = _later(False)  # positions are summed up between the products, not before
     pooling: str = ""  # how an encoder-only model sums up its positions, one of POOLINGS
     normalize: bool = False  # embeddings have the length 1
 

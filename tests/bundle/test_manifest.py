@@ -94,6 +94,17 @@ def test_a_manifest_without_a_shortlist_does_not_name_it(
     assert read(written) == whole
 
 
+def test_later_sizes_are_written_where_they_are_not_the_default(full: Manifest) -> None:
+    """So that manifests of models that need none of them stay as they were."""
+    assert full.dims.decoder is not None
+    windowed = dataclasses.replace(full.dims.decoder, windows=(5, 0), rotary_divisors=(1.5, 2.0))
+    changed = dataclasses.replace(full, dims=dataclasses.replace(full.dims, decoder=windowed))
+    before, after = (json.loads(m.to_bytes())["dims"]["decoder"] for m in (full, changed))
+    assert after == {**before, "windows": [5, 0], "rotary_divisors": [1.5, 2.0]}
+    assert "windows" not in before
+    assert Manifest.from_bytes(changed.to_bytes()) == changed
+
+
 def test_a_shortlist_is_no_longer_than_the_vocabulary(full: Manifest) -> None:
     """Nor shorter than a choice."""
     assert full.shortlist is not None
@@ -356,11 +367,13 @@ def test_the_schema_is_valid_and_takes_sample_manifests(
 def test_the_schema_refuses_unknown_keys_everywhere(
     schema: jsonschema.Draft202012Validator, values: dict[str, Any]
 ) -> None:
-    """Every object with properties is closed and requires them all, but for the shortlist."""
+    """Every object with properties is closed and requires them all, but for what came later."""
+    sizes = (field for record in (Dims, StackDims) for field in dataclasses.fields(record))
+    later = {"shortlist", *(field.name for field in sizes if field.metadata)}
     records = [schema.schema, *schema.schema["$defs"].values()]
     for record in records:
         assert record["additionalProperties"] is False
-        required = [key for key in record["properties"] if key != "shortlist"]
+        required = [key for key in record["properties"] if key not in later]
         assert record["required"] == required
     with pytest.raises(jsonschema.ValidationError, match="surprise"):
         schema.validate({**values, "surprise": 1})
