@@ -21,6 +21,7 @@ from seq2edge.checkpoints.importers.huggingface import Source
 from seq2edge.errors import CheckpointError, UnsupportedError
 
 ARCHITECTURE = "llama"
+FACTORS = "rope_freqs.weight"  # what Llama 3's rotary frequencies are divided by, one by one
 WHOLE = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -58,7 +59,7 @@ def open_llama(path: Path) -> Source:
             f"{path}: architecture {architecture!r} is not supported in GGUF files"
         )
     settings = _Settings(stored.settings, path)
-    tensors = {_hugging_face_name(name, path): name for name in stored.tensors}
+    tensors = {_hugging_face_name(name, path): name for name in stored.tensors if name != FACTORS}
     config = _config(settings, stored, tensors, path)
     ids = {
         f"{ours}_token_id": stored.settings.get(f"tokenizer.ggml.{theirs}_token_id")
@@ -128,6 +129,7 @@ def _config(
     table = stored.tensors.get("token_embd.weight")
     if table is None:
         raise CheckpointError(f"{path}: tensor token_embd.weight is missing")
+    factors = stored.tensors.get(FACTORS)
     return {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
@@ -140,12 +142,19 @@ def _config(
         "max_position_embeddings": settings.size("context_length"),
         "rms_norm_eps": settings.number("attention.layer_norm_rms_epsilon", 1e-5),
         "rope_theta": settings.number("rope.freq_base", 10000.0),
+        "rope_scaling": None if factors is None else _scaling(factors),
         "vocab_size": settings.size("vocab_size", table.shape[0]),
         "hidden_act": "silu",
         "attention_bias": "model.layers.0.self_attn.q_proj.bias" in tensors,
         "mlp_bias": "model.layers.0.mlp.up_proj.bias" in tensors,
         "tie_word_embeddings": "lm_head.weight" not in tensors,
     }
+
+
+def _scaling(factors: StoredTensor) -> dict[str, Any]:
+    """Divisors for texts of every length: LongRoPE is the scaling that lists them."""
+    listed = factors.to_float32().astype(float).tolist()
+    return {"rope_type": "longrope", "short_factor": listed, "attention_factor": 1.0}
 
 
 def _read(tensor: StoredTensor, heads: int) -> Tensor:

@@ -95,9 +95,12 @@ def tokenizer(writer, **changes):
 
 
 def write(model, file, kind=None, *, tensors=None, architecture="llama", tokens=None, **changes):
-    """Write the model; matrices in the quantized type `kind`."""
+    """Write the model; matrices in the quantized type `kind`; `rope_freqs` beside it."""
     writer = gguf.GGUFWriter(file, architecture)
+    factors = changes.pop("rope_freqs", None)
     settings(writer, model, **changes)
+    if factors is not None:
+        writer.add_tensor("rope_freqs.weight", np.array(factors, dtype=np.float32))
     if tokens is not None:
         tokenizer(writer, **tokens)
     heads = {
@@ -141,6 +144,30 @@ def test_gives_the_logits_of_the_model_it_was_made_from(name, tmp_path):
     np.testing.assert_allclose(found, wanted, atol=1e-4)
     assert loaded.dims.tied == model.config.tie_word_embeddings
     assert loaded.source.source_format == "gguf"
+
+
+def test_llama_3s_frequencies_are_divided_by_the_factors_of_the_file(tmp_path):
+    """As the model's config says it in a formula."""
+    scaling = {
+        "rope_type": "llama3",
+        "rope_theta": 10000.0,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 24,
+    }
+    model = tiny_models.make("llama", rope_parameters=scaling)
+    plain = 10000.0 ** (-np.arange(0, 8, 2) / 8)
+    factors = plain / model.model.rotary_emb.inv_freq.numpy()
+    assert factors.max() == pytest.approx(8)
+    loaded = load_checkpoint(write(model, tmp_path / "model.gguf", rope_freqs=factors))
+    assert loaded.dims.decoder.max_positions == model.config.max_position_embeddings
+    tokens = torch.randint(3, 80, (1, 30), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted = model(input_ids=tokens).logits[:, -1]
+    backend = EagerBackend(loaded.model)
+    found = backend.step(tokens.numpy(), np.array([30]), backend.start(None, 1, None))
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -231,14 +258,14 @@ def test_settings_that_do_not_fit_are_refused_by_name(original, tmp_path, change
 
 
 def test_a_tensor_of_another_model_is_refused(original, tmp_path):
-    """Llama 3's rotary factors, for instance, would change the result."""
+    """Factors for longer texts, for instance, would change the result."""
     file = tmp_path / "model.gguf"
     writer = gguf.GGUFWriter(file, "llama")
     settings(writer, original)
-    writer.add_tensor("rope_freqs.weight", np.ones(4, dtype=np.float32))
+    writer.add_tensor("rope_factors_long.weight", np.ones(4, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    with pytest.raises(UnsupportedError, match=r"rope_freqs\.weight is not one"):
+    with pytest.raises(UnsupportedError, match=r"rope_factors_long\.weight is not one"):
         open_foreign(file)
