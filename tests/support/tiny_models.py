@@ -382,7 +382,7 @@ def _head(name: str, head: str, **settings: Any) -> TinyModel:
 
 
 # What answers each token; the graphs of other families differ in nothing more.
-_HEAD_SIZES = {**BERT_SIZES, "hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 3}
+_HEAD_SIZES = {**BERT_SIZES, "hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 2}
 HEADS: dict[str, TinyModel] = {
     "bert-tokens": _head("Bert", "ForTokenClassification", **_HEAD_SIZES),
     "bert-span": _head("Bert", "ForQuestionAnswering", **{**_HEAD_SIZES, "num_labels": 2}),
