@@ -75,7 +75,9 @@ def write(folder: Path, gigabytes: float) -> int:
         save_file({name: values}, folder / file)
         places[name] = file
         total += values.nbytes
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": total}, "weight_map": places})
+    )
     return total
 
 
