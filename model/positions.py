@@ -93,7 +93,7 @@ class RelativePlaces(nn.Module):
 
     def __init__(self, stack: StackDims) -> None:
         super().__init__()
-        self.farthest = stack.relative_distance
+        self.farthest = stack.relative_distance or stack.relative_span
         self.restore(stack)
 
     def restore(self, stack: StackDims) -> None:
@@ -101,7 +101,7 @@ class RelativePlaces(nn.Module):
 
         After He et al. 2021: small distances have rows of their own, larger ones share them in
         steps of a logarithm. In float32 as in the original: its rounding decides about the limits
-        between two rows.
+        between two rows. Without `relative_distance` every distance has a row, up to the span.
         """
         span = stack.relative_span
         distance = torch.arange(-self.farthest, self.farthest + 1)
@@ -110,6 +110,8 @@ class RelativePlaces(nn.Module):
         steps = torch.log(size / exact) / torch.log(torch.tensor((self.farthest - 1) / exact))
         far = torch.ceil(steps * (exact - 1)) + exact
         bucket = torch.where(size <= exact, distance.float(), far * distance.sign()).long()
+        if not stack.relative_distance:
+            bucket = distance
         rows = (bucket + span).clamp(0, 2 * span - 1)
         self.register_buffer("rows", rows, persistent=False)
 

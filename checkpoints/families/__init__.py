@@ -56,6 +56,7 @@ FAMILIES = {
     "electra": "electra:ELECTRA",
     "albert": "electra:ALBERT",
     "mpnet": "electra:MPNET",
+    "deberta": "deberta:DEBERTA",
     "deberta-v2": "deberta:DEBERTA_V2",
     "distilbert": "bert:DISTILBERT",
     "seq2edge": "native:NATIVE",

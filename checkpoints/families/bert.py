@@ -31,7 +31,7 @@ class Layout:
 
     prefix: str
     layer: str
-    qkv: tuple[str, str, str]
+    qkv: tuple[str, ...]
     out: str
     attention_norm: str
     up: str

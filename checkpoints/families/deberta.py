@@ -1,4 +1,4 @@
-"""DeBERTa v2 and v3 (He et al. 2021): attention of contents to relative positions and back.
+"""DeBERTa (He et al. 2021), v2 and v3 too: attention of contents to relative positions and back.
 
 What a layer makes of the table of relative positions depends on no text, so a checkpoint's table
 and the products over it become one table of keys and one of queries for each layer.
@@ -41,9 +41,8 @@ def _dims(layout: Layout, config: Config, names: Names) -> Dims:
             f"config.json: pos_att_type {config.get('pos_att_type')!r} is not supported, "
             "only 'c2p|p2c'"
         )
-    for key in ("relative_attention", "position_buckets"):
-        if int(config.get(key, 0)) < 1:
-            raise UnsupportedError(f"config.json: {key} {config.get(key)!r} is not supported")
+    if not config.get("relative_attention", False):
+        raise UnsupportedError("config.json: relative_attention False is not supported")
     config.require("conv_kernel_size", 0)
     config.require("attention_head_size", stack.head_dim)
     config.require("embedding_size", dims.width)
@@ -51,15 +50,16 @@ def _dims(layout: Layout, config: Config, names: Names) -> Dims:
     config.require("norm_rel_ebd", "none", "layer_norm")
     config.ignore("share_att_key")  # the names of the tensors say it
     config.ignore("legacy", "cls_dropout", "pooler_dropout")
-    farthest = config.get("max_relative_positions", -1)
+    farthest, buckets = config.get("max_relative_positions", -1), config.get("position_buckets", -1)
+    farthest = farthest if farthest > 0 else config.size("max_position_embeddings", 512)
     absolute = bool(config.get("position_biased_input", True))
     stack = dataclasses.replace(
         stack,
         norm_epsilon=float(config.get("layer_norm_eps", 1e-7)),
         positions="learned" if absolute else "relative",
         max_positions=stack.max_positions if absolute else 0,
-        relative_span=config.size("position_buckets"),
-        relative_distance=farthest if farthest > 0 else config.size("max_position_embeddings", 512),
+        relative_span=buckets if buckets > 0 else farthest,
+        relative_distance=farthest if buckets > 0 else 0,
         attention_scale=((1 + len(KINDS)) * stack.head_dim) ** -0.5,
     )
     activation = config.get("pooler_hidden_act", "gelu")
@@ -68,6 +68,14 @@ def _dims(layout: Layout, config: Config, names: Names) -> Dims:
     if dims.head != "classifier":
         return dataclasses.replace(dims, encoder=stack)
     return dataclasses.replace(dims, encoder=stack, classifier_activation=activation)
+
+
+def _first_dims(layout: Layout, config: Config, names: Names) -> Dims:
+    """The first version has a row for every distance and does not normalise its table."""
+    config.require("talking_head", False)
+    config.require("position_buckets")
+    config.require("norm_rel_ebd", "none")
+    return _dims(layout, config, names)
 
 
 def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping]:
@@ -85,16 +93,53 @@ def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping
             product = f"{attention}.pos_{part}_proj" if own else f"{attention}.{part}_proj"
             yield WeightMapping(
                 target=f"encoder.layers.{i}.attention.position_{part}",
-                sources=(f"{product}.weight", f"{product}.bias", *table),
+                sources=(table[0], f"{product}.weight", f"{product}.bias", *table[1:]),
                 combine=_table_maker(stack),
             )
 
 
+def _first_weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping]:
+    """The same of the first version, which packs queries, keys and values head by head."""
+    stack, encoder = dims.encoder, f"{prefix_of(layout, names)}encoder"
+    assert stack is not None
+    for weight in bert_weights(layout, dims, names):
+        name = str(weight.sources[0])
+        if name.endswith("in_proj.weight"):
+            yield dataclasses.replace(weight, combine=_unpacker(stack))
+        elif name.endswith("in_proj.bias"):
+            attention = name.removesuffix("in_proj.bias")
+            biases = (f"{attention}q_bias", None, f"{attention}v_bias")
+            yield dataclasses.replace(weight, sources=biases)
+        else:
+            yield weight
+    for i in range(stack.layers):
+        attention = f"{encoder}.layer.{i}.attention.self"
+        products = {
+            "key": (f"{attention}.pos_proj.weight",),
+            "query": (f"{attention}.pos_q_proj.weight", f"{attention}.pos_q_proj.bias"),
+        }
+        for part, product in products.items():
+            yield WeightMapping(
+                target=f"encoder.layers.{i}.attention.position_{part}",
+                sources=(f"{encoder}.rel_embeddings.weight", *product),
+                combine=_table_maker(stack),
+            )
+
+
+def _unpacker(stack: StackDims) -> Callable[[Tensor], Tensor]:
+    def unpack(packed: Tensor) -> Tensor:
+        """Queries, keys and values of each head in turn, apart: (3 * heads * head_dim, width)."""
+        heads = packed.view(stack.heads, 3, stack.head_dim, -1)
+        return heads.transpose(0, 1).reshape(packed.shape)
+
+    return unpack
+
+
 def _table_maker(stack: StackDims) -> Callable[..., Tensor]:
     def make(
-        weight: Tensor,
-        bias: Tensor,
         table: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
         scale: Tensor | None = None,
         shift: Tensor | None = None,
     ) -> Tensor:
@@ -113,6 +158,11 @@ _LAYOUT = dataclasses.replace(
     qkv=("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
     classifier=("pooler.dense", "classifier"),
     classifier_activation="gelu",
+)
+_FIRST_LAYOUT = dataclasses.replace(_LAYOUT, qkv=("attention.self.in_proj",))
+DEBERTA = dataclasses.replace(
+    bert_family("deberta", "Deberta", _FIRST_LAYOUT, _first_dims),
+    weights=functools.partial(_first_weights, _FIRST_LAYOUT),
 )
 _FAMILY = bert_family("deberta-v2", "DebertaV2", _LAYOUT, _dims)
 DEBERTA_V2 = dataclasses.replace(

@@ -32,7 +32,6 @@ _NEEDS = {
         big_bird bigbird_pegasus led longformer longt5 pegasus_x
     """,
     "attention biased by the distance (ALiBi)": "bloom mpt",
-    "the attention of DeBERTa's first version (the second and third are known)": "deberta",
     "an attention of its own": "fnet funnel prophetnet reformer xlnet",
 }
 MISSING = {name: need for need, names in _NEEDS.items() for name in names.split()}

@@ -106,6 +106,8 @@ def test_logits_are_those_of_transformers(folder, name, changes):
         ("deberta-v2", {"share_att_key": False, "norm_rel_ebd": "none"}),
         ("deberta-v2", {"position_biased_input": True, "type_vocab_size": 2}),
         ("deberta-v2", {"pooler_hidden_act": "tanh"}),
+        ("deberta-v2", {"position_buckets": -1}),
+        ("deberta", {"max_relative_positions": -1, "type_vocab_size": 2}),
         ("roberta-embedding", {"pad_token_id": 5}),
     ]
 )

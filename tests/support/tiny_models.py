@@ -161,6 +161,11 @@ _DEBERTA = {
     "pos_att_type": "p2c|c2p",
     "position_biased_input": False,
 }
+_FIRST_DEBERTA = {
+    key: value
+    for key, value in {**_DEBERTA, "hidden_size": 64}.items()
+    if key not in ("position_buckets", "norm_rel_ebd", "share_att_key")
+}
 _QWEN = {**LLAMA_SIZES, "tie_word_embeddings": False}
 _UNNAMED = LLAMA_SIZES.keys() - {"intermediate_size", "num_key_value_heads"}
 _LLAMA3 = {
@@ -404,6 +409,7 @@ EAGER_HEADS: dict[str, TinyModel] = {
     "albert-masked": _head("Albert", "ForMaskedLM", **_ALBERT, hidden_act="gelu_new"),
     "mpnet-tokens": _head("MPNet", "ForTokenClassification", **_MPNET),
     "mpnet-masked": _head("MPNet", "ForMaskedLM", **_MPNET),
+    "deberta-masked": _head("Deberta", "ForMaskedLM", **_FIRST_DEBERTA),
     "deberta-v2-tokens": _head("DebertaV2", "ForTokenClassification", **_DEBERTA),
     "deberta-v2-span": _head("DebertaV2", "ForQuestionAnswering", **{**_DEBERTA, "num_labels": 2}),
     "deberta-v2-masked": _head("DebertaV2", "ForMaskedLM", **_DEBERTA),
@@ -416,6 +422,7 @@ ALIKE: dict[str, TinyModel] = {
     "xlm-roberta": _classifier("XLMRoberta", **{**BERT_SIZES, "type_vocab_size": 1}),
     "camembert": _encoder("Camembert", **{**BERT_SIZES, "type_vocab_size": 1}),
     "electra-embedding": _encoder("Electra", **_ELECTRA),
+    "deberta": _classifier("Deberta", **_FIRST_DEBERTA),
     "deberta-v2-embedding": _encoder("DebertaV2", **_DEBERTA),
     "electra-wide": _classifier("Electra", **{**_ELECTRA, "embedding_size": 64}),
     "albert": _classifier("Albert", **_ALBERT),

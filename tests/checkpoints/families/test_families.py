@@ -79,6 +79,7 @@ LAYERS_HEADS_WIDTH = {
     "electra-small-discriminator": ((12, 4), None, 256),
     "albert-base-v2": ((12, 12), None, 768),
     "all-mpnet-base-v2": ((12, 12), None, 768),
+    "deberta-large-mnli": ((24, 16), None, 1024),
     "deberta-v3-base": ((12, 12), None, 768),
     "nli-deberta-v3-base": ((12, 12), None, 768),
     "distilbert-base-uncased-finetuned-sst-2-english": ((6, 12), None, 768),
@@ -171,6 +172,8 @@ def test_details_that_published_encoders_differ_in():
     assert published("albert-base-v2").encoder.shared_layers
     assert published("all-mpnet-base-v2").encoder.relative_buckets == 32
     assert published("all-mpnet-base-v2").encoder.max_positions == 512
+    assert published("deberta-large-mnli").encoder.relative_span == 512
+    assert published("deberta-large-mnli").encoder.relative_distance == 0
     assert published("deberta-v3-base").encoder.relative_span == 256
     assert published("deberta-v3-base").encoder.relative_distance == 512
     assert published("deberta-v3-base").encoder.max_positions == 0
@@ -302,7 +305,8 @@ def test_details_of_the_relatives_of_llama():
         ("all-mpnet-base-v2", {"relative_attention_num_buckets": 64}, "num_buckets 64 is not"),
         ("deberta-v3-base", {"conv_kernel_size": 3}, "conv_kernel_size 3 is not supported"),
         ("deberta-v3-base", {"pos_att_type": "c2p"}, "pos_att_type 'c2p' is not supported"),
-        ("deberta-v3-base", {"position_buckets": -1}, "position_buckets -1 is not supported"),
+        ("deberta-large-mnli", {"talking_head": True}, "talking_head True is not supported"),
+        ("deberta-large-mnli", {"position_buckets": 256}, "position_buckets 256 is not supported"),
         ("deberta-v3-base", {"relative_attention": False}, "relative_attention False is not"),
         ("deberta-v3-base", {"embedding_size": 128}, "embedding_size 128 .* only 768"),
         ("deberta-v3-base", {"norm_rel_ebd": "scale"}, "norm_rel_ebd 'scale' is not supported"),
