@@ -22,6 +22,7 @@ from seq2edge.checkpoints.families.bert import (
     prefix_of,
 )
 from seq2edge.checkpoints.families.family import Config, Names, WeightMapping
+from seq2edge.checkpoints.families.parallel import by_kind
 from seq2edge.errors import UnsupportedError
 from seq2edge.model.dims import Dims, StackDims
 
@@ -105,7 +106,7 @@ def _first_weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightM
     for weight in bert_weights(layout, dims, names):
         name = str(weight.sources[0])
         if name.endswith("in_proj.weight"):
-            yield dataclasses.replace(weight, combine=_unpacker(stack))
+            yield dataclasses.replace(weight, transform=functools.partial(by_kind, stack))
         elif name.endswith("in_proj.bias"):
             attention = name.removesuffix("in_proj.bias")
             biases = (f"{attention}q_bias", None, f"{attention}v_bias")
@@ -124,15 +125,6 @@ def _first_weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightM
                 sources=(f"{encoder}.rel_embeddings.weight", *product),
                 combine=_table_maker(stack),
             )
-
-
-def _unpacker(stack: StackDims) -> Callable[[Tensor], Tensor]:
-    def unpack(packed: Tensor) -> Tensor:
-        """Queries, keys and values of each head in turn, apart: (3 * heads * head_dim, width)."""
-        heads = packed.view(stack.heads, 3, stack.head_dim, -1)
-        return heads.transpose(0, 1).reshape(packed.shape)
-
-    return unpack
 
 
 def _table_maker(stack: StackDims) -> Callable[..., Tensor]:

@@ -16,7 +16,7 @@ from seq2edge.checkpoints.families.llama import BEFORE, Traits, decoder_family, 
 from seq2edge.model.dims import Dims, StackDims
 
 
-def _by_kind(stack: StackDims, qkv: Tensor) -> Tensor:
+def by_kind(stack: StackDims, qkv: Tensor) -> Tensor:
     """Some queries, their key and their value, then the next -> all queries, all keys, all values.
 
     In `qkv` there are as many such groups as heads of keys.
@@ -61,7 +61,7 @@ GPT_NEOX = decoder_family(
     final_norm="gpt_neox.final_layer_norm",
     head="embed_out",
     qkv=("attention.query_key_value",),
-    qkv_transform=_by_kind,
+    qkv_transform=by_kind,
     out="attention.dense",
     up=("mlp.dense_h_to_4h",),
     down="mlp.dense_4h_to_h",
@@ -94,7 +94,7 @@ _FALCON = Traits(
     layers="transformer.h",
     final_norm="transformer.ln_f",
     qkv=("self_attention.query_key_value",),
-    qkv_transform=_by_kind,
+    qkv_transform=by_kind,
     out="self_attention.dense",
     up=("mlp.dense_h_to_4h",),
     down="mlp.dense_4h_to_h",

@@ -126,7 +126,9 @@ def tasks(values: dict[str, object]) -> str:
     """What checkpoints of this family can be exported for, over the classes that it knows."""
     classes = find_family(str(values["model_type"])).architectures
     found = {
-        task_of({**values, "architectures": [each]}, task) for each in classes for task in TASKS
+        task_of({**values, "architectures": [each], "id2label": None}, task)
+        for each in classes
+        for task in TASKS
     }
     return ", ".join(sorted(found - {""}))
 
