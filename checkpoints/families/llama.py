@@ -355,6 +355,42 @@ PHI3 = decoder_family(
     required={"full_attn_mod": 1, "interpolate_factor": 1},
 )
 GRANITE = decoder_family("granite", "Granite", scales=_granite_scales)
+_HYBRID = Traits(
+    hidden=lambda config: config.size("shared_intermediate_size"),
+    biases=("attention_bias", "attention_bias", False),
+    up=("shared_mlp.input_linear",),
+    down="shared_mlp.output_linear",
+    scales=_granite_scales,
+    unrotated=lambda config, layers: (
+        () if config.get("position_embedding_type") == "rope" else tuple(range(layers))
+    ),
+    required={"num_local_experts": 0},
+)
+
+
+def _hybrid_dims(config: Config, names: Names) -> Dims:
+    """Of those whose layers all attend; what is about the others changes nothing then."""
+    kinds = config.get("layer_types") or config.get("layers_block_type") or ["mamba"]
+    if set(kinds) - {"attention", FULL}:
+        raise UnsupportedError(
+            f"config.json: layer_types {', '.join(sorted(set(kinds)))}: layers with a running "
+            "state are not supported"
+        )
+    config.require("position_embedding_type", "rope", "nope")
+    config.ignore("intermediate_size", "num_experts_per_tok", "router_aux_loss_coef")
+    config.ignore("output_router_logits", "time_step_limit", "init_method")
+    config.ignore(*(f"mamba_{part}" for part in MAMBA), "normalization_function", "mlp_bias")
+    return family_dims(_HYBRID, config, names)
+
+
+# What Granite 4 says of its Mamba layers, where it has none too.
+MAMBA = "n_heads n_groups d_state d_head d_conv expand chunk_size conv_bias proj_bias".split()
+GRANITE_HYBRID = dataclasses.replace(
+    decoder_family("granitemoehybrid", "GraniteMoeHybrid"),
+    architectures=("GraniteMoeHybridForCausalLM",),
+    dims=_hybrid_dims,
+    weights=functools.partial(family_weights, _HYBRID),
+)
 OLMO2 = decoder_family(
     "olmo2",
     "Olmo2",

@@ -9,7 +9,16 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMapping, linear, norm
+from seq2edge.checkpoints.families.family import (
+    Config,
+    Family,
+    Names,
+    WeightMapping,
+    count_labels,
+    encoder_task,
+    linear,
+    norm,
+)
 from seq2edge.checkpoints.families.llama import Traits, family_weights, stack_dims
 from seq2edge.checkpoints.families.rotary import WINDOWED, read_rotary
 from seq2edge.errors import UnsupportedError
@@ -20,7 +29,10 @@ POOLINGS = {"cls": "first", "bos": "first", "mean": "mean"}
 
 def _head(config: Config, pooling: str, **classifier: Any) -> dict[str, Any]:
     """A classifier where the architecture is one, else a pooled embedding."""
-    if not str((config.get("architectures") or [""])[0]).endswith("ForSequenceClassification"):
+    task = encoder_task(config)
+    if task not in ("classify", "embed"):
+        raise UnsupportedError(f"task {task!r}: the head of this family is not supported")
+    if task == "embed":
         return {
             "head": "embedding",
             "pooling": config.get("pooling", "mean"),
@@ -31,7 +43,7 @@ def _head(config: Config, pooling: str, **classifier: Any) -> dict[str, Any]:
             f"config.json: classifier_pooling {pooling!r} is not supported, "
             f"known: {', '.join(POOLINGS)}"
         )
-    labels = len(config.get("id2label") or {}) or config.size("num_labels", 2)
+    labels = count_labels(config)
     return {"head": "classifier", "labels": labels, "pooling": POOLINGS[pooling], **classifier}
 
 

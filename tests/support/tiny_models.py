@@ -274,6 +274,20 @@ GENERATORS: dict[str, TinyModel] = {
         residual_multiplier=0.4,
         logits_scaling=0.5,
     ),
+    "granite-hybrid": _causal(
+        "GraniteMoeHybrid",
+        **{**LLAMA_SIZES, "intermediate_size": 8},
+        shared_intermediate_size=48,
+        num_local_experts=0,
+        layer_types=["full_attention", "full_attention"],
+        position_embedding_type="rope",
+        mamba_n_heads=8,
+        mamba_d_head=8,
+        embedding_multiplier=5.0,
+        attention_multiplier=0.3,
+        residual_multiplier=0.5,
+        logits_scaling=0.6,
+    ),
     "olmo2": _causal("Olmo2", **{**LLAMA_SIZES, "intermediate_size": 48}),
     "olmo3": _causal(
         "Olmo3",
@@ -376,6 +390,7 @@ ENCODERS: dict[str, TinyModel] = {
         kind="encoder",
     ),
     "eurobert": _classifier("EuroBert", **_EUROBERT),
+    "nomic-bert": _classifier("NomicBert", **{**BERT_SIZES, "intermediate_size": 48}),
     "qwen3-classifier": _classifier("Qwen3", **_QWEN, head_dim=12, num_labels=3),
 }
 
@@ -408,6 +423,7 @@ EAGER_HEADS: dict[str, TinyModel] = {
     "electra-masked": _head("Electra", "ForMaskedLM", **_ELECTRA),
     "albert-tokens": _head("Albert", "ForTokenClassification", **_ALBERT),
     "albert-masked": _head("Albert", "ForMaskedLM", **_ALBERT, hidden_act="gelu_new"),
+    "nomic-bert-tokens": _head("NomicBert", "ForTokenClassification", **BERT_SIZES),
     "mpnet-tokens": _head("MPNet", "ForTokenClassification", **_MPNET),
     "mpnet-masked": _head("MPNet", "ForMaskedLM", **_MPNET),
     "deberta-masked": _head("Deberta", "ForMaskedLM", **_FIRST_DEBERTA),
@@ -428,6 +444,9 @@ ALIKE: dict[str, TinyModel] = {
     "electra-wide": _classifier("Electra", **{**_ELECTRA, "embedding_size": 64}),
     "albert": _classifier("Albert", **_ALBERT),
     "mpnet": _classifier("MPNet", **_MPNET),
+    "nomic-bert-embedding": _encoder("NomicBert", **BERT_SIZES),
+    "gte": _classifier("Gte", **BERT_SIZES),
+    "gte-embedding": _encoder("Gte", **{**BERT_SIZES, "type_vocab_size": 1}),
 }
 EVERY: dict[str, TinyModel] = {**ALL, **EAGER_HEADS, **ALIKE}  # those too that are not exported
 

@@ -72,6 +72,9 @@ LAYERS_HEADS_WIDTH = {
     "EXAONE-4.0-1.2B": (None, (30, 32), 2048),
     "ModernBERT-base": ((22, 12), None, 768),
     "EuroBERT-210m": ((12, 12), None, 768),
+    "nomic-embed-text-v1.5": ((12, 12), None, 768),
+    "gte-multilingual-base": ((12, 12), None, 768),
+    "granite-4.0-350m": (None, (28, 16), 1024),
     "bert-base-uncased": ((12, 12), None, 768),
     "roberta-base": ((12, 12), None, 768),
     "xlm-roberta-base": ((12, 12), None, 768),
@@ -198,6 +201,9 @@ def test_details_of_rotary_encoders():
     assert published("EuroBERT-210m", **classes).late_pooling
     assert published("EuroBERT-210m", **classes, clf_pooling="bos").pooling == "first"
     assert published("EuroBERT-210m").encoder.rotary_theta == 250000
+    assert published("nomic-embed-text-v1.5").encoder.rotary_theta == 1000
+    assert not published("nomic-embed-text-v1.5").encoder.qkv_bias
+    assert published("gte-multilingual-base").encoder.qkv_bias
 
 
 def test_details_of_the_relatives_of_llama():

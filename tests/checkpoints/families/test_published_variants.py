@@ -59,7 +59,7 @@ def test_there_are_many_of_them():
         ("bart-large-cnn", "BartForSequenceClassification"),  # bart-large-mnli
         ("t5-small", "T5EncoderModel"),  # sentence-t5-base
         ("whisper-tiny", "WhisperForAudioClassification"),
-        ("Qwen3-0.6B", "Qwen3ForSequenceClassification"),
+        ("Qwen3-0.6B", "Qwen3ForTokenClassification"),
         ("bert-base-uncased", "BertForNextSentencePrediction"),
     ],
 )

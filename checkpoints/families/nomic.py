@@ -1,0 +1,185 @@
+"""NomicBERT and GTE: BERT with rotary positions and gated feed-forwards.
+
+Sources: Nussbaum et al. 2024, Zhang et al. 2024.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seq2edge.checkpoints.families.family import (
+    Config,
+    Family,
+    Names,
+    WeightMapping,
+    count_labels,
+    encoder_task,
+    linear,
+    norm,
+)
+from seq2edge.checkpoints.families.rotary import read_rotary
+from seq2edge.errors import UnsupportedError
+from seq2edge.model.dims import Dims, StackDims
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where one member keeps its parts; `up` are the gate and what is gated, or both in one."""
+
+    prefix: str
+    embedding_norm: str
+    layer: str
+    qkv: str
+    out: str
+    attention_norm: str
+    up: tuple[str, ...]
+    down: str
+    feedforward_norm: str
+
+
+def _head(config: Config) -> dict[str, Any]:
+    task = encoder_task(config)
+    if task == "classify":
+        return {
+            "head": "classifier",
+            "labels": count_labels(config),
+            "classifier_activation": "tanh",
+            "pooling": "first",
+        }
+    if task == "tag":
+        return {"head": "tokens", "labels": count_labels(config)}
+    if task != "embed":
+        raise UnsupportedError(f"task {task!r}: the head of this family is not supported")
+    return {
+        "head": "embedding",
+        "pooling": config.get("pooling", "mean"),
+        "normalize": bool(config.get("normalize", False)),
+    }
+
+
+def _dims(config: Config, names: Names, *, theta: float, biases: bool) -> Dims:
+    """The sizes that a config.json says; `theta` is the base where it says none."""
+    config.ignore("tie_word_embeddings", "pooling", "normalize", "num_labels")
+    width, heads = config.size("hidden_size"), config.size("num_attention_heads")
+    head_dim = config.size("head_dim", width // heads)
+    stack = StackDims(
+        layers=config.size("num_hidden_layers"),
+        heads=heads,
+        kv_heads=heads,
+        head_dim=head_dim,
+        hidden=config.size("intermediate_size"),
+        activation=config.activation("hidden_act"),
+        gated=True,
+        norm_epsilon=float(config.get("layer_norm_eps", 1e-12)),
+        pre_norm=False,
+        final_norm=False,
+        embedding_norm=True,
+        attention_scale=head_dim**-0.5,
+        qkv_bias=biases,
+        attention_bias=biases,
+        feedforward_bias=biases,
+        **read_rotary(config, head_dim=head_dim, theta=theta),
+    )
+    types = config.size("type_vocab_size", 1)
+    typed = any("token_type_embeddings.weight" in name for name in names)
+    return Dims(
+        width=width,
+        vocab=config.size("vocab_size"),
+        encoder=stack,
+        tied=False,
+        token_types=types if typed else 0,
+        **_head(config),
+    )
+
+
+def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping]:
+    """Every parameter that these dims have, and the tensors it is made of."""
+    prefix = layout.prefix if any(name.startswith(layout.prefix) for name in names) else ""
+    stack = dims.encoder
+    assert stack is not None
+    for ours, theirs in (("embedding", "word"), ("token_types", "token_type")):
+        if ours == "embedding" or dims.token_types:
+            source = f"{prefix}embeddings.{theirs}_embeddings.weight"
+            yield WeightMapping(target=f"{ours}.weight", sources=(source,))
+    yield from norm("encoder.embedding_norm", f"{prefix}{layout.embedding_norm}")
+    for i in range(stack.layers):
+        ours, theirs = f"encoder.layers.{i}", f"{prefix}{layout.layer}.{i}"
+        for target, source, bias in (
+            ("attention.qkv", layout.qkv, stack.qkv_bias),
+            ("attention.out", layout.out, stack.attention_bias),
+            ("feedforward.down", layout.down, stack.feedforward_bias),
+            ("attention_norm", layout.attention_norm, True),
+            ("feedforward_norm", layout.feedforward_norm, True),
+        ):
+            yield from linear(f"{ours}.{target}", f"{theirs}.{source}", bias=bias)
+        sources = tuple(f"{theirs}.{name}.weight" for name in layout.up)
+        yield WeightMapping(
+            target=f"{ours}.feedforward.up.weight",
+            sources=sources,
+            transform=_exchange_halves if len(sources) == 1 else None,
+        )
+        if stack.feedforward_bias:  # of the last product alone
+            yield WeightMapping(target=f"{ours}.feedforward.up.bias", sources=(None,))
+    if dims.head == "classifier":
+        yield from linear("classifier_dense", f"{prefix}pooler.dense")
+        yield from linear("classifier_out", "classifier")
+    elif dims.head == "tokens":
+        yield from linear("token_out", "classifier")
+
+
+def _exchange_halves(joined: Tensor) -> Tensor:
+    """What is gated stands before the gate."""
+    return torch.cat(joined.chunk(2)[::-1])
+
+
+def _family(layout: Layout, name: str, model: str, *, theta: float, biases: bool) -> Family:
+    ends = ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification")
+    return Family(
+        name=name,
+        architectures=tuple(f"{model}{end}" for end in ends),
+        dims=functools.partial(_dims, theta=theta, biases=biases),
+        weights=functools.partial(_weights, layout),
+        unused=(r"(.*\.)?pooler\..*", r"cls\..*", r"lm_head\..*"),
+    )
+
+
+NOMIC_BERT = _family(
+    Layout(
+        prefix="nomic_bert.",
+        embedding_norm="emb_ln",
+        layer="encoder.layers",
+        qkv="attn.Wqkv",
+        out="attn.out_proj",
+        attention_norm="norm1",
+        up=("mlp.fc12", "mlp.fc11"),
+        down="mlp.fc2",
+        feedforward_norm="norm2",
+    ),
+    "nomic_bert",
+    "NomicBert",
+    theta=1000.0,
+    biases=False,
+)
+GTE = _family(
+    Layout(
+        prefix="gte.",
+        embedding_norm="embeddings.LayerNorm",
+        layer="encoder.layer",
+        qkv="attention.qkv_proj",
+        out="attention.o_proj",
+        attention_norm="attn_ln",
+        up=("mlp.up_gate_proj",),
+        down="mlp.down_proj",
+        feedforward_norm="mlp_ln",
+    ),
+    "gte",
+    "Gte",
+    theta=160000.0,
+    biases=True,
+)
