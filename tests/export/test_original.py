@@ -59,6 +59,33 @@ def damaged(loaded: Checkpoint, parameter: str, change) -> Checkpoint:
     return dataclasses.replace(loaded, model=model)
 
 
+LAYERS = (
+    "num_hidden_layers encoder_layers decoder_layers n_layer n_layers num_layers num_decoder_layers"
+).split()
+HIDDEN = "intermediate_size encoder_ffn_dim decoder_ffn_dim d_ff hidden_dim ffn_dim".split()
+WIDTHS = "hidden_size d_model n_embd dim".split()
+# Other settings must have as many entries as there are layers, or values as heads have.
+FIXED_LAYERS = {"layer_types", "no_rope_layers"}
+FIXED_WIDTHS = {"phi3", "granite-hybrid", "stablelm"}
+EVEN = {"bert-tokens", "bert-span", "bert-masked", "bert-masked-untied"}  # heads of 40 come out
+
+
+def other_shape(name: str) -> dict[str, int]:
+    """Settings that make the tiny model of that name another one."""
+    settings = tiny_models.EVERY[name].settings
+    changes = {"vocab_size": 89}
+    for key, value in settings.items():
+        if key in LAYERS and not FIXED_LAYERS & set(settings):
+            changes[key] = value + 1
+        elif key in HIDDEN:
+            changes[key] = 36
+        elif key in WIDTHS and name not in FIXED_WIDTHS:
+            changes[key] = value + 8 if "head_dim" in settings else value * 5 // 4
+        elif key in ("head_dim", "d_kv"):
+            changes[key] = 20
+    return changes
+
+
 def shifted(table: torch.Tensor) -> torch.Tensor:
     """Every row one place later."""
     return table.roll(1, 0)
@@ -107,6 +134,17 @@ def test_a_family_as_we_read_it_is_its_original(opened, name):
     assert found.place == ""
     assert found.implementation.startswith("transformers 5")
     assert found.parity.max_absolute < 4e-5 or name in ("t5-untied", "mt5")
+
+
+@pytest.mark.parametrize("name", tiny_models.EVERY)
+def test_a_family_is_its_original_in_another_shape(tmp_path, name):
+    """More layers and heads of other sizes, most of them no multiple of 8."""
+    tiny_models.save(name, tmp_path, **other_shape(name))
+    loaded = load_checkpoint(tmp_path, task="fill" if "masked" in name else None)
+    stack = loaded.dims.decoder or loaded.dims.encoder
+    assert loaded.dims.vocab in (89, tiny_models.VOCAB - 16)
+    assert stack.head_dim % 8 or name in (*FIXED_WIDTHS, *EVEN)
+    assert original.compare(tmp_path, loaded.dims, record_reference(loaded)).equal
 
 
 @pytest.mark.parametrize("seed", range(4))
