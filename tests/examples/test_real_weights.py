@@ -172,10 +172,8 @@ def test_minilm_cuts_texts_as_its_folder_says(tmp_path):
     """With a warning, to the embedding of the first tokens that transformers gives."""
     checkpoint = fetched("minilm-l6")
     model = exported(checkpoint, tmp_path)
-    record = model.bundle.manifest.embedding
-    longest = record.longest if record is not None else None
-    if longest is None:
-        pytest.skip("the folder does not say how long a text may be")
+    longest = model.bundle.manifest.embedding.longest
+    assert longest is not None
     text = " ".join(["A man is eating food."] * longest)
     with pytest.warns(UserWarning, match=f"cut texts to {longest} tokens"):
         (found,) = model.embed([text])
