@@ -176,11 +176,11 @@ class Transformer(nn.Module):
         if dims.head == "lm":
             self._add_logits(dims)
         elif dims.head == "classifier":
-            self.classifier_out = nn.Linear(dims.width, dims.labels, bias=dims.classifier_dense)
             if dims.classifier_dense:
                 bias = dims.classifier_bias
                 self.classifier_dense = nn.Linear(dims.width, dims.width, bias=bias)
                 self.classifier_activation = activation(dims.classifier_activation)
+            self.classifier_out = nn.Linear(dims.width, dims.labels, bias=dims.classifier_dense)
             if dims.classifier_norm:
                 assert dims.encoder is not None
                 self.classifier_norm = norm(dims.encoder, dims.width)
