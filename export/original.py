@@ -26,7 +26,6 @@ from seq2edge.bundle.reference import read_reference
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import ExportError
 from seq2edge.model.dims import Dims
-from seq2edge.model.layers import activation
 from seq2edge.model.transformer import Transformer
 from seq2edge.runtime import parity
 from seq2edge.runtime.likelihood import log_sum_exp
@@ -224,7 +223,11 @@ def _pooled(
 
     Embeddings are the original's hidden states, pooled by the rules of the checkpoint's folder.
     """
-    products = load_checkpoint(checkpoint, task=dims.task).model.dense if dims.dense else ()
+    if dims.dense:
+        ours = load_checkpoint(checkpoint, task=dims.task).model
+    else:
+        with torch.device("meta"):  # no weights are needed
+            ours = Transformer(dims)
     for row, recorded in enumerate(reference["pooled"]):
         answer = original(**_source(dims, reference, row))
         if dims.head == "classifier":
@@ -238,12 +241,7 @@ def _pooled(
             yield recorded[: len(values[0])], torch.cat(values, dim=1).numpy()
             continue
         hidden = answer.last_hidden_state[0]  # (source, width)
-        pooled = POOLED[dims.pooling](hidden)
-        for product, each in zip(products, dims.dense, strict=True):
-            pooled = product(pooled)
-            pooled = activation(each.activation)(pooled) if each.activation else pooled
-        pooled = nn.functional.normalize(pooled, dim=0) if dims.normalize else pooled
-        yield recorded, pooled.numpy()
+        yield recorded, ours.embedding_of(POOLED[dims.pooling](hidden)).numpy()
 
 
 def _first_difference(
@@ -273,11 +271,8 @@ def _hidden_states(model: Transformer, inputs: dict[str, Tensor]) -> dict[str, l
     def watch(side: str) -> None:
         stack = getattr(model, side)
         mine = states.setdefault(side, [])
-        for i, layer in enumerate(stack.layers):
-            if i:
-                layer.register_forward_pre_hook(lambda _, args: mine.append(args[0]))
-            else:
-                layer.register_forward_pre_hook(lambda _, args: mine.insert(0, args[0]))
+        for layer in dict.fromkeys(stack.layers):  # one may serve for all
+            layer.register_forward_pre_hook(lambda _, args: mine.append(args[0]))
         stack.final_norm.register_forward_hook(lambda _, __, out: mine.append(out))
 
     for side in ("encoder", "decoder"):

@@ -333,6 +333,10 @@ class Transformer(nn.Module):
         if self.dims.head == "classifier":
             dense = pooled if self.dims.late_pooling else self._before_classes(pooled)
             return self.classifier_out(dense)
+        return self.embedding_of(pooled)
+
+    def embedding_of(self, pooled: Tensor) -> Tensor:
+        """What becomes of pooled states (..., width): products, and the length 1."""
         for product, each in zip(self.dense, self.dims.dense, strict=True):
             pooled = product(pooled)
             pooled = activation(each.activation)(pooled) if each.activation else pooled

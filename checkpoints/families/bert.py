@@ -17,6 +17,7 @@ from seq2edge.checkpoints.families.family import (
     Names,
     WeightMapping,
     count_labels,
+    embedding_head,
     encoder_task,
     linear,
     norm,
@@ -73,11 +74,7 @@ def _head(config: Config, layout: Layout) -> dict[str, object]:
             "logits_bias": True,
             "classifier_activation": layout.masked_activation or _activation(config),
         }
-    return {
-        "head": "embedding",
-        "pooling": config.get("pooling", "mean"),
-        "normalize": bool(config.get("normalize", False)),
-    }
+    return embedding_head(config)
 
 
 def _activation(config: Config) -> str:

@@ -121,11 +121,7 @@ def decoder_task(config: Config) -> str:
     embeds = config.get("pooling") is not None or bare or config.task == "embed"
     if made_for == "generate" and embeds:
         made_for = "embed"
-    if config.task not in (None, made_for):
-        raise UnsupportedError(
-            f"task {config.task!r}: {architecture or 'the checkpoint'} is made to {made_for}"
-        )
-    return made_for
+    return _asked(config, architecture, made_for)
 
 
 def encoder_task(config: Config) -> str:
@@ -148,11 +144,25 @@ def encoder_task(config: Config) -> str:
                 "choose --task fill or --task embed"
             )
         made_for = "embed" if chosen == "embed" else made_for
+    return _asked(config, architecture, made_for)
+
+
+def _asked(config: Config, architecture: str, made_for: str) -> str:
+    """What the class is made for; raises UnsupportedError where another task is asked."""
     if config.task not in (None, made_for):
         raise UnsupportedError(
             f"task {config.task!r}: {architecture or 'the checkpoint'} is made to {made_for}"
         )
     return made_for
+
+
+def embedding_head(config: Config, pooling: str = "mean") -> dict[str, Any]:
+    """The fields of `Dims` about embeddings, as the folder says or by the family's own pooling."""
+    return {
+        "head": "embedding",
+        "pooling": config.get("pooling", pooling),
+        "normalize": bool(config.get("normalize", False)),
+    }
 
 
 def count_labels(config: Config) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from seq2edge.checkpoints.families.family import Config, Names
+from seq2edge.checkpoints.families.family import Config, Names, embedding_head
 from seq2edge.checkpoints.families.llama import (
     AROUND,
     Scales,
@@ -109,9 +109,7 @@ def _third_dims(config: Config, names: Names) -> Dims:
         vocab=config.size("vocab_size"),
         encoder=dataclasses.replace(stack, windows=windows),
         tied=False,
-        head="embedding",
-        pooling=config.get("pooling", "mean"),
-        normalize=bool(config.get("normalize", False)),
+        **embedding_head(config),
     )
 
 

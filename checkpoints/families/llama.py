@@ -22,6 +22,7 @@ from seq2edge.checkpoints.families.family import (
     WeightMapping,
     count_labels,
     decoder_task,
+    embedding_head,
     linear,
     norm,
 )
@@ -196,8 +197,7 @@ def _text_dims(config: Config, stack: StackDims, task: str) -> Dims:
     if stack.attention_cap:
         raise UnsupportedError(f"task {task!r}: bounded attention scores are not supported there")
     config.ignore("num_labels", "tie_word_embeddings")
-    head: dict[str, Any] = {"head": "embedding", "pooling": config.get("pooling", "last")}
-    head["normalize"] = bool(config.get("normalize", False))
+    head = embedding_head(config, "last")
     if task == "classify":
         head = {"head": "classifier", "labels": count_labels(config), "pooling": "last"}
         head["classifier_dense"] = False

@@ -15,6 +15,7 @@ from seq2edge.checkpoints.families.family import (
     Names,
     WeightMapping,
     count_labels,
+    embedding_head,
     encoder_task,
     linear,
     norm,
@@ -33,11 +34,7 @@ def _head(config: Config, pooling: str, **classifier: Any) -> dict[str, Any]:
     if task not in ("classify", "embed"):
         raise UnsupportedError(f"task {task!r}: the head of this family is not supported")
     if task == "embed":
-        return {
-            "head": "embedding",
-            "pooling": config.get("pooling", "mean"),
-            "normalize": bool(config.get("normalize", False)),
-        }
+        return embedding_head(config)
     if pooling not in POOLINGS:
         raise UnsupportedError(
             f"config.json: classifier_pooling {pooling!r} is not supported, "

@@ -19,6 +19,7 @@ from seq2edge.checkpoints.families.family import (
     Names,
     WeightMapping,
     count_labels,
+    embedding_head,
     encoder_task,
     linear,
     norm,
@@ -56,11 +57,7 @@ def _head(config: Config) -> dict[str, Any]:
         return {"head": "tokens", "labels": count_labels(config)}
     if task != "embed":
         raise UnsupportedError(f"task {task!r}: the head of this family is not supported")
-    return {
-        "head": "embedding",
-        "pooling": config.get("pooling", "mean"),
-        "normalize": bool(config.get("normalize", False)),
-    }
+    return embedding_head(config)
 
 
 def _dims(config: Config, names: Names, *, theta: float, biases: bool) -> Dims:

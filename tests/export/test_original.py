@@ -167,6 +167,7 @@ def test_no_right_model_is_refused(tmp_path, name, seed):
         ("bart", "encoder.layers.1.feedforward.down.bias", "the encoder's layer 1"),
         ("llama", "decoder.layers.0.attention.qkv.weight", "the decoder's layer 0"),
         ("gpt2", "decoder.positions.weight", "the decoder's embedding"),
+        ("albert-embedding", "encoder.layers.0.feedforward.down.bias", "the encoder's layer 0"),
         ("bert", "classifier_out.bias", "what follows the layers"),
     ],
 )
