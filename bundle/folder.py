@@ -244,12 +244,12 @@ def summarize(values: Mapping[str, Any]) -> Iterator[str]:
     yield f"made        {origin['created']} from {origin['source']} ({origin['source_format']})"
 
 
-def _summarize_original(found: Mapping[str, Any] | None) -> Iterator[str]:
-    if found and found["parity"]:
-        error = found["parity"]["max_absolute"]
-        yield f"original    compared with {found['implementation']}: within {error:.1e}"
-    elif found:
-        yield f"original    not compared: {found['reason']}"
+def _summarize_original(original: Mapping[str, Any] | None) -> Iterator[str]:
+    if original and original["parity"]:
+        error = original["parity"]["max_absolute"]
+        yield f"original    compared with {original['implementation']}: within {error:.1e}"
+    elif original:
+        yield f"original    not compared: {original['reason']}"
 
 
 def _summarize_shortlist(listed: Mapping[str, Any] | None) -> Iterator[str]:

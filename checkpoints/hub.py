@@ -76,7 +76,7 @@ def _fetch(repo: str, hub: Hub) -> Path:
     endpoint = os.environ.get("HF_ENDPOINT")
 
     def download(file: str, revision: str) -> Path:
-        found = huggingface_hub.hf_hub_download(
+        path = huggingface_hub.hf_hub_download(
             repo,
             file,
             revision=revision,
@@ -84,7 +84,7 @@ def _fetch(repo: str, hub: Hub) -> Path:
             local_files_only=hub.offline,
             endpoint=endpoint,
         )
-        return Path(found)
+        return Path(path)
 
     with _hub_errors(repo, hub):
         folder = download(CONFIG, hub.revision or "main").parent

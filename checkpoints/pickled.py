@@ -101,12 +101,12 @@ def _pickles(folder: Path) -> list[Path]:
         return [folder / name for name in sorted(names)]
     if (folder / PICKLE).is_file():
         return [folder / PICKLE]
-    found = sorted({file for pattern in PATTERNS for file in folder.glob(pattern)})
-    found = [f for f in found if not any(f.match(pattern) for pattern in NO_WEIGHTS)]
-    if len(found) > 1:
-        listed = ", ".join(file.name for file in found)
+    candidates = sorted({file for pattern in PATTERNS for file in folder.glob(pattern)})
+    candidates = [f for f in candidates if not any(f.match(pattern) for pattern in NO_WEIGHTS)]
+    if len(candidates) > 1:
+        listed = ", ".join(file.name for file in candidates)
         raise CheckpointError(f"{folder}: holds {listed}, keep the one with the weights")
-    return found
+    return candidates
 
 
 def _read(file: Path, destination: Path, *, tied: bool) -> dict[str, Any]:

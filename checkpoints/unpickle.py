@@ -29,8 +29,8 @@ def main(source: Path, destination: Path, *, tied: bool) -> dict[str, Any]:
     try:
         state = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        asks = f"asks for {found[1]}" if found else "is more than tensors by their names"
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        asks = f"asks for {name[1]}" if name else "is more than tensors by their names"
         return {"error": f"{asks}, which weights never need; nothing of it was run"}
     if not isinstance(state, Mapping) or not state:
         return {"error": f"holds {type(state).__name__}, needs tensors by their names"}

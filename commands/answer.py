@@ -59,7 +59,7 @@ def answer(
             raise InputError(f"{file.name}: is no UTF-8, {error.reason}; convert it") from None
     assert context is not None
     model = load_model(bundle, execution)
-    found = model.answer(
+    answers = model.answer(
         question,
         context,
         top_k=top,
@@ -70,9 +70,9 @@ def answer(
         batch=batch,
     )
     if as_json:
-        values = {"question": question, "answers": [dataclasses.asdict(each) for each in found]}
+        values = {"question": question, "answers": [dataclasses.asdict(each) for each in answers]}
         click.echo(json.dumps(values, ensure_ascii=False))
         return
-    for each in found:
+    for each in answers:
         text = " ".join(each.text.split())
         click.echo(f"{each.score:.4f}\t{each.start}\t{each.end}\t{text}")

@@ -83,12 +83,12 @@ def export(
         tokens = f", {parity.tokens_equal}/{parity.tokens_compared} tokens equal"
         tokens = tokens if parity.tokens_compared else ""
         click.echo(f"parity: {target} logits within {parity.max_absolute:.1e}{tokens}", err=True)
-    found = report.bundle.manifest.original
-    if found is not None and found.parity is not None:
-        within = found.parity.max_absolute
-        click.echo(f"original: {found.implementation} answers within {within:.1e}", err=True)
-    elif found is not None:
-        click.echo(f"original: not compared, {found.reason}", err=True)
+    compared = report.bundle.manifest.original
+    if compared is not None and compared.parity is not None:
+        within = compared.parity.max_absolute
+        click.echo(f"original: {compared.implementation} answers within {within:.1e}", err=True)
+    elif compared is not None:
+        click.echo(f"original: not compared, {compared.reason}", err=True)
     click.echo(f"{report.bundle.path} ({report.bundle.size / 1e6:.1f} MB)")
 
 

@@ -48,12 +48,12 @@ def fill(
     inputs = read_inputs(texts, file)
     model = load_model(bundle, execution, cut=cut)
     for text in inputs:
-        found = model.fill(text, top_k=top)
+        fillings = model.fill(text, top_k=top)
         if as_json:
-            masks = [[dataclasses.asdict(each) for each in mask] for mask in found]
+            masks = [[dataclasses.asdict(each) for each in mask] for mask in fillings]
             click.echo(json.dumps({"input": text, "masks": masks}, ensure_ascii=False))
             continue
-        for mask in found:
+        for mask in fillings:
             for each in mask:
                 click.echo(f"{each.score:.4f}\t{each.token}\t{each.text}")
             click.echo()

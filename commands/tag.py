@@ -68,10 +68,10 @@ def tag(
     inputs = read_inputs(texts, file)
     model = load_model(bundle, execution, cut=cut)
     for group in batches(inputs, batch):
-        found = model.tag(
+        tagged = model.tag(
             group, aggregation=aggregation, ignore=ignore, overlap=overlap, batch=batch
         )
-        for text, entities in zip(group, found, strict=True):
+        for text, entities in zip(group, tagged, strict=True):
             if as_json:
                 values = {
                     "input": text,

@@ -109,8 +109,10 @@ class EagerBackend:
 
     def _of_model(self, source: Tokens | Features) -> Tensor:
         """Ids, or features in the model's own precision."""
-        given = torch.from_numpy(source)
-        return given.to(self.model.embedding.weight.dtype) if given.is_floating_point() else given
+        tensor = torch.from_numpy(source)
+        return (
+            tensor.to(self.model.embedding.weight.dtype) if tensor.is_floating_point() else tensor
+        )
 
     @torch.no_grad()
     def pool(

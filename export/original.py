@@ -59,10 +59,10 @@ class Comparison:
 
 
 def compare_with_original(
-    checkpoint: str | Path, manifest: Manifest, reference: Path, *, asked: bool
+    checkpoint: str | Path, manifest: Manifest, reference: Path, *, enabled: bool
 ) -> OriginalRecord:
     """What the manifest keeps of the comparison. Raises ExportError where the two differ."""
-    if not asked:
+    if not enabled:
         return OriginalRecord(reason=LEFT_OUT)
     if manifest.family == "seq2edge":
         return OriginalRecord(reason="seq2edge trained it")
@@ -71,15 +71,16 @@ def compare_with_original(
     answer = _run(Path(checkpoint), manifest.dims, reference)
     if reason := answer.get("reason"):
         return OriginalRecord(reason=reason)
-    found = Comparison(**{**answer, "parity": parity.Parity(**answer["parity"])})
-    if not found.equal:
+    comparison = Comparison(**{**answer, "parity": parity.Parity(**answer["parity"])})
+    place = comparison.place
+    if not comparison.equal:
         raise ExportError(
-            f"original: {found.implementation} answers otherwise than our model: "
-            f"{found.parity.figures} where {found.parity.allowed:.1e} are allowed"
-            f"{found.place and f'; they first differ in {found.place}'}; the bundle was not "
+            f"original: {comparison.implementation} answers otherwise than our model: "
+            f"{comparison.parity.figures} where {comparison.parity.allowed:.1e} are allowed"
+            f"{place and f'; they first differ in {place}'}; the bundle was not "
             "written. Please report the family; --original no exports it as it is"
         )
-    return OriginalRecord(implementation=found.implementation, parity=found.parity.record)
+    return OriginalRecord(implementation=comparison.implementation, parity=comparison.parity.record)
 
 
 def _run(checkpoint: Path, dims: Dims, reference: Path) -> dict[str, Any]:
@@ -107,12 +108,12 @@ def compare(checkpoint: Path, dims: Dims, reference: parity.Arrays) -> Compariso
     """Let transformers' model answer the program. Raises NoOriginalError where there is none."""
     original = _load(checkpoint, dims)
     with torch.no_grad():
-        found = _replay(original, checkpoint, dims, reference)
+        measured = _replay(original, checkpoint, dims, reference)
         implementation = _name_of(original)
-        if found.within():
-            return Comparison(implementation=implementation, parity=found)
-        place = _first_difference(original, checkpoint, dims, reference, found.allowed)
-    return Comparison(implementation=implementation, parity=found, place=place)
+        if measured.within():
+            return Comparison(implementation=implementation, parity=measured)
+        place = _first_difference(original, checkpoint, dims, reference, measured.allowed)
+    return Comparison(implementation=implementation, parity=measured, place=place)
 
 
 def _name_of(original: nn.Module) -> str:
@@ -281,9 +282,9 @@ def _hidden_states(model: Transformer, inputs: dict[str, Tensor]) -> dict[str, l
     source: list[Any] = []
     length = None
     if model.dims.encoder is not None:
-        given = inputs["input_features" if model.dims.mels else "input_ids"]
-        length = torch.tensor([model.dims.frames // 2 if model.dims.mels else given.shape[1]])
-        encoded = model.encode(given, length, inputs.get("token_type_ids"))
+        features = inputs["input_features" if model.dims.mels else "input_ids"]
+        length = torch.tensor([model.dims.frames // 2 if model.dims.mels else features.shape[1]])
+        encoded = model.encode(features, length, inputs.get("token_type_ids"))
         source = model.project_source(encoded) if model.dims.decoder is not None else []
     if model.dims.decoder is not None:
         name = "decoder_input_ids" if model.dims.encoder is not None else "input_ids"
@@ -296,8 +297,8 @@ def main() -> None:
     checkpoint, reference = map(Path, sys.argv[1:])
     dims = Dims.from_dict(json.load(sys.stdin))
     try:
-        found = compare(checkpoint, dims, read_reference(reference))
-        answer = dataclasses.asdict(found)
+        comparison = compare(checkpoint, dims, read_reference(reference))
+        answer = dataclasses.asdict(comparison)
     except NoOriginalError as error:
         answer = {"reason": str(error)}
     print(json.dumps(answer))  # noqa: T201 - it is what the other process reads

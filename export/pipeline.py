@@ -125,7 +125,7 @@ def export_checkpoint(
         del loaded
         gc.collect()
         progress("original", 0.0)
-        judged = compare_with_original(place, manifest, writer.path(REFERENCE), asked=original)
+        judged = compare_with_original(place, manifest, writer.path(REFERENCE), enabled=original)
         measured = _gate(writer.preview(manifest), progress)
         worst = parity.combine(list(measured.values())).record
         bundle = writer.finish(dataclasses.replace(manifest, parity=worst, original=judged))

@@ -127,10 +127,10 @@ class Stack(nn.Module):
         if not window and not self.dims.causal:
             return bias
         query = positions[:, None, :, None]  # (rows, 1, new, 1)
-        seen = keys <= query if self.dims.causal else keys < query + window
+        visible = keys <= query if self.dims.causal else keys < query + window
         if window:
-            seen = seen & (keys > query - window)
-        hidden = (~seen).to(next(self.parameters()).dtype) * UNSEEN
+            visible = visible & (keys > query - window)
+        hidden = (~visible).to(next(self.parameters()).dtype) * UNSEEN
         return hidden if bias is None else bias + hidden
 
 

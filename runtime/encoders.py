@@ -34,12 +34,12 @@ def pool_each(
 ) -> list[NDArray[np.float32]]:
     """What the encoder gives for each text, in their order: (values,), or (tokens, values)."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i].ids))
-    found: list[Any] = [None] * len(texts)
+    pooled: list[Any] = [None] * len(texts)
     for start in range(0, len(order), batch):
         group = order[start : start + batch]
         for i, values in zip(group, model.pool([texts[i] for i in group]), strict=True):
-            found[i] = values[: len(texts[i].ids)] if values.ndim > 1 else values
-    return found
+            pooled[i] = values[: len(texts[i].ids)] if values.ndim > 1 else values
+    return pooled
 
 
 def rerank(model: Model, query: str, texts: Sequence[str], batch: int) -> list[Ranked]:

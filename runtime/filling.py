@@ -39,11 +39,11 @@ def fill(model: Model, text: str, top_k: int) -> list[list[Filling]]:
     if not places:
         raise InputError(f"fill: {text!r:.60} has no {mask or 'mask, the tokenizer knows none'}")
     (logits,) = pool_each(model, [read])
-    found = []
+    fillings = []
     for place, scores in zip(places, probabilities(logits[places], "single_label"), strict=True):
         best = np.argsort(-scores, kind="stable")[:top_k].tolist()
         filled = [[*read.ids[:place], i, *read.ids[place + 1 :]] for i in best]
-        found.append(
+        fillings.append(
             [
                 Filling(
                     token=tokenizer.decode([i], skip_special_tokens=False),
@@ -54,4 +54,4 @@ def fill(model: Model, text: str, top_k: int) -> list[list[Filling]]:
                 for i, ids in zip(best, filled, strict=True)
             ]
         )
-    return found
+    return fillings

@@ -85,15 +85,15 @@ def _spans(
     none = float(starts[0] * ends[0])
     starts, ends = np.where(inside, starts, 0), np.where(inside, ends, 0)
     words = np.array(_words_of(window))
-    found: dict[tuple[int, int], float] = defaultdict(float)
+    spans: dict[tuple[int, int], float] = defaultdict(float)
     for more in range(min(longest, len(starts))):  # tokens behind the first one
         count = len(starts) - more
         scores = starts[:count] * ends[more:]
         for i in np.flatnonzero(scores).tolist():
             start, end = int(words[i, 0]), int(words[i + more, 1])
             if start < end:  # some tokens stand for no character
-                found[start, end] += float(scores[i])
-    return none, found
+                spans[start, end] += float(scores[i])
+    return none, spans
 
 
 def _softmax(values: NDArray[np.float32], counted: NDArray[np.bool_]) -> NDArray[np.float64]:

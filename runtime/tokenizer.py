@@ -369,12 +369,12 @@ def _fitting(texts: Sequence[int | None], longest: int) -> list[int]:
     else:  # of an odd number the longer text has one more, of two that are as long the second
         shares = [room // 2, room - room // 2]
         shares = shares[::-1] if first > second else shares
-    seen, places = [0, 0], []
+    counts, places = [0, 0], []
     for place, text in enumerate(texts):
-        if text is None or seen[text] < shares[text]:
+        if text is None or counts[text] < shares[text]:
             places.append(place)
         if text is not None:
-            seen[text] += 1
+            counts[text] += 1
     return places
 
 

@@ -69,11 +69,11 @@ def read_sentence_folder(path: Path) -> SentenceFolder | None:
     kinds = [kind for kind, _ in modules]
     dense = [folder for kind, folder in modules if kind == "Dense"]
     normalize = kinds[-1] == "Normalize"
-    wanted = ["Transformer", "Pooling", *["Dense"] * len(dense), *["Normalize"] * normalize]
-    unknown = set(kinds) - set(wanted)
+    expected = ["Transformer", "Pooling", *["Dense"] * len(dense), *["Normalize"] * normalize]
+    unknown = set(kinds) - set(expected)
     if unknown:
         raise UnsupportedError(f"{path / MODULES}: modules {', '.join(sorted(unknown))}")
-    if kinds != wanted:
+    if kinds != expected:
         raise UnsupportedError(
             f"{path / MODULES}: modules {', '.join(kinds)} in this order; Transformer, Pooling, "
             "then Dense and Normalize are supported"

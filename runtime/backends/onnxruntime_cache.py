@@ -256,8 +256,8 @@ class OnnxRuntimeCache:
 def run_error(error: Exception, role: str) -> BackendError:
     """What ONNX Runtime says of a call that failed: the node and the reason, in one line."""
     said = " ".join(str(error).split())
-    found = re.search(r"running (\S+) node\. Name:'([^']*)' Status Message: (.*)", said)
-    where = f"{role}, {found[1]} node {found[2]}: {found[3]}" if found else f"{role}: {said}"
+    match = re.search(r"running (\S+) node\. Name:'([^']*)' Status Message: (.*)", said)
+    where = f"{role}, {match[1]} node {match[2]}: {match[3]}" if match else f"{role}: {said}"
     return BackendError(
         f"onnxruntime: {where}; `seq2edge verify` says whether this machine runs the bundle"
     )
