@@ -7,7 +7,8 @@ and opset 24 exists only in the newest releases. So:
    `GroupQueryAttention`, which writes the same cache in place; head transposes disappear.
 2. `Attention` over a source with lengths becomes `MultiHeadAttention` with the lengths as its
    padding mask and T5's bias, or a window's, as its attention bias. That operator has no grouped
-   heads: keys and values are repeated for it.
+   heads: keys and values are repeated for it. Nor does it bound its scores: a `softcap` becomes the
+   products and functions that it stands for (`lower_to_opset18.py`).
 3. Where keys carry an additive bias it is computed for the valid tokens, not for the capacity.
 
 Requires the canonical graph; ensures that no opset-24 operator is left. Equality with the
@@ -17,7 +18,7 @@ canonical graph is what the parity gate of every export checks.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -31,6 +32,8 @@ from seq2edge.export.passes.editing import (
     single_consumer,
     trace_back,
 )
+from seq2edge.export.passes.length_to_mask import Visibility, give_mask
+from seq2edge.export.passes.lower_to_opset18 import lower_attention
 from seq2edge.model.dims import Dims
 
 CACHE_RANK, CAPACITY_AXIS = 4, 2
@@ -51,9 +54,21 @@ class FuseCacheAttention(ir.passes.InPlacePass):
         """Replace every attention; an unknown form is an error, never left behind."""
         graph = model.graph
         lengths = _Lengths(graph)
-        for node in list(graph):
-            if node.op_type == "Attention":
-                _replace(graph, _read(node), lengths, self.windows)
+        masks: dict[Visibility, ir.Value] = {}
+        shared: dict[Hashable, ir.Value] = {}
+        for node in [node for node in graph if node.op_type == "Attention"]:
+            attention = _read(node)
+            if attention.scatters is not None:
+                _fuse_cached(graph, attention, lengths, self.windows)
+            elif attention.length is None:
+                raise ExportError(
+                    f"fuse_cache_attention: {node.name} has neither cache nor lengths"
+                )
+            elif attention.cap:
+                give_mask(graph, node, masks)
+                lower_attention(Writer(graph, node, prefix=str(node.name), shared=shared), node)
+            else:
+                _fuse_source(graph, attention, lengths)
         lengths.shorten_bias()
         RemoveUnusedNodesPass()(model)
         graph.sort()
@@ -174,19 +189,6 @@ class _Lengths:
                 node.outputs[0].replace_all_uses_with(self.longest())
 
 
-def _replace(
-    graph: ir.Graph, attention: _Attention, lengths: _Lengths, windows: Mapping[str, int]
-) -> None:
-    if attention.scatters is not None:
-        _fuse_cached(graph, attention, lengths, windows)
-    elif attention.length is not None:
-        _fuse_source(graph, attention, lengths)
-    else:
-        raise ExportError(
-            f"fuse_cache_attention: {attention.node.name} has neither cache nor lengths"
-        )
-
-
 def _fuse_cached(
     graph: ir.Graph, attention: _Attention, lengths: _Lengths, windows: Mapping[str, int]
 ) -> None:
@@ -248,11 +250,6 @@ def _fuse_source(graph: ir.Graph, attention: _Attention, lengths: _Lengths) -> N
     elif flat[0] is not None and flat[1] is not None:
         key, value = flat  # the encoder's own keys; a decoder's cross keys stay as they are
     assert attention.length is not None
-    if attention.cap:
-        raise ExportError(
-            f"fuse_cache_attention: {attention.node.name} bounds its scores, which "
-            "MultiHeadAttention does not"
-        )
     node = ir.node(
         "MultiHeadAttention",
         [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,12 +71,18 @@ FIXED_WIDTHS = {"phi3", "granite-hybrid", "stablelm"}
 EVEN = {"bert-tokens", "bert-span", "bert-masked", "bert-masked-untied"}  # heads of 40 come out
 
 
-def other_shape(name: str) -> dict[str, int]:
+def other_shape(name: str) -> dict[str, Any]:
     """Settings that make the tiny model of that name another one."""
-    settings = tiny_models.EVERY[name].settings
-    changes = {"vocab_size": 89}
+    return reshaped(tiny_models.EVERY[name].settings, name)
+
+
+def reshaped(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """The same of these settings, and of those within them."""
+    changes: dict[str, Any] = {"vocab_size": 89}
     for key, value in settings.items():
-        if key in LAYERS and not FIXED_LAYERS & set(settings):
+        if key in ("encoder", "decoder"):
+            changes[key] = {**value, **reshaped(value, name)}
+        elif key in LAYERS and not FIXED_LAYERS & set(settings):
             changes[key] = value + 1
         elif key in HIDDEN:
             changes[key] = 36
