@@ -10,6 +10,7 @@ and opset 24 exists only in the newest releases. So:
    heads: keys and values are repeated for it. Nor does it bound its scores: a `softcap` becomes the
    products and functions that it stands for (`lower_to_opset18.py`).
 3. Where keys carry an additive bias it is computed for the valid tokens, not for the capacity.
+4. What else `TensorScatter` writes, a recurrence's states, `ScatterND` writes, in place as well.
 
 Requires the canonical graph; ensures that no opset-24 operator is left. Equality with the
 canonical graph is what the parity gate of every export checks.
@@ -33,7 +34,7 @@ from seq2edge.export.passes.editing import (
     trace_back,
 )
 from seq2edge.export.passes.length_to_mask import Visibility, give_mask
-from seq2edge.export.passes.lower_to_opset18 import lower_attention
+from seq2edge.export.passes.lower_to_opset18 import lower_attention, lower_cache_write
 from seq2edge.model.dims import Dims
 
 CACHE_RANK, CAPACITY_AXIS = 4, 2
@@ -69,6 +70,9 @@ class FuseCacheAttention(ir.passes.InPlacePass):
                 lower_attention(Writer(graph, node, prefix=str(node.name), shared=shared), node)
             else:
                 _fuse_source(graph, attention, lengths)
+        RemoveUnusedNodesPass()(model)
+        for node in [node for node in graph if node.op_type == "TensorScatter"]:
+            lower_cache_write(Writer(graph, node, prefix=str(node.name), shared=shared), node)
         lengths.shorten_bias()
         RemoveUnusedNodesPass()(model)
         graph.sort()
