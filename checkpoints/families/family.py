@@ -38,7 +38,8 @@ class Config:
     """A config.json that remembers which keys were read, so that none is passed over.
 
     `task` is what the checkpoint is asked to do; where that is None and its class leaves a choice,
-    `default_task` is taken.
+    `default_task` is taken. With `long_context` positions are those of the longest texts, where a
+    model has others for them.
     """
 
     def __init__(
@@ -47,9 +48,16 @@ class Config:
         *,
         task: str | None = None,
         default_task: str | None = None,
+        long_context: bool = False,
     ) -> None:
         self.task = task
         self.default_task = default_task
+        self.long_context = long_context
+        self._purpose: dict[str, Any] = {
+            "task": task,
+            "default_task": default_task,
+            "long_context": long_context,
+        }
         self.place = "config.json"  # what messages begin with
         self._values = dict(values)
         self._read: set[str] = set()
@@ -57,7 +65,7 @@ class Config:
 
     def renamed(self, names: Mapping[str, str]) -> Config:
         """The same config, with a family's own names (values) of some keys."""
-        view = Config(self._values, task=self.task, default_task=self.default_task)
+        view = Config(self._values, **self._purpose)
         view._read, view._names, view.place = self._read, names, self.place
         return view
 
@@ -66,7 +74,7 @@ class Config:
         values = self.get(key)
         if not isinstance(values, dict):
             raise CheckpointError(f"{self.place}: {key} is {values!r}, needs settings")
-        part = Config(values, task=self.task, default_task=self.default_task)
+        part = Config(values, **self._purpose)
         part.place = f"{self.place}: {key}"
         return part
 
