@@ -85,6 +85,7 @@ def export_checkpoint(
     alignments: bool = False,
     original: bool = True,
     task: str | None = None,
+    long_context: bool = False,
     progress: Progress = lambda *_: None,
 ) -> ExportReport:
     """Export a checkpoint to a bundle.
@@ -94,6 +95,8 @@ def export_checkpoint(
     `HF_TOKEN` or the stored login; `offline` takes what is in the hub's cache.
     `task` says what it is to do, where its class leaves a choice: to embed texts with a
     masked-language model, say.
+    With `long_context` the positions of a model with LongRoPE are those of its longest texts; else
+    its bundle takes texts up to the original length.
     With `alignments` the decoder also gives which source each token comes from, for
     `DecodeOptions(alignments=True)`.
 
@@ -109,7 +112,7 @@ def export_checkpoint(
         progress("load", 0.0)
         hub = Hub(revision=revision, token=token, offline=offline)
         place, origin = find_checkpoint(checkpoint, hub)
-        loaded = load_checkpoint(place, task=task)
+        loaded = load_checkpoint(place, task=task, long_context=long_context)
         defaults = read_generation(loaded.source.generation, loaded.source.config)
         if loaded.dims.head == "lm":
             DecodeOptions.from_dict(defaults.options)  # refuse contradictions before tracing

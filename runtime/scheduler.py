@@ -109,7 +109,8 @@ class Group:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.history = History(request.prompt, request.rows, request.max_new_tokens)
+        ids = () if are_features(request.source) else cast("Sequence[int] | None", request.source)
+        self.history = History(request.prompt, request.rows, request.max_new_tokens, ids)
         kind = BeamSearch if request.options.num_beams > 1 else RowSearch
         self.search: Search = kind(
             self.history,
