@@ -17,7 +17,7 @@ NORMS = ("layer", "rms")
 POSITIONS = ("learned", "sinusoidal", "rotary", "relative")
 HEADS = ("lm", "classifier", "embedding", "tokens", "span", "masked")
 POOLINGS = ("first", "last", "max", "mean")
-MIXERS = ("attention", "recurrence")  # what a layer has in the place of self-attention
+MIXERS = ("attention", "recurrence", "convolution")  # what brings a layer's tokens together
 _TASKS = {
     "lm": "generate",
     "classifier": "classify",
@@ -95,6 +95,7 @@ class StackDims:
     # One of MIXERS for each layer; (): attention in all. A recurrence is an SSRU (Kim et al. 2019):
     # what a token adds to the state, and how much of it stays, depends on that token alone.
     mixers: tuple[str, ...] = later(())
+    taps: int = later(0)  # tokens that a convolution sums up, the last one included
 
     def __post_init__(self) -> None:
         _choose("activation", self.activation, ACTIVATIONS)
@@ -110,6 +111,8 @@ class StackDims:
             _choose("mixers", mixer, MIXERS)
         if len(self.mixers) not in (0, self.layers):
             raise UnsupportedError(f"mixers: {len(self.mixers)} of them for {self.layers} layers")
+        if "convolution" in self.mixers and self.taps < 2:
+            raise UnsupportedError(f"taps: {self.taps} of a convolution, needs 2 or more")
         if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
             raise UnsupportedError(
                 f"rotary_dim: {self.rotary_dim} is not an even part of heads of {self.head_dim}"
@@ -139,10 +142,12 @@ class StackDims:
         """What each layer keeps of the tokens before, by name: (heads, head_dim) of a token.
 
         Attention keeps keys and values. A recurrence keeps its state behind every token, not the
-        last one alone: so a row can go back, and rows share what they have in common.
+        last one alone, and a convolution what it sums up of every token: so a row can go back, and
+        rows share what they have in common.
         """
         attention = dict.fromkeys(("key", "value"), (self.kv_heads, self.head_dim))
-        kept = {"attention": attention, "recurrence": {"state": (1, width)}}
+        state = {"state": (1, width)}
+        kept = {"attention": attention, "recurrence": state, "convolution": state}
         return [kept[mixer] for mixer in self.layer_mixers]
 
     @property

@@ -252,6 +252,13 @@ GENERATORS: dict[str, TinyModel] = {
         original_max_position_embeddings=64,
         rope_parameters=_LONGROPE,
     ),
+    "lfm2": _causal(
+        "Lfm2",
+        **{**_QWEN, "tie_word_embeddings": True, "intermediate_size": 90, "num_hidden_layers": 4},
+        block_multiple_of=16,
+        conv_L_cache=4,
+        layer_types=["conv", "full_attention", "conv", "full_attention"],
+    ),
     # Gemma's large embeddings would say the last token again where they are the LM head too.
     "gemma": _causal("Gemma", **{**_QWEN, "intermediate_size": 80}, head_dim=16),
     "gemma2": _causal(
