@@ -124,15 +124,15 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Attention to the encoder. Keys and values are projected once, by the encoder's graph."""
 
-    def __init__(self, stack: StackDims, width: int) -> None:
+    def __init__(self, stack: StackDims, width: int, source_width: int) -> None:
         super().__init__()
         self.stack = stack
         self.query = nn.Linear(width, stack.query_width, bias=stack.qkv_bias)
-        self.key_value = nn.Linear(width, 2 * stack.key_width, bias=stack.qkv_bias)
+        self.key_value = nn.Linear(source_width, 2 * stack.key_width, bias=stack.qkv_bias)
         self.out = nn.Linear(stack.query_width, width, bias=stack.attention_bias)
 
     def project_source(self, encoded: Tensor) -> KeyValue:
-        """encoded (batch, source, width) -> key, value (batch, kv_heads, source, head_dim)."""
+        """encoded (batch, source, source_width) -> key, value (batch, kv_heads, source, head_dim)."""
         key, value = self.key_value(encoded).chunk(2, dim=-1)
         heads = self.stack.kv_heads
         return operators.split_heads(key, heads), operators.split_heads(value, heads)
@@ -187,9 +187,11 @@ class Layer(nn.Module):
     """Self-attention, cross-attention where there is an encoder, feed-forward."""
 
     def __init__(
-        self, stack: StackDims, width: int, *, cross: bool = False, first: bool = False
+        self, stack: StackDims, width: int, *, source_width: int = 0, first: bool = False
     ) -> None:
+        """With `source_width` it attends to an encoder of that width."""
         super().__init__()
+        cross = source_width > 0
         self.pre_norm = stack.pre_norm
         self.sum_norm = not stack.pre_norm and not stack.output_norm
         self.parallel = stack.parallel
@@ -201,7 +203,7 @@ class Layer(nn.Module):
             norm(stack, width) if inputs and (stack.first_norm or not first) else nn.Identity()
         )
         self.attention_output_norm = norm(stack, width) if outputs else nn.Identity()
-        self.cross = CrossAttention(stack, width) if cross else None
+        self.cross = CrossAttention(stack, width, source_width) if cross else None
         self.cross_norm = norm(stack, width) if inputs and cross else nn.Identity()
         self.cross_output_norm = norm(stack, width) if outputs and cross else nn.Identity()
         self.feedforward = FeedForward(stack, width)

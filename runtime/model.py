@@ -94,7 +94,7 @@ class Model:
     ) -> None:
         """Raises OptionError where `cut` is asked of a model that reads no text of its own."""
         encoder = bundle.manifest.dims.encoder
-        if cut and (encoder is None or bundle.manifest.dims.mels):
+        if cut and (encoder is None or bundle.manifest.dims.source_shape):
             raise OptionError("cut: this model has no encoder of texts, nothing can be cut")
         self._cut = cut
         self.bundle = bundle
@@ -387,6 +387,18 @@ class Model:
         options = options or self.options
         return decode(self.backend, [self.request(clip, options) for clip in features])
 
+    def read_ids(
+        self, pixels: Features, options: DecodeOptions | None = None
+    ) -> list[list[GeneratedSequence]]:
+        """For pixels (batch, channels, height, width) the sequences of each image, best first.
+
+        They are as the model was trained on them, scaled and normalised. Raises InputError for
+        images of another size.
+        """
+        self._require("read")
+        options = options or self.options
+        return decode(self.backend, [self.request(image, options) for image in pixels])
+
     def classify(self, texts: Sequence[Text]) -> list[Classification]:
         """The label of each text or pair of texts, with the scores of all labels."""
         _refuse_one_string(texts)
@@ -399,7 +411,7 @@ class Model:
                 label=labels[int(scores.argmax())],
                 scores=dict(zip(labels, scores.tolist(), strict=True)),
             )
-            for scores in self._scores(self.pool([self.read(text) for text in texts]))
+            for scores in self._scores(self.pool([self.read_text(text) for text in texts]))
         ]
 
     def classify_ids(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
@@ -527,7 +539,7 @@ class Model:
         vectors = self._pool(sources) if sources else vectors
         return first_values(vectors, self.bundle.manifest, dimensions)
 
-    def read(self, text: Text) -> EncodedText:
+    def read_text(self, text: Text) -> EncodedText:
         """A text or a pair as an encoder reads it, with where each of its tokens comes from.
 
         Of a model that was loaded with `cut` as much as it has positions for, see `encode_text`.
@@ -767,7 +779,7 @@ class Model:
         return Request(
             prompt=start,
             source=None if self.dims.kind == "decoder" else source,
-            positions=self.dims.frames // 2,
+            positions=self.dims.source_positions,
             options=options,
             max_new_tokens=self._limits.new_tokens(len(start), options),
             holds_stop=holds_stop,

@@ -38,7 +38,7 @@ class Config:
     """A config.json that remembers which keys were read, so that none is passed over.
 
     `task` is what the checkpoint is asked to do; where that is None and its class leaves a choice,
-    `default_task` is taken.
+    `default_task` is taken. `where` is what errors call it.
     """
 
     def __init__(
@@ -47,18 +47,31 @@ class Config:
         *,
         task: str | None = None,
         default_task: str | None = None,
+        where: str = "config.json",
     ) -> None:
         self.task = task
         self.default_task = default_task
+        self.where = where
+        self._parts: dict[str, Config] = {}
         self._values = dict(values)
         self._read: set[str] = set()
         self._names: Mapping[str, str] = {}
 
     def renamed(self, names: Mapping[str, str]) -> Config:
         """The same config, with a family's own names (values) of some keys."""
-        view = Config(self._values, task=self.task, default_task=self.default_task)
-        view._read, view._names = self._read, names
+        view = Config(
+            self._values, task=self.task, default_task=self.default_task, where=self.where
+        )
+        view._read, view._names, view._parts = self._read, names, self._parts
         return view
+
+    def part(self, key: str) -> Config:
+        """The config of a part of the model, which stands under that key."""
+        values = self.get(key)
+        if not isinstance(values, Mapping):
+            raise CheckpointError(f"{self.where}: {key} is {values!r}, needs an object")
+        where = f"{self.where}: {key}"
+        return self._parts.setdefault(key, Config(values, task=self.task, where=where))
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value, or the default where the key is missing or null."""
@@ -71,7 +84,7 @@ class Config:
         """A positive integer that must be there unless a default is given."""
         value = self.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            raise CheckpointError(f"config.json: {key} is {value!r}, needs a positive integer")
+            raise CheckpointError(f"{self.where}: {key} is {value!r}, needs a positive integer")
         return value
 
     def activation(self, key: str, default: str | None = None) -> str:
@@ -79,7 +92,9 @@ class Config:
         value = self.get(key, default)
         if value not in ACTIVATION_NAMES:
             known = ", ".join(sorted(ACTIVATION_NAMES))
-            raise UnsupportedError(f"config.json: {key} {value!r} is not supported, known: {known}")
+            raise UnsupportedError(
+                f"{self.where}: {key} {value!r} is not supported, known: {known}"
+            )
         return ACTIVATION_NAMES[value]
 
     def require(self, key: str, *allowed: Any) -> None:
@@ -87,7 +102,7 @@ class Config:
         value = self.get(key)
         if value is not None and value not in allowed:
             raise UnsupportedError(
-                f"config.json: {key} {value!r} is not supported, "
+                f"{self.where}: {key} {value!r} is not supported, "
                 f"only {' or '.join(map(repr, allowed)) or 'null'}"
             )
 
@@ -105,9 +120,11 @@ class Config:
         if unknown:
             listed = ", ".join(f"{key}={value!r}" for key, value in sorted(unknown.items()))
             raise UnsupportedError(
-                f"config.json: settings that are not supported: {listed}; remove them only if "
+                f"{self.where}: settings that are not supported: {listed}; remove them only if "
                 "they do not change what the model computes"
             )
+        for part in self._parts.values():
+            part.check_all_read()
 
 
 def decoder_task(config: Config) -> str:

@@ -26,7 +26,7 @@ _NEEDS = {
     """,
     "an image encoder": """
         blip blip-2 clip donut-swin florence2 idefics3 layoutlmv3 llava nougat paligemma pix2struct
-        qwen2_5_vl qwen2_vl qwen3_vl siglip smolvlm trocr vision-encoder-decoder vit
+        qwen2_5_vl qwen2_vl qwen3_vl siglip smolvlm
     """,
     "attention to windows and chosen tokens": """
         big_bird bigbird_pegasus led longformer longt5 pegasus_x

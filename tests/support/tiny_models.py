@@ -185,7 +185,48 @@ _LONGROPE = {  # transformers takes the long factors beyond 64 positions
     "partial_rotary_factor": 0.75,
 }
 
+# Three rows of five patches, and heads of 6 values.
+_VIT: dict[str, Any] = {
+    "model_type": "vit",
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "image_size": [12, 20],
+    "patch_size": 4,
+}
+_TROCR: dict[str, Any] = {
+    "model_type": "trocr",
+    "vocab_size": VOCAB,
+    "d_model": 32,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 4,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 64,
+    "decoder_start_token_id": 2,
+    **SEQ2SEQ_TOKENS,
+}
+
+
+def _vision(encoder: dict[str, Any], decoder: dict[str, Any]) -> TinyModel:
+    return TinyModel(
+        model="VisionEncoderDecoderModel",
+        config="VisionEncoderDecoderConfig",
+        settings={"encoder": encoder, "decoder": decoder},
+    )
+
+
 GENERATORS: dict[str, TinyModel] = {
+    "trocr": _vision(
+        {**_VIT, "qkv_bias": False},
+        {
+            **_TROCR,
+            "cross_attention_hidden_size": 24,
+            "activation_function": "relu",
+            "scale_embedding": True,
+            "tie_word_embeddings": False,
+        },
+    ),
     "t5": _seq2seq("T5", **T5_SIZES),
     "t5-untied": _seq2seq(
         "T5",
@@ -447,6 +488,20 @@ ALIKE: dict[str, TinyModel] = {
     "nomic-bert-embedding": _encoder("NomicBert", **BERT_SIZES),
     "gte": _classifier("Gte", **BERT_SIZES),
     "gte-embedding": _encoder("Gte", **{**BERT_SIZES, "type_vocab_size": 1}),
+}
+ALIKE |= {
+    "trocr-deit": _vision(
+        {**_VIT, "model_type": "deit", "patch_size": [4, 5], "num_channels": 1},
+        {
+            **_TROCR,
+            "pad_token_id": 3,
+            "layernorm_embedding": False,
+            "use_learned_position_embeddings": False,
+        },
+    ),
+    "vit-gpt2": _vision(
+        _VIT, {**_GPT2, "model_type": "gpt2", "add_cross_attention": True, "is_decoder": True}
+    ),
 }
 EVERY: dict[str, TinyModel] = {**ALL, **EAGER_HEADS, **ALIKE}  # those too that are not exported
 
