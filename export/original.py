@@ -160,7 +160,7 @@ def _load(checkpoint: Path, dims: Dims) -> nn.Module:
 
 
 def _make_lost_tables(original: nn.Module) -> None:
-    """Tables that a class neither reads nor restores stay on the meta device (TrOCR's sinusoids)."""
+    """What a class neither reads nor restores stays on the meta device (TrOCR's sinusoids)."""
     for module in original.modules():
         table = getattr(module, "weights", None)
         if isinstance(table, Tensor) and table.is_meta:

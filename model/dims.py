@@ -149,8 +149,8 @@ class ImageDims:
     channels: int
     patch_height: int
     patch_width: int
-    # Positions before the patches that hold nothing of the image: what was learnt for them stands in
-    # the table of positions (ViT's class token; DeiT has one for distillation too).
+    # Positions before the patches that hold nothing of the image: what was learnt for them stands
+    # in the table of positions (ViT's class token; DeiT has one for distillation too).
     tokens: int
 
     def __post_init__(self) -> None:
@@ -182,7 +182,8 @@ class Dims:
     logits_scale: float = 1.0  # hidden states are multiplied by it before the LM head
     logits_cap: float = later(0.0)  # >0: so do logits
     mels: int = 0  # >0: the encoder reads log-mel features of so many bands, not tokens
-    image: ImageDims | None = later(None)  # it reads images of this size
+    # The encoder reads images of this size.
+    image: ImageDims | None = later(None)  # noqa: RUF009 - it gives a field
     encoder_width: int = later(0)  # >0: of the encoder's residual stream, where that is another
     encoder_product: bool = later(False)  # one product gives what it says the decoder's width
     # >0: tables of tokens and positions are that narrow, and one product widens what they give:
@@ -206,7 +207,9 @@ class Dims:
         if self.encoder is None and self.decoder is None:
             raise UnsupportedError("dims: neither an encoder nor a decoder")
         if self.image is not None and (self.mels or self.kind != "encoder-decoder"):
-            raise UnsupportedError("image: an encoder reads it for a decoder, and nothing beside it")
+            raise UnsupportedError(
+                "image: an encoder reads it for a decoder, and nothing beside it"
+            )
         if self.image and self.encoder and self.encoder.max_positions != self.image.positions:
             raise UnsupportedError(
                 f"image: it has {self.image.positions} positions, the encoder "

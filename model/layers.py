@@ -132,7 +132,7 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(stack.query_width, width, bias=stack.attention_bias)
 
     def project_source(self, encoded: Tensor) -> KeyValue:
-        """encoded (batch, source, source_width) -> key, value (batch, kv_heads, source, head_dim)."""
+        """encoded (batch, source, width) -> key, value (batch, kv_heads, source, head_dim)."""
         key, value = self.key_value(encoded).chunk(2, dim=-1)
         heads = self.stack.kv_heads
         return operators.split_heads(key, heads), operators.split_heads(value, heads)

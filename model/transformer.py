@@ -219,10 +219,11 @@ class Transformer(nn.Module):
     def encode(
         self, source: Tensor, source_length: Tensor, token_types: Tensor | None = None
     ) -> Tensor:
-        """Tokens (batch, source), features (batch, mels, frames) or pixels -> (batch, source, width).
+        """Tokens (batch, source), features or pixels -> (batch, source, width).
 
-        Pixels are (batch, channels, height, width); the width that comes out is the one which the
-        decoder reads. Without `token_types` (batch, source) all tokens are of type 0.
+        Features are (batch, mels, frames), pixels (batch, channels, height, width). The width that
+        comes out is the one which the decoder reads. Without `token_types` (batch, source) all
+        tokens are of type 0.
         """
         if self.dims.mels:
             x = F.gelu(self.convolution1(source))

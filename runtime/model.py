@@ -35,6 +35,7 @@ from seq2edge.runtime.streaming import StopStrings, TextStream, cut_at_stop
 
 if TYPE_CHECKING:
     from seq2edge.runtime.filling import Filling
+    from seq2edge.runtime.images import Picture
     from seq2edge.runtime.reading import Answer
     from seq2edge.runtime.search import Processor
     from seq2edge.runtime.service import Reply, Service
@@ -387,6 +388,24 @@ class Model:
         options = options or self.options
         return decode(self.backend, [self.request(clip, options) for clip in features])
 
+    def read(
+        self, images: Sequence[Picture], options: DecodeOptions | None = None
+    ) -> list[list[GeneratedText]]:
+        """Text of images: paths of files, pictures of Pillow's, or arrays of values 0 to 255.
+
+        Arrays are (height, width), or have 1, 3 or 4 channels behind. For each image
+        `num_return_sequences` texts, best first. Needs `seq2edge[images]`; raises InputError for
+        what is no image, damaged or too large.
+        """
+        _refuse_one_string(images)
+        self._require("read")
+        if not images:
+            return []
+        options = options or self.options
+        requests = [self.image_request(image, options) for image in images]
+        groups = decode(self.backend, requests)
+        return [self._texts(sequences, options.stop_strings) for sequences in groups]
+
     def read_ids(
         self, pixels: Features, options: DecodeOptions | None = None
     ) -> list[list[GeneratedSequence]]:
@@ -608,6 +627,18 @@ class Model:
         samples = clip if isinstance(clip, np.ndarray) else audio.read_clip(clip)
         return audio.log_mel(np.asarray(samples, dtype=np.float32), mels=self.dims.mels)
 
+    def pixels(self, image: Picture) -> Features:
+        """What the encoder reads of an image, (channels, height, width), as `read` takes it."""
+        from seq2edge.runtime import images
+
+        record = self.bundle.manifest.images
+        if record is None:
+            raise InputError(
+                f"{self.bundle.path}: its checkpoint did not say how images become pixels; give "
+                "pixels to read_ids"
+            )
+        return images.pixels(image, record)
+
     def start_tokens(self, options: DecodeOptions) -> tuple[int, ...]:
         """The ids an encoder-decoder starts from. Raises OptionError where nobody says them."""
         start = options.decoder_start_token_id
@@ -760,12 +791,23 @@ class Model:
             self.features(clip), (options or self.options).replace(decoder_prompt=prompt)
         )
 
-    def request(self, source: Ids | Features, options: DecodeOptions | None = None) -> Request:
-        """What a scheduler decodes: a prompt, a source's ids, or features (mels, frames).
+    def image_request(self, image: Picture, options: DecodeOptions | None = None) -> Request:
+        """`request` for an image, as `read` takes it; raises what that does."""
+        self._require("read")
+        return self.request(self.pixels(image), options)
 
-        Raises CapacityError and OptionError for what can never fit.
+    def request(self, source: Ids | Features, options: DecodeOptions | None = None) -> Request:
+        """What a scheduler decodes: a prompt, a source's ids, or features (mels, frames) or pixels.
+
+        Raises CapacityError and OptionError for what can never fit, and InputError for features and
+        pixels of another shape than the encoder's.
         """
         options = options or self.options
+        if self.dims.source_shape and np.shape(source) != self.dims.source_shape:
+            raise InputError(
+                f"{self.dims.source_name}: shape {np.shape(source)}, the encoder takes "
+                f"{self.dims.source_shape}"
+            )
         self._limits.check_options(options)
         if options.alignments and not self.backend.aligns:
             raise OptionError(
@@ -861,5 +903,5 @@ def _choose(name: str, value: str | None, known: Any) -> int:
 
 
 def _refuse_one_string(values: Any) -> None:
-    if isinstance(values, (str, bytes, np.ndarray)):
-        raise InputError("input: give a list, also for one text or clip")
+    if isinstance(values, (str, bytes, np.ndarray)) or not hasattr(values, "__iter__"):
+        raise InputError("input: give a list, also for one text, clip or image")

@@ -20,9 +20,9 @@ SOURCES = (9, 3, 6)  # and of the sources
 class Examples:
     """Three inputs or more that a backend is tried with; raises InputError for others.
 
-    `prompts` are ids that the decoder reads, at least three of each input, not all equally many;
-    an encoder-only model has none. `sources` are what the encoder reads: ids, or features
-    (mels, frames) or pixels of `positions` encoder positions. An input is spread over `beams` rows, which
+    `prompts` are ids that the decoder reads, at least three of each input, not all equally many; an
+    encoder-only model has none. `sources` are what the encoder reads: ids, or features (mels,
+    frames) or pixels of `positions` encoder positions. An input is spread over `beams` rows, which
     come to hold 12 tokens more than their prompt. A logit may differ by `tolerance` where it is
     computed in another way; the tokens chosen may not, so none should be nearly as likely.
     """

@@ -1,7 +1,8 @@
 """Images in, text out: `VisionEncoderDecoderModel` of a ViT or DeiT and a decoder.
 
-TrOCR (Li et al. 2021) has BART's layers in its decoder; captions are written by a GPT-2 that attends
-to the image. ViT: Dosovitskiy et al. 2021; DeiT, with a token for distillation: Touvron et al. 2021.
+TrOCR (Li et al. 2021) has BART's layers in its decoder; captions are written by a GPT-2 that
+attends to the image. ViT: Dosovitskiy et al. 2021; DeiT, with a token for distillation: Touvron et
+al. 2021.
 """
 
 from __future__ import annotations
@@ -70,8 +71,7 @@ def _kind(config: Config, known: tuple[str, ...]) -> str:
     if kind not in known:
         need = f": it needs {NEEDS[kind]}" if kind in NEEDS else ""
         raise UnsupportedError(
-            f"{config.where}: model_type {kind!r} is not supported{need}; "
-            f"known: {', '.join(known)}"
+            f"{config.where}: model_type {kind!r} is not supported{need}; known: {', '.join(known)}"
         )
     return kind
 
@@ -143,7 +143,9 @@ def _trocr(config: Config, decoder: Config) -> StackDims:
 def _gpt2(decoder: Config) -> StackDims:
     decoder.ignore("is_decoder")
     if decoder.get("add_cross_attention") is not True:
-        raise UnsupportedError(f"{decoder.where}: add_cross_attention is not true, it reads no image")
+        raise UnsupportedError(
+            f"{decoder.where}: add_cross_attention is not true, it reads no image"
+        )
     return gpt2.decoder_stack(decoder)
 
 

@@ -3,7 +3,8 @@
 1. Values become `dtype`, weights and caches with them. A value named in `keep_float32` stays, and a
    node that reads or writes one computes in float32, between casts. What it becomes between
    `QuantizeLinear` and `DequantizeLinear` counts as the value itself.
-2. Outputs that people read (logits, embeddings) features and pixels stay float32 at the graph's edge.
+2. What people feed and read (features, pixels, logits, embeddings) stays float32 at the graph's
+   edge.
 3. A weight too large for `dtype` makes the nodes that read it compute in float32.
 4. What is computed of integers alone does too: half precision does not tell position 2049 from
    2048, or bfloat16 257 from 256, and rotary angles would be those of others.
