@@ -385,8 +385,7 @@ class Model:
     ) -> list[list[GeneratedSequence]]:
         """For log-mel features (batch, mels, frames) the sequences of each clip, best first."""
         self._require("transcribe")
-        options = options or self.options
-        return decode(self.backend, [self.request(clip, options) for clip in features])
+        return self.signal_ids(features, options or self.options)
 
     def read(
         self, images: Sequence[Picture], options: DecodeOptions | None = None
@@ -415,8 +414,7 @@ class Model:
         images of another size.
         """
         self._require("read")
-        options = options or self.options
-        return decode(self.backend, [self.request(image, options) for image in pixels])
+        return self.signal_ids(pixels, options or self.options)
 
     def classify(self, texts: Sequence[Text]) -> list[Classification]:
         """The label of each text or pair of texts, with the scores of all labels."""
@@ -638,6 +636,16 @@ class Model:
                 "pixels to read_ids"
             )
         return images.pixels(image, record)
+
+    def signal(self, source: str | os.PathLike[str]) -> Features:
+        """What the encoder reads of a file: `features` of a clip or `pixels` of an image."""
+        return self.pixels(source) if self.dims.image is not None else self.features(source)
+
+    def signal_ids(
+        self, signals: Iterable[Features], options: DecodeOptions
+    ) -> list[list[GeneratedSequence]]:
+        """What is decoded of such signals, each of one input."""
+        return decode(self.backend, [self.request(signal, options) for signal in signals])
 
     def start_tokens(self, options: DecodeOptions) -> tuple[int, ...]:
         """The ids an encoder-decoder starts from. Raises OptionError where nobody says them."""
