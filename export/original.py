@@ -38,7 +38,10 @@ POOLED: dict[str, Callable[[Tensor], Tensor]] = {  # of (source, width)
     "last": lambda hidden: hidden[-1],
 }
 SOURCES = {"input_ids": "input_ids", "features": "input_features", "pixels": "pixel_values"}
-FORMATS = {"ctranslate2": "no class of transformers reads CTranslate2 files"}
+FORMATS = {
+    "ctranslate2": "no class of transformers reads CTranslate2 files",
+    "bergamot": "no class of transformers has such a decoder",
+}
 
 
 class NoOriginalError(Exception):

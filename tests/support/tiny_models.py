@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import bergamot_folders
 import onnx_ir as ir
 import torch
 import transformers
@@ -504,12 +505,18 @@ EAGER_GENERATORS: dict[str, TinyModel] = {
         _VIT, {**_GPT2, "model_type": "gpt2", "add_cross_attention": True, "is_decoder": True}
     ),
 }
+FOREIGN = ("bergamot",)  # exported too, but no models of transformers
 # Those too that are not exported.
 EVERY: dict[str, TinyModel] = {**ALL, **EAGER_HEADS, **ALIKE, **EAGER_GENERATORS}
 
 
 def make(name: str, seed: int = 0, **changes: Any) -> Any:
-    """The random model of that name, in eval mode, sharp enough that its tokens vary."""
+    """The random model of that name, in eval mode, sharp enough that its tokens vary.
+
+    None of those that transformers does not have.
+    """
+    if name in FOREIGN:
+        return None
     entry = EVERY[name]
     torch.manual_seed(seed)
     config = getattr(transformers, entry.config)(**{**entry.settings, **changes})
@@ -533,7 +540,10 @@ def make(name: str, seed: int = 0, **changes: Any) -> Any:
 
 
 def save(name: str, folder: Path, seed: int = 0, **changes: Any) -> Any:
-    """Make that model, write it as a Hugging Face folder, return it."""
+    """Make that model, write it as a folder of its own kind, return it."""
+    if name in FOREIGN:
+        bergamot_folders.save(folder, **changes)
+        return None
     model = make(name, seed, **changes)
     model.save_pretrained(folder)
     return model
