@@ -22,17 +22,12 @@ from seq2edge.checkpoints.families.bart import (
     tensor2tensor_table,
 )
 from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMapping, linear, norm
+from seq2edge.checkpoints.families.missing import MISSING
 from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import Dims, ImageDims, StackDims
 
 TOKENS = {"vit": ("cls_token",), "deit": ("cls_token", "distillation_token")}
 DECODERS = ("trocr", "gpt2")
-NEEDS = {
-    "donut-swin": "windows that shift and patches that merge (Swin)",
-    "swin": "windows that shift and patches that merge (Swin)",
-    "swinv2": "windows that shift and patches that merge (Swin)",
-    "beit": "relative biases of patches",
-}
 TROCR = "decoder.model.decoder"
 GPT2 = "decoder.transformer."
 OFFSET = 2  # rows of TrOCR's learned positions before the first token's
@@ -69,7 +64,7 @@ def _dims(config: Config, names: Names) -> Dims:
 def _kind(config: Config, known: tuple[str, ...]) -> str:
     kind = str(config.get("model_type", ""))
     if kind not in known:
-        need = f": it needs {NEEDS[kind]}" if kind in NEEDS else ""
+        need = f": it needs {MISSING[kind]}" if kind in MISSING else ""
         raise UnsupportedError(
             f"{config.where}: model_type {kind!r} is not supported{need}; known: {', '.join(known)}"
         )
@@ -102,7 +97,8 @@ def _pair(config: Config, key: str, default: int) -> tuple[int, int]:
 
 
 def _encoder(config: Config, positions: int) -> StackDims:
-    config.ignore("encoder_stride", "pooler_output_size", "pooler_act")  # of other heads
+    # Of other heads.
+    config.ignore("encoder_stride", "pooler_output_size", "pooler_act", "tie_word_embeddings")
     width, heads = config.size("hidden_size"), config.size("num_attention_heads")
     head_dim = config.size("head_dim", width // heads)
     return StackDims(

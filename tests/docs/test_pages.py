@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import seq2edge
 from seq2edge import cli, errors
 from seq2edge.runtime.filling import Filling
+from seq2edge.runtime.images import Picture
 from seq2edge.runtime.reading import Answer
 from seq2edge.runtime.search import Processor
 from seq2edge.runtime.service import Reply, Service
@@ -139,6 +140,7 @@ LAZY = {
     "Aggregation": Aggregation,
     "Answer": Answer,
     "Filling": Filling,
+    "Picture": Picture,
 }
 
 
