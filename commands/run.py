@@ -316,7 +316,7 @@ def read(
     decoding: Decoding,
     execution: Execution,
 ) -> None:
-    """Write down what IMAGES show, with BUNDLE: a line of text each, or a caption."""
+    """Write down what each of IMAGES shows with BUNDLE."""
     _check_logprobs(logprobs, as_json=as_json)
     model = load_model(bundle, execution, draft=decoding.draft)
     options = decoding.over(model.options).replace(logprobs=logprobs)

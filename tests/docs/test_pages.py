@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 from docs_hooks import commands
 from numpy.typing import NDArray
@@ -141,6 +143,8 @@ LAZY = {
     "Answer": Answer,
     "Filling": Filling,
     "Picture": Picture,
+    "Image": PIL.Image.Image,
+    "os": os,
 }
 
 
