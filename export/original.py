@@ -272,6 +272,9 @@ def _first_difference(
         attributes = {dims.kind: "hidden_states"}
     for side, attribute in attributes.items():
         states = getattr(theirs, attribute, None) or ()
+        last = getattr(theirs, f"{side}_last_hidden_state", None)
+        if last is not None:  # some classes give the last one without the norm among the others
+            states = (*states[:-1], last)
         for i, (state, mine) in enumerate(zip(states, ours[side], strict=False)):
             largest = float(state.abs().max())
             if float((state - mine).abs().max()) > max(allowed, 1e-4 * largest):

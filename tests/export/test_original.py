@@ -119,6 +119,12 @@ MISREADINGS = {
     "buckets of distance": ("t5", lambda c: misread(c, "encoder", relative_distance=9)),
     "attention scaled": ("t5-untied", lambda c: misread(c, "decoder", attention_scale=8**-0.5)),
     "norms before, not behind": ("bert-embedding", lambda c: misread(c, "encoder", pre_norm=True)),
+    "the class token dropped": (
+        "trocr",
+        lambda c: damaged(
+            c, "encoder.positions.weight", lambda w: w * (torch.arange(16) > 0)[:, None]
+        ),
+    ),
     "a norm's weight, 4th digit": (
         "qwen3",
         lambda c: damaged(c, "decoder.layers.0.attention.key_norm.weight", lambda w: 1.0001 * w),
@@ -180,6 +186,9 @@ def test_no_right_model_is_refused(tmp_path, name, seed):
         ("gpt2", "decoder.positions.weight", "the decoder's embedding"),
         ("albert-embedding", "encoder.layers.0.feedforward.down.bias", "the encoder's layer 0"),
         ("bert", "classifier_out.bias", "what follows the layers"),
+        ("trocr", "patches.bias", "the encoder's embedding"),
+        ("trocr", "decoder.layers.0.feedforward.down.bias", "the decoder's layer 0"),
+        ("trocr-deit", "encoder.layers.1.feedforward.down.bias", "the encoder's layer 1"),
     ],
 )
 def test_the_first_difference_is_named(opened, monkeypatch, name, parameter, place):
