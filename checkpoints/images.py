@@ -53,7 +53,8 @@ def read_image_processor(folder: Path, image: ImageDims) -> ImageRecord | None:
     values, where = _stored(folder)
     if values is None:
         return None
-    config = Config({**_defaults(values, where), **values}, where=where)
+    config = Config({**_defaults(values, where), **values})
+    config.place = where
     config.ignore("image_processor_type", "feature_extractor_type", "processor_class")
     config.ignore("data_format", "default_to_square", "size_divisor")  # `_size` reads the second
     config.require("data_format", "channels_first")
@@ -121,13 +122,13 @@ def _size(config: Config, key: str) -> _Size:
         sizes = {"height": value[0], "width": value[1]}
     sizes = {name: size for name, size in sizes.items() if size is not None}
     if not all(type(size) is int and size > 0 for size in sizes.values()):
-        raise CheckpointError(f"{config.where}: {key} is {value!r}, needs positive integers")
+        raise CheckpointError(f"{config.place}: {key} is {value!r}, needs positive integers")
     if set(sizes) == {"height", "width"}:
         return _Size(both=(sizes["height"], sizes["width"]))
     if set(sizes) == {"shortest_edge"}:
         return _Size(shortest=sizes["shortest_edge"])
     raise UnsupportedError(
-        f"{config.where}: {key} {value!r} is not supported, only height and width or shortest_edge"
+        f"{config.place}: {key} {value!r} is not supported, only height and width or shortest_edge"
     )
 
 
@@ -152,7 +153,7 @@ def _check_size(size: _Size | None, crop: _Size | None, image: ImageDims, where:
 def _filter(config: Config) -> str:
     number = config.get("resample")
     if type(number) is not int or not 0 <= number < len(FILTERS):
-        raise UnsupportedError(f"{config.where}: resample {number!r} is not supported, only 0 to 5")
+        raise UnsupportedError(f"{config.place}: resample {number!r} is not supported, only 0 to 5")
     return FILTERS[number]
 
 
@@ -162,6 +163,6 @@ def _channels(config: Config, key: str) -> tuple[float, float, float]:
     values = value if isinstance(value, list) else [value] * CHANNELS
     numbers = all(isinstance(each, (int, float)) for each in values)
     if not numbers or len(values) != CHANNELS or (key == "image_std" and 0 in values):
-        raise CheckpointError(f"{config.where}: {key} is {value!r}, needs {CHANNELS} numbers")
+        raise CheckpointError(f"{config.place}: {key} is {value!r}, needs {CHANNELS} numbers")
     red, green, blue = map(float, values)
     return red, green, blue

@@ -37,6 +37,11 @@ from seq2edge.files.storage import file_errors
     type=click.Choice(get_args(Task)),
     help="What it is to do, where the checkpoint's class leaves a choice.",
 )
+@click.option(
+    "--long-context",
+    is_flag=True,
+    help="Take LongRoPE's long factors, for all texts, also beyond the original length.",
+)
 def export(
     checkpoint: str,
     output: Path,
@@ -48,6 +53,7 @@ def export(
     offline: bool,
     token_file: Path | None,
     task: str | None,
+    long_context: bool,
 ) -> None:
     """Export CHECKPOINT to a proven bundle.
 
@@ -71,6 +77,7 @@ def export(
             alignments=alignments,
             original=original == "yes",
             task=task,
+            long_context=long_context,
             progress=show,
         )
     for name, value in report.ignored_settings.items():

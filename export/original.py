@@ -141,6 +141,9 @@ def _load(checkpoint: Path, dims: Dims) -> nn.Module:
     rules = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = transformers.AutoConfig.from_pretrained(**where, **rules)
+        if _is_long(config, dims):  # it would take the others for the program's short texts
+            config.rope_parameters["short_factor"] = config.rope_parameters["long_factor"]
+            where["config"] = config
         name = (config.architectures or [""])[0]
         kind = getattr(transformers, name, None)
         if dims.head == "embedding" or kind is None:
@@ -169,6 +172,15 @@ def _make_lost_tables(original: nn.Module) -> None:
         if isinstance(table, Tensor) and table.is_meta:
             make = cast("Any", module)
             make.weights = make.get_embedding(len(table), make.embedding_dim, make.padding_idx)
+
+
+def _is_long(config: Any, dims: Dims) -> bool:
+    """Whether ours has the positions of LongRoPE's long texts."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    stack = dims.decoder or dims.encoder
+    if rope.get("rope_type") != "longrope" or stack is None:
+        return False
+    return stack.rotary_divisors == tuple(map(float, rope.get("long_factor", ())))
 
 
 def _replay(
@@ -266,7 +278,9 @@ def _first_difference(
     ids = parity.histories(reference)[-1][0][1] if "prompt" in reference else []
     inputs = _inputs(dims, reference, 0, ids) if ids else _source(dims, reference, 0)
     theirs = original(**inputs, output_hidden_states=True)
-    ours = _hidden_states(load_checkpoint(checkpoint, task=dims.task).model, inputs)
+    long = _is_long(original.config, dims)
+    loaded = load_checkpoint(checkpoint, task=dims.task, long_context=long)
+    ours = _hidden_states(loaded.model, inputs)
     attributes = {"encoder": "encoder_hidden_states", "decoder": "decoder_hidden_states"}
     if dims.kind != "encoder-decoder":
         attributes = {dims.kind: "hidden_states"}

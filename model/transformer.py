@@ -160,7 +160,8 @@ class Transformer(nn.Module):
         narrow = dims.table_width or dims.width
         self.embedding = nn.Embedding(dims.vocab, narrow)
         if dims.source_vocab:
-            self.source_embedding = nn.Embedding(dims.source_vocab, narrow)
+            wide = dims.table_width or dims.source_width
+            self.source_embedding = nn.Embedding(dims.source_vocab, wide)
         if dims.token_types:
             self.token_types = nn.Embedding(dims.token_types, narrow)
         source_width = 0
@@ -322,8 +323,13 @@ class Transformer(nn.Module):
             if mine != list(range(stack.heads)) or stack.kv_heads != stack.heads:
                 query = query[:, mine]  # (batch, chosen, beams, head_dim)
                 key = key[:, [head * stack.kv_heads // stack.heads for head in mine]]
-            scale = stack.attention_scale
-            weights = operators.weigh(query, key, scale=scale, length=source_length)
+            weights = operators.weigh(
+                query,
+                key,
+                scale=stack.attention_scale,
+                cap=stack.attention_cap,
+                length=source_length,
+            )
             total = total + weights.sum(dim=1)  # (batch, beams, source)
         assert isinstance(total, Tensor)
         return operators.flatten_beams(total / len(heads))

@@ -194,8 +194,6 @@ def family_dims(traits: Traits, config: Config, names: Names) -> Dims:
 
 def _text_dims(config: Config, stack: StackDims, task: str) -> Dims:
     """Of a decoder's layers under a head for whole texts, which reads the last token's state."""
-    if stack.attention_cap:
-        raise UnsupportedError(f"task {task!r}: bounded attention scores are not supported there")
     config.ignore("num_labels", "tie_word_embeddings")
     head = embedding_head(config, "last")
     if task == "classify":
@@ -210,7 +208,8 @@ def _text_dims(config: Config, stack: StackDims, task: str) -> Dims:
     )
 
 
-def _norm(target: str, source: str, traits: Traits) -> Iterator[WeightMapping]:
+def scaled_norm(target: str, source: str, traits: Traits) -> Iterator[WeightMapping]:
+    """A norm's parameters, as this family keeps them."""
     for weight in norm(target, source, bias=traits.norm == "layer"):
         yield dataclasses.replace(weight, transform=traits.norm_transform)
 
@@ -237,7 +236,7 @@ def layer_weights(
     if traits.qk_norm:
         norms |= {f"attention.{n}_norm": f"self_attn.{n[0]}_norm" for n in ("query", "key")}
     for target, source in norms.items():
-        yield from _norm(f"{ours}.{target}", f"{theirs}.{source}", traits)
+        yield from scaled_norm(f"{ours}.{target}", f"{theirs}.{source}", traits)
 
 
 def family_weights(traits: Traits, dims: Dims, names: Names) -> Iterator[WeightMapping]:
@@ -258,7 +257,7 @@ def family_weights(traits: Traits, dims: Dims, names: Names) -> Iterator[WeightM
         yield from linear("classifier_out", "score", bias=False)
     if dims.logits_bias:
         yield WeightMapping(target="logits_bias", sources=(f"{traits.head}.bias",))
-    yield from _norm(f"{side}.final_norm", traits.final_norm, traits)
+    yield from scaled_norm(f"{side}.final_norm", traits.final_norm, traits)
     for i in range(stack.layers):
         ours, theirs = f"{side}.layers.{i}", f"{traits.layers}.{i}"
         yield from layer_weights(ours, theirs, stack, traits)

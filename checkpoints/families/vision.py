@@ -46,7 +46,7 @@ def _dims(config: Config, names: Names) -> Dims:
     read = decoder.get("cross_attention_hidden_size")
     if read not in (None, source_width):
         raise CheckpointError(
-            f"{decoder.where}: cross_attention_hidden_size is {read!r}, the encoder is "
+            f"{decoder.place}: cross_attention_hidden_size is {read!r}, the encoder is "
             f"{source_width} wide"
         )
     return Dims(
@@ -66,7 +66,7 @@ def _kind(config: Config, known: tuple[str, ...]) -> str:
     if kind not in known:
         need = f": it needs {MISSING[kind]}" if kind in MISSING else ""
         raise UnsupportedError(
-            f"{config.where}: model_type {kind!r} is not supported{need}; known: {', '.join(known)}"
+            f"{config.place}: model_type {kind!r} is not supported{need}; known: {', '.join(known)}"
         )
     return kind
 
@@ -91,7 +91,7 @@ def _pair(config: Config, key: str, default: int) -> tuple[int, int]:
     whole = isinstance(sizes, (list, tuple)) and len(sizes) == 2
     if not whole or not all(type(size) is int and size > 0 for size in sizes):
         raise CheckpointError(
-            f"{config.where}: {key} is {value!r}, needs a positive integer, or height and width"
+            f"{config.place}: {key} is {value!r}, needs a positive integer, or height and width"
         )
     return sizes[0], sizes[1]
 
@@ -140,7 +140,7 @@ def _gpt2(decoder: Config) -> StackDims:
     decoder.ignore("is_decoder")
     if decoder.get("add_cross_attention") is not True:
         raise UnsupportedError(
-            f"{decoder.where}: add_cross_attention is not true, it reads no image"
+            f"{decoder.place}: add_cross_attention is not true, it reads no image"
         )
     return gpt2.decoder_stack(decoder)
 

@@ -71,8 +71,9 @@ def speaking_bundle(
         edit(model)
     model.save_pretrained(folder / "checkpoint")
     write_tokenizer(folder / "checkpoint", template, mask="masked" in name)
-    if "encoder" in tiny_models.EVERY[name].settings:
-        write_image_processor(folder / "checkpoint", tiny_models.EVERY[name].settings["encoder"])
+    encoder = tiny_models.EVERY[name].settings.get("encoder", {})
+    if "image_size" in encoder:
+        write_image_processor(folder / "checkpoint", encoder)
     export_checkpoint(
         folder / "checkpoint",
         folder / "bundle",

@@ -185,6 +185,15 @@ _LONGROPE = {  # transformers takes the long factors beyond 64 positions
     "original_max_position_embeddings": 64,
     "partial_rotary_factor": 0.75,
 }
+_T5GEMMA: dict[str, Any] = {
+    **LLAMA_SIZES,
+    "intermediate_size": 48,
+    "head_dim": 12,
+    "sliding_window": 4,
+    "query_pre_attn_scalar": 9,
+    "attn_logit_softcapping": 1.5,
+    "final_logit_softcapping": 4.0,
+}
 
 # Three rows of five patches, and heads of 12 values.
 _VIT: dict[str, Any] = {
@@ -258,6 +267,14 @@ GENERATORS: dict[str, TinyModel] = {
     ),
     "pegasus": _seq2seq("Pegasus", **{**BART_SIZES, "decoder_start_token_id": 1}),
     "whisper": _seq2seq("Whisper", **_WHISPER),
+    "t5gemma": _seq2seq(
+        "T5Gemma",
+        encoder=_T5GEMMA,
+        decoder={**_T5GEMMA, "num_key_value_heads": 1, "sliding_window": 6, "head_dim": 20},
+        vocab_size=VOCAB,
+        tie_word_embeddings=False,
+        **SEQ2SEQ_TOKENS,
+    ),
     "gpt2": TinyModel(model="GPT2LMHeadModel", config="GPT2Config", settings=_GPT2, kind="decoder"),
     "opt": _causal("OPT", **_OPT),
     "llama": _causal("Llama", **LLAMA_SIZES),
