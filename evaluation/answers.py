@@ -36,11 +36,11 @@ class ModelRequest:
 def texts(
     model: Model, examples: Sequence[Example], request: ModelRequest
 ) -> Iterator[GeneratedText]:
-    """The best text that the model generates or hears; what is drawn is the same every time."""
+    """The best text that the model generates, hears or reads; what is drawn is always the same."""
     options = request.options or model.options
     if options.do_sample and options.seed is None:
         options = options.replace(seed=0)
-    if not model.dims.mels:
+    if not model.dims.source_shape:
         generated = model.generate_each(
             (str(example.input) for example in examples),
             options,
@@ -51,9 +51,12 @@ def texts(
         yield from (best for best, *_ in generated)
         return
     for batch in _batches(examples, request):
-        clips = [str(example.input) for example in batch]
-        heard = model.transcribe(clips, options, language=request.language, task=request.task)
-        yield from (best for best, *_ in heard)
+        files = [str(example.input) for example in batch]
+        if model.dims.image is not None:
+            results = model.read(files, options)
+        else:
+            results = model.transcribe(files, options, language=request.language, task=request.task)
+        yield from (best for best, *_ in results)
 
 
 def labels(

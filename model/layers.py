@@ -180,11 +180,11 @@ class Convolution(nn.Module):
 class CrossAttention(nn.Module):
     """Attention to the encoder. Keys and values are projected once, by the encoder's graph."""
 
-    def __init__(self, stack: StackDims, width: int) -> None:
+    def __init__(self, stack: StackDims, width: int, source_width: int) -> None:
         super().__init__()
         self.stack = stack
         self.query = nn.Linear(width, stack.query_width, bias=stack.qkv_bias)
-        self.key_value = nn.Linear(width, 2 * stack.key_width, bias=stack.qkv_bias)
+        self.key_value = nn.Linear(source_width, 2 * stack.key_width, bias=stack.qkv_bias)
         self.out = nn.Linear(stack.query_width, width, bias=stack.attention_bias)
 
     def project_source(self, encoded: Tensor) -> KeyValue:
@@ -243,9 +243,11 @@ class Layer(nn.Module):
     """Self-attention or what stands for it, attention to a source if there is one, feed-forward."""
 
     def __init__(
-        self, stack: StackDims, width: int, *, cross: bool = False, index: int = 0
+        self, stack: StackDims, width: int, *, source_width: int = 0, index: int = 0
     ) -> None:
+        """With `source_width` it attends to an encoder of that width."""
         super().__init__()
+        cross = source_width > 0
         first, self.mixer = index == 0, stack.layer_mixers[index]
         self.pre_norm = stack.pre_norm
         self.sum_norm = not stack.pre_norm and not stack.output_norm
@@ -263,7 +265,7 @@ class Layer(nn.Module):
             norm(stack, width) if inputs and (stack.first_norm or not first) else nn.Identity()
         )
         self.attention_output_norm = norm(stack, width) if outputs else nn.Identity()
-        self.cross = CrossAttention(stack, width) if cross else None
+        self.cross = CrossAttention(stack, width, source_width) if cross else None
         self.cross_norm = norm(stack, width) if inputs and cross else nn.Identity()
         self.cross_output_norm = norm(stack, width) if outputs and cross else nn.Identity()
         self.feedforward = FeedForward(stack, width)

@@ -8,14 +8,14 @@ from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMa
 from seq2edge.model.dims import Dims, StackDims
 
 
-def _dims(config: Config, names: Names) -> Dims:
-    """The sizes that a config.json says."""
+def decoder_stack(config: Config) -> StackDims:
+    """The layers that a config says; also those that caption images."""
     config.require("scale_attn_by_inverse_layer_idx", False)
     config.require("scale_attn_weights", True)
     config.require("tie_word_embeddings", True)
     config.ignore("reorder_and_upcast_attn", "n_ctx")  # the same result in float32
     width, heads = config.size("n_embd"), config.size("n_head")
-    stack = StackDims(
+    return StackDims(
         layers=config.size("n_layer"),
         heads=heads,
         kv_heads=heads,
@@ -27,8 +27,13 @@ def _dims(config: Config, names: Names) -> Dims:
         max_positions=config.size("n_positions", 1024),
         attention_scale=(width // heads) ** -0.5,
     )
+
+
+def _dims(config: Config, names: Names) -> Dims:
+    """The sizes that a config.json says."""
     del names
-    return Dims(width=width, vocab=config.size("vocab_size"), decoder=stack)
+    stack = decoder_stack(config)
+    return Dims(width=config.size("n_embd"), vocab=config.size("vocab_size"), decoder=stack)
 
 
 def _convolution(target: str, source: str) -> Iterator[WeightMapping]:
@@ -38,17 +43,32 @@ def _convolution(target: str, source: str) -> Iterator[WeightMapping]:
 
 
 def _weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
-    """Every parameter, and the tensor it is; GPT-2 stores its products transposed."""
+    """Every parameter, and the tensor it is."""
     assert dims.decoder is not None
     prefix = "transformer." if "transformer.wte.weight" in names else ""
+    yield from decoder_weights(dims.decoder, prefix)
+
+
+def decoder_weights(
+    stack: StackDims, prefix: str, *, cross: bool = False
+) -> Iterator[WeightMapping]:
+    """Embedding and layers below a prefix; with `cross` they attend to an encoder.
+
+    GPT-2 stores its products transposed.
+    """
     yield WeightMapping(target="embedding.weight", sources=(f"{prefix}wte.weight",))
     yield WeightMapping(target="decoder.positions.weight", sources=(f"{prefix}wpe.weight",))
     yield from norm("decoder.final_norm", f"{prefix}ln_f")
-    for i in range(dims.decoder.layers):
+    for i in range(stack.layers):
         ours, theirs = f"decoder.layers.{i}", f"{prefix}h.{i}"
         yield from _convolution(f"{ours}.attention.qkv", f"{theirs}.attn.c_attn")
         yield from _convolution(f"{ours}.attention.out", f"{theirs}.attn.c_proj")
         yield from norm(f"{ours}.attention_norm", f"{theirs}.ln_1")
+        if cross:
+            yield from _convolution(f"{ours}.cross.query", f"{theirs}.crossattention.q_attn")
+            yield from _convolution(f"{ours}.cross.key_value", f"{theirs}.crossattention.c_attn")
+            yield from _convolution(f"{ours}.cross.out", f"{theirs}.crossattention.c_proj")
+            yield from norm(f"{ours}.cross_norm", f"{theirs}.ln_cross_attn")
         yield from _convolution(f"{ours}.feedforward.up", f"{theirs}.mlp.c_fc")
         yield from _convolution(f"{ours}.feedforward.down", f"{theirs}.mlp.c_proj")
         yield from norm(f"{ours}.feedforward_norm", f"{theirs}.ln_2")
