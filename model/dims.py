@@ -161,7 +161,8 @@ class Dims:
     token_types: int = 0  # >0: rows of BERT's table of segments; 1: the one that all tokens have
     labels: int = 0  # classes of a classifier, of a text or of each token
     classifier_dense: bool = later(True)  # False: the second of a head's products alone, no bias
-    classifier_bias: bool = later(True)  # of the first of a classifier's two products
+    token_dense: bool = later(False)  # both stand before the classes of each token too
+    classifier_bias: bool = later(True)  # of the first of a head's two products
     classifier_activation: str = ""  # between the two products of a head
     classifier_norm: bool = later(False)  # and the encoder's kind of norm behind that
     late_pooling: bool = later(False)  # positions are summed up between the products, not before

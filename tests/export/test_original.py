@@ -67,7 +67,8 @@ WIDTHS = "hidden_size d_model n_embd dim".split()
 # Other settings must have as many entries as there are layers, or values as heads have.
 FIXED_LAYERS = {"layer_types", "no_rope_layers"}
 FIXED_WIDTHS = {"phi3", "granite-hybrid", "stablelm"}
-EVEN = {"bert-tokens", "bert-span", "bert-masked", "bert-masked-untied"}  # heads of 40 come out
+# Heads of 40 come out.
+EVEN = {"bert-tokens", "bert-span", "bert-masked", "bert-masked-untied", "modernbert-tokens"}
 
 
 def other_shape(name: str) -> dict[str, int]:

@@ -59,7 +59,7 @@ def test_there_are_many_of_them():
         ("bart-large-cnn", "BartForSequenceClassification"),  # bart-large-mnli
         ("t5-small", "T5EncoderModel"),  # sentence-t5-base
         ("whisper-tiny", "WhisperForAudioClassification"),
-        ("Qwen3-0.6B", "Qwen3ForTokenClassification"),
+        ("ERNIE-4.5-0.3B-PT", "Ernie4_5ForTokenClassification"),
         ("bert-base-uncased", "BertForNextSentencePrediction"),
     ],
 )
