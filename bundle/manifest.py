@@ -198,6 +198,21 @@ class EmbeddingRecord:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RerankRecord:
+    """How a reranker is asked whose prompt a chat template writes.
+
+    The template takes messages of the roles query and document, and before them system where there
+    is an instruction; `instruction` is the one where nobody gives another, empty: none.
+    `generation_prompt` is what it is told by that name. `tokens` are those of a language model's
+    vocabulary that its score is made of: the logit of the first, less that of the second if any.
+    """
+
+    instruction: str = ""
+    generation_prompt: bool = True
+    tokens: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ParityRecord:
     """Graphs against the float model, on the recorded tokens: logits' errors, tokens that agreed.
 
@@ -308,9 +323,9 @@ class ProvenanceRecord:
 class Manifest:
     """A whole bundle.
 
-    `shortlist`, `embedding`, `relevance` and `original` are not written where there are none, so
-    that older versions read the rest. `relevance` is what the score of a classifier with one label
-    is where it reranks (None: the sigmoid).
+    `shortlist`, `embedding`, `reranking`, `relevance` and `original` are not written where there
+    are none, so that older versions read the rest. `relevance` is what the score of a classifier
+    with one label is where it reranks (None: the sigmoid).
     `generation` holds the checkpoint's decoding defaults, `generation_ignored` those of its
     settings that the runtime does not apply. `files` lists every file but the manifest; it is
     empty until a `BundleWriter` finishes.
@@ -335,6 +350,7 @@ class Manifest:
     tokenizer: TokenizerRecord | None = None
     shortlist: ShortlistRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
     embedding: EmbeddingRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    reranking: RerankRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
     graphs: tuple[GraphRecord, ...] = ()
     engines: tuple[EngineRecord, ...] = ()
     parity: ParityRecord | None = None
@@ -355,6 +371,8 @@ class Manifest:
         if self.shortlist is not None and not 2 <= self.shortlist.size <= self.dims.vocab:
             vocab = self.dims.vocab
             raise BundleError(f"shortlist: {self.shortlist.size} tokens, needs 2 to {vocab}")
+        if self.reranking is not None and not (self.tokenizer and self.tokenizer.chat_template):
+            raise BundleError("reranking: missing the tokenizer's chat template")
         _check_graphs(self.graphs)
         _check_names(self.files)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from seq2edge.checkpoints.families import find_family, model_type_of
 from seq2edge.checkpoints.families.family import Config, Family, WeightMapping, linear
 from seq2edge.checkpoints.importers.huggingface import Source, open_folder
 from seq2edge.checkpoints.importers.sentence_transformers import MODULES, SentenceFolder
+from seq2edge.checkpoints.reranker import TASK, Reranker, read_reranker
 from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import DenseDims, Dims
 from seq2edge.model.positions import RelativeBias, RelativePlaces, Rotary
@@ -34,31 +35,45 @@ class Checkpoint:
     labels: tuple[str, ...]
     problem: str
     relevance: str | None
+    reranker: Reranker | None
     unused_tensors: tuple[str, ...]
 
 
 def load_checkpoint(
-    path: str | Path, *, task: str | None = None, default_task: str | None = None
+    path: str | Path,
+    *,
+    task: str | None = None,
+    default_task: str | None = None,
+    words: Sequence[str] = (),
+    template: str = "",
 ) -> Checkpoint:
     """Load a Hugging Face folder, a CTranslate2 Whisper folder or a GGUF Llama file, as float32.
 
     `task` is what it is to do; `default_task` is taken where that is None and the checkpoint's
-    class leaves a choice. Raises CheckpointError or UnsupportedError naming the file, setting or
-    tensor.
+    class leaves a choice. For `rerank`, `words` and `template` say how a language model is asked
+    (`reranker.py`). Raises CheckpointError or UnsupportedError naming the file, setting or tensor.
     """
     source = open_source(Path(path))
+    reranker = read_reranker(source, task, words=words, template=template)
+    if reranker is not None:
+        source = reranker.source
+    reranks, task = task == TASK, "classify" if task == TASK else task
     config = Config(source.config, task=task, default_task=default_task)
     family = find_family(str(config.get("model_type", "")))
     _check_architecture(family, config)
     dims = family.dims(config, source.names)
     if task not in (None, dims.task):
         raise UnsupportedError(f"task {task!r}: a {family.name} checkpoint is made to {dims.task}")
-    if source.sentence is not None:
+    if source.sentence is not None and not source.sentence.crosses:
         dims = _with_sentence(dims, source, source.sentence)
     config.ignore("quantization_config")
     config.require("quantization_config")
     if dims.kind == "decoder":
         config.ignore("is_decoder")  # it is one
+    if reranks and dims.labels != 1:
+        raise UnsupportedError(
+            f"task 'rerank': it tells {dims.labels} labels apart, a reranker gives one score"
+        )
     relevance = _relevance(config) if dims.head == "classifier" else None
     config.check_all_read()
     named = dims.head in ("classifier", "tokens")
@@ -72,6 +87,7 @@ def load_checkpoint(
         labels=labels,
         problem=_problem(source.config, labels) if dims.head == "classifier" else "",
         relevance=relevance if dims.labels == 1 else None,
+        reranker=reranker,
         unused_tensors=unused,
     )
 

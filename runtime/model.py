@@ -410,15 +410,24 @@ class Model:
     def _scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         return probabilities(logits, self.bundle.manifest.problem)
 
-    def rerank(self, query: str, texts: Sequence[str], *, batch: int = BATCH) -> list[Ranked]:
+    def rerank(
+        self,
+        query: str,
+        texts: Sequence[str],
+        *,
+        instruction: str | None = None,
+        batch: int = BATCH,
+    ) -> list[Ranked]:
         """The texts with how well each answers the query, best first; `batch` pairs at a time.
 
         For classifiers of pairs with one label. The score is the sigmoid of its logit, as
         sentence-transformers' CrossEncoder gives it, or the logit where the checkpoint says so.
+        `instruction` tells a reranker that is a language model what counts, by default what its
+        checkpoint says.
         """
         _refuse_one_string(texts)
         self._require("classify")
-        return rerank(self, query, texts, batch)
+        return rerank(self, query, texts, instruction, batch)
 
     def tag(
         self,
@@ -527,18 +536,39 @@ class Model:
         vectors = self._pool(sources) if sources else vectors
         return first_values(vectors, self.bundle.manifest, dimensions)
 
-    def read(self, text: Text) -> EncodedText:
+    def read(self, text: Text, *, instruction: str | None = None) -> EncodedText:
         """A text or a pair as an encoder reads it, with where each of its tokens comes from.
 
         Of a model that was loaded with `cut` as much as it has positions for, see `encode_text`.
+        A reranker that is a language model reads a pair as its prompt, with the `instruction`.
         """
         if not isinstance(text, str) and len(text) != 2:
             raise InputError(f"input: {text!r:.60} is neither a text nor a pair of texts")
         first, second = (text, None) if isinstance(text, str) else text
         longest = self.text_positions if self._cut else None
-        encoded = self.tokenizer.encode_texts(first, second, longest=longest)
+        if self.bundle.manifest.reranking is not None:
+            encoded = self._prompted(first, second, instruction, longest)
+        elif instruction is not None:
+            raise InputError(f"instruction: {self.bundle.path} takes none, it reads pairs alone")
+        else:
+            encoded = self.tokenizer.encode_texts(first, second, longest=longest)
         self._limits.check_text(encoded.ids)
         return encoded
+
+    def _prompted(
+        self, query: str, text: str | None, instruction: str | None, longest: int | None
+    ) -> EncodedText:
+        record = self.bundle.manifest.reranking
+        assert record is not None
+        if text is None:
+            raise InputError(f"{self.bundle.path}: reads a query and a text; give pairs, or rerank")
+        instruction = record.instruction if instruction is None else instruction
+        messages = [{"role": "query", "content": query}, {"role": "document", "content": text}]
+        if instruction:
+            messages.insert(0, {"role": "system", "content": instruction})
+        return self.tokenizer.encode_chat(
+            messages, generation_prompt=record.generation_prompt, longest=longest
+        )
 
     def pool(self, texts: Sequence[EncodedText]) -> NDArray[np.float32]:
         """What an encoder-only model gives for texts, as one batch: see `Backend.pool`."""

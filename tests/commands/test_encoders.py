@@ -8,6 +8,7 @@ from unittest import mock
 import pytest
 from command_line import call
 from eager_models import eager_model
+from reranking import INSTRUCTION, card_ids, card_score, causal_reranker
 from small_tokenizers import corpus
 
 TEXTS = corpus("latin")[:4]
@@ -51,6 +52,30 @@ def test_rerank_prints_the_best_first(opened, tmp_path):
     values = json.loads(result.stdout)
     assert (values["text"], values["index"]) == (wanted[0].text, wanted[0].index)
     assert values["score"] == pytest.approx(wanted[0].score)
+
+
+def test_a_language_model_becomes_a_reranker(tmp_path):
+    """Exported with the task alone: proven, inspected, and told what counts."""
+    reference, tokenizer = causal_reranker(tmp_path / "checkpoint")
+    result = call("export", tmp_path / "checkpoint", "-o", tmp_path / "bundle", "--task", "rerank")
+    assert result.exit_code == 0, result.output
+    assert "original: transformers" in result.stderr
+    assert "Qwen3ForCausalLM answers within" in result.stderr
+    summary = call("inspect", tmp_path / "bundle").stdout
+    assert f'asked       by chat_template.jinja, instruction "{INSTRUCTION}"' in summary
+    words = tokenizer.convert_tokens_to_ids(["yes", "no"])
+    for instruction in (None, "Find contradictions."):
+        more = ("--instruction", instruction) if instruction else ()
+        line = call("rerank", tmp_path / "bundle", TEXTS[0], TEXTS[1], "--json", *more).stdout
+        ids = card_ids(tokenizer, *TEXTS[:2], instruction or INSTRUCTION)
+        wanted = card_score(reference, ids, *words)
+        assert json.loads(line)["score"] == pytest.approx(wanted, abs=1e-5)
+    (tmp_path / "asks.jinja").write_text("{{ messages }}")
+    result = call(
+        *("export", tmp_path / "checkpoint", "-o", tmp_path / "other", "--task", "rerank"),
+        *("--template", tmp_path / "asks.jinja"),
+    )
+    assert "template: '{{ messages }}' is no chat template with the roles" in result.stderr
 
 
 def test_tag_prints_a_line_an_entity(opened):

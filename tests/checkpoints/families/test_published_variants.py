@@ -53,6 +53,18 @@ def test_there_are_many_of_them():
     assert not set(VARIANTS) & set(CONFIGS)
 
 
+def test_rerankers_with_code_of_their_own_are_refused_by_name():
+    """bge-reranker-v2-minicpm-layerwise, jina-reranker-v1-turbo-en and v3."""
+    layerwise = {"model_type": "minicpm", "architectures": ["LayerWiseMiniCPMForCausalLM"]}
+    with pytest.raises(UnsupportedError, match="'minicpm' is not supported"):
+        read({**layerwise, "start_layer": 8, "head_multi": True, "head_type": "simple"})
+    alibi = {"position_embedding_type": "alibi", "feed_forward_type": "geglu"}
+    with pytest.raises(UnsupportedError, match="position_embedding_type 'alibi'"):
+        read({**CONFIGS["bert-base-uncased"], **alibi, "architectures": ["BertModel"]})
+    with pytest.raises(UnsupportedError, match="JinaForRanking is not supported, qwen3 knows"):
+        read({**CONFIGS["Qwen3-0.6B"], "architectures": ["JinaForRanking"]})
+
+
 @pytest.mark.parametrize(
     ("name", "architecture"),
     [
