@@ -203,7 +203,7 @@ def test_a_decoder_embeds_where_its_folder_says_so(tmp_path):
     sentence_folder(tmp_path / "qwen3", pooling={"pooling_mode_lasttoken": True})
     dims = load_checkpoint(tmp_path / "qwen3").dims
     assert (dims.task, dims.pooling, dims.encoder.causal) == ("embed", "last", True)
-    tiny_models.save("opt", tmp_path / "gpt2")
+    tiny_models.save("opt", tmp_path / "opt")
     sentence_folder(tmp_path / "opt", pooling={"pooling_mode_lasttoken": True})
     with pytest.raises(UnsupportedError, match="embeddings of a model made to generate"):
         load_checkpoint(tmp_path / "opt")
