@@ -22,6 +22,7 @@ from seq2edge.bundle import Bundle
 from seq2edge.bundle.engine_info import LAST_POSITIONS, SEGMENTS
 from seq2edge.bundle.manifest import GraphFlavour, Role
 from seq2edge.errors import BackendError, InputError
+from seq2edge.evaluation.answers import ids_of
 from seq2edge.evaluation.examples import Example
 from seq2edge.files.progress import PartProgress
 from seq2edge.runtime.backends.onnxruntime import import_onnxruntime
@@ -168,16 +169,14 @@ def _decode(model: Model, examples: Sequence[Example], language: str | None) -> 
         options = options.replace(decoder_prompt=model.speech_prompt(language, "transcribe"))
         start = model.start_tokens(options)
         options = options.replace(max_length=len(start) + NEW_TOKENS)
-        clips = [Path(example.input) for example in examples]
+        clips = [Path(str(example.input)) for example in examples]
         features = np.stack([model.features(clip) for clip in clips])
         generated = model.transcribe_ids(features, options)
         for clip, sequences in zip(clips, generated, strict=True):
             yield Trace(source=clip, tokens=(*start, *sequences[0].ids))
         return
     texts = [
-        tuple(
-            model.encode_text(str(example.input), cut=True, new_tokens=NEW_TOKENS, longest=LONGEST)
-        )
+        tuple(ids_of(model, example, new_tokens=NEW_TOKENS, longest=LONGEST))
         for example in examples
     ]
     if model.dims.decoder is None:

@@ -536,23 +536,26 @@ class Model:
         vectors = self._pool(sources) if sources else vectors
         return first_values(vectors, self.bundle.manifest, dimensions)
 
-    def read(self, text: Text, *, instruction: str | None = None) -> EncodedText:
+    def read(
+        self, text: Text, *, instruction: str | None = None, cut: bool | None = None
+    ) -> EncodedText:
         """A text or a pair as an encoder reads it, with where each of its tokens comes from.
 
-        Of a model that was loaded with `cut` as much as it has positions for, see `encode_text`.
-        A reranker that is a language model reads a pair as its prompt, with the `instruction`.
+        With `cut`, by default as the model was loaded, as much as it has positions for, see
+        `encode_text`. A reranker that is a language model reads a pair as its prompt, with the
+        `instruction`.
         """
         if not isinstance(text, str) and len(text) != 2:
             raise InputError(f"input: {text!r:.60} is neither a text nor a pair of texts")
         first, second = (text, None) if isinstance(text, str) else text
-        longest = self.text_positions if self._cut else None
+        longest = self.text_positions if (self._cut if cut is None else cut) else None
         if self.bundle.manifest.reranking is not None:
             encoded = self._prompted(first, second, instruction, longest)
         elif instruction is not None:
             raise InputError(f"instruction: {self.bundle.path} takes none, it reads pairs alone")
         else:
             encoded = self.tokenizer.encode_texts(first, second, longest=longest)
-        self._limits.check_text(encoded.ids)
+        self._limits.check_text(encoded.ids, text)
         return encoded
 
     def _prompted(
@@ -601,7 +604,7 @@ class Model:
             target_language=target_language,
             longest=min((limit for limit in limits if limit is not None), default=None),
         )
-        self._limits.check_text(ids)
+        self._limits.check_text(ids, text)
         return ids
 
     def with_target_language(self, options: DecodeOptions, language: str | None) -> DecodeOptions:

@@ -150,7 +150,8 @@ class Tokenizer:
         if room <= overlap:
             what = f"{first!r:.60} takes" if second is not None else "what stands around it takes"
             raise InputError(
-                f"text: {what} {rest} of {longest} tokens, the rest must be more than {overlap}"
+                f"text: {what} {rest} of the {longest} tokens that are read at a time, and parts "
+                f"share {overlap}: nothing is left; shorten it, or let them share fewer (--overlap)"
             )
         for start in range(0, max(1, len(places) - overlap), room - overlap):
             part = set(places[start : start + room])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from unittest import mock
 
@@ -113,6 +114,9 @@ def test_answer_reads_a_context_or_a_file(opened, tmp_path):
     values = json.loads(call("answer", "bundle", "hello", context, "--json").stdout)
     assert values["answers"][0]["text"] == model.answer("hello", context)[0].text
     assert call("answer", "bundle", "hello").exit_code == 2
+    (tmp_path / "marked").write_bytes(codecs.BOM_UTF8 + context.encode())
+    marked = call("answer", "bundle", "hello", "-f", tmp_path / "marked", *options)
+    assert marked.stdout == call("answer", "bundle", "hello", context, *options).stdout
     result = call("answer", "bundle", "hello", "-f", tmp_path / "latin")
     assert result.exit_code == 1
     assert "latin: is no UTF-8" in result.stderr
@@ -128,3 +132,7 @@ def test_fill_prints_what_may_stand_in_a_mask(opened):
     assert lines[0] == f"{wanted[0][0].score:.4f}\t{wanted[0][0].token}\t{wanted[0][0].text}"
     values = json.loads(call("fill", "bundle", text, "--json").stdout)
     assert [len(mask) for mask in values["masks"]] == [5, 5]
+    assert call("fill", "bundle", " ").stdout == "\n"
+    assert json.loads(call("fill", "bundle", "", "--json").stdout) == {"input": "", "masks": []}
+    result = call("fill", "bundle", "hello")
+    assert "fill: 'hello' has no [MASK]; write it where a word is missing" in result.stderr

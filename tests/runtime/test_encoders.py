@@ -150,7 +150,9 @@ def test_long_pairs_are_refused_or_cut(tmp_path, reranker):
     """With `cut` the longer text loses first, and it is counted."""
     _, _, model = reranker
     long = " ".join(TEXTS * 4)
-    with pytest.raises(InputError, match=r"source 0: \d+ tokens, the model takes 66"):
+    with pytest.raises(
+        InputError, match=r"text \('hello world', .*: \d+ tokens, the model takes 66; shorten"
+    ):
         model.rerank("hello world", [long])
     reference, tokenizer, model = eager_model(tmp_path, "bert", "bert", num_labels=1, cut=True)
     found = model.rerank("hello world", [long])[0].score
