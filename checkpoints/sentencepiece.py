@@ -49,7 +49,7 @@ _FIRST_CODE = 0xF0000
 _PRIVATE = f"[{HIDDEN}{_STRANGE}\U000f0000-\U000ffffd]"
 _HARMLESS = "\uf8ff"  # as private and as unknown, but it means nothing here
 _UNIGRAM, _BPE = 1, 2
-_NORMAL, _USER_DEFINED, _UNUSED = 1, 4, 5
+_NORMAL, _USER_DEFINED, _UNUSED, _BYTE = 1, 4, 5, 6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,7 @@ class Pieces:
     scores: Mapping[str, float]
     bpe: bool
     charsmap: bytes
+    bytes_too: bool  # what no piece is for becomes its bytes, each a token like <0x41>
     composes: bool
     dummy_prefix: bool
     trim: bool
@@ -86,13 +87,21 @@ class IdMapping:
         return {code: chr(_FIRST_CODE + i) for i, code in enumerate(self.codes or ())}
 
 
-def read_pieces(path: Path) -> Pieces:
-    """Read a SentencePiece model. Raises CheckpointError or UnsupportedError naming the file."""
+def read_numbers(path: Path) -> dict[str, int]:
+    """The model's own ids of all its pieces. Raises CheckpointError naming the file."""
+    return {piece.piece: i for i, piece in enumerate(_parse(path).pieces)}
+
+
+def read_pieces(path: Path, *, byte_fallback: bool = False) -> Pieces:
+    """Read a SentencePiece model. Raises CheckpointError or UnsupportedError naming the file.
+
+    With `byte_fallback` it may be one that cuts what it has no piece for into bytes.
+    """
     proto = _parse(path)
     trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
     for setting, bad in (
         (f"model type {trainer.model_type}", trainer.model_type not in (_UNIGRAM, _BPE)),
-        ("byte_fallback", trainer.byte_fallback),
+        ("byte_fallback", trainer.byte_fallback and not byte_fallback),
         ("treat_whitespace_as_suffix", trainer.treat_whitespace_as_suffix),
         ("unescaped whitespace", not normalizer.escape_whitespaces),
     ):
@@ -103,6 +112,7 @@ def read_pieces(path: Path) -> Pieces:
         scores=_scores(proto, path, bpe=bpe),
         bpe=bpe,
         charsmap=normalizer.precompiled_charsmap,
+        bytes_too=trainer.byte_fallback,
         composes="nfkc" in normalizer.name,
         dummy_prefix=normalizer.add_dummy_prefix,
         trim=normalizer.remove_extra_whitespaces,
@@ -115,7 +125,7 @@ def build(pieces: Pieces, mapping: IdMapping, subject: str) -> tuple[Tokenizer, 
     entries, size = _entries(pieces, mapping, lead, subject)
     tokenizer = Tokenizer(_model(pieces, entries, mapping))
     tokenizer.normalizer = _normalizer(pieces, mapping)
-    tokenizer.decoder = _decoder(mapping, lead)
+    tokenizer.decoder = _decoder(pieces, mapping, lead)
     tokenizer.add_tokens([_raw(token) for token in mapping.added])
     special = [(name, mapping.ids[name]) for name in mapping.template if name != "$A"]
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -149,9 +159,11 @@ def _scores(proto: Any, path: Path, *, bpe: bool) -> dict[str, float]:
         raise UnsupportedError(
             f"{path}: a BPE model with the reserved piece {(defined + unused)[0]!r}"
         )
-    # A user-defined piece outbids everything, as in SentencePiece's own search.
-    best = max(normal.values())
-    return {**normal, **{piece: len(piece) * best - 0.1 for piece in defined}}
+    # A user-defined piece outbids everything, as in SentencePiece's own search. The library finds
+    # bytes by their names: a text that says <0x41> is an A for it.
+    best, worst = max(normal.values()), min(normal.values())
+    single = {p.piece: worst for p in proto.pieces if p.type == _BYTE}
+    return {**normal, **single, **{piece: len(piece) * best - 0.1 for piece in defined}}
 
 
 def _entries(
@@ -187,7 +199,9 @@ def _model(
 ) -> models.Unigram | models.BPE:
     """The library's model, Unigram or BPE, over these entries."""
     if not pieces.bpe:
-        return models.Unigram(entries, unk_id=mapping.ids[mapping.unknown])
+        return models.Unigram(
+            entries, unk_id=mapping.ids[mapping.unknown], byte_fallback=pieces.bytes_too
+        )
     vocabulary = {piece: i for i, (piece, _) in enumerate(entries)}
     marks = (_STRANGE, *mapping.marks.values())
     first = [(SPACE, mark) for mark in marks if SPACE + mark in vocabulary and SPACE in vocabulary]
@@ -229,13 +243,14 @@ def _normalizer(pieces: Pieces, mapping: IdMapping) -> normalizers.Normalizer:
     return normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
 
 
-def _decoder(mapping: IdMapping, lead: str) -> decoders.Decoder:
+def _decoder(pieces: Pieces, mapping: IdMapping, lead: str) -> decoders.Decoder:
     """The marks and the lead come off again, and a gap follows special tokens."""
     specials = [token.content for token in mapping.added if token.special]
     return decoders.Sequence(
         [
             decoders.Replace(HIDDEN, ""),
             *(decoders.Replace(lead + mark, code) for code, mark in mapping.marks.items()),
+            *((decoders.ByteFallback(),) if pieces.bytes_too else ()),
             decoders.Fuse(),
             *(
                 decoders.Replace(Regex(f"{re.escape(token)}{SPACE}*"), token + mapping.gap)

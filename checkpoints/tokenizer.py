@@ -86,7 +86,7 @@ def convert_tokenizer(
     kinds of tokenizers that have no conversion.
     """
     if "tokenizer" in config:
-        return _native(folder, config["tokenizer"], vocab=vocab, source_vocab=source_vocab or vocab)
+        return _native(folder, config["tokenizer"], files, (source_vocab or vocab, vocab))
     stored = _stored(folder) if files is None else dict(files)
     if not stored or set(stored) == {TEMPLATE}:
         return None
@@ -112,15 +112,18 @@ def convert_tokenizer(
     return _with_template(converted, original)
 
 
-def _native(folder: Path, values: object, *, vocab: int, source_vocab: int) -> Converted:
-    """The files and the record that training wrote."""
+def _native(
+    folder: Path, values: object, made: Mapping[str, bytes] | None, vocabs: tuple[int, int]
+) -> Converted:
+    """The files and the record that training wrote, or an importer made."""
     with record_errors(folder, CheckpointError):
         record: TokenizerRecord = decode(TokenizerRecord, values, "tokenizer")
-    files = {}
+    files = dict(made or {})
     for name in (record.source, *([record.target] if record.target else [])):
-        with file_errors(folder / name, CheckpointError):
-            files[name] = (folder / name).read_bytes()
-    rows = {record.source: source_vocab, record.target or record.source: vocab}
+        if made is None:
+            with file_errors(folder / name, CheckpointError):
+                files[name] = (folder / name).read_bytes()
+    rows = dict(zip((record.source, record.target or record.source), vocabs, strict=True))
     for name, data in files.items():
         size = _parse(data, folder / name).get_vocab_size(with_added_tokens=True)
         if size > rows[name]:

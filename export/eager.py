@@ -41,7 +41,7 @@ class EagerCache:
     def reorder(self, rows: NDArray[np.int64]) -> None:
         """See Cache."""
         index = torch.from_numpy(rows)
-        self.inner.layers = [(key[index], value[index]) for key, value in self.inner.layers]
+        self.inner.layers = [tuple(kept[index] for kept in layer) for layer in self.inner.layers]
         self.inner.length = self.inner.length[index]
 
     def rewind(self, length: int) -> None:
@@ -50,16 +50,15 @@ class EagerCache:
 
     def reserve(self, needed: int) -> None:
         """Grow to `needed` tokens, or refuse where the capacity was set."""
-        key = self.inner.layers[0][0]
-        if needed <= key.shape[2]:
+        capacity = self.inner.layers[0][0].shape[2]
+        if needed <= capacity:
             return
         if self.fixed:
-            raise CapacityError(f"capacity: {needed} tokens do not fit {key.shape[2]}")
-        room = max(needed, 2 * key.shape[2]) - key.shape[2]
-        pad = (0, 0, 0, room)
+            raise CapacityError(f"capacity: {needed} tokens do not fit {capacity}")
+        room = max(needed, 2 * capacity) - capacity
         self.inner.layers = [
-            (torch.nn.functional.pad(k, pad), torch.nn.functional.pad(v, pad))
-            for k, v in self.inner.layers
+            tuple(torch.nn.functional.pad(kept, (0, 0, 0, room)) for kept in layer)
+            for layer in self.inner.layers
         ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from seq2edge.bundle.engine_info import ALIGNMENT, SEGMENTS
 from seq2edge.errors import ExportError
 from seq2edge.model.dims import Dims, StackDims
+from seq2edge.model.layers import Kept
 from seq2edge.model.operators import OPSET
 from seq2edge.model.transformer import Heads, Transformer
 
@@ -62,7 +64,7 @@ class DecoderGraph(nn.Module):
             source,
             source_length,
             start=cache_length,
-            past=_pairs(past),
+            past=self._layers(past),
             queries=queries,
         )
         logits = self.model.last_logits(hidden, new_length)
@@ -73,6 +75,12 @@ class DecoderGraph(nn.Module):
             queries, source, source_length, new_length, self.alignment
         )
         return (*outputs, aligned)
+
+    def _layers(self, past: list[Tensor]) -> list[Kept]:
+        """What each layer keeps, of all tensors in the contract's order."""
+        stack, tensors = self.model.decoder.dims, iter(past)
+        kept = stack.caches(self.model.dims.width)
+        return [tuple(itertools.islice(tensors, len(names))) for names in kept]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +108,7 @@ def encoder_contract(model: Transformer) -> Contract:
     else:
         assert dims.decoder is not None
         positions = dims.frames // 2 if dims.mels else "source"
-        outputs = _cache_shapes("cross", dims.decoder, "batch", positions)
+        outputs = _cross_shapes(dims.decoder, positions)
     name = "features" if dims.mels else "input_ids"
     inputs: dict[str, Shape] = {name: source, "source_length": ("batch",)}
     if dims.kind == "encoder" and dims.token_types > 1:
@@ -139,21 +147,28 @@ def decoder_contract(model: Transformer, alignment: Heads = ()) -> Contract:
     }
     if dims.encoder is not None:
         inputs["source_length"] = ("batch",)
-        inputs |= _cache_shapes("cross", dims.decoder, "batch", "source")
-    inputs |= _cache_shapes("past", dims.decoder, "rows", "capacity")
+        inputs |= _cross_shapes(dims.decoder, "source")
+    inputs |= _cache_shapes("past", dims)
     outputs: dict[str, Shape] = {"logits": ("rows", dims.vocab)}
-    outputs |= _cache_shapes("present", dims.decoder, "rows", "capacity")
+    outputs |= _cache_shapes("present", dims)
     if alignment:
         outputs[ALIGNMENT] = ("rows", "source")
     return Contract(inputs=inputs, outputs=outputs)
 
 
-def _cache_shapes(prefix: str, stack: StackDims, rows: str, length: str | int) -> dict[str, Shape]:
-    shape: Shape = (rows, stack.kv_heads, length, stack.head_dim)
+def _cross_shapes(stack: StackDims, length: str | int) -> dict[str, Shape]:
+    shape: Shape = ("batch", stack.kv_heads, length, stack.head_dim)
     return {
-        f"{prefix}_{part}_{layer}": shape
-        for layer in range(stack.layers)
-        for part in ("key", "value")
+        f"cross_{part}_{layer}": shape for layer in range(stack.layers) for part in ("key", "value")
+    }
+
+
+def _cache_shapes(prefix: str, dims: Dims) -> dict[str, Shape]:
+    assert dims.decoder is not None
+    return {
+        f"{prefix}_{part}_{layer}": ("rows", heads, "capacity", size)
+        for layer, kept in enumerate(dims.decoder.caches(dims.width))
+        for part, (heads, size) in kept.items()
     }
 
 

@@ -37,7 +37,10 @@ POOLED: dict[str, Callable[[Tensor], Tensor]] = {  # of (source, width)
     "first": lambda hidden: hidden[0],
     "last": lambda hidden: hidden[-1],
 }
-FORMATS = {"ctranslate2": "no class of transformers reads CTranslate2 files"}
+FORMATS = {
+    "ctranslate2": "no class of transformers reads CTranslate2 files",
+    "bergamot": "no class of transformers has such a decoder",
+}
 
 
 class NoOriginalError(Exception):

@@ -17,6 +17,7 @@ NORMS = ("layer", "rms")
 POSITIONS = ("learned", "sinusoidal", "rotary", "relative")
 HEADS = ("lm", "classifier", "embedding", "tokens", "span", "masked")
 POOLINGS = ("first", "last", "max", "mean")
+MIXERS = ("attention", "recurrence")  # what a layer has in the place of self-attention
 _TASKS = {
     "lm": "generate",
     "classifier": "classify",
@@ -91,6 +92,9 @@ class StackDims:
     window: int = 0
     causal: bool = later(False)  # of an encoder: a token attends to those before it, and itself
     windows: tuple[int, ...] = later(())  # the same of each layer, where they differ
+    # One of MIXERS for each layer; (): attention in all. A recurrence is an SSRU (Kim et al. 2019):
+    # what a token adds to the state, and how much of it stays, depends on that token alone.
+    mixers: tuple[str, ...] = later(())
 
     def __post_init__(self) -> None:
         _choose("activation", self.activation, ACTIVATIONS)
@@ -102,6 +106,10 @@ class StackDims:
             )
         if len(self.windows) not in (0, self.layers):
             raise UnsupportedError(f"windows: {len(self.windows)} of them for {self.layers} layers")
+        for mixer in self.mixers:
+            _choose("mixers", mixer, MIXERS)
+        if len(self.mixers) not in (0, self.layers):
+            raise UnsupportedError(f"mixers: {len(self.mixers)} of them for {self.layers} layers")
         if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
             raise UnsupportedError(
                 f"rotary_dim: {self.rotary_dim} is not an even part of heads of {self.head_dim}"
@@ -121,6 +129,21 @@ class StackDims:
     def layer_windows(self) -> tuple[int, ...]:
         """The window of every layer, 0 where it sees everything."""
         return self.windows or (self.window,) * self.layers
+
+    @property
+    def layer_mixers(self) -> tuple[str, ...]:
+        """What every layer has in the place of self-attention, one of MIXERS."""
+        return self.mixers or ("attention",) * self.layers
+
+    def caches(self, width: int) -> list[dict[str, tuple[int, int]]]:
+        """What each layer keeps of the tokens before, by name: (heads, head_dim) of a token.
+
+        Attention keeps keys and values. A recurrence keeps its state behind every token, not the
+        last one alone: so a row can go back, and rows share what they have in common.
+        """
+        attention = dict.fromkeys(("key", "value"), (self.kv_heads, self.head_dim))
+        kept = {"attention": attention, "recurrence": {"state": (1, width)}}
+        return [kept[mixer] for mixer in self.layer_mixers]
 
     @property
     def rotated(self) -> int:

@@ -13,6 +13,7 @@ from seq2edge.model.dims import StackDims
 
 Rotation = tuple[Tensor, Tensor] | None
 KeyValue = tuple[Tensor, Tensor]  # each (rows, kv_heads, capacity, head_dim)
+Kept = tuple[Tensor, ...]  # what a layer keeps, as `StackDims.caches` says; mostly a KeyValue
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
@@ -96,9 +97,9 @@ class SelfAttention(nn.Module):
         rotation: Rotation,
         mask: Tensor | None,
         length: Tensor | None,
-        past: KeyValue | None = None,
+        past: Kept | None = None,
         start: Tensor | None = None,
-    ) -> tuple[Tensor, KeyValue]:
+    ) -> tuple[Tensor, Kept]:
         """Attend over x itself, or over `past` after x was written into it from `start` on.
 
         With `relative_span` the mask is the places in the tables of relative positions.
@@ -119,6 +120,32 @@ class SelfAttention(nn.Module):
             length=length,
         )
         return self.out(operators.merge_heads(heads)), (key, value)
+
+
+class Recurrence(nn.Module):
+    """Simpler simple recurrent unit (Kim et al. 2019): a state of the model's width.
+
+    state = keep * state + (1 - keep) * put, where a token says how much of the state is kept.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gates = nn.Linear(width, 2 * width)
+
+    def forward(
+        self, x: Tensor, past: Kept | None = None, start: Tensor | None = None
+    ) -> tuple[Tensor, Kept]:
+        """x (rows, new, width); the states are written into `past` from `start` on."""
+        keep, put = self.gates(x).chunk(2, dim=-1)
+        put = torch.sigmoid(-keep) * put
+        before = None
+        if past is not None and start is not None:
+            before = operators.read_before(past[0], start)
+        state = operators.accumulate(-F.softplus(-keep), put, before)
+        written = operators.split_heads(state, 1)
+        if past is not None and start is not None:
+            written = operators.write_cache(past[0], written, start)
+        return F.relu(state), (written,)
 
 
 class CrossAttention(nn.Module):
@@ -184,19 +211,23 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self-attention, cross-attention where there is an encoder, feed-forward."""
+    """Self-attention or a recurrence, cross-attention where there is an encoder, feed-forward."""
 
     def __init__(
-        self, stack: StackDims, width: int, *, cross: bool = False, first: bool = False
+        self, stack: StackDims, width: int, *, cross: bool = False, index: int = 0
     ) -> None:
         super().__init__()
+        first, self.mixer = index == 0, stack.layer_mixers[index]
         self.pre_norm = stack.pre_norm
         self.sum_norm = not stack.pre_norm and not stack.output_norm
         self.parallel = stack.parallel
         self.residual_scale = stack.residual_scale
 
         inputs, outputs = stack.pre_norm or self.sum_norm, stack.output_norm
-        self.attention = SelfAttention(stack, width)
+        if self.mixer == "attention":
+            self.attention = SelfAttention(stack, width)
+        else:
+            self.recurrence = Recurrence(width)
         self.attention_norm = (
             norm(stack, width) if inputs and (stack.first_norm or not first) else nn.Identity()
         )
@@ -226,16 +257,19 @@ class Layer(nn.Module):
         rotation: Rotation = None,
         mask: Tensor | None = None,
         length: Tensor | None = None,
-        past: KeyValue | None = None,
+        past: Kept | None = None,
         start: Tensor | None = None,
         source: KeyValue | None = None,
         source_length: Tensor | None = None,
         queries: list[Tensor] | None = None,
-    ) -> tuple[Tensor, KeyValue]:
-        """x (rows, new, width); returns it and the keys and values of this layer."""
-        y, present = self.attention(
-            self._before(x, self.attention_norm), rotation, mask, length, past, start
-        )
+    ) -> tuple[Tensor, Kept]:
+        """x (rows, new, width); returns it and what this layer keeps."""
+        y = self._before(x, self.attention_norm)
+        present: Kept
+        if self.mixer == "attention":
+            y, present = self.attention(y, rotation, mask, length, past, start)
+        else:
+            y, present = self.recurrence(y, past, start)
         y = self.attention_output_norm(y)
         if self.parallel:
             y = y + self.feedforward(self._before(x, self.feedforward_norm))

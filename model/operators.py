@@ -39,6 +39,43 @@ def write_cache(cache: Tensor, update: Tensor, index: Tensor) -> Tensor:
     return cache
 
 
+def read_before(cache: Tensor, index: Tensor) -> Tensor:
+    """What stands in `cache` (rows, 1, capacity, width) before position `index[r]` of row r.
+
+    Returns (rows, 1, width), zeros where nothing stands before.
+    """
+    place = (index - 1).clamp(min=0)
+    if exporting():
+        places = torch.stack((torch.zeros_like(place), place), dim=1)[:, None]  # (rows, 1, 2)
+        stored = torch.onnx.ops.symbolic(
+            "GatherND",
+            (cache, places),
+            {"batch_dims": 1},
+            dtype=cache.dtype,
+            shape=(cache.shape[0], 1, cache.shape[3]),
+            version=13,
+        )
+    else:
+        stored = cache[torch.arange(cache.shape[0], device=cache.device), :, place]
+    return torch.where((index > 0)[:, None, None], stored, torch.zeros_like(stored))
+
+
+def accumulate(log_keep: Tensor, put: Tensor, before: Tensor | None) -> Tensor:
+    """state[t] = exp(log_keep[t]) * state[t - 1] + put[t], all t at once, (rows, new, width).
+
+    Of what token s put, token t has what all tokens behind s up to t keep: a product, or the
+    exponential of a sum, which no long product of small numbers makes zero over zero.
+    log_keep, put (rows, new, width); before (rows, 1, width), zeros where it is None.
+    """
+    new = torch.arange(put.shape[1], device=put.device)
+    past = new[:, None] >= new  # (new: t, new: s)
+    kept = torch.matmul(past.to(put.dtype), log_keep)
+    shares = kept[:, :, None] - kept[:, None]  # (rows, new: t, new: s, width)
+    shares = shares.masked_fill(~past[:, :, None], float("-inf")).exp()
+    state = (shares * put[:, None]).sum(dim=2)
+    return state if before is None else state + kept.exp() * before
+
+
 def attend(
     query: Tensor,
     key: Tensor,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seq2edge.model import operators
 from seq2edge.model.dims import Dims, StackDims
-from seq2edge.model.layers import KeyValue, Layer, Rotation, activation, norm
+from seq2edge.model.layers import Kept, KeyValue, Layer, Rotation, activation, norm
 from seq2edge.model.positions import RelativeBias, RelativePlaces, Rotary
 
 UNSEEN = -32768.0  # added to the score of a key outside a window; exact in every float type
@@ -28,7 +28,7 @@ class Stack(nn.Module):
         self.dims = stack
         self.causal = causal
         count = 1 if stack.shared_layers else stack.layers
-        layers = [Layer(stack, width, cross=cross, first=i == 0) for i in range(count)]
+        layers = [Layer(stack, width, cross=cross, index=i) for i in range(count)]
         self.layers = nn.ModuleList(layers[i % count] for i in range(stack.layers))
         narrow = table_width or width
         self.embedding_norm = norm(stack, narrow) if stack.embedding_norm else nn.Identity()
@@ -136,9 +136,9 @@ class Stack(nn.Module):
 
 @dataclasses.dataclass(kw_only=True)
 class StaticCache:
-    """Keys and values in buffers of fixed capacity, written in place; row r holds `length[r]`."""
+    """What layers keep, in buffers of fixed capacity, written in place; row r holds `length[r]`."""
 
-    layers: list[KeyValue]
+    layers: list[Kept]
     length: Tensor
     source: list[KeyValue]
     source_length: Tensor | None = None
@@ -247,10 +247,10 @@ class Transformer(nn.Module):
         source_length: Tensor | None,
         *,
         start: Tensor | None = None,
-        past: list[KeyValue] | None = None,
+        past: list[Kept] | None = None,
         queries: list[Tensor] | None = None,
-    ) -> tuple[Tensor, list[KeyValue]]:
-        """tokens (rows, new) -> hidden (rows, new, width), keys and values.
+    ) -> tuple[Tensor, list[Kept]]:
+        """tokens (rows, new) -> hidden (rows, new, width), and what each layer keeps.
 
         With a cache (`past`) row r is placed from `start[r]` on; without one the tokens are whole
         sequences, as in training. The layers' cross-attention queries are added to `queries`.
@@ -379,8 +379,10 @@ class Transformer(nn.Module):
     ) -> StaticCache:
         """An empty cache for `rows` sequences of up to `capacity` tokens."""
         stack, weight = self.decoder.dims, self.embedding.weight
-        shape = (rows, stack.kv_heads, capacity, stack.head_dim)
-        layers = [(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in range(stack.layers)]
+        layers = [
+            tuple(weight.new_zeros(rows, n, capacity, size) for n, size in kept.values())
+            for kept in stack.caches(self.dims.width)
+        ]
         length = torch.zeros(rows, dtype=torch.int64, device=weight.device)
         return StaticCache(
             layers=layers, length=length, source=source or [], source_length=source_length

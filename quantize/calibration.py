@@ -142,15 +142,17 @@ class Calibration:
         sizes = {"rows": 1, "capacity": length}
         inputs = self.bundle.graph("decoder", target).inputs
         pasts = [put for put in inputs if put.name.startswith("past_")]
-        shape = [sizes[axis] if isinstance(axis, str) else axis for axis in pasts[0].shape]
-        empty = np.zeros(shape, dtype=np.float32)
+        shapes = {
+            past.name: [sizes[axis] if isinstance(axis, str) else axis for axis in past.shape]
+            for past in pasts
+        }
         return {
             "input_ids": np.array([trace.tokens]),
             "new_length": np.array([length]),
             "cache_length": np.array([0]),
             LAST_POSITIONS: np.array([1]),
             "source_length": np.array([self._source_length(trace)]),
-            **{past.name: empty for past in pasts},
+            **{name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()},
         }
 
 

@@ -15,7 +15,7 @@ from seq2edge.bundle.manifest import GraphFlavour, Role
 from seq2edge.errors import BundleError
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.passes.block_weights import BlockWeights, QuantizedWeights
-from seq2edge.quantize.passes.int8_cache import CACHES, Int8Cache
+from seq2edge.quantize.passes.int8_cache import PRESENT, Int8Cache
 from seq2edge.quantize.passes.integer_products import IntegerProducts
 from seq2edge.quantize.passes.smooth import Smooth
 from seq2edge.quantize.ranges import InputStats, of_role
@@ -81,6 +81,6 @@ def find_cache_channels(calibration: Calibration, models: Mapping[Role, ir.Model
         channels[name] = np.maximum(channels[name], largest) if name in channels else largest
 
     outputs = [str(value.name) for value in models["decoder"].graph.outputs]
-    names = [name for name in outputs if name.startswith(CACHES)]
+    names = [name for name in outputs if name.startswith(PRESENT)]
     calibration.observe({"decoder": names}, on_tensor)
     return channels

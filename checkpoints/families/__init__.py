@@ -16,6 +16,7 @@ FAMILIES = {
     "bart": "bart:BART",
     "mbart": "bart:MBART",
     "marian": "bart:MARIAN",
+    "bergamot": "bart:BERGAMOT",
     "pegasus": "bart:PEGASUS",
     "m2m_100": "bart:M2M100",
     "blenderbot": "bart:BLENDERBOT",

@@ -34,6 +34,7 @@ class Layout:
     skip_positions: int = 0
     padded_positions: bool = False  # the first token stands at the padding id + 1
     make_positions: Callable[[int, int], Tensor] | None = None
+    epsilon: float = 1e-5
 
 
 def stack_dims(config: Config, layout: Layout, side: str, positions: int) -> StackDims:
@@ -46,6 +47,7 @@ def stack_dims(config: Config, layout: Layout, side: str, positions: int) -> Sta
         head_dim=width // heads,
         hidden=config.size(f"{side}_ffn_dim"),
         activation=config.activation("activation_function", "gelu"),
+        norm_epsilon=layout.epsilon,
         pre_norm=layout.pre_norm,
         final_norm=layout.final_norm,
         embedding_norm=layout.embedding_norm,
@@ -102,7 +104,7 @@ def _dims(layout: Layout, config: Config, names: Names) -> Dims:
 
 
 def layer_weights(
-    ours: str, theirs: str, *, cross: bool, key_bias: bool = True
+    ours: str, theirs: str, *, cross: bool, key_bias: bool = True, recurrent: bool = False
 ) -> Iterator[WeightMapping]:
     """One encoder or decoder layer; also Whisper's, whose keys have no bias."""
 
@@ -117,8 +119,14 @@ def layer_weights(
         )
         yield WeightMapping(target=f"{target}.bias", sources=tuple(biases))
 
-    yield from merged(f"{ours}.attention.qkv", "self_attn", "qkv")
-    yield from linear(f"{ours}.attention.out", f"{theirs}.self_attn.out_proj")
+    if recurrent:
+        gates = [f"{theirs}.recurrence.{gate}" for gate in ("keep", "put")]
+        weights, biases = tuple(f"{gate}.weight" for gate in gates), (f"{gates[0]}.bias", None)
+        yield WeightMapping(target=f"{ours}.recurrence.gates.weight", sources=weights)
+        yield WeightMapping(target=f"{ours}.recurrence.gates.bias", sources=biases)
+    else:
+        yield from merged(f"{ours}.attention.qkv", "self_attn", "qkv")
+        yield from linear(f"{ours}.attention.out", f"{theirs}.self_attn.out_proj")
     yield from norm(f"{ours}.attention_norm", f"{theirs}.self_attn_layer_norm")
     if cross:
         yield from merged(f"{ours}.cross.query", "encoder_attn", "q")
@@ -148,9 +156,12 @@ def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping
             yield from norm(f"{side}.embedding_norm", f"model.{side}.layernorm_embedding")
         if layout.final_norm:
             yield from norm(f"{side}.final_norm", f"model.{side}.layer_norm")
-        for i in range(stack.layers):
+        for i, mixer in enumerate(stack.layer_mixers):
             yield from layer_weights(
-                f"{side}.layers.{i}", f"model.{side}.layers.{i}", cross=side == "decoder"
+                f"{side}.layers.{i}",
+                f"model.{side}.layers.{i}",
+                cross=side == "decoder",
+                recurrent=mixer == "recurrence",
             )
     if dims.logits_bias:
         yield WeightMapping(target="logits_bias", sources=("final_logits_bias",))
@@ -186,6 +197,16 @@ def _blenderbot_small_dims(layout: Layout, config: Config, names: Names) -> Dims
     dims = _dims(layout, config, names)
     assert dims.decoder is not None
     decoder = dataclasses.replace(dims.decoder, embedding_scale=1.0, norm_before_positions=True)
+    return dataclasses.replace(dims, decoder=decoder)
+
+
+def _bergamot_dims(layout: Layout, config: Config, names: Names) -> Dims:
+    """Students whose decoder has recurrences in the place of self-attention."""
+    config.ignore("tokenizer")  # read by `checkpoints/tokenizer.py`
+    dims = _dims(layout, config, names)
+    assert dims.decoder is not None
+    mixer = "recurrence" if config.get("recurrent") else "attention"
+    decoder = dataclasses.replace(dims.decoder, mixers=(mixer,) * dims.decoder.layers)
     return dataclasses.replace(dims, decoder=decoder)
 
 
@@ -248,6 +269,23 @@ MARIAN = _family(
         logits_bias=True,
         make_positions=sinusoidal_table,
     ),
+)
+BERGAMOT = dataclasses.replace(
+    _family(
+        "bergamot",
+        "",
+        Layout(
+            pre_norm=False,
+            final_norm=False,
+            embedding_norm=False,
+            positions="sinusoidal",
+            logits_bias=True,
+            make_positions=_tensor2tensor_table,
+            epsilon=1e-9,
+        ),
+        _bergamot_dims,
+    ),
+    architectures=(),  # Marian's own files name none
 )
 PEGASUS = _family(
     "pegasus",

@@ -15,6 +15,10 @@ def open_foreign(path: Path) -> Source | None:
     """The checkpoint as if it were a Hugging Face folder, or None where it already is one."""
     if path.is_file():
         return _open_gguf(path)
+    if any(path.glob("model.*.bin")) and any(path.glob("*vocab*.spm")):
+        from seq2edge.checkpoints.importers.bergamot import open_bergamot
+
+        return open_bergamot(path)
     files = sorted(path.glob("*.gguf"))
     if (path / "model.bin").is_file() and not (path / "model.safetensors").is_file():
         from seq2edge.checkpoints.importers.ctranslate2_whisper import open_whisper

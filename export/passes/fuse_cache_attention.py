@@ -9,6 +9,7 @@ and opset 24 exists only in the newest releases. So:
    padding mask and T5's bias, or a window's, as its attention bias. That operator has no grouped
    heads: keys and values are repeated for it.
 3. Where keys carry an additive bias it is computed for the valid tokens, not for the capacity.
+4. What else `TensorScatter` writes, a recurrence's states, `ScatterND` writes, in place as well.
 
 Requires the canonical graph; ensures that no opset-24 operator is left. Equality with the
 canonical graph is what the parity gate of every export checks.
@@ -17,7 +18,7 @@ canonical graph is what the parity gate of every export checks.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -31,6 +32,7 @@ from seq2edge.export.passes.editing import (
     single_consumer,
     trace_back,
 )
+from seq2edge.export.passes.lower_to_opset18 import lower_cache_write
 from seq2edge.model.dims import Dims
 
 CACHE_RANK, CAPACITY_AXIS = 4, 2
@@ -54,6 +56,10 @@ class FuseCacheAttention(ir.passes.InPlacePass):
         for node in list(graph):
             if node.op_type == "Attention":
                 _replace(graph, _read(node), lengths, self.windows)
+        RemoveUnusedNodesPass()(model)
+        shared: dict[Hashable, ir.Value] = {}
+        for node in [node for node in graph if node.op_type == "TensorScatter"]:
+            lower_cache_write(Writer(graph, node, prefix=str(node.name), shared=shared), node)
         lengths.shorten_bias()
         RemoveUnusedNodesPass()(model)
         graph.sort()

@@ -234,8 +234,14 @@ class _Work:
         return self.sizes.source[2]
 
     def caches(self, rows: int) -> int:
-        """One set of the decoder's own keys and values."""
-        return self._pairs(rows, self.sizes.capacity) * _layers(self.dims.decoder)
+        """One set of what the decoder's layers keep."""
+        return sum(self._kept()) * rows * self.sizes.capacity * self.float_bytes
+
+    def _kept(self) -> list[int]:
+        """Numbers of a token that each layer keeps."""
+        stack = self.dims.decoder
+        layers = stack.caches(self.dims.width) if stack is not None else []
+        return [sum(heads * size for heads, size in kept.values()) for kept in layers]
 
     def cross(self) -> int:
         """The source's keys and values, which all beams share."""
@@ -285,7 +291,7 @@ class _Work:
         """Activations of the profile for one token."""
         copies = 0
         if self.form == "lowered":  # no cache is updated in place
-            copies = self._pairs(self.rows, self.sizes.capacity)
+            copies = max(self._kept()) * self.rows * self.sizes.capacity * self.float_bytes
         return self._decoder(self.rows, 1, unfused=False) + copies
 
     def _decoder(self, rows: int, new: int, *, unfused: bool) -> int:

@@ -21,7 +21,7 @@ from seq2edge.quantize.passes.dequantized_weights import LARGEST_CODE
 
 RELEASE = "1.32"
 KEY_SCALE, VALUE_SCALE = 12, 13  # the operator's inputs
-CACHES = ("past_", "present_")
+PRESENT = "present_"
 MIN_CHANNEL = 1e-6  # a channel that is always 0 needs a scale too
 
 
@@ -36,6 +36,7 @@ class Int8Cache(ir.passes.InPlacePass):
         """Apply the rule everywhere; a graph without a decoder's attention stays as it is."""
         graph = model.graph
         attentions = [node for node in graph if node.op_type == "GroupQueryAttention"]
+        caches = {value for node in attentions for value in (*node.inputs[3:5], *node.outputs[1:])}
         for node in attentions:
             node.resize_inputs(VALUE_SCALE + 1)
             for index, output in ((KEY_SCALE, 1), (VALUE_SCALE, 2)):
@@ -50,6 +51,6 @@ class Int8Cache(ir.passes.InPlacePass):
                 )
             node.attributes["kv_cache_bit_width"] = ir.AttrInt64("kv_cache_bit_width", 8)
         for value in (*graph.inputs, *graph.outputs):
-            if attentions and str(value.name).startswith(CACHES):
+            if value in caches:
                 value.type = ir.TensorType(ir.DataType.INT8)
         return ir.passes.PassResult(model, modified=bool(attentions))

@@ -32,6 +32,7 @@ from seq2edge.runtime.backends.onnxruntime_buffers import (
 )
 from seq2edge.runtime.backends.onnxruntime_cache import OnnxRuntimeCache, run_error
 
+PAST = "past_"  # the inputs that are caches
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Graphs in order of preference. The fused ones are for the CPU: the operator of their caches has no
 # float32 kernel in the CUDA provider, and left to the CPU beside it, it fails or answers otherwise.
@@ -75,7 +76,6 @@ class OnnxRuntimeBackend:
                 f"{bundle.path}: its {self.target} graphs need onnxruntime "
                 f"{graph_release(bundle, self.target)}, {version} is installed"
             )
-        self._stack = bundle.manifest.dims.decoder
         self.vocab = bundle.manifest.dims.vocab
         self.sessions = {
             graph.role: self._open(bundle, graph, threads)
@@ -85,9 +85,15 @@ class OnnxRuntimeBackend:
         decoder = self.sessions.get("decoder")
         inputs = {put.name: put for put in decoder.get_inputs()} if decoder is not None else {}
         outputs = {put.name: put for put in decoder.get_outputs()} if decoder is not None else {}
-        pasts = [put for name, put in inputs.items() if name.startswith("past_")]
-        self._cache_type = CACHE_TYPES[pasts[0].type] if pasts else np.float32
-        self._head_size = int(pasts[0].shape[3]) if pasts else 0  # may be padded, see pad_heads.py
+        # By the graph: its heads may be padded, see pad_heads.py.
+        self._layout = {
+            name.removeprefix(PAST): (
+                (int(put.shape[1]), int(put.shape[3])),
+                CACHE_TYPES[put.type],
+            )
+            for name, put in inputs.items()
+            if name.startswith(PAST)
+        }
         # Older bundles neither give the largest logits apart nor answer several tokens.
         self.top_k = int(outputs[TOP_VALUES].shape[1]) if TOP_VALUES in outputs else 0
         self.verifies = LAST_POSITIONS in inputs
@@ -137,14 +143,10 @@ class OnnxRuntimeBackend:
         return OnnxRuntimeCache(self, memory, rows, capacity)
 
     def make_caches(self, rows: int, capacity: int) -> HostCaches | DeviceCaches:
-        """Empty keys and values of all layers."""
-        stack = self._stack
-        assert stack is not None
-        shape = (rows, stack.kv_heads, capacity, self._head_size)
-        names = [f"{part}_{layer}" for layer in range(stack.layers) for part in ("key", "value")]
+        """Empty caches of all layers."""
         if self.device == "cpu":
-            return HostCaches(names, shape, self._cache_type)
-        return DeviceCaches(self._ort, self.device, names, shape, self._cache_type)
+            return HostCaches(self._layout, rows, capacity)
+        return DeviceCaches(self._ort, self.device, self._layout, rows, capacity)
 
     def step(
         self, tokens: Tokens, new_length: Lengths, cache: OnnxRuntimeCache, positions: int = 1

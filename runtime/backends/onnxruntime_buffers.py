@@ -1,7 +1,8 @@
-"""Keys and values that ONNX Runtime reads and writes in place, and encoder memories beside them.
+"""Caches that ONNX Runtime reads and writes in place, and encoder memories beside them.
 
-On the CPU all of them lie in one array, so that rows come, go and change places with a few copies:
-of beams, what they do not have in common. Elsewhere they stay on the device, each a tensor.
+On the CPU all that are of one size lie in one array, so that rows come, go and change places with
+a few copies: of beams, what they do not have in common. Elsewhere they stay on the device, each a
+tensor.
 """
 
 from __future__ import annotations
@@ -17,72 +18,82 @@ from seq2edge.runtime.backend import Lengths
 
 Cached: TypeAlias = NDArray[Any]  # keys or values of a cache, of one of the types below
 CACHE_TYPES: dict[str, type[Any]] = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
+# Of a cache, by its graph's inputs: (heads, head_dim) of a token, and the type of its numbers.
+Layout: TypeAlias = Mapping[str, tuple[tuple[int, int], type[Any]]]
 SOURCE_STEP = 16  # an encoder memory that sources join is as long as a multiple of this
 
 
 class HostCaches:
-    """Keys and values of some rows, in one array (tensors, rows, kv_heads, capacity, head_dim)."""
+    """What some rows hold, in an array (tensors, rows, heads, capacity, head_dim) of each kind."""
 
-    def __init__(self, names: list[str], shape: tuple[int, int, int, int], kind: type[Any]) -> None:
-        self._names = names
-        self._kind = kind
-        # Zeros: what no row has written yet is multiplied by zero, which no NaN would be.
-        self._array: Cached = np.zeros((len(names), *shape), dtype=kind)
-        self.rows = shape[0]
+    def __init__(self, layout: Layout, rows: int, capacity: int) -> None:
+        self.rows = rows
+        self._names: list[list[str]] = []  # of the tensors of each array
+        self._arrays: list[Cached] = []
+        for (heads, size), kind in dict.fromkeys(layout.values()):
+            names = [name for name, its in layout.items() if its == ((heads, size), kind)]
+            # Zeros: what no row has written yet is multiplied by zero, which no NaN would be.
+            array = np.zeros((len(names), rows, heads, capacity, size), dtype=kind)
+            self._names.append(names)
+            self._arrays.append(array)
 
     def bind(self, binding: Any) -> None:
         """Bind every tensor as an input and as the output that is written in its place."""
-        shape = (self.rows, *self._array.shape[2:])
-        for name, tensor in zip(self._names, self._array, strict=True):
-            place = tensor.ctypes.data
-            binding.bind_input(f"past_{name}", "cpu", 0, self._kind, shape, place)
-            binding.bind_output(f"present_{name}", "cpu", 0, self._kind, shape, place)
+        for name, tensor in self.tensors().items():
+            place, kind = tensor.ctypes.data, tensor.dtype.type
+            shape = (self.rows, *tensor.shape[1:])
+            binding.bind_input(f"past_{name}", "cpu", 0, kind, shape, place)
+            binding.bind_output(f"present_{name}", "cpu", 0, kind, shape, place)
 
-    def tensors(self) -> list[Cached]:
-        """Every tensor, (rows, kv_heads, capacity, head_dim)."""
-        return list(self._array)
+    def tensors(self) -> dict[str, Cached]:
+        """Every tensor (rows, heads, capacity, head_dim) by name."""
+        pairs = zip(self._names, self._arrays, strict=True)
+        return {n: t for names, array in pairs for n, t in zip(names, array, strict=True)}
 
     def move(self, rows: list[int], first: list[int], used: int) -> None:
         """Row i takes over what row `rows[i]` holds, from token `first[i]` up to `used`."""
-        copies = [
-            (row, begin, self._array[:, old, :, begin:used].copy())
-            for row, (old, begin) in enumerate(zip(rows, first, strict=True))
-            if row != old
-        ]
-        for row, begin, copy in copies:
-            self._array[:, row, :, begin:used] = copy
+        for array in self._arrays:
+            copies = [
+                (row, begin, array[:, old, :, begin:used].copy())
+                for row, (old, begin) in enumerate(zip(rows, first, strict=True))
+                if row != old
+            ]
+            for row, begin, copy in copies:
+                array[:, row, :, begin:used] = copy
         self.rows = len(rows)
 
     def resize(self, rows: NDArray[np.int64], capacity: int, used: int) -> None:
         """Make room for so many tokens; row i holds what row `rows[i]` held, more rows nothing."""
-        tensors, room, heads, _, head_dim = self._array.shape
-        before, room = self._array, max(room, len(rows))
-        self._array = np.zeros((tensors, room, heads, capacity, head_dim), dtype=self._kind)
-        for row, old in enumerate(rows.tolist()):
-            self._array[:, row, :, :used] = before[:, old, :, :used]
+        for i, before in enumerate(self._arrays):
+            tensors, room, heads, _, head_dim = before.shape
+            shape = (tensors, max(room, len(rows)), heads, capacity, head_dim)
+            self._arrays[i] = np.zeros(shape, dtype=before.dtype)
+            for row, old in enumerate(rows.tolist()):
+                self._arrays[i][:, row, :, :used] = before[:, old, :, :used]
         self.rows = len(rows)
 
     def append(self, other: HostCaches, used: int) -> None:
         """Take over `used` tokens of the other's rows behind these."""
-        rows, room = self.rows + other.rows, self._array.shape[1]
-        if rows > room:
-            before = self._array
-            shape = (len(before), max(rows, 2 * room), *before.shape[2:])
-            self._array = np.zeros(shape, dtype=self._kind)
-            self._array[:, : self.rows] = before[:, : self.rows]
-        taken = other._array[:, : other.rows, :, :used]
-        self._array[:, self.rows : rows, :, :used] = taken
+        rows = self.rows + other.rows
+        for i, before in enumerate(self._arrays):
+            room = before.shape[1]
+            if rows > room:
+                shape = (len(before), max(rows, 2 * room), *before.shape[2:])
+                self._arrays[i] = np.zeros(shape, dtype=before.dtype)
+                self._arrays[i][:, : self.rows] = before[:, : self.rows]
+            taken = other._arrays[i][:, : other.rows, :, :used]
+            self._arrays[i][:, self.rows : rows, :, :used] = taken
         self.rows = rows
 
     def read(self, used: int) -> dict[str, Cached]:
-        """What the first row holds, (kv_heads, used, head_dim), by name."""
-        return dict(zip(self._names, self._array[:, 0, :, :used].copy(), strict=True))
+        """What the first row holds, (heads, used, head_dim), by name."""
+        return {name: tensor[0, :, :used].copy() for name, tensor in self.tensors().items()}
 
     def write(self, values: Mapping[str, Cached], used: int) -> None:
         """Let the first row hold what another one's `read` gave. Raises ValueError."""
-        if sorted(values) != sorted(self._names):
+        if sorted(values) != sorted(name for names in self._names for name in names):
             raise ValueError("it holds keys and values of other layers")
-        for name, tensor in zip(self._names, self._array, strict=True):
+        for name, tensor in self.tensors().items():
             value, place = values[name], tensor[0, :, :used]
             if value.shape != place.shape or value.dtype != place.dtype:
                 raise ValueError(f"{name} is {value.dtype} {value.shape}, not {place.shape}")
@@ -90,53 +101,54 @@ class HostCaches:
 
 
 class DeviceCaches:
-    """Keys and values of some rows, each a tensor on a device; rows move by way of the host."""
+    """What some rows hold, each a tensor on a device; rows move by way of the host."""
 
-    def __init__(
-        self, ort: Any, device: str, names: list[str], shape: tuple[int, ...], kind: type[Any]
-    ) -> None:
-        self._ort, self._device, self._names, self._kind = ort, device, names, kind
-        self._tensors = [self._made(np.zeros(shape, dtype=kind)) for _ in names]
+    def __init__(self, ort: Any, device: str, layout: Layout, rows: int, capacity: int) -> None:
+        self._ort, self._device, self._layout = ort, device, layout
+        self._tensors = {
+            name: self._made(np.zeros((rows, heads, capacity, size), dtype=kind))
+            for name, ((heads, size), kind) in layout.items()
+        }
 
     def _made(self, values: Cached) -> Any:
         tensor = self._ort.OrtValue.ortvalue_from_shape_and_type(
-            values.shape, self._kind, self._device, 0
+            values.shape, values.dtype.type, self._device, 0
         )
         tensor.update_inplace(values)
         return tensor
 
     def bind(self, binding: Any) -> None:
         """Bind every tensor as an input and as the output that is written in its place."""
-        for name, tensor in zip(self._names, self._tensors, strict=True):
+        for name, tensor in self._tensors.items():
             binding.bind_ortvalue_input(f"past_{name}", tensor)
             binding.bind_ortvalue_output(f"present_{name}", tensor)
 
     def move(self, rows: list[int], first: list[int], used: int) -> None:
         """Row i holds what row `rows[i]` held; all of it is copied."""
         del first, used
-        for tensor in self._tensors:
+        for tensor in self._tensors.values():
             tensor.update_inplace(np.ascontiguousarray(tensor.numpy()[rows]))
 
     def resize(self, rows: NDArray[np.int64], capacity: int, used: int) -> None:
         """Make room for so many tokens; row i holds what row `rows[i]` held."""
-        for i, tensor in enumerate(self._tensors):
+        for name, tensor in self._tensors.items():
             before = tensor.numpy()
             _, heads, _, head_dim = before.shape
-            values = np.zeros((len(rows), heads, capacity, head_dim), dtype=self._kind)
+            values = np.zeros((len(rows), heads, capacity, head_dim), dtype=before.dtype)
             values[:, :, :used] = before[rows, :, :used]
-            self._tensors[i] = self._made(values)
+            self._tensors[name] = self._made(values)
 
     def read(self, used: int) -> dict[str, Cached]:
-        """What the first row holds, (kv_heads, used, head_dim), by name."""
-        values = (tensor.numpy()[0, :, :used] for tensor in self._tensors)
-        return dict(zip(self._names, values, strict=True))
+        """What the first row holds, (heads, used, head_dim), by name."""
+        return {name: tensor.numpy()[0, :, :used] for name, tensor in self._tensors.items()}
 
     def write(self, values: Mapping[str, Cached], used: int) -> None:
         """Let the first row hold what another one's `read` gave. Raises ValueError."""
-        host = HostCaches(self._names, self._tensors[0].shape(), self._kind)
+        rows, _, capacity, _ = next(iter(self._tensors.values())).shape()
+        host = HostCaches(self._layout, rows, capacity)
         host.write(values, used)
-        for tensor, array in zip(self._tensors, host.tensors(), strict=True):
-            tensor.update_inplace(array)
+        for name, array in host.tensors().items():
+            self._tensors[name].update_inplace(array)
 
 
 class Memory:

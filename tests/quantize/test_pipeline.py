@@ -32,7 +32,7 @@ from seq2edge.runtime.backends.verification import verify_graphs
 CLOSE = {"int8-weight": 0.8, "int4-weight": 1.5}
 
 
-@pytest.mark.parametrize("name", tiny_models.ALL)
+@pytest.mark.parametrize("name", [*tiny_models.ALL, *tiny_models.FOREIGN])
 def test_every_family_is_quantized_whole(exported, tmp_path, name):
     """No product keeps its float weights; answers stay close; the result verifies and runs."""
     source = exported(name)[1] / "bundle"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import bergamot_folders
 import onnx_ir as ir
 import torch
 import transformers
@@ -501,11 +502,17 @@ ALIKE: dict[str, TinyModel] = {
     "gpt2-classifier": _classifier("GPT2", **_GPT2, num_labels=3),
     "gpt2-embedding": _encoder("GPT2", **_GPT2),
 }
+FOREIGN = ("bergamot",)  # exported too, but no models of transformers
 EVERY: dict[str, TinyModel] = {**ALL, **EAGER_HEADS, **ALIKE}  # those too that are not exported
 
 
 def make(name: str, seed: int = 0, **changes: Any) -> Any:
-    """The random model of that name, in eval mode, sharp enough that its tokens vary."""
+    """The random model of that name, in eval mode, sharp enough that its tokens vary.
+
+    None of those that transformers does not have.
+    """
+    if name in FOREIGN:
+        return None
     entry = EVERY[name]
     torch.manual_seed(seed)
     config = getattr(transformers, entry.config)(**{**entry.settings, **changes})
@@ -529,7 +536,10 @@ def make(name: str, seed: int = 0, **changes: Any) -> Any:
 
 
 def save(name: str, folder: Path, seed: int = 0, **changes: Any) -> Any:
-    """Make that model, write it as a Hugging Face folder, return it."""
+    """Make that model, write it as a folder of its own kind, return it."""
+    if name in FOREIGN:
+        bergamot_folders.save(folder, **changes)
+        return None
     model = make(name, seed, **changes)
     model.save_pretrained(folder)
     return model

@@ -36,7 +36,7 @@ class MaskedBackend(OnnxRuntimeBackend):
         return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("name", tiny_models.ALL)
+@pytest.mark.parametrize("name", [*tiny_models.ALL, *tiny_models.FOREIGN])
 def test_masked_graphs_answer_as_the_canonical_ones(exported, name, tmp_path):
     """Unequal rows, prefill, steps with two beams an input: the same tokens and logits."""
     _, folder, _ = exported(name)

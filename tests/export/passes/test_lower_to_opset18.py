@@ -24,10 +24,10 @@ from seq2edge.runtime.model import Model
 
 # What TensorRT 10.3 reads of any family, written out: a change of the list is seen here.
 READ = set(
-    "Add And Cast Concat Conv Cos Div Equal Erf Expand Gather GatherND Gemm Greater"
-    " LayerNormalization Less LessOrEqual MatMul Max Min Mul Not Pow Range ReduceMean ReduceSum"
-    " Relu Reshape ScatterND Shape Sigmoid Sin Softmax Split Sqrt Squeeze Sub Tanh Transpose"
-    " Unsqueeze Where".split()
+    "Add And Cast Concat Conv Cos Div Equal Erf Exp Expand Gather GatherND Gemm Greater"
+    " GreaterOrEqual LayerNormalization Less LessOrEqual MatMul Max Min Mul Neg Not Pow Range"
+    " ReduceMean ReduceSum Relu Reshape ScatterND Shape Sigmoid Sin Softmax Softplus Split Sqrt"
+    " Squeeze Sub Tanh Transpose Unsqueeze Where".split()
 )
 
 
@@ -71,7 +71,7 @@ def edge(values):
     return [(v.name, v.dtype, [str(axis) for axis in v.shape]) for v in values]
 
 
-@pytest.mark.parametrize("name", tiny_models.ALL)
+@pytest.mark.parametrize("name", [*tiny_models.ALL, *tiny_models.FOREIGN])
 def test_old_parsers_read_every_family(exported, name, tmp_path):
     """Opset 18, valid, listed operators in the listed form, and the contract as it was."""
     for path in (exported(name)[1] / "bundle").glob("*coder.onnx"):
@@ -91,7 +91,7 @@ def test_old_parsers_read_every_family(exported, name, tmp_path):
             assert all(v.dtype is not None for v in node.outputs)
 
 
-@pytest.mark.parametrize("name", tiny_models.ALL)
+@pytest.mark.parametrize("name", [*tiny_models.ALL, *tiny_models.FOREIGN])
 def test_lowered_graphs_answer_as_the_canonical_ones(opened, name):
     """Unequal rows, prefill, steps with two beams an input: the same tokens and logits."""
     bundle, canonical, low = opened(name)
@@ -105,7 +105,7 @@ def test_lowered_graphs_answer_as_the_canonical_ones(opened, name):
     assert found.tokens_equal == found.tokens_compared
 
 
-@pytest.mark.parametrize("name", tiny_models.GENERATORS)
+@pytest.mark.parametrize("name", [*tiny_models.GENERATORS, *tiny_models.FOREIGN])
 @pytest.mark.parametrize("beams", [1, 4])
 def test_the_decode_loop_gives_the_same_sequences(opened, name, beams):
     """Greedy and beam search of a batch of unequal lengths."""

@@ -72,7 +72,7 @@ def assert_each_as_alone(model, count, seed):
 
 
 @pytest.mark.parametrize("graphs", ["onnxruntime", "canonical"])
-@pytest.mark.parametrize("name", ["bart", "t5", "llama"])
+@pytest.mark.parametrize("name", ["bart", "t5", "llama", "bergamot"])
 def test_on_onnxruntime(exported, name, graphs):
     """The fused graphs, where tokens are guessed too, and those that answer one token alone."""
     folder = exported(name)[1] / "bundle"
