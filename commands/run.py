@@ -36,6 +36,7 @@ from seq2edge.errors import InputError
 from seq2edge.files.storage import file_errors
 
 if TYPE_CHECKING:
+    from seq2edge.runtime.encoders import Text
     from seq2edge.runtime.model import Model
     from seq2edge.runtime.options import DecodeOptions
     from seq2edge.runtime.sequences import GeneratedSequence, GeneratedText
@@ -50,6 +51,7 @@ OUTPUT = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write here; what is there already is not generated again.",
 )
+PAIRS = click.option("--pairs", is_flag=True, help="Each TEXT is two, separated by a tab.")
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object per input.")
 LOGPROBS = click.option(
     "--logprobs",
@@ -303,7 +305,7 @@ def transcribe(
 @TEXTS
 @FILE
 @JSON
-@click.option("--pairs", is_flag=True, help="Each TEXT is two, separated by a tab.")
+@PAIRS
 @BATCH
 @CUT
 @runtime_options
@@ -322,8 +324,7 @@ def classify(
     inputs = read_inputs(texts, file)
     model = load_model(bundle, execution, cut=cut)
     for group in batches(inputs, batch):
-        read = [_pair(text) for text in group] if pairs else group
-        for text, result in zip(group, model.classify(read), strict=True):
+        for text, result in zip(group, model.classify(_read_as(group, pairs=pairs)), strict=True):
             if as_json:
                 values = {"input": text, "label": result.label, "scores": result.scores}
                 click.echo(json.dumps(values, ensure_ascii=False))
@@ -331,6 +332,10 @@ def classify(
                 click.echo(f"{result.label}\t{result.scores[result.label]:.4f}")
     if cut:
         say_cut(model)
+
+
+def _read_as(group: list[str], *, pairs: bool) -> Sequence[Text]:
+    return [_pair(text) for text in group] if pairs else group
 
 
 def _pair(line: str) -> tuple[str, str]:
@@ -344,6 +349,7 @@ def _pair(line: str) -> tuple[str, str]:
 @BUNDLE
 @TEXTS
 @FILE
+@PAIRS
 @BATCH
 @CUT
 @click.option("--prompt", help="Name of the checkpoint's prompt to put before each text.")
@@ -354,6 +360,7 @@ def embed(
     texts: tuple[str, ...],
     file: BinaryIO | None,
     *,
+    pairs: bool,
     batch: int,
     cut: bool,
     prompt: str | None,
@@ -366,7 +373,8 @@ def embed(
     for group in batches(inputs, batch):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what was cut is told below, once
-            vectors = model.embed(group, prompt=prompt, dimensions=dimensions)
+            read = _read_as(group, pairs=pairs)
+            vectors = model.embed(read, prompt=prompt, dimensions=dimensions)
         for text, vector in zip(group, vectors, strict=True):
             values = {"input": text, "embedding": [float(x) for x in vector]}
             click.echo(json.dumps(values, ensure_ascii=False))

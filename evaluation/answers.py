@@ -85,7 +85,7 @@ def embeddings(
 ) -> Iterator[NDArray[np.float32]]:
     """The embedding (width,) of each text."""
     for batch in _batches(examples, request):
-        yield from model.embed([str(example.input) for example in batch])
+        yield from model.embed([text_of(example) for example in batch])
 
 
 def negative_log_likelihood(

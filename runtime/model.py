@@ -504,9 +504,9 @@ class Model:
         return self._limits.text_positions(0)
 
     def embed(
-        self, texts: Sequence[str], *, prompt: str | None = None, dimensions: int | None = None
+        self, texts: Sequence[Text], *, prompt: str | None = None, dimensions: int | None = None
     ) -> NDArray[np.float32]:
-        """Sentence embeddings, (batch, width), as the checkpoint's folder says.
+        """Embeddings of texts, or of pairs read as one, (batch, width), as the folder says.
 
         `prompt` names one of its prompts (`bundle.manifest.embedding`), by default its own default;
         an empty name is none. Texts longer than it takes are cut, with a warning. `dimensions`
@@ -518,14 +518,16 @@ class Model:
         if self.bundle.manifest.embedding or prompt:
             texts, longest = with_prompt(texts, record, prompt), record.longest
         before = self.tokenizer.shortened if longest else 0
-        ids = [self.encode_text(text, longest=longest) for text in texts]
+        read = [self.read(text, longest=longest) for text in texts]
         if longest and self.tokenizer.shortened > before and not self._cut:
             warnings.warn(
                 f"embed: cut texts to {longest} tokens, as the checkpoint says; "
                 "model.tokenizer.shortened counts them",
                 stacklevel=2,
             )
-        return self.embed_ids(ids, dimensions=dimensions)
+        if not read:
+            return self.embed_ids([], dimensions=dimensions)
+        return first_values(self.pool(read), self.bundle.manifest, dimensions)
 
     def embed_ids(
         self, sources: Sequence[Ids], *, dimensions: int | None = None
@@ -537,18 +539,26 @@ class Model:
         return first_values(vectors, self.bundle.manifest, dimensions)
 
     def read(
-        self, text: Text, *, instruction: str | None = None, cut: bool | None = None
+        self,
+        text: Text,
+        *,
+        instruction: str | None = None,
+        cut: bool | None = None,
+        longest: int | None = None,
     ) -> EncodedText:
         """A text or a pair as an encoder reads it, with where each of its tokens comes from.
 
-        With `cut`, by default as the model was loaded, as much as it has positions for, see
-        `encode_text`. A reranker that is a language model reads a pair as its prompt, with the
-        `instruction`.
+        With `cut`, by default as the model was loaded, as much as it has positions for, and no more
+        than `longest` ids: see `encode_text`. A reranker that is a language model reads a pair as
+        its prompt, with the `instruction`.
         """
         if not isinstance(text, str) and len(text) != 2:
             raise InputError(f"input: {text!r:.60} is neither a text nor a pair of texts")
         first, second = (text, None) if isinstance(text, str) else text
-        longest = self.text_positions if (self._cut if cut is None else cut) else None
+        limits = [longest]
+        if self._cut if cut is None else cut:
+            limits.append(self.text_positions)
+        longest = min((limit for limit in limits if limit is not None), default=None)
         if self.bundle.manifest.reranking is not None:
             encoded = self._prompted(first, second, instruction, longest)
         elif instruction is not None:
