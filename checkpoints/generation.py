@@ -20,22 +20,20 @@ BOOKKEEPING = frozenset(
     disable_compile compile_config low_memory generation_kwargs num_assistant_tokens
     num_assistant_tokens_schedule assistant_confidence_threshold prompt_lookup_num_tokens
     max_matching_ngram_size is_assistant assistant_early_exit assistant_lookbehind target_lookbehind
-    renormalize_logits remove_invalid_values trust_remote_code
+    remove_invalid_values trust_remote_code
     """.split()
 )
 # Values that leave the tokens as they are.
 NEUTRAL: dict[str, Any] = {
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
     "guidance_scale": 1.0,
     "num_beam_groups": 1,
     "diversity_penalty": 0.0,
-    "encoder_repetition_penalty": 1.0,
-    "encoder_no_repeat_ngram_size": 0,
     "token_healing": False,
 }
 # Read by nobody where nothing is drawn.
-SAMPLING = frozenset({"temperature", "top_k", "top_p", "min_p", "typical_p", "top_h"})
+SAMPLING = frozenset(
+    "temperature top_k top_p min_p typical_p top_h epsilon_cutoff eta_cutoff".split()
+)
 SPEECH = frozenset(
     """
     alignment_heads lang_to_id task_to_id no_timestamps_token_id is_multilingual prev_sot_token_id
@@ -49,7 +47,7 @@ LEGACY = frozenset(
     pad_token_id bos_token_id decoder_start_token_id forced_bos_token_id forced_eos_token_id
     suppress_tokens begin_suppress_tokens bad_words_ids no_repeat_ngram_size repetition_penalty
     do_sample temperature top_k top_p typical_p diversity_penalty num_beam_groups
-    encoder_no_repeat_ngram_size forced_decoder_ids
+    encoder_no_repeat_ngram_size exponential_decay_length_penalty forced_decoder_ids
     """.split()
 )
 # What old config.json files always hold, although it was never the checkpoint's choice.
@@ -97,8 +95,11 @@ def read_generation(
 
 
 def _legacy(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {
+    settings = {
         name: value
         for name, value in config.items()
         if name in LEGACY and LEGACY_DEFAULTS.get(name) != value
     }
+    if config.get("force_bos_token_to_be_generated"):  # as the first BART's say it
+        settings["forced_bos_token_id"] = config.get("bos_token_id")
+    return settings

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from seq2edge.checkpoints.families import find_family, model_type_of
 from seq2edge.checkpoints.families.family import Config, Family, WeightMapping, linear
+from seq2edge.checkpoints.families.rotary import NO_CHOICE
 from seq2edge.checkpoints.importers.huggingface import Source, open_folder
 from seq2edge.checkpoints.importers.sentence_transformers import MODULES, SentenceFolder
 from seq2edge.checkpoints.reranker import TASK, Reranker, read_reranker
@@ -46,11 +47,13 @@ def load_checkpoint(
     default_task: str | None = None,
     words: Sequence[str] = (),
     template: str = "",
+    long_context: bool = False,
 ) -> Checkpoint:
     """Load a Hugging Face folder, a CTranslate2 Whisper folder or a GGUF Llama file, as float32.
 
     `task` is what it is to do; `default_task` is taken where that is None and the checkpoint's
-    class leaves a choice. For `rerank`, `words` and `template` say how a language model is asked
+    class leaves a choice. With `long_context` its positions are those of its longest texts, which
+    LongRoPE tells apart. For `rerank`, `words` and `template` say how a language model is asked
     (`reranker.py`). Raises CheckpointError or UnsupportedError naming the file, setting or tensor.
     """
     source = open_source(Path(path))
@@ -58,10 +61,13 @@ def load_checkpoint(
     if reranker is not None:
         source = reranker.source
     reranks, task = task == TASK, "classify" if task == TASK else task
-    config = Config(source.config, task=task, default_task=default_task)
+    config = Config(source.config, task=task, default_task=default_task, long_context=long_context)
     family = find_family(str(config.get("model_type", "")))
     _check_architecture(family, config)
     dims = family.dims(config, source.names)
+    stack = dims.decoder or dims.encoder
+    if long_context and (stack is None or stack.positions != "rotary"):
+        raise UnsupportedError(NO_CHOICE)
     if task not in (None, dims.task):
         raise UnsupportedError(f"task {task!r}: a {family.name} checkpoint is made to {dims.task}")
     if source.sentence is not None and not source.sentence.crosses:

@@ -48,6 +48,11 @@ from seq2edge.files.storage import file_errors
     help="How a reranker is asked: qwen3-reranker, mxbai-rerank-v2, bge-reranker-v2-gemma, or a "
     "chat template with the roles query and document.",
 )
+@click.option(
+    "--long-context",
+    is_flag=True,
+    help="Take LongRoPE's long factors, for all texts, also beyond the original length.",
+)
 def export(
     checkpoint: str,
     output: Path,
@@ -61,6 +66,7 @@ def export(
     task: str | None,
     words: str | None,
     template: str | None,
+    long_context: bool,
 ) -> None:
     """Export CHECKPOINT to a proven bundle.
 
@@ -86,6 +92,7 @@ def export(
             task=task,
             words=words.split(",") if words else (),
             template=_template(template) if template else "",
+            long_context=long_context,
             progress=show,
         )
     for name, value in report.ignored_settings.items():

@@ -122,7 +122,9 @@ def compare(
         if measured.within():
             return Comparison(implementation=implementation, parity=measured)
         task = "embed" if tokens else dims.task  # of the same layers
-        loaded = load_checkpoint(checkpoint, task=task)
+        loaded = load_checkpoint(
+            checkpoint, task=task, long_context=_is_long(original.config, dims)
+        )
         place = _first_difference(original, loaded.model, dims, reference, measured.allowed)
     return Comparison(implementation=implementation, parity=measured, place=place)
 
@@ -148,6 +150,9 @@ def _load(checkpoint: Path, dims: Dims) -> nn.Module:
     rules = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = transformers.AutoConfig.from_pretrained(**where, **rules)
+        if _is_long(config, dims):  # it would take the others for the program's short texts
+            config.rope_parameters["short_factor"] = config.rope_parameters["long_factor"]
+            where["config"] = config
         name = (config.architectures or [""])[0]
         kind = getattr(transformers, name, None)
         if dims.head == "embedding" or kind is None:
@@ -166,6 +171,15 @@ def _load(checkpoint: Path, dims: Dims) -> nn.Module:
         raise NoOriginalError(f"transformers would make up {', '.join(sorted(missing)[:3])}")
     model: nn.Module = original.eval()
     return model
+
+
+def _is_long(config: Any, dims: Dims) -> bool:
+    """Whether ours has the positions of LongRoPE's long texts."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    stack = dims.decoder or dims.encoder
+    if rope.get("rope_type") != "longrope" or stack is None:
+        return False
+    return stack.rotary_divisors == tuple(map(float, rope.get("long_factor", ())))
 
 
 def _replay(

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from seq2edge import __version__
 from seq2edge.bundle import Bundle, BundleWriter
+from seq2edge.bundle.lexicon import LEXICON, write_lexicon
 from seq2edge.bundle.manifest import (
     AudioRecord,
     EmbeddingRecord,
@@ -86,6 +87,7 @@ def export_checkpoint(
     task: str | None = None,
     words: Sequence[str] = (),
     template: str = "",
+    long_context: bool = False,
     progress: Progress = lambda *_: None,
 ) -> ExportReport:
     """Export a checkpoint to a bundle.
@@ -98,6 +100,8 @@ def export_checkpoint(
     much likelier it finds the first of two `words` than the second behind a prompt, which a chat
     `template` of the roles query and document writes, or one that is known by name. Both are by
     default what the folder says, or what is known of models of its type.
+    With `long_context` the positions of a model with LongRoPE are those of its longest texts; else
+    its bundle takes texts up to the original length.
     With `alignments` the decoder also gives which source each token comes from, for
     `DecodeOptions(alignments=True)`.
 
@@ -113,7 +117,9 @@ def export_checkpoint(
         progress("load", 0.0)
         hub = Hub(revision=revision, token=token, offline=offline)
         place, origin = find_checkpoint(checkpoint, hub)
-        loaded = load_checkpoint(place, task=task, words=words, template=template)
+        loaded = load_checkpoint(
+            place, task=task, words=words, template=template, long_context=long_context
+        )
         defaults = read_generation(loaded.source.generation, loaded.source.config)
         if loaded.dims.head == "lm":
             DecodeOptions.from_dict(defaults.options)  # refuse contradictions before tracing
@@ -124,6 +130,9 @@ def export_checkpoint(
         tokenizer, notes = _write_tokenizer(writer, loaded)
         graphs = _write_graphs(writer, loaded, heads, progress)
         manifest = _manifest(loaded, origin, defaults, tokenizer, graphs)
+        if loaded.source.lexicon is not None:
+            write_lexicon(writer.path(LEXICON), loaded.source.lexicon)
+            manifest = dataclasses.replace(manifest, lexicon=LEXICON)
         progress("reference", 0.0)
         reference = record_reference(loaded, heads)
         write_reference(writer.path(REFERENCE), reference)
@@ -184,6 +193,7 @@ def _write_tokenizer(
             vocab=dims.vocab,
             source_vocab=dims.source_vocab,
             files=source.tokenizer_files,
+            pieces=source.pieces,
             fills=dims.head == "masked",
         )
     if converted is None:

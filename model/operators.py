@@ -127,12 +127,14 @@ def attend(
     )
 
 
-def weigh(query: Tensor, key: Tensor, *, scale: float, length: Tensor) -> Tensor:
+def weigh(query: Tensor, key: Tensor, *, scale: float, length: Tensor, cap: float = 0.0) -> Tensor:
     """The weights of `attend` without what they weigh, (batch, heads, new, total).
 
     query (batch, heads, new, head_dim); key (batch, heads, total, head_dim); length (batch,).
     """
     scores = torch.matmul(query * scale, key.transpose(2, 3))
+    if cap:
+        scores = torch.tanh(scores / cap) * cap
     valid = torch.arange(key.shape[2], device=key.device) < length[:, None]
     return scores.masked_fill(~valid[:, None, None, :], float("-inf")).softmax(dim=-1)
 

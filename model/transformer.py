@@ -312,8 +312,13 @@ class Transformer(nn.Module):
             if mine != list(range(stack.heads)) or stack.kv_heads != stack.heads:
                 query = query[:, mine]  # (batch, chosen, beams, head_dim)
                 key = key[:, [head * stack.kv_heads // stack.heads for head in mine]]
-            scale = stack.attention_scale
-            weights = operators.weigh(query, key, scale=scale, length=source_length)
+            weights = operators.weigh(
+                query,
+                key,
+                scale=stack.attention_scale,
+                cap=stack.attention_cap,
+                length=source_length,
+            )
             total = total + weights.sum(dim=1)  # (batch, beams, source)
         assert isinstance(total, Tensor)
         return operators.flatten_beams(total / len(heads))

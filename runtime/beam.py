@@ -6,15 +6,16 @@ are those of transformers, so that tokens and scores are the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Answer, Candidates, Logits, all_logits
-from seq2edge.runtime.candidates import TopCandidates, largest_bounds
-from seq2edge.runtime.likelihood import log_likelihoods, log_softmax
+from seq2edge.runtime.candidates import ForbiddenTokens, TopCandidates, largest_bounds
+from seq2edge.runtime.filters import NEVER, only_forbids
+from seq2edge.runtime.likelihood import checked, log_likelihoods, log_softmax, log_sum_exp
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.sampling import draw_several, remaining
 from seq2edge.runtime.search import (
@@ -27,6 +28,7 @@ from seq2edge.runtime.sequences import FinishReason, GeneratedSequence, History
 from seq2edge.runtime.token_records import SequenceRecords
 
 FEW = 1024  # values that are sorted faster than looked through
+MOST_FORBIDDEN = 0.9  # of the probability: what is left of more has too few digits
 CLOSED = np.float32(-1e9)  # the score of what must not go on
 
 # Scores, parents and tokens of the best candidates, each (kept,), best first.
@@ -45,6 +47,11 @@ class BeamSearch(FilteredSearch):
         # there still are enough others for all beams to go on.
         self.kept = max(2, 1 + len(options.eos_token_id)) * self.beams
         self._draws = generator_of(options, 0) if options.do_sample else None
+        # What the filters take away is then shared out over all tokens.
+        self._renormalises = options.renormalize_logits and bool(self.filters or options.do_sample)
+        self._forbidden = ForbiddenTokens()
+        if self._renormalises and not only_forbids(options):
+            self._only_lowers = False
         self.wanted = self.kept + ROOM if self._only_lowers else 1
         # All beams begin alike: only the first may be continued.
         self.scores = np.full(self.beams, CLOSED, dtype=np.float32)
@@ -57,7 +64,7 @@ class BeamSearch(FilteredSearch):
         best = None
         self._records.begin(answer)
         if isinstance(answer, Candidates) and self._candidates_may_decide():
-            best = self._best_from_candidates(TopCandidates(answer, filtered=bool(self.filters)))
+            best = self._best_from_candidates(answer)
         values, parents, tokens = best or self._best_of_all(all_logits(answer))
         reasons = self._reasons(parents, tokens)
         self._collect(values, parents, tokens, reasons)
@@ -72,18 +79,24 @@ class BeamSearch(FilteredSearch):
 
     def _best_of_all(self, logits: Logits) -> Best:
         """The best of all tokens, or drawn ones."""
-        scores = log_softmax(logits)
+        total, shared = self._shared_out(checked(log_sum_exp(logits)), lambda: logits)
+        scores = log_likelihoods(logits, total)
         nothing_left = bool(self._filter(scores).all())
         if nothing_left and not self.finished:
             raise self._stuck()
         if self._draws is not None and not nothing_left:
             return self._drawn(scores, self._draws)
+        if self._renormalises and not shared:
+            possible = scores.max(axis=1) > NEVER
+            scores[possible] = log_softmax(scores[possible])
         scores += self.scores[:, None]
         return self._top(scores, min(self.kept, scores.size))
 
     def _drawn(self, scores: Logits, rng: np.random.Generator) -> Best:
         """Different candidates, drawn by what whole sequences score, best first."""
         left = [remaining(row, self.options) for row in scores]
+        if self._renormalises:
+            left = [each.normalised() for each in left]
         parents = np.repeat(np.arange(self.beams), [len(each.ids) for each in left])
         tokens = np.concatenate([each.ids for each in left])
         totals = np.concatenate([each.scores for each in left]) + self.scores[parents]
@@ -97,13 +110,17 @@ class BeamSearch(FilteredSearch):
         values = np.pad(totals[places], (0, short), constant_values=2 * CLOSED)
         return values, np.pad(parents[places], (0, short)), np.pad(tokens[places], (0, short))
 
-    def _best_from_candidates(self, candidates: TopCandidates) -> Best | None:
+    def _best_from_candidates(self, answer: Candidates) -> Best | None:
         """The same among candidates; None where others may be better.
 
         Filters only lower scores here, so no other token of a beam can come above that beam's least
         candidate before them.
         """
-        scores = log_likelihoods(candidates.logits, candidates.log_sum_exp)
+        candidates = TopCandidates(answer, filtered=bool(self.filters))
+        total, shared = self._shared_out(candidates.log_sum_exp, answer.logits)
+        if self._renormalises and not shared:
+            return None
+        scores = log_likelihoods(candidates.logits, total)
         others = scores.min(axis=1) + self.scores
         scores = self._buffer.filtered(self.history, self.filters, candidates, scores)
         scores = scores + self.scores[:, None]
@@ -113,6 +130,23 @@ class BeamSearch(FilteredSearch):
         if values[-1] <= others.max():
             return None
         return values, parents, candidates.ids[parents, columns]
+
+    def _shared_out(
+        self, total: NDArray[np.float64], logits: Callable[[], Logits]
+    ) -> tuple[NDArray[np.float64], bool]:
+        """The log-sum-exps (beams,) without what the filters forbid, and whether that could be.
+
+        It can where the filters do no more than that, and enough is left.
+        """
+        if not self._renormalises or not self._candidates_may_decide():
+            return total, False
+        values = logits()
+        rows, ids = self._forbidden(self.history, self.filters, values.shape)
+        likely = np.exp(values[rows, ids] - total[rows])
+        part = np.bincount(rows, weights=likely, minlength=len(total)).astype(np.float64)
+        if part.max() > MOST_FORBIDDEN:
+            return total, False
+        return total + np.log1p(-part), True
 
     def _top(self, scores: Logits, kept: int) -> Best:
         """The best of (beams, any) scores: values, their rows and their columns."""

@@ -124,3 +124,22 @@ class ScoreBuffer:
         lowered: Logits = self._scores[places]
         self._scores[places] = NEVER
         return lowered
+
+
+class ForbiddenTokens:
+    """Which tokens filters forbid that do nothing else."""
+
+    def __init__(self) -> None:
+        self._marks: Logits | None = None
+
+    def __call__(
+        self, history: History, filters: Sequence[Filter], shape: tuple[int, ...]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Their rows and ids in scores of that shape, in the order of the rows."""
+        if self._marks is None:
+            self._marks = np.zeros(shape, dtype=np.float32)
+        for filter_ in filters:
+            filter_(history, self._marks)
+        rows, ids = np.nonzero(self._marks)
+        self._marks[rows, ids] = 0.0
+        return rows, ids

@@ -21,7 +21,8 @@ from seq2edge.runtime.sequences import History
 NEVER = -np.inf
 # The options that may forbid tokens, here and as rules of `runtime/constraints.py`.
 FORBIDDING = (
-    *("no_repeat_ngram_size", "bad_words_ids", "min_length", "min_new_tokens"),
+    *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids"),
+    *("min_length", "min_new_tokens"),
     *("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens"),
     *("json_schema", "regex", "grammar"),
 )
@@ -35,6 +36,10 @@ def make_filters(options: DecodeOptions) -> list[Filter]:
     chosen: list[tuple[object, Filter]] = [
         (options.sequence_bias, functools.partial(add_bias, options.sequence_bias)),
         (
+            options.encoder_repetition_penalty != 1.0,
+            functools.partial(favour_source, options.encoder_repetition_penalty),
+        ),
+        (
             options.repetition_penalty != 1.0,
             functools.partial(penalise_repetition, options.repetition_penalty),
         ),
@@ -47,6 +52,10 @@ def make_filters(options: DecodeOptions) -> list[Filter]:
         (
             options.no_repeat_ngram_size,
             functools.partial(forbid_repeated_ngrams, options.no_repeat_ngram_size),
+        ),
+        (
+            options.encoder_no_repeat_ngram_size,
+            functools.partial(forbid_ngrams_of_source, options.encoder_no_repeat_ngram_size),
         ),
         (options.bad_words_ids, functools.partial(forbid_words, _allowed_words(options))),
         (
@@ -62,6 +71,12 @@ def make_filters(options: DecodeOptions) -> list[Filter]:
             functools.partial(force_first, options.forced_bos_token_id or 0),
         ),
         (options.forced_eos_token_id, functools.partial(force_last, options.forced_eos_token_id)),
+        (
+            options.exponential_decay_length_penalty and len(eos),
+            functools.partial(
+                favour_end, *(options.exponential_decay_length_penalty or (0, 1.0)), eos
+            ),
+        ),
         (options.suppress_tokens, functools.partial(suppress, options.suppress_tokens)),
         (
             options.begin_suppress_tokens,
@@ -81,7 +96,27 @@ def may_increase_scores(options: DecodeOptions, history: History) -> bool:
     last = bool(options.forced_eos_token_id) and _is_last(history)
     penalties = (options.frequency_penalty, options.presence_penalty)
     rewards = options.repetition_penalty < 1.0 or min(penalties) < 0
-    return first or last or rewards or any(bias > 0 for _, bias in options.sequence_bias)
+    rewards = rewards or options.encoder_repetition_penalty > 1.0
+    after, factor = options.exponential_decay_length_penalty or (0, 1.0)
+    ending = factor > 1.0 and history.generated > after
+    positive = any(bias > 0 for _, bias in options.sequence_bias)
+    return first or last or rewards or ending or positive
+
+
+def only_forbids(options: DecodeOptions) -> bool:
+    """Whether the filters of these options change no score that they leave possible.
+
+    But for steps at which `may_increase_scores` says otherwise.
+    """
+    changing = (
+        options.sequence_bias,
+        options.repetition_penalty != 1.0,
+        options.encoder_repetition_penalty != 1.0,
+        options.frequency_penalty,
+        options.presence_penalty,
+        options.exponential_decay_length_penalty,
+    )
+    return not any(changing)
 
 
 def add_bias(
@@ -111,20 +146,43 @@ def penalise_generated(frequency: float, presence: float, history: History, scor
 def penalise_repetition(penalty: float, history: History, scores: Logits) -> None:
     """Make every token of the history less likely (Keskar et al. 2019)."""
     for row, tokens in enumerate(history.tokens):
-        present = np.unique(tokens)
-        values = scores[row, present]
-        scores[row, present] = np.where(values < 0, values * penalty, values / penalty)
+        _penalise(penalty, tokens, scores[row])
+
+
+def favour_source(penalty: float, history: History, scores: Logits) -> None:
+    """Make every token of the source likelier: the same, the other way round."""
+    for row in scores:
+        _penalise(1 / penalty, history.source, row)
+
+
+def _penalise(penalty: float, tokens: NDArray[np.int64], scores: Logits) -> None:
+    """Change each of these tokens' scores (vocab,) once."""
+    present = np.unique(tokens)
+    values = scores[present]
+    scores[present] = np.where(values < 0, values * penalty, values / penalty)
 
 
 def forbid_repeated_ngrams(size: int, history: History, scores: Logits) -> None:
     """No sequence of `size` tokens appears twice in a row's history (Paulus et al. 2018)."""
     for row, known in enumerate(history.tokens):
-        if len(known) < size:
-            continue
-        # Where the last size - 1 tokens stood before, what followed them then is forbidden now.
-        windows = sliding_window_view(known, size)  # (places, size)
-        same = (windows[:, :-1] == known[len(known) - size + 1 :]).all(axis=1)
-        scores[row, windows[same, -1]] = NEVER
+        _forbid_ngrams(size, known, known, scores[row])
+
+
+def forbid_ngrams_of_source(size: int, history: History, scores: Logits) -> None:
+    """No sequence of `size` tokens of the source appears in a row's history."""
+    for row, known in enumerate(history.tokens):
+        _forbid_ngrams(size, history.source, known, scores[row])
+
+
+def _forbid_ngrams(
+    size: int, known: NDArray[np.int64], before: NDArray[np.int64], scores: Logits
+) -> None:
+    """Forbid what follows the last size - 1 tokens of `before` wherever they are `known`."""
+    if min(len(known), len(before) + 1) < size:
+        return
+    windows = sliding_window_view(known, size)  # (places, size)
+    same = (windows[:, :-1] == before[len(before) - size + 1 :]).all(axis=1)
+    scores[windows[same, -1]] = NEVER
 
 
 def _allowed_words(options: DecodeOptions) -> tuple[tuple[int, ...], ...]:
@@ -178,6 +236,28 @@ def _is_last(history: History) -> bool:
 def _force(tokens: tuple[int, ...], scores: Logits) -> None:
     scores[:] = NEVER
     scores[:, list(tokens)] = 0.0
+
+
+def forbid_others(others: NDArray[np.bool_], history: History, scores: Logits) -> None:
+    """Tokens (vocab,) that a source's lexical shortlist does not have."""
+    del history
+    np.copyto(scores, NEVER, where=others)
+
+
+def favour_end(
+    after: int, factor: float, eos: NDArray[np.int64], history: History, scores: Logits
+) -> None:
+    """Behind so many tokens the end becomes likelier with each, or with a factor below 1 less."""
+    power = history.generated - after
+    if power <= 0:
+        return
+    values = scores[:, eos].astype(np.float64)
+    likely = np.isfinite(values)
+    most = np.finfo(np.float32).max  # more would be infinite
+    with np.errstate(over="ignore"):
+        growth = min(np.float64(factor) ** power - 1, most)
+    values[likely] += np.abs(values[likely]) * growth
+    scores[:, eos] = np.where(likely, values.clip(-most, most), NEVER)
 
 
 def suppress(tokens: tuple[int, ...], history: History, scores: Logits) -> None:

@@ -89,7 +89,11 @@ class Limits:
             )
 
     def check_options(self, options: DecodeOptions) -> None:
-        """Raise OptionError for options that a shortlist cannot honour."""
+        """Raise OptionError for options that the model or a shortlist cannot honour."""
+        for name in ("encoder_no_repeat_ngram_size", "encoder_repetition_penalty"):
+            changed = getattr(options, name) != DecodeOptions.__dataclass_fields__[name].default
+            if changed and self.dims.task != "generate":
+                raise OptionError(f"{name}: the model reads no tokens that could be repeated")
         if self.listed is not None:
             check_listed(options, self.listed)
 

@@ -36,6 +36,10 @@ class DecodeOptions:
     min_p: float = 0.0
     # A draw is between the tokens of about expected surprise that have this probability together.
     typical_p: float = 1.0
+    # A draw leaves out what has less probability than this.
+    epsilon_cutoff: float = 0.0
+    # The same, where probabilities are spread less than that: its root times exp(-entropy).
+    eta_cutoff: float = 0.0
     # The most tokens that are generated; None leaves it to max_length.
     max_new_tokens: int | None = None
     # The most tokens with the prompt, or the decoder's start; where both are None, as many as the
@@ -84,8 +88,18 @@ class DecodeOptions:
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     # No sequence of so many tokens appears twice, in prompt and output together; 0: any may.
     no_repeat_ngram_size: int = 0
+    # No sequence of so many tokens of the source, or of a decoder-only model's prompt, appears in
+    # the output; 0: any may.
+    encoder_no_repeat_ngram_size: int = 0
     # Above 1 makes tokens of the prompt and the output so far less likely, below 1 likelier.
     repetition_penalty: float = 1.0
+    # The same of tokens of the source, or of a decoder-only model's prompt, the other way round.
+    encoder_repetition_penalty: float = 1.0
+    # A number of generated tokens, and a factor to whose power end tokens gain behind these: the
+    # power is 1 at the next token, and grows by 1 with each.
+    exponential_decay_length_penalty: tuple[int, float] | None = None
+    # Beam search adds probabilities up to 1 again when options have changed them.
+    renormalize_logits: bool = False
 
     # Results tell each token's log-probability, as the model gave it, and those of so many of the
     # likeliest tokens at its place; None: neither.
@@ -120,7 +134,7 @@ class DecodeOptions:
             value = getattr(self, name)
             if value is not None and not fits(value):
                 raise OptionError(f"{name}: {value}, needs {needs}")
-        for name in ("do_sample", "alignments"):
+        for name in ("do_sample", "alignments", "renormalize_logits"):
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise OptionError(f"{name}: {value!r}, needs True or False")
@@ -221,6 +235,7 @@ _LEAST = {
     "decoder_start_token_id": 0,
     "forced_bos_token_id": 0,
     "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
     "seed": 0,
     "top_k": 0,
     "logprobs": 0,
@@ -231,17 +246,23 @@ _LEAST = {
 _NUMBERS = (
     "length_penalty",
     "repetition_penalty",
+    "encoder_repetition_penalty",
     "frequency_penalty",
     "presence_penalty",
     "temperature",
     "top_p",
     "min_p",
     "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
     "max_time",
 )
 # What a number has to be, in words and as a check.
 _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "repetition_penalty": ("more than 0", lambda value: value > 0),
+    "encoder_repetition_penalty": ("more than 0", lambda value: value > 0),
+    "epsilon_cutoff": ("0 to less than 1", lambda value: 0 <= value < 1),
+    "eta_cutoff": ("0 to less than 1", lambda value: 0 <= value < 1),
     "temperature": ("more than 0; to take the likeliest, do_sample=False", lambda value: value > 0),
     "top_p": ("0 to 1", lambda value: 0 <= value <= 1),
     "min_p": ("0 to 1", lambda value: 0 <= value <= 1),
@@ -303,6 +324,24 @@ def _biases(name: str, value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
     return tuple(pairs)
 
 
+def _decay(name: str, value: Any) -> tuple[int, float] | None:
+    """A number of tokens and a factor."""
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise OptionError(f"{name}: {value!r}, needs a number of tokens and a factor")
+    start, factor = value
+    if not isinstance(start, int) or isinstance(start, bool) or start < 0:
+        raise OptionError(f"{name}: {start!r}, needs an integer of at least 0")
+    if (
+        isinstance(factor, bool)
+        or not isinstance(factor, (int, float))
+        or not 0 < factor < math.inf
+    ):
+        raise OptionError(f"{name}: {factor!r}, needs a factor of more than 0")
+    return start, float(factor)
+
+
 def _stop_strings(name: str, value: Any) -> tuple[str, ...]:
     """One string or a list of them as a tuple."""
     strings = (value,) if isinstance(value, str) else value
@@ -339,6 +378,7 @@ _PLAIN: dict[str, Callable[[str, Any], Any]] = {
     "begin_suppress_tokens": _ids,
     "bad_words_ids": _words,
     "sequence_bias": _biases,
+    "exponential_decay_length_penalty": _decay,
     "stop_strings": _stop_strings,
     "json_schema": _rules,
     "regex": _rules,

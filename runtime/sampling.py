@@ -1,7 +1,8 @@
 """Drawing tokens: which of them are left to draw from, and the draw itself.
 
 What is left is what transformers' processors leave, in their order: temperature, top-k, top-p,
-min-p, typical-p (Fan et al. 2018, Holtzman et al. 2020, Nguyen et al. 2024, Meister et al. 2023).
+min-p, typical-p, epsilon, eta (Fan et al. 2018, Holtzman et al. 2020, Nguyen et al. 2024, Meister
+et al. 2023, Hewitt et al. 2022).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Logits
 from seq2edge.runtime.candidates import largest_bounds
+from seq2edge.runtime.likelihood import log_softmax
 from seq2edge.runtime.options import DecodeOptions
 
 
@@ -26,6 +28,10 @@ class Remaining:
     def where(self, kept: NDArray[np.bool_]) -> Remaining:
         """Those of them; all where none would be left."""
         return Remaining(self.ids[kept], self.scores[kept]) if kept.any() else self
+
+    def normalised(self) -> Remaining:
+        """The same with scores that are log-probabilities."""
+        return Remaining(self.ids, log_softmax(self.scores)) if len(self.ids) else self
 
     def probabilities(self) -> NDArray[np.float64]:
         """Of these tokens (kept,), added up to one."""
@@ -47,6 +53,11 @@ def remaining(scores: Logits, options: DecodeOptions) -> Remaining:
         left = left.where((likely >= options.min_p * likely.max()) | _among_largest(likely, least))
     if options.typical_p < 1.0:
         left = left.where(_typical(left, options.typical_p, least))
+    if options.epsilon_cutoff:
+        left = left.where(_above(left, options.epsilon_cutoff, least))
+    if options.eta_cutoff:
+        eta = options.eta_cutoff
+        left = left.where(_above(left, min(eta, eta**0.5 * np.exp(-_entropy(left))), least))
     return left
 
 
@@ -95,6 +106,20 @@ def _among_largest(values: NDArray[np.float64], count: int) -> NDArray[np.bool_]
     kept = np.zeros(len(values), dtype=np.bool_)
     kept[np.argsort(values, kind="stable")[-count:]] = True
     return kept
+
+
+def _above(left: Remaining, bound: float, least: int) -> NDArray[np.bool_]:
+    """Those that are as probable as the bound, and the likeliest ones with their equals."""
+    place = max(0, len(left.scores) - least)
+    return np.asarray(
+        (left.probabilities() >= bound) | (left.scores >= np.partition(left.scores, place)[place])
+    )
+
+
+def _entropy(left: Remaining) -> float:
+    """The expected surprise."""
+    likely = left.probabilities()
+    return float(-(likely * np.log(np.maximum(likely, np.finfo(np.float64).tiny))).sum())
 
 
 def _typical(left: Remaining, mass: float, least: int) -> NDArray[np.bool_]:

@@ -83,10 +83,19 @@ class History:
     """The tokens of a request's rows so far, its prompt included.
 
     `start` counts the prompt's tokens, `generated` what came after it, `limit` how many may.
+    `source` (length,) is what the answer is about: the ids that an encoder read, none of features;
+    by default the prompt.
     """
 
-    def __init__(self, prompt: Sequence[int], rows: int, max_new_tokens: int) -> None:
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        rows: int,
+        max_new_tokens: int,
+        source: Sequence[int] | None = None,
+    ) -> None:
         self.start = len(prompt)
+        self.source = np.array(prompt if source is None else source, dtype=np.int64)
         self.limit = max_new_tokens
         self.generated = 0
         self._tokens: Tokens = np.empty((rows, self.start + max_new_tokens), dtype=np.int64)
@@ -120,7 +129,7 @@ def pad(sequences: Sequence[Sequence[int]]) -> tuple[Tokens, Lengths]:
     return tokens, lengths
 
 
-def are_features(source: Source) -> bool:
+def are_features(source: Source | None) -> bool:
     """Whether a source is features (mels, frames), not ids."""
     return isinstance(source, np.ndarray) and source.ndim == FEATURE_AXES
 

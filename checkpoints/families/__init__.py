@@ -25,6 +25,7 @@ FAMILIES = {
     "t5": "t5:T5",
     "mt5": "t5:MT5",
     "umt5": "t5:UMT5",
+    "t5gemma": "t5gemma:T5GEMMA",
     "gpt2": "gpt2:GPT2",
     "opt": "opt:OPT",
     "llama": "llama:LLAMA",

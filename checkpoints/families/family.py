@@ -38,7 +38,8 @@ class Config:
     """A config.json that remembers which keys were read, so that none is passed over.
 
     `task` is what the checkpoint is asked to do; where that is None and its class leaves a choice,
-    `default_task` is taken.
+    `default_task` is taken. With `long_context` positions are those of the longest texts, where a
+    model has others for them.
     """
 
     def __init__(
@@ -47,18 +48,35 @@ class Config:
         *,
         task: str | None = None,
         default_task: str | None = None,
+        long_context: bool = False,
     ) -> None:
         self.task = task
         self.default_task = default_task
+        self.long_context = long_context
+        self._purpose: dict[str, Any] = {
+            "task": task,
+            "default_task": default_task,
+            "long_context": long_context,
+        }
+        self.place = "config.json"  # what messages begin with
         self._values = dict(values)
         self._read: set[str] = set()
         self._names: Mapping[str, str] = {}
 
     def renamed(self, names: Mapping[str, str]) -> Config:
         """The same config, with a family's own names (values) of some keys."""
-        view = Config(self._values, task=self.task, default_task=self.default_task)
-        view._read, view._names = self._read, names
+        view = Config(self._values, **self._purpose)
+        view._read, view._names, view.place = self._read, names, self.place
         return view
+
+    def part(self, key: str) -> Config:
+        """The config within the config that a key holds, which counts for itself what is read."""
+        values = self.get(key)
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{self.place}: {key} is {values!r}, needs settings")
+        part = Config(values, **self._purpose)
+        part.place = f"{self.place}: {key}"
+        return part
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value, or the default where the key is missing or null."""
@@ -67,11 +85,16 @@ class Config:
         value = self._values.get(key)
         return default if value is None else value
 
+    def nullable(self, key: str, default: Any) -> Any:
+        """The value, also where it is null; the default where the key is missing."""
+        value = self.get(key)
+        return value if self._names.get(key, key) in self._values else default
+
     def size(self, key: str, default: int | None = None) -> int:
         """A positive integer that must be there unless a default is given."""
         value = self.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-            raise CheckpointError(f"config.json: {key} is {value!r}, needs a positive integer")
+            raise CheckpointError(f"{self.place}: {key} is {value!r}, needs a positive integer")
         return value
 
     def activation(self, key: str, default: str | None = None) -> str:
@@ -79,7 +102,9 @@ class Config:
         value = self.get(key, default)
         if value not in ACTIVATION_NAMES:
             known = ", ".join(sorted(ACTIVATION_NAMES))
-            raise UnsupportedError(f"config.json: {key} {value!r} is not supported, known: {known}")
+            raise UnsupportedError(
+                f"{self.place}: {key} {value!r} is not supported, known: {known}"
+            )
         return ACTIVATION_NAMES[value]
 
     def require(self, key: str, *allowed: Any) -> None:
@@ -87,7 +112,7 @@ class Config:
         value = self.get(key)
         if value is not None and value not in allowed:
             raise UnsupportedError(
-                f"config.json: {key} {value!r} is not supported, "
+                f"{self.place}: {key} {value!r} is not supported, "
                 f"only {' or '.join(map(repr, allowed)) or 'null'}"
             )
 
@@ -105,7 +130,7 @@ class Config:
         if unknown:
             listed = ", ".join(f"{key}={value!r}" for key, value in sorted(unknown.items()))
             raise UnsupportedError(
-                f"config.json: settings that are not supported: {listed}; remove them only if "
+                f"{self.place}: settings that are not supported: {listed}; remove them only if "
                 "they do not change what the model computes"
             )
 

@@ -38,11 +38,12 @@ def _scales(config: Config, _head_dim: int) -> Scales:
     }
 
 
-def _second_scales(config: Config, head_dim: int) -> Scales:
+def second_scales(config: Config, head_dim: int) -> Scales:
+    """Gemma 2's, which also bounds scores and logits unless its config says null."""
     return {
         **_scales(config, head_dim),
-        "attention_cap": float(config.get("attn_logit_softcapping", 0.0)),
-        "logits_cap": float(config.get("final_logit_softcapping", 0.0)),
+        "attention_cap": float(config.nullable("attn_logit_softcapping", 50.0) or 0.0),
+        "logits_cap": float(config.nullable("final_logit_softcapping", 30.0) or 0.0),
     }
 
 
@@ -77,17 +78,15 @@ GEMMA = decoder_family(
     scales=_first_scales,
     required={"use_bidirectional_attention": False},
 )
-GEMMA2 = decoder_family(
-    "gemma2",
-    "Gemma2",
-    classes=(CLASSES, TOKENS),
+SECOND: dict[str, Any] = {
     **_GEMMA,
-    activation=lambda config: config.activation("hidden_activation", "gelu_pytorch_tanh"),
-    norms=AROUND,
-    windowed=lambda _config, layer: layer % 2 == 0,
-    scales=_second_scales,
-    required={"use_bidirectional_attention": False, "hidden_act": "gelu_pytorch_tanh"},
-)
+    "activation": lambda config: config.activation("hidden_activation", "gelu_pytorch_tanh"),
+    "norms": AROUND,
+    "windowed": lambda _config, layer: layer % 2 == 0,
+    "scales": second_scales,
+    "required": {"use_bidirectional_attention": False, "hidden_act": "gelu_pytorch_tanh"},
+}
+GEMMA2 = decoder_family("gemma2", "Gemma2", classes=(CLASSES, TOKENS), **SECOND)
 _THIRD = Traits(
     **_GEMMA,
     theta=1e6,

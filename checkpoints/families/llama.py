@@ -200,8 +200,6 @@ def text_dims(config: Config, stack: StackDims, task: str, pooling: str = "last"
 
     `pooling` is of embeddings, where no folder says another.
     """
-    if stack.attention_cap:
-        raise UnsupportedError(f"task {task!r}: bounded attention scores are not supported there")
     config.ignore("num_labels", "tie_word_embeddings")
     return Dims(
         width=config.size("hidden_size"),
@@ -212,7 +210,8 @@ def text_dims(config: Config, stack: StackDims, task: str, pooling: str = "last"
     )
 
 
-def _norm(target: str, source: str, traits: Traits) -> Iterator[WeightMapping]:
+def scaled_norm(target: str, source: str, traits: Traits) -> Iterator[WeightMapping]:
+    """A norm's parameters, as this family keeps them."""
     for weight in norm(target, source, bias=traits.norm == "layer"):
         yield dataclasses.replace(weight, transform=traits.norm_transform)
 
@@ -239,7 +238,7 @@ def layer_weights(
     if traits.qk_norm:
         norms |= {f"attention.{n}_norm": f"self_attn.{n[0]}_norm" for n in ("query", "key")}
     for target, source in norms.items():
-        yield from _norm(f"{ours}.{target}", f"{theirs}.{source}", traits)
+        yield from scaled_norm(f"{ours}.{target}", f"{theirs}.{source}", traits)
 
 
 def family_weights(traits: Traits, dims: Dims, names: Names) -> Iterator[WeightMapping]:
@@ -255,7 +254,7 @@ def family_weights(traits: Traits, dims: Dims, names: Names) -> Iterator[WeightM
     if dims.head == "lm" and dims.logits_bias:
         yield WeightMapping(target="logits_bias", sources=(f"{traits.head}.bias",))
     yield from head_weights(traits.heads, dims, names)
-    yield from _norm(f"{side}.final_norm", traits.final_norm, traits)
+    yield from scaled_norm(f"{side}.final_norm", traits.final_norm, traits)
     for i in range(stack.layers):
         ours, theirs = f"{side}.layers.{i}", f"{traits.layers}.{i}"
         yield from layer_weights(ours, theirs, stack, traits)

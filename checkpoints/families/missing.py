@@ -31,6 +31,7 @@ _NEEDS = {
     "attention to windows and chosen tokens": """
         big_bird bigbird_pegasus led longformer longt5 pegasus_x
     """,
+    "one attention to source and target together, and an image encoder": "t5gemma2",
     "attention biased by the distance (ALiBi)": "bloom mpt",
     "an attention of its own": "fnet funnel prophetnet reformer xlnet",
 }

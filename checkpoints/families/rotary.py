@@ -29,6 +29,7 @@ class Scaling:
     rotated: int  # values of a head
     longest: int  # positions that the config promises
     original: int  # those of pretraining
+    long: bool  # whether texts may be longer than those of pretraining, where that is a choice
 
     def number(self, key: str, default: float | None = None) -> float:
         """A positive number that must be there unless a default is given."""
@@ -96,12 +97,12 @@ def _yarn_magnitude(scaling: Scaling) -> float:
 def _longrope(scaling: Scaling) -> Divisors:
     """Searched for, one by one (Ding et al. 2024): those of texts up to the original length.
 
-    Longer texts would need other divisors from their first token on, keys that are cached included.
+    Longer texts need others from their first token on, keys that are cached included.
     """
-    divisors = scaling.settings.get("short_factor")
-    half = scaling.rotated // 2
+    name, half = "long_factor" if scaling.long else "short_factor", scaling.rotated // 2
+    divisors = scaling.settings.get(name)
     if not isinstance(divisors, list) or len(divisors) != half:
-        raise CheckpointError(f"config.json: rope short_factor {divisors!r} are not {half} numbers")
+        raise CheckpointError(f"config.json: rope {name} {divisors!r} are not {half} numbers")
     return tuple(map(float, divisors))
 
 
@@ -144,12 +145,22 @@ KINDS = {
         magnitude=_longrope_magnitude,
     ),
 }
+NO_CHOICE = (
+    "long_context: the checkpoint has no positions of their own for long texts (LongRoPE); "
+    "leave it out, its bundle takes as long texts as there are"
+)
 # Phi-3's configs from before the paper had its name, by `type`.
 OLD_NAMES = {"su": "longrope"}
 
 
 def _scaling(
-    settings: dict[str, Any], theta: float, rotated: int, *, longest: int, original: int | None
+    settings: dict[str, Any],
+    theta: float,
+    rotated: int,
+    *,
+    longest: int,
+    original: int | None,
+    long: bool,
 ) -> tuple[str, Scaling]:
     """The kind that settings name, and what they say of it."""
     kind = str(settings.get("rope_type", settings.get("type", "default")))
@@ -166,6 +177,7 @@ def _scaling(
         rotated=rotated,
         longest=longest,
         original=int(original or settings.get(_ORIGINAL) or longest),
+        long=long,
     )
 
 
@@ -199,11 +211,14 @@ def read_rotary(
     full = {**(full or {}), **(config.get("rope_scaling") or {})}
     part = float(config.get("partial_rotary_factor", part))
     part = float(full.get("partial_rotary_factor") or part)
-    common = {"longest": longest, "original": config.get(_ORIGINAL)}
+    common = {"longest": longest, "original": config.get(_ORIGINAL), "long": config.long_context}
     kind, scaling = _scaling(full, theta, int(head_dim * part), **common)
+    short = kind == "longrope" and not config.long_context
+    if config.long_context and kind != "longrope":
+        raise UnsupportedError(NO_CHOICE)
     fields = {
         "positions": "rotary",
-        "max_positions": min(longest, scaling.original) if kind == "longrope" else longest,
+        "max_positions": min(longest, scaling.original) if short else longest,
         "rotary_theta": scaling.theta,
         "rotary_dim": 0 if scaling.rotated == head_dim else scaling.rotated,
         "rotary_divisors": KINDS[kind].divisors(scaling),

@@ -7,7 +7,8 @@ and opset 24 exists only in the newest releases. So:
    `GroupQueryAttention`, which writes the same cache in place; head transposes disappear.
 2. `Attention` over a source with lengths becomes `MultiHeadAttention` with the lengths as its
    padding mask and T5's bias, or a window's, as its attention bias. That operator has no grouped
-   heads: keys and values are repeated for it.
+   heads: keys and values are repeated for it. Nor does it bound its scores: a `softcap` becomes the
+   products and functions that it stands for (`lower_to_opset18.py`).
 3. Where keys carry an additive bias it is computed for the valid tokens, not for the capacity.
 4. What else `TensorScatter` writes, a recurrence's states, `ScatterND` writes, in place as well.
 
@@ -32,7 +33,8 @@ from seq2edge.export.passes.editing import (
     single_consumer,
     trace_back,
 )
-from seq2edge.export.passes.lower_to_opset18 import lower_cache_write
+from seq2edge.export.passes.length_to_mask import Visibility, give_mask
+from seq2edge.export.passes.lower_to_opset18 import lower_attention, lower_cache_write
 from seq2edge.model.dims import Dims
 
 CACHE_RANK, CAPACITY_AXIS = 4, 2
@@ -53,11 +55,22 @@ class FuseCacheAttention(ir.passes.InPlacePass):
         """Replace every attention; an unknown form is an error, never left behind."""
         graph = model.graph
         lengths = _Lengths(graph)
-        for node in list(graph):
-            if node.op_type == "Attention":
-                _replace(graph, _read(node), lengths, self.windows)
-        RemoveUnusedNodesPass()(model)
+        masks: dict[Visibility, ir.Value] = {}
         shared: dict[Hashable, ir.Value] = {}
+        for node in [node for node in graph if node.op_type == "Attention"]:
+            attention = _read(node)
+            if attention.scatters is not None:
+                _fuse_cached(graph, attention, lengths, self.windows)
+            elif attention.length is None:
+                raise ExportError(
+                    f"fuse_cache_attention: {node.name} has neither cache nor lengths"
+                )
+            elif attention.cap:
+                give_mask(graph, node, masks)
+                lower_attention(Writer(graph, node, prefix=str(node.name), shared=shared), node)
+            else:
+                _fuse_source(graph, attention, lengths)
+        RemoveUnusedNodesPass()(model)
         for node in [node for node in graph if node.op_type == "TensorScatter"]:
             lower_cache_write(Writer(graph, node, prefix=str(node.name), shared=shared), node)
         lengths.shorten_bias()
@@ -180,19 +193,6 @@ class _Lengths:
                 node.outputs[0].replace_all_uses_with(self.longest())
 
 
-def _replace(
-    graph: ir.Graph, attention: _Attention, lengths: _Lengths, windows: Mapping[str, int]
-) -> None:
-    if attention.scatters is not None:
-        _fuse_cached(graph, attention, lengths, windows)
-    elif attention.length is not None:
-        _fuse_source(graph, attention, lengths)
-    else:
-        raise ExportError(
-            f"fuse_cache_attention: {attention.node.name} has neither cache nor lengths"
-        )
-
-
 def _fuse_cached(
     graph: ir.Graph, attention: _Attention, lengths: _Lengths, windows: Mapping[str, int]
 ) -> None:
@@ -254,11 +254,6 @@ def _fuse_source(graph: ir.Graph, attention: _Attention, lengths: _Lengths) -> N
     elif flat[0] is not None and flat[1] is not None:
         key, value = flat  # the encoder's own keys; a decoder's cross keys stay as they are
     assert attention.length is not None
-    if attention.cap:
-        raise ExportError(
-            f"fuse_cache_attention: {attention.node.name} bounds its scores, which "
-            "MultiHeadAttention does not"
-        )
     node = ir.node(
         "MultiHeadAttention",
         [

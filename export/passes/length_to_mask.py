@@ -42,19 +42,10 @@ class LengthToMask(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Give every attention its mask; raises ExportError for one that has no such form."""
-        made: dict[_Visibility, ir.Value] = {}
+        made: dict[Visibility, ir.Value] = {}
         for node in list(model.graph):
-            if node.op_type != "Attention":
-                continue
-            visibility = _read(node)
-            if visibility.mask is None and visibility.length is None and not visibility.causal:
-                continue  # it sees every key
-            if visibility not in made:
-                writer = Writer(model.graph, node, prefix=f"mask_{len(made)}")
-                made[visibility] = _Masks(writer, node).write(visibility)
-            node.resize_inputs(MASK + 1)
-            node.replace_input_with(MASK, made[visibility])
-            node.attributes.pop("is_causal", None)
+            if node.op_type == "Attention":
+                give_mask(model.graph, node, made)
         capped = [n for n in model.graph if n.op_type == "Attention" and _is_set(n, "softcap")]
         for node in capped:
             lower_attention(Writer(model.graph, node, prefix=str(node.name)), node)
@@ -65,7 +56,7 @@ class LengthToMask(ir.passes.InPlacePass):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Visibility:
+class Visibility:
     """What decides which keys an attention sees: equal for layers that can share a mask."""
 
     mask: ir.Value | None
@@ -76,7 +67,20 @@ class _Visibility:
     dtype: ir.DataType
 
 
-def _read(node: ir.Node) -> _Visibility:
+def give_mask(graph: ir.Graph, node: ir.Node, made: dict[Visibility, ir.Value]) -> None:
+    """Let an attention read one additive mask; those of a graph that can share one are `made`."""
+    visibility = _read(node)
+    if visibility.mask is None and visibility.length is None and not visibility.causal:
+        return  # it sees every key
+    if visibility not in made:
+        writer = Writer(graph, node, prefix=f"mask_{len(made)}")
+        made[visibility] = _Masks(writer, node).write(visibility)
+    node.resize_inputs(MASK + 1)
+    node.replace_input_with(MASK, made[visibility])
+    node.attributes.pop("is_causal", None)
+
+
+def _read(node: ir.Node) -> Visibility:
     """What an attention sees; what the parser does not read is an error (rule 5)."""
     inputs = [*node.inputs, *[None] * (LENGTH + 1 - len(node.inputs))]
     query, key = inputs[QUERY], inputs[KEY]
@@ -90,7 +94,7 @@ def _read(node: ir.Node) -> _Visibility:
         raise ExportError(f"length_to_mask: {node.name} has a query of no known float type")
     if query.shape is None or key.shape is None or {len(query.shape), len(key.shape)} != {4}:
         raise ExportError(f"length_to_mask: {node.name} is not (batch, heads, length, head_dim)")
-    return _Visibility(
+    return Visibility(
         mask=inputs[MASK],
         length=inputs[LENGTH],
         keys=known_axes(key)[LENGTH_AXIS] or key,
@@ -114,7 +118,7 @@ class _Masks:
         assert key is not None
         self.query, self.key = query, key
 
-    def write(self, visibility: _Visibility) -> ir.Value:
+    def write(self, visibility: Visibility) -> ir.Value:
         """The additive mask (batch or 1, heads or 1, new, total)."""
         mask, dtype = visibility.mask, visibility.dtype
         bias, allowed = None, None
@@ -149,7 +153,7 @@ class _Masks:
             mask = self.writer.add("Cast", [mask], axes, dtype, to=dtype)
         return self.writer.add("Max", [mask, self.writer.number(MASKED, dtype)], axes)
 
-    def _limit(self, visibility: _Visibility) -> ir.Value:
+    def _limit(self, visibility: Visibility) -> ir.Value:
         """Which keys lengths and causality allow: (batch or 1, 1, new or 1, total)."""
         keys = self.writer.positions(self.key, LENGTH_AXIS)  # (total,)
         length = None

@@ -44,8 +44,11 @@ def test_sampling_is_kept_with_its_settings():
     [
         ("num_beam_groups", 2),
         ("guidance_scale", 1.5),
-        ("exponential_decay_length_penalty", [5, 1.1]),
-        ("exponential_decay_length_penalty", [5, 1.2]),
+        ("diversity_penalty", 0.5),
+        ("watermarking_config", {"bias": 2.0}),
+        ("penalty_alpha", 0.6),
+        ("dola_layers", "high"),
+        ("token_healing", True),
         ("forced_decoder_ids", [[1, 5]]),
         ("setting_of_tomorrow", 1),
     ],
@@ -53,6 +56,29 @@ def test_sampling_is_kept_with_its_settings():
 def test_what_cannot_be_applied_is_remarked(name, value):
     """Also what is not known yet."""
     assert read({name: value}).ignored == {name: value}
+
+
+def test_rare_settings_are_options():
+    """With the values that checkpoints give them; of draws only where tokens are drawn."""
+    rare = {
+        "encoder_no_repeat_ngram_size": 3,
+        "encoder_repetition_penalty": 1.2,
+        "exponential_decay_length_penalty": [5, 1.1],
+        "renormalize_logits": True,
+    }
+    drawn = {"do_sample": True, "epsilon_cutoff": 3e-4, "eta_cutoff": 4e-3}
+    assert (read(rare).options, read(rare).ignored) == (rare, {})
+    assert read(drawn).options == drawn
+    assert read({**drawn, "do_sample": False}).options == {"do_sample": False}
+    assert read({"do_sample": True, "top_h": 0.4}).ignored == {"top_h": 0.4}
+    assert DecodeOptions.from_dict(rare).to_dict() == rare
+
+
+def test_the_first_token_of_the_first_barts():
+    """Their configs force it by a switch of its own."""
+    old = {"force_bos_token_to_be_generated": True, "bos_token_id": 0}
+    assert read(config=old).options == {"forced_bos_token_id": 0, "bos_token_id": 0}
+    assert read({}, config=old).options == {"bos_token_id": 0}
 
 
 def test_speech_settings_are_extras():
@@ -98,8 +124,5 @@ def test_settings_of_published_configs_are_valid_options(name):
     """Whatever they hold; what is not applied is remarked."""
     found = read(config=CONFIGS[name])
     DecodeOptions.from_dict(found.options)
-    remarked = {
-        "whisper": {"forced_decoder_ids"},  # the old way of naming languages
-        "blenderbot": {"encoder_no_repeat_ngram_size"},
-    }
+    remarked = {"whisper": {"forced_decoder_ids"}}  # the old way of naming languages
     assert set(found.ignored) <= set().union(*(v for k, v in remarked.items() if k in name))

@@ -63,6 +63,8 @@ VALUES = {
     "top_p": Shown(0.1),
     "min_p": Shown(0.9),
     "typical_p": Shown(0.1),
+    "epsilon_cutoff": Shown(0.3),
+    "eta_cutoff": Shown(0.9),
     "max_new_tokens": Shown(2),
     "max_length": Shown(3, {"max_new_tokens": None}),
     "min_new_tokens": Shown(9),
@@ -85,7 +87,11 @@ VALUES = {
     "begin_suppress_tokens": Shown((64, 65, 66, 67, 68, 69)),
     "bad_words_ids": Shown(((65,), (66,))),
     "no_repeat_ngram_size": Shown(1),
+    "encoder_no_repeat_ngram_size": Shown(1),
     "repetition_penalty": Shown(4.0, LONG),
+    "encoder_repetition_penalty": Shown(4.0),
+    "exponential_decay_length_penalty": Shown((0, 0.1), {"min_new_tokens": 1}),
+    "renormalize_logits": Shown(True, {"suppress_tokens": (65, 66)}),
     "logprobs": Shown(2),
     "alignments": Shown(True),
     "json_schema": Shown('{"enum": ["a", "b"]}'),
@@ -274,7 +280,7 @@ def test_every_option_has_a_value_that_shows():
 
 
 def test_the_table_of_options_is_what_decoding_does(tmp_path):
-    """On every path, and with backends of every kind; it takes some seconds, for 39 options."""
+    """On every path, and with backends of every kind; it takes some seconds, for 45 options."""
     assert PRINTED.findall(PAGE.read_text(encoding="utf-8")) == [table(tmp_path)]
 
 
@@ -290,6 +296,7 @@ def test_starts_are_of_encoder_decoders_alone(tmp_path):
     dashes = {name for name in FIELDS if _cell(plain, name, BEAMS) == "-"}
     starts = {"bos_token_id", "decoder_start_token_id", "decoder_prompt"}
     draws = {"seed", "temperature", "top_k", "top_p", "min_p", "typical_p"}
+    draws |= {"epsilon_cutoff", "eta_cutoff"}
     assert dashes == starts | draws | {"pad_token_id", "num_assistant_tokens"}
 
 

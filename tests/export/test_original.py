@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny_models
 import torch
 from command_line import call
+from requests_of import decode_prompts
 
 from seq2edge.checkpoints.load import Checkpoint, _restore_tables, load_checkpoint
 from seq2edge.errors import ExportError
@@ -18,6 +20,7 @@ from seq2edge.export.eager import EagerBackend
 from seq2edge.export.pipeline import record_reference
 from seq2edge.model.transformer import Transformer
 from seq2edge.runtime import parity
+from seq2edge.runtime.options import DecodeOptions
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +74,18 @@ FIXED_WIDTHS = {"phi3", "granite-hybrid", "stablelm"}
 EVEN = {"bert-tokens", "bert-span", "bert-masked", "bert-masked-untied", "modernbert-tokens"}
 
 
-def other_shape(name: str) -> dict[str, int]:
+def other_shape(name: str) -> dict[str, Any]:
     """Settings that make the tiny model of that name another one."""
-    settings = tiny_models.EVERY[name].settings
-    changes = {"vocab_size": 89}
+    return reshaped(tiny_models.EVERY[name].settings, name)
+
+
+def reshaped(settings: dict[str, Any], name: str) -> dict[str, Any]:
+    """The same of these settings, and of those within them."""
+    changes: dict[str, Any] = {"vocab_size": 89}
     for key, value in settings.items():
-        if key in LAYERS and not FIXED_LAYERS & set(settings):
+        if key in ("encoder", "decoder"):
+            changes[key] = {**value, **reshaped(value, name)}
+        elif key in LAYERS and not FIXED_LAYERS & set(settings):
             changes[key] = value + 1
         elif key in HIDDEN:
             changes[key] = 36
@@ -176,8 +185,54 @@ def test_the_first_difference_is_named(opened, monkeypatch, name, parameter, pla
     """Hidden states side by side."""
     folder, loaded, _ = opened(name)
     wrong = damaged(loaded, parameter, lambda tensor: 1.5 * tensor + 0.01)
-    monkeypatch.setattr(original, "load_checkpoint", lambda _, task: wrong)
+    monkeypatch.setattr(original, "load_checkpoint", lambda _, **__: wrong)
     assert original.compare(folder, wrong.dims, record_reference(wrong)).place == place
+
+
+def test_long_texts_have_the_positions_of_long_texts(tmp_path):
+    """LongRoPE's long factors: the original's tokens behind a prompt beyond the original length."""
+    reference = tiny_models.save("phi3", tmp_path)
+    loaded = load_checkpoint(tmp_path, long_context=True)
+    assert loaded.dims.decoder.max_positions == 256
+    prompt = torch.randint(3, 90, (1, 70), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        reference.generation_config.eos_token_id = None
+        wanted = reference.generate(prompt, max_new_tokens=12, do_sample=False)
+    options = DecodeOptions()
+    backend = EagerBackend(loaded.model)
+    ((found,),) = decode_prompts(backend, prompt.tolist(), options, max_new_tokens=12)
+    assert list(found.ids) == wanted[0, 70:].tolist()
+    record = record_reference(loaded)
+    assert original.compare(tmp_path, loaded.dims, record).equal
+    short = load_checkpoint(tmp_path)
+    assert not parity.replay(EagerBackend(short.model), record).within()
+    assert not original.compare(tmp_path, short.dims, record).equal
+    ((other,),) = decode_prompts(
+        EagerBackend(short.model), prompt.tolist(), options, max_new_tokens=12
+    )
+    assert other.ids != found.ids
+
+
+def test_the_first_difference_of_long_texts_is_named(tmp_path, monkeypatch):
+    """The layers are compared with the long factors too."""
+    tiny_models.save("phi3", tmp_path)
+    wrong = damaged(
+        load_checkpoint(tmp_path, long_context=True),
+        "decoder.layers.1.attention.qkv.weight",
+        lambda tensor: 1.5 * tensor,
+    )
+    monkeypatch.setattr(original, "load_checkpoint", lambda _, **__: wrong)
+    comparison = original.compare(tmp_path, wrong.dims, record_reference(wrong))
+    assert comparison.place == "the decoder's layer 1"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_context_that_is_no_choice_is_refused(tmp_path, name):
+    """By the command, of a model with other positions and of one with one kind of rotary ones."""
+    tiny_models.save(name, tmp_path / "checkpoint")
+    result = call("export", tmp_path / "checkpoint", "-o", tmp_path / "bundle", "--long-context")
+    assert result.exit_code == 1
+    assert "long_context: the checkpoint has no positions of their own" in result.stderr
 
 
 def test_what_transformers_cannot_load_is_said(opened, tmp_path):

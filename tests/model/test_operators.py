@@ -50,6 +50,17 @@ def test_the_cache_is_written_as_tensor_scatter_writes():
     assert not torch.equal(found, kept)
 
 
+@pytest.mark.parametrize("cap", [0.0, 1.5])
+def test_what_is_weighed_is_what_attention_weighs(cap):
+    """Weights of keys that are valid, with and without bounded scores."""
+    query, key = random(2, 4, 3, 8), random(2, 4, 5, 8, seed=1)
+    length = torch.tensor([5, 2])
+    weights = operators.weigh(query, key, scale=2.0, cap=cap, length=length)
+    value = torch.eye(5).expand(2, 4, 5, 5)
+    wanted = operators.attend(query, key, value, scale=2.0, cap=cap, length=length)
+    torch.testing.assert_close(weights, wanted, **CLOSE)
+
+
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("kind", ["none", "bool", "additive"])
 def test_attention_is_that_of_the_specification(kv_heads, kind):

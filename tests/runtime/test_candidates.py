@@ -30,6 +30,9 @@ OPTIONS = {
     "eos_token_id": st.sampled_from([(), (2,), (2, 3, 4)]),
     "repetition_penalty": st.sampled_from([0.7, 1.0, 1.0, 1.5]),
     "no_repeat_ngram_size": st.sampled_from([0, 0, 1, 2]),
+    "encoder_no_repeat_ngram_size": st.sampled_from([0, 0, 1, 2]),
+    "encoder_repetition_penalty": st.sampled_from([0.7, 1.0, 1.0, 1.5]),
+    "exponential_decay_length_penalty": st.sampled_from([None, None, (1, 1.5), (0, 0.5)]),
     "min_new_tokens": st.sampled_from([0, 3]),
     "min_length": st.sampled_from([0, 4]),
     "forced_bos_token_id": st.sampled_from([None, None, 5]),
@@ -84,6 +87,50 @@ def test_candidates_decide_as_all_logits_do(seed, prompts, top_k, step, values):
             found(answer, prompts, options, top_k)
         return
     assert found(answer, prompts, options, top_k)[0] == wanted
+
+
+FORBIDS = {
+    name: values
+    for name, values in OPTIONS.items()
+    if name not in ("repetition_penalty", "encoder_repetition_penalty", "num_beams")
+    and "decay" not in name
+}
+
+
+@THOROUGH
+@given(
+    st.integers(0, 9999),
+    PROMPTS,
+    st.integers(8, VOCAB),
+    st.integers(2, 4),
+    st.fixed_dictionaries({}, optional=FORBIDS),
+)
+def test_what_is_forbidden_is_shared_out_among_candidates(seed, prompts, top_k, beams, values):
+    """As among all logits, but for the last bits of scores."""
+    options = DecodeOptions(num_beams=beams, renormalize_logits=True, **values)
+    answer = random_answer(VOCAB, seed)
+    try:
+        wanted = found_among_all(answer, prompts, options)
+    except OptionError:
+        return
+    answers, _ = found(answer, prompts, options, top_k)
+    for mine, theirs in zip(answers, wanted, strict=True):
+        assert [each.ids for each in mine] == [each.ids for each in theirs]
+        scores = [each.score for each in theirs]
+        assert [each.score for each in mine] == pytest.approx(scores, abs=1e-5)
+
+
+def test_forbidden_tokens_are_shared_out_without_fetching_more_than_once_a_step():
+    """The candidates decide; of all logits only those are read that are forbidden."""
+    forbids = {"suppress_tokens": (1, 7, 9), "num_beams": 4}
+    answer = random_answer(400, 3)
+    before, _ = found(answer, [[5]], DecodeOptions(**forbids))
+    options = DecodeOptions(**forbids, renormalize_logits=True)
+    wanted = found_among_all(answer, [[5]], options)
+    (best,), fetched = found(answer, [[5]], options, top_k=16)
+    assert best[0].score == pytest.approx(wanted[0][0].score, abs=1e-5)
+    assert best[0].score > before[0][0].score
+    assert fetched <= LIMIT
 
 
 @pytest.mark.parametrize("beams", [1, 4])

@@ -32,10 +32,10 @@ def histories(draw, shortest=1):
     return [prompt + end for end in ends], start, generated
 
 
-def history_of(case, limit=6):
+def history_of(case, limit=6, source=None):
     """Our record of that batch."""
     rows, start, generated = case
-    history = History(rows[0][:start], len(rows), limit)
+    history = History(rows[0][:start], len(rows), limit, source)
     for i in range(generated):
         history.append(np.array([row[start + i] for row in rows]))
     return history
@@ -47,11 +47,11 @@ def scores_of(case):
     return np.random.default_rng(key).standard_normal((len(case[0]), VOCAB)).astype(np.float32)
 
 
-def ours(case, options, limit=6):
+def ours(case, options, limit=6, source=None):
     """The scores after all filters of these options."""
     scores = scores_of(case)
     for filter_ in make_filters(options):
-        filter_(history_of(case, limit), scores)
+        filter_(history_of(case, limit, source), scores)
     return scores
 
 
@@ -79,6 +79,54 @@ def test_no_repeated_ngrams(case, size):
     reference = logits_process.NoRepeatNGramLogitsProcessor(size)
     found = ours(case, DecodeOptions(no_repeat_ngram_size=size))
     np.testing.assert_array_equal(found, theirs(case, reference))
+
+
+@CALM
+@given(histories(), st.integers(1, 4), st.none() | st.lists(TOKEN, min_size=1, max_size=9))
+def test_no_ngrams_of_the_source(case, size, source):
+    """Of an encoder's ids, or of the prompt; also where either is shorter than one n-gram."""
+    ids = case[0][0][: case[1]] if source is None else source
+    reference = logits_process.EncoderNoRepeatNGramLogitsProcessor(size, torch.tensor([ids]))
+    found = ours(case, DecodeOptions(encoder_no_repeat_ngram_size=size), source=source)
+    np.testing.assert_array_equal(found, theirs(case, reference))
+
+
+@CALM
+@given(
+    histories(),
+    st.floats(0.3, 3).filter(lambda penalty: penalty != 1.0),
+    st.none() | st.lists(TOKEN, min_size=1, max_size=9),
+)
+def test_repetition_penalty_of_the_source(case, penalty, source):
+    """Its tokens become likelier, each once."""
+    ids = case[0][0][: case[1]] if source is None else source
+    reference = logits_process.EncoderRepetitionPenaltyLogitsProcessor(penalty, torch.tensor([ids]))
+    found = ours(case, DecodeOptions(encoder_repetition_penalty=penalty), source=source)
+    np.testing.assert_allclose(found, theirs(case, reference), rtol=1e-6)
+
+
+@CALM
+@given(histories(), st.integers(0, 3), st.floats(0.2, 5), st.booleans())
+def test_exponential_decay_of_lengths(case, after, factor, forbidden):
+    """Behind so many generated tokens; an end that is forbidden stays so."""
+    decay = logits_process.ExponentialDecayLengthPenalty((after, factor), list(ENDS), case[1])
+    least = logits_process.MinNewTokensLengthLogitsProcessor(case[1], 9, list(ENDS))
+    options = DecodeOptions(
+        exponential_decay_length_penalty=(after, factor),
+        min_new_tokens=9 * forbidden,
+        eos_token_id=ENDS,
+    )
+    wanted = theirs(case, *[least] * forbidden, decay)
+    np.testing.assert_allclose(ours(case, options), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_an_end_that_grows_beyond_all_numbers_is_as_likely_as_can_be():
+    """No infinity, which beam search could not compare."""
+    case = ([[3] + [1] * 4], 1, 4)
+    options = DecodeOptions(exponential_decay_length_penalty=(0, 1e300), eos_token_id=ENDS)
+    found = ours(case, options)
+    assert np.isfinite(found).all()
+    assert found.argmax() in ENDS
 
 
 @CALM

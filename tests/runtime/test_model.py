@@ -175,6 +175,8 @@ def test_speech_is_read_from_files_and_samples(speaking, tmp_path):
     with pytest.raises(InputError, match="language: this model knows English alone"):
         model.transcribe([file], options, language="de")
     assert model.transcribe([], options) == []
+    with pytest.raises(OptionError, match=r"encoder_no_repeat_ngram_size: .* reads no tokens"):
+        model.transcribe([file], options.replace(encoder_no_repeat_ngram_size=2))
 
 
 def test_a_window_of_another_length_is_refused(speaking):

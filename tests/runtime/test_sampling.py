@@ -23,6 +23,8 @@ OPTIONS = {
     "top_p": CHANCES,
     "min_p": CHANCES,
     "typical_p": st.sampled_from([0.05, 0.3, 0.9, 1.0]),
+    "epsilon_cutoff": st.sampled_from([0.0, 0.001, 0.02, 0.2, 0.9]),
+    "eta_cutoff": st.sampled_from([0.0, 0.001, 0.02, 0.2, 0.9]),
     "num_beams": st.sampled_from([1, 3]),
     "eos_token_id": st.sampled_from([(), (2,), (2, 3, 4)]),
 }
@@ -42,6 +44,10 @@ def left_by_transformers(scores, options):
         chain.append(theirs.MinPLogitsWarper(options.min_p, min_tokens_to_keep=least))
     if options.typical_p < 1:
         chain.append(theirs.TypicalLogitsWarper(options.typical_p, min_tokens_to_keep=least))
+    if options.epsilon_cutoff:
+        chain.append(theirs.EpsilonLogitsWarper(options.epsilon_cutoff, min_tokens_to_keep=least))
+    if options.eta_cutoff:
+        chain.append(theirs.EtaLogitsWarper(options.eta_cutoff, min_tokens_to_keep=least))
     values = torch.from_numpy(scores)[None]
     for processor in chain:
         values = processor(torch.zeros(1, 1, dtype=torch.int64), values)

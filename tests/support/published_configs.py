@@ -8,6 +8,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
+_GEMMA_SIDE = f""""attention_bias": false, "attention_dropout": 0.0,
+        "attn_logit_softcapping": 50.0, "dropout_rate": 0.0, "final_logit_softcapping": 30.0,
+        "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 2304,
+        "initializer_range": 0.02, "intermediate_size": 9216,
+        "layer_types": {json.dumps(["sliding_attention", "full_attention"] * 13)},
+        "max_position_embeddings": 8192, "model_type": "t5_gemma_module",
+        "num_attention_heads": 8, "num_hidden_layers": 26, "num_key_value_heads": 4,
+        "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-06, "rope_theta": 10000.0,
+        "sliding_window": 4096, "torch_dtype": "bfloat16", "use_cache": true,
+        "vocab_size": 256000"""
 _TEXTS = {
     "t5-small": """{"architectures": ["T5ForConditionalGeneration"], "d_ff": 2048, "d_kv": 64,
         "d_model": 512, "decoder_start_token_id": 0, "dropout_rate": 0.1, "eos_token_id": 1,
@@ -164,6 +174,13 @@ _TEXTS = {
         "num_mel_bins": 80, "pad_token_id": 50257, "scale_embedding": false,
         "suppress_tokens": [1, 2, 7], "torch_dtype": "float32",
         "transformers_version": "4.27.0.dev0", "use_cache": true, "vocab_size": 51865}""",
+    "t5gemma-2b-2b-prefixlm-it": f"""{{"architectures": ["T5GemmaForConditionalGeneration"],
+        "attention_dropout": 0.0, "bos_token_id": 2, "classifier_dropout_rate": 0.0,
+        "decoder": {{"cross_attention_hidden_size": 2304, "is_decoder": true, {_GEMMA_SIDE}}},
+        "dropout_rate": 0.0, "encoder": {{"is_decoder": false, {_GEMMA_SIDE}}},
+        "eos_token_id": [1, 107], "initializer_range": 0.02, "is_encoder_decoder": true,
+        "model_type": "t5gemma", "pad_token_id": 0, "torch_dtype": "bfloat16",
+        "transformers_version": "4.53.0.dev0", "use_cache": true, "vocab_size": 256000}}""",
     "gpt2": """{"activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"],
         "attn_pdrop": 0.1, "bos_token_id": 50256, "embd_pdrop": 0.1, "eos_token_id": 50256,
         "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "model_type": "gpt2",

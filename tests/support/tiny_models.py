@@ -194,6 +194,15 @@ _LONGROPE = {  # transformers takes the long factors beyond 64 positions
     "original_max_position_embeddings": 64,
     "partial_rotary_factor": 0.75,
 }
+_T5GEMMA: dict[str, Any] = {
+    **LLAMA_SIZES,
+    "intermediate_size": 48,
+    "head_dim": 12,
+    "sliding_window": 4,
+    "query_pre_attn_scalar": 9,
+    "attn_logit_softcapping": 1.5,
+    "final_logit_softcapping": 4.0,
+}
 
 GENERATORS: dict[str, TinyModel] = {
     "t5": _seq2seq("T5", **T5_SIZES),
@@ -226,6 +235,14 @@ GENERATORS: dict[str, TinyModel] = {
     ),
     "pegasus": _seq2seq("Pegasus", **{**BART_SIZES, "decoder_start_token_id": 1}),
     "whisper": _seq2seq("Whisper", **_WHISPER),
+    "t5gemma": _seq2seq(
+        "T5Gemma",
+        encoder=_T5GEMMA,
+        decoder={**_T5GEMMA, "num_key_value_heads": 1, "sliding_window": 6, "head_dim": 20},
+        vocab_size=VOCAB,
+        tie_word_embeddings=False,
+        **SEQ2SEQ_TOKENS,
+    ),
     "gpt2": TinyModel(model="GPT2LMHeadModel", config="GPT2Config", settings=_GPT2, kind="decoder"),
     "opt": _causal("OPT", **_OPT),
     "llama": _causal("Llama", **LLAMA_SIZES),
@@ -461,6 +478,7 @@ EAGER_HEADS: dict[str, TinyModel] = {
     "mistral-span": _head("Mistral", SPAN, **LLAMA_SIZES, sliding_window=6),
     "qwen2-tokens": _head("Qwen2", TOKENS, **_QWEN, num_labels=5),
     "qwen3-span": _head("Qwen3", SPAN, **_QWEN, head_dim=12),
+    "gemma2-tokens": _head("Gemma2", TOKENS, **GENERATORS["gemma2"].settings),
     "gpt-neox-tokens": _head("GPTNeoX", TOKENS, **_NEOX),
     "gpt-neox-span": _head("GPTNeoX", SPAN, **_NEOX),
     "falcon-tokens": _head("Falcon", TOKENS, **_FALCON),

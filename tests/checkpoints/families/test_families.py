@@ -45,6 +45,7 @@ LAYERS_HEADS_WIDTH = {
     "blenderbot-400M-distill": ((2, 32), (12, 32), 1280),
     "blenderbot_small-90M": ((8, 16), (8, 16), 512),
     "whisper-tiny": ((4, 6), (4, 6), 384),
+    "t5gemma-2b-2b-prefixlm-it": ((26, 8), (26, 8), 2304),
     "gpt2": (None, (12, 12), 768),
     "opt-125m": (None, (12, 12), 768),
     "TinyLlama-1.1B": (None, (22, 32), 2048),
@@ -211,9 +212,6 @@ def test_details_of_the_relatives_of_llama():
     """One fact each that a wrong default would change."""
     assert published("gemma-2b").decoder.activation == "gelu_tanh", "though it says gelu"
     assert published("gemma-2b").decoder.embedding_scale == pytest.approx(2048**0.5)
-    capped = published("gemma-2-2b-it")
-    assert (capped.decoder.attention_cap, capped.logits_cap) == (50, 30)
-    assert capped.decoder.layer_windows == (4096, 0) * 13
     embedding = published("embeddinggemma-300m")
     assert embedding.encoder.layer_windows == (257, 257, 257, 257, 257, 0) * 4
     assert (embedding.head, embedding.encoder.embedding_scale) == ("embedding", 768**0.5)
@@ -260,6 +258,22 @@ def test_details_of_the_relatives_of_llama():
     assert mixed.decoder.layer_windows == (*[0] * 21, 4096, 4096, 4096)
 
 
+def test_details_of_gemma_2_and_what_was_made_of_it():
+    """Bounded scores, and windows on one side or both."""
+    capped = published("gemma-2-2b-it")
+    assert (capped.decoder.attention_cap, capped.logits_cap) == (50, 30)
+    assert capped.decoder.layer_windows == (4096, 0) * 13
+    missing = read({k: v for k, v in CONFIGS["gemma-2-2b-it"].items() if "softcap" not in k})
+    assert (missing.decoder.attention_cap, missing.logits_cap) == (50, 30), "where none is said"
+    uncapped = published("gemma-2-2b-it", attn_logit_softcapping=None)
+    assert (uncapped.decoder.attention_cap, uncapped.logits_cap) == (0, 30), "null is said"
+    both = published("t5gemma-2b-2b-prefixlm-it")
+    assert (both.encoder.attention_cap, both.decoder.attention_cap, both.logits_cap) == (50, 50, 30)
+    assert both.encoder.layer_windows == (4097, 0) * 13, "4096 tokens on either side"
+    assert both.decoder.layer_windows == (4096, 0) * 13
+    assert (both.source_vocab, both.tied) == (256000, True), "a table a side"
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
@@ -283,6 +297,17 @@ def test_details_of_the_relatives_of_llama():
             {"rope_parameters": {"chunked_attention": {"rope_type": "default"}}},
             "rope settings of chunked_attention",
         ),
+        (
+            "t5gemma-2b-2b-prefixlm-it",
+            {"encoder": {**CONFIGS["t5gemma-2b-2b-prefixlm-it"]["encoder"], "hidden_size": 3584}},
+            "hidden_size 3584 of the encoder and 2304 of the decoder: two widths",
+        ),
+        (
+            "t5gemma-2b-2b-prefixlm-it",
+            {"decoder": {**CONFIGS["t5gemma-2b-2b-prefixlm-it"]["decoder"], "sinks": 2}},
+            r"config.json: decoder: settings that are not supported: sinks=2",
+        ),
+        ("gpt2", {"model_type": "t5gemma2"}, "it needs one attention to source and target"),
         ("ModernBERT-base", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
         (
             "EuroBERT-210m",
@@ -388,6 +413,7 @@ def test_a_task_that_a_checkpoint_has_no_head_for_is_refused(tmp_path, name, tas
         ({"n_layer": 0}, "n_layer is 0, needs a positive integer"),
         ({"n_head": "12"}, "n_head is '12', needs a positive integer"),
         ({"vocab_size": True}, "vocab_size is True, needs a positive integer"),
+        ({"model_type": "t5gemma", "architectures": None}, "encoder is None, needs settings"),
         ({**CONFIGS["roberta-base"], "pad_token_id": -1}, "pad_token_id is -1, positions count"),
     ],
 )

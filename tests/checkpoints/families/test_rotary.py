@@ -9,6 +9,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from seq2edge.checkpoints.families.family import Config
 from seq2edge.checkpoints.families.rotary import read_rotary
+from seq2edge.errors import UnsupportedError
 from seq2edge.model.dims import StackDims
 from seq2edge.model.positions import Rotary
 
@@ -50,6 +51,28 @@ SCALINGS = {
         "partial_rotary_factor": 0.75,
     },
 }
+
+
+@pytest.mark.parametrize("name", ["longrope", "longrope of a part"])
+def test_frequencies_of_long_texts_are_those_of_transformers(name):
+    """Where they are asked for; other kinds have none, and say so."""
+    parameters = {**SCALINGS[name], "rope_type": "longrope", "rope_theta": 10000.0}
+    reference = LlamaConfig(
+        hidden_size=4 * HEAD_DIM,
+        num_attention_heads=4,
+        max_position_embeddings=LONGEST,
+        rope_parameters=dict(parameters),
+    )
+    frequency, magnitude = ROPE_INIT_FUNCTIONS["longrope"](reference, "cpu", seq_len=4097)
+    values = {"max_position_embeddings": LONGEST, "rope_parameters": parameters}
+    fields = read_rotary(Config(values, long_context=True), head_dim=HEAD_DIM)
+    stack = StackDims(
+        layers=1, heads=4, kv_heads=4, head_dim=HEAD_DIM, hidden=4, activation="silu", **fields
+    )
+    torch.testing.assert_close(Rotary(stack).frequency, frequency, rtol=2e-6, atol=0)
+    assert (stack.rotary_magnitude, stack.max_positions) == (pytest.approx(magnitude), LONGEST)
+    with pytest.raises(UnsupportedError, match=r"long_context: .* no positions of their own"):
+        read_rotary(Config({}, long_context=True), head_dim=HEAD_DIM)
 
 
 @pytest.mark.parametrize("form", ["rope_parameters", "rope_scaling"])
