@@ -73,7 +73,9 @@ Precision: TypeAlias = Literal[
     "float32", "int8-weight", "int4-weight", "int8-dynamic", "int8-static", "fp16", "bf16"
 ]
 Kind: TypeAlias = Literal["encoder-decoder", "decoder", "encoder"]
-Task: TypeAlias = Literal["generate", "transcribe", "classify", "embed", "tag", "answer", "fill"]
+Task: TypeAlias = Literal[
+    "generate", "transcribe", "classify", "embed", "tag", "answer", "fill", "weigh"
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,12 @@ import torch
 from torch import Tensor
 
 from seq2edge.checkpoints.families import find_family, model_type_of
-from seq2edge.checkpoints.families.family import Config, Family, WeightMapping, linear
+from seq2edge.checkpoints.families.family import (
+    Config,
+    Family,
+    WeightMapping,
+    linear,
+)
 from seq2edge.checkpoints.families.rotary import NO_CHOICE
 from seq2edge.checkpoints.importers.huggingface import Source, open_folder
 from seq2edge.checkpoints.importers.sentence_transformers import MODULES, SentenceFolder
@@ -149,7 +154,9 @@ def build(family: Family, dims: Dims, source: Source) -> tuple[Transformer, tupl
 
 def _with_sentence(dims: Dims, source: Source, sentence: SentenceFolder) -> Dims:
     """The dims with what stands behind the pooling of a sentence-transformers folder."""
-    if dims.head != "embedding":
+    if dims.head == "sparse" and sentence.pooling == "sparse":
+        return dims
+    if dims.head != "embedding" or sentence.pooling == "sparse":
         raise UnsupportedError(
             f"{source.path / MODULES}: embeddings of a model made to {dims.task} are not supported"
         )

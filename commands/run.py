@@ -367,18 +367,32 @@ def embed(
     dimensions: int | None,
     execution: Execution,
 ) -> None:
-    """Print the embedding of each TEXT as JSON."""
+    """Print the embedding of each TEXT as JSON.
+
+    Of a BUNDLE that was exported with --task weigh the weights of tokens, the largest first;
+    --dimensions keeps so many tokens.
+    """
     inputs = read_inputs(texts, file)
     model = load_model(bundle, execution, cut=cut)
     for group in batches(inputs, batch):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what was cut is told below, once
-            read = _read_as(group, pairs=pairs)
-            vectors = model.embed(read, prompt=prompt, dimensions=dimensions)
-        for text, vector in zip(group, vectors, strict=True):
-            values = {"input": text, "embedding": [float(x) for x in vector]}
-            click.echo(json.dumps(values, ensure_ascii=False))
+            lines = list(_embedded(model, _read_as(group, pairs=pairs), prompt, dimensions))
+        for text, values in zip(group, lines, strict=True):
+            click.echo(json.dumps({"input": text, **values}, ensure_ascii=False))
     say_cut(model)
+
+
+def _embedded(
+    model: Model, texts: Sequence[Text], prompt: str | None, dimensions: int | None
+) -> Iterator[dict[str, Any]]:
+    """What is printed of each text."""
+    if model.bundle.manifest.task == "weigh":
+        for weights in model.weigh(texts, prompt=prompt, top=dimensions):
+            yield {"weights": weights}
+        return
+    for vector in model.embed(texts, prompt=prompt, dimensions=dimensions):
+        yield {"embedding": vector.tolist()}
 
 
 def read_inputs(texts: tuple[str, ...], file: BinaryIO | None) -> Iterator[str]:

@@ -265,6 +265,9 @@ def _pooled(
         if dims.head == "classifier":
             yield recorded, answer.logits[0].numpy()
             continue
+        if dims.head == "sparse":
+            yield recorded, torch.log1p(torch.relu(answer.logits[0].amax(dim=0))).numpy()
+            continue
         if dims.head != "embedding":  # values of each token
             names = ("start_logits", "end_logits") if dims.head == "span" else ("logits",)
             values = [

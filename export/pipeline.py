@@ -60,6 +60,7 @@ STAGES = {
     "parity": (0.9, 1.0),
 }
 
+EMBEDS = ("embedding", "sparse")  # heads of what sentence-transformers' folders say
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "transformers", "numpy")
 
 
@@ -278,7 +279,7 @@ def _manifest(
         audio=_audio(dims),
         speech=_speech(defaults.extras) if dims.mels else None,
         tokenizer=tokenizer,
-        embedding=_embedding(loaded.source.sentence) if dims.head == "embedding" else None,
+        embedding=_embedding(loaded.source.sentence) if dims.head in EMBEDS else None,
         reranking=loaded.reranker.record if loaded.reranker is not None else None,
         graphs=graphs,
         provenance=ProvenanceRecord(

@@ -15,7 +15,7 @@ from seq2edge.errors import UnsupportedError
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 NORMS = ("layer", "rms")
 POSITIONS = ("learned", "sinusoidal", "rotary", "relative")
-HEADS = ("lm", "classifier", "embedding", "tokens", "span", "masked")
+HEADS = ("lm", "classifier", "embedding", "tokens", "span", "masked", "sparse")
 POOLINGS = ("first", "last", "max", "mean")
 MIXERS = ("attention", "recurrence")  # what a layer has in the place of self-attention
 _TASKS = {
@@ -25,6 +25,7 @@ _TASKS = {
     "tokens": "tag",  # classes of each token
     "span": "answer",  # of each token: whether an answer begins there, and whether it ends there
     "masked": "fill",  # the vocabulary at each token
+    "sparse": "weigh",  # the vocabulary's weights for a text (SPLADE, Formal et al. 2021)
 }
 
 
@@ -210,7 +211,8 @@ class Dims:
     @property
     def embedding_width(self) -> int:
         """Values of a text's embedding."""
-        return self.dense[-1].width if self.dense else self.width
+        width = self.vocab if self.head == "sparse" else self.width
+        return self.dense[-1].width if self.dense else width
 
     @property
     def task(self) -> str:

@@ -183,7 +183,7 @@ class Transformer(nn.Module):
             if dims.token_dense:
                 self._add_classifier_dense(dims)
             self.token_out = nn.Linear(dims.width, dims.labels)
-        elif dims.head == "masked":
+        elif dims.head in ("masked", "sparse"):
             if dims.classifier_dense:
                 assert dims.encoder is not None
                 narrow = dims.table_width or dims.width
@@ -333,12 +333,9 @@ class Transformer(nn.Module):
         encoded = self.encode(source, source_length, token_types)
         if self.dims.head in ("tokens", "span"):
             return self.token_out(self._before_classes(encoded))
-        if self.dims.head == "masked":
-            hidden = encoded
-            if self.dims.classifier_dense:
-                hidden = self.masked_norm(self.masked_activation(self.masked_dense(encoded)))
-            flat = hidden.flatten(0, 1)  # so that a tied table is stored once
-            return self.logits(flat).reshape(*encoded.shape[:2], -1)
+        if self.dims.head in ("masked", "sparse"):
+            logits = self._masked_logits(encoded)
+            return logits if self.dims.head == "masked" else self._weights(logits, source_length)
         if self.dims.late_pooling:
             encoded = self._before_classes(encoded)
         pooled = self._pooled(encoded, source_length)
@@ -346,6 +343,20 @@ class Transformer(nn.Module):
             dense = pooled if self.dims.late_pooling else self._before_classes(pooled)
             return self.classifier_out(dense)
         return self.embedding_of(pooled)
+
+    def _masked_logits(self, encoded: Tensor) -> Tensor:
+        """What may stand in each token's place, (batch, source, vocab)."""
+        hidden = encoded
+        if self.dims.classifier_dense:
+            hidden = self.masked_norm(self.masked_activation(self.masked_dense(encoded)))
+        flat = hidden.flatten(0, 1)  # so that a tied table is stored once
+        return self.logits(flat).reshape(*encoded.shape[:2], -1)
+
+    def _weights(self, logits: Tensor, length: Tensor) -> Tensor:
+        """The largest log(1 + relu) of each token's logits (batch, source, vocab) over a text."""
+        valid = torch.arange(logits.shape[1], device=logits.device) < length[:, None]
+        largest = logits.masked_fill(~valid[:, :, None], float("-inf")).amax(dim=1)
+        return torch.log1p(torch.relu(largest))  # both rise, so the largest stays the largest
 
     def embedding_of(self, pooled: Tensor) -> Tensor:
         """What becomes of pooled states (..., width): products, and the length 1."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,9 @@ from numpy.typing import NDArray
 from seq2edge.bundle.manifest import EmbeddingRecord, Manifest
 from seq2edge.errors import InputError
 from seq2edge.runtime.encoders import Text
+
+if TYPE_CHECKING:
+    from seq2edge.runtime.tokenizer import Tokenizer
 
 
 def with_prompt(texts: Sequence[Text], record: EmbeddingRecord, prompt: str | None) -> list[Text]:
@@ -29,6 +34,18 @@ def with_prompt(texts: Sequence[Text], record: EmbeddingRecord, prompt: str | No
         else ((before + text[0]).strip(), text[1].strip())
         for text in texts
     ]
+
+
+def weights_of(
+    tokenizer: Tokenizer, weights: NDArray[np.float32], top: int | None
+) -> dict[str, float]:
+    """The tokens of a sparse embedding (vocab,), at most `top` of them, largest first.
+
+    Rows of the vocabulary that are no token stand for nothing.
+    """
+    order = np.argsort(-weights, kind="stable")[: np.count_nonzero(weights)].tolist()
+    named = ((tokenizer.token(i), float(weights[i])) for i in order)
+    return dict(itertools.islice((pair for pair in named if pair[0]), top))
 
 
 def first_values(

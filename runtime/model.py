@@ -23,7 +23,7 @@ from seq2edge.bundle.manifest import EmbeddingRecord
 from seq2edge.bundle.shortlist import read_shortlist
 from seq2edge.errors import InputError, OptionError
 from seq2edge.runtime.backend import Backend, Features, Memory, open_backend
-from seq2edge.runtime.embeddings import first_values, with_prompt
+from seq2edge.runtime.embeddings import first_values, weights_of, with_prompt
 from seq2edge.runtime.encoders import BATCH, Ranked, Text, rerank
 from seq2edge.runtime.likelihood import probabilities
 from seq2edge.runtime.limits import Limits
@@ -514,8 +514,34 @@ class Model:
         an empty name is none. Texts longer than it takes are cut, with a warning. `dimensions`
         keeps the first values alone, of unit length where all have it.
         """
-        _refuse_one_string(texts)
         self._require("embed")
+        read = self._read_to_embed(texts, prompt)
+        if not read:
+            return self.embed_ids([], dimensions=dimensions)
+        return first_values(self.pool(read), self.bundle.manifest, dimensions)
+
+    def weigh(
+        self, texts: Sequence[Text], *, prompt: str | None = None, top: int | None = None
+    ) -> list[dict[str, float]]:
+        """Of each text the vocabulary's tokens that it is about, with their weights, largest first.
+
+        For models that were exported with the task weigh (SPLADE's sparse embeddings). `top` keeps
+        so many tokens, by default what the checkpoint says; `prompt` and long texts are as in
+        `embed`.
+        """
+        self._require("weigh")
+        record = self.bundle.manifest.embedding
+        kept = top if top is not None or record is None else record.dimensions
+        if kept is not None and kept < 1:
+            raise OptionError(f"top: {kept}, needs 1 or more")
+        read = self._read_to_embed(texts, prompt)
+        if not read:
+            return []
+        return [weights_of(self.tokenizer, weights, kept) for weights in self.pool(read)]
+
+    def _read_to_embed(self, texts: Sequence[Text], prompt: str | None) -> list[EncodedText]:
+        """Texts behind a prompt, cut to what the checkpoint takes, with a warning."""
+        _refuse_one_string(texts)
         record, longest = self.bundle.manifest.embedding or EmbeddingRecord(), None
         if self.bundle.manifest.embedding or prompt:
             texts, longest = with_prompt(texts, record, prompt), record.longest
@@ -525,17 +551,19 @@ class Model:
             warnings.warn(
                 f"embed: cut texts to {longest} tokens, as the checkpoint says; "
                 "model.tokenizer.shortened counts them",
-                stacklevel=2,
+                stacklevel=3,
             )
-        if not read:
-            return self.embed_ids([], dimensions=dimensions)
-        return first_values(self.pool(read), self.bundle.manifest, dimensions)
+        return read
 
     def embed_ids(
         self, sources: Sequence[Ids], *, dimensions: int | None = None
     ) -> NDArray[np.float32]:
-        """Sentence embeddings of token ids, (batch, width); see `embed`."""
-        self._require("embed")
+        """Sentence embeddings of token ids, (batch, width); see `embed`.
+
+        Of a model that weighs the weights of the whole vocabulary, (batch, vocab).
+        """
+        if self.bundle.manifest.task != "weigh":
+            self._require("embed")
         vectors = np.empty((0, self.dims.embedding_width), dtype=np.float32)
         vectors = self._pool(sources) if sources else vectors
         return first_values(vectors, self.bundle.manifest, dimensions)

@@ -158,16 +158,17 @@ def encoder_task(config: Config) -> str:
     """
     architecture = str((config.get("architectures") or [""])[0])
     made_for = _made_for(architecture, "embed")
-    if config.get("pooling") is not None:
-        made_for = "embed"
+    pooling = config.get("pooling")
+    if pooling is not None:
+        made_for = "weigh" if pooling == "sparse" and made_for == "fill" else "embed"
     if made_for == "fill":
         chosen = config.task or config.default_task
         if chosen is None:
             raise UnsupportedError(
-                f"config.json: {architecture} may do two things, its head fills masked words: "
-                "choose --task fill or --task embed"
+                f"config.json: {architecture} may do several things, its head fills masked words: "
+                "choose --task fill or --task embed, or --task weigh for SPLADE"
             )
-        made_for = "embed" if chosen == "embed" else made_for
+        made_for = chosen if chosen in ("embed", "weigh") else made_for
     return _asked(config, architecture, made_for)
 
 

@@ -56,9 +56,9 @@ def head_dims(
     """
     if task == "embed":
         return embedding_head(config, pooling)
-    if task == "fill":
+    if task in ("fill", "weigh"):
         return {
-            "head": "masked",
+            "head": "masked" if task == "fill" else "sparse",
             "tied": bool(config.get("tie_word_embeddings", True)),
             "logits_bias": True,
             "classifier_dense": len(heads.masked) > 2,
@@ -86,7 +86,7 @@ def head_weights(
     heads: Heads, dims: Dims, names: Names, prefix: str = ""
 ) -> Iterator[WeightMapping]:
     """The parameters of the head that these dims have, and the tensors they are made of."""
-    if dims.head == "masked":
+    if dims.head in ("masked", "sparse"):
         yield from _masked_weights(heads, dims, names)
     if dims.token_dense or (dims.head == "classifier" and dims.classifier_dense):
         dense = heads.classifier[0].format(prefix)

@@ -118,7 +118,7 @@ def _modernbert_dims(config: Config, names: Names) -> Dims:
     )
     pooling = _pooling(task, config.get("classifier_pooling", "cls"))
     head = head_dims(places, config, task, classifier_pooling=pooling)
-    if task == "fill":
+    if task in ("fill", "weigh"):
         head["logits_bias"] = bool(config.get("decoder_bias", True))
     return Dims(
         width=width,
@@ -168,7 +168,7 @@ def _eurobert_dims(config: Config, names: Names) -> Dims:
     head = head_dims(_EUROBERT_HEADS, config, task, classifier_pooling=pooling)
     if task == "classify":
         head["late_pooling"] = named == "late"
-    elif task == "fill":
+    elif task in ("fill", "weigh"):
         head |= {"tied": bool(config.get("tie_word_embeddings", False))}
         head |= {"logits_bias": bool(config.get("mlp_bias", False))}
     return Dims(

@@ -78,6 +78,8 @@ def read_sentence_folder(path: Path) -> SentenceFolder | None:
     dense = [folder for kind, folder in modules if kind == "Dense"]
     normalize = kinds[-1] == "Normalize"
     expected = ["Transformer", "Pooling", *["Dense"] * len(dense), *["Normalize"] * normalize]
+    if kinds in (["Transformer", "SpladePooling"], ["MLMTransformer", "SpladePooling"]):
+        return _sparse_encoder(path, *(folder for _, folder in modules))
     if kinds in (["Transformer"], ["Transformer", "LogitScore"]):
         return _cross_encoder(path, *(folder for _, folder in modules))
     unknown = set(kinds) - set(expected)
@@ -128,6 +130,26 @@ def _cross_encoder(path: Path, transformer: str, score: str = "") -> SentenceFol
         activation=str(settings.get("activation_fn") or ""),
         prompts_pairs=pairs,
         generation_prompt=bool(template.get("add_generation_prompt", False)),
+    )
+
+
+def _sparse_encoder(path: Path, transformer: str, pooling: str) -> SentenceFolder:
+    """A folder whose model weighs the tokens of its vocabulary."""
+    file = path / pooling / "config.json"
+    values = read_json(file)
+    for key, value in {"pooling_strategy": "max", "activation_function": "relu"}.items():
+        if values.get(key, value) != value:
+            raise UnsupportedError(f"{file}: {key} {values[key]!r} is not supported, only {value}")
+    settings = read_json(path / SETTINGS) if (path / SETTINGS).is_file() else {}
+    prompts, default = _prompts(path / SETTINGS, settings)
+    return SentenceFolder(
+        transformer=transformer,
+        pooling="sparse",
+        longest=_longest(path / transformer),
+        prompts=prompts,
+        default_prompt=default,
+        similarity=_similarity(path / SETTINGS, settings),
+        dimensions=_count(path / SETTINGS, settings, "max_active_dims"),
     )
 
 

@@ -16,7 +16,7 @@ from speaking import write_tokenizer
 
 import seq2edge
 from seq2edge.bundle.manifest import EmbeddingRecord
-from seq2edge.errors import BundleError, InputError
+from seq2edge.errors import BundleError, InputError, OptionError
 from seq2edge.export.pipeline import export_checkpoint
 from seq2edge.runtime.embeddings import with_prompt
 
@@ -110,6 +110,34 @@ def test_pairs_are_embedded_as_one_text_with_types(tmp_path):
         lost = call("embed", "bundle", "--pairs", "hello")
     np.testing.assert_allclose(json.loads(result.stdout)["embedding"], wanted[1], atol=2e-5)
     assert "'hello': 0 tabs, a pair has one between its texts" in lost.stderr
+
+
+def test_a_sparse_encoder_gives_tokens_and_weights(tmp_path):
+    """The largest first, those alone that are not 0; its bundle proven, its command prints them."""
+    reference, tokenizer, model = eager_model(tmp_path, "bert-sparse", "bert")
+    text = "hello world le petit"
+    inputs = tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        weights = torch.log1p(torch.relu(reference(**inputs).logits[0])).amax(dim=0)
+    weights = weights[: len(tokenizer)]  # the model has more rows
+    (found,) = model.weigh([text])
+    assert len(found) == int((weights > 0).sum()) < len(weights)
+    assert list(found.values()) == pytest.approx(sorted(weights[weights > 0].tolist())[::-1])
+    best = tokenizer.convert_ids_to_tokens(int(weights.argmax()))
+    assert next(iter(found)) == best
+    assert model.weigh([text, "hello"], top=3)[0] == dict(list(found.items())[:3])
+    assert model.weigh([]) == []
+    with pytest.raises(InputError, match="made to weigh, it cannot embed"):
+        model.embed([text])
+    with pytest.raises(OptionError, match="top: 0, needs 1 or more"):
+        model.weigh([text], top=0)
+    with mock.patch("seq2edge.runtime.model.load", return_value=model):
+        result = call("embed", "bundle", text, "--dimensions", 2)
+    assert list(json.loads(result.stdout)["weights"]) == list(found)[:2]
+    exported = export_checkpoint(tmp_path / "checkpoint", tmp_path / "exported", task="weigh")
+    assert exported.bundle.manifest.original.parity is not None
+    opened = seq2edge.load(tmp_path / "exported", device="cpu")
+    assert opened.weigh([text])[0] == pytest.approx(found, abs=1e-5)
 
 
 def test_fewer_dimensions_have_unit_length_again(made):

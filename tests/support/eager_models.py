@@ -44,7 +44,7 @@ def eager_model(
     if out := getattr(reference, "classifier" if "tokens" in name else "qa_outputs", None):
         _vary(reference, tokenizer, out)
     reference.save_pretrained(checkpoint)
-    loaded = load_checkpoint(checkpoint, task="fill" if "masked" in name else None)
+    loaded = load_checkpoint(checkpoint, task=tiny_models.task_of(name))
     converted = convert_tokenizer(
         checkpoint,
         config=loaded.source.config,

@@ -475,6 +475,9 @@ EAGER_HEADS: dict[str, TinyModel] = {
     "eurobert-masked-untied": _head("EuroBert", MASKED, **_EUROBERT),
     "xlm-roberta-masked": _head("XLMRoberta", MASKED, **_ROBERTA),
     "camembert-masked": _head("Camembert", MASKED, **_ROBERTA),
+    "distilbert-sparse": _head("DistilBert", MASKED, **_DISTILBERT),
+    "bert-sparse": _head("Bert", MASKED, **_HEAD_SIZES),
+    "modernbert-sparse": _head("ModernBert", MASKED, **_MODERNBERT),
     "mistral-span": _head("Mistral", SPAN, **LLAMA_SIZES, sliding_window=6),
     "qwen2-tokens": _head("Qwen2", TOKENS, **_QWEN, num_labels=5),
     "qwen3-span": _head("Qwen3", SPAN, **_QWEN, head_dim=12),
@@ -522,6 +525,11 @@ ALIKE: dict[str, TinyModel] = {
 }
 FOREIGN = ("bergamot",)  # exported too, but no models of transformers
 EVERY: dict[str, TinyModel] = {**ALL, **EAGER_HEADS, **ALIKE}  # those too that are not exported
+
+
+def task_of(name: str) -> str | None:
+    """What a checkpoint is asked to do whose class leaves a choice."""
+    return "fill" if "masked" in name else "weigh" if "sparse" in name else None
 
 
 def make(name: str, seed: int = 0, **changes: Any) -> Any:
@@ -573,7 +581,7 @@ def export(folder: Path, name: str, **changes: Any) -> tuple[Path, ExportReport]
 
     save(name, folder / "checkpoint", **changes)
     with mock.patch("seq2edge.export.pipeline.export_checkpoint", kept):
-        task = ("--task", "fill") if "masked" in name else ()
+        task = ("--task", task_of(name)) if task_of(name) else ()
         result = call(
             "export", folder / "checkpoint", "-o", folder / "bundle", "--original", "no", *task
         )

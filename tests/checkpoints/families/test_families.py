@@ -378,7 +378,9 @@ def test_a_masked_language_model_asks_what_it_is_for(name):
     base = {"Bert": "bert-base-uncased", "Roberta": "roberta-base"}.get(name, published)
     values = {**CONFIGS[base], "architectures": [f"{name}ForMaskedLM"]}
     family = find_family(values["model_type"])
-    with pytest.raises(UnsupportedError, match=rf"{name}ForMaskedLM .*--task fill or --task embed"):
+    with pytest.raises(
+        UnsupportedError, match=rf"{name}ForMaskedLM .*--task fill or --task embed, or --task weigh"
+    ):
         family.dims(Config(values), frozenset())
     chosen = family.dims(Config(values, task="embed"), frozenset())
     assert (chosen.head, chosen.pooling) == ("embedding", "mean")
