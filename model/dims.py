@@ -15,7 +15,7 @@ from seq2edge.errors import UnsupportedError
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 NORMS = ("layer", "rms")
 POSITIONS = ("learned", "sinusoidal", "rotary", "relative")
-HEADS = ("lm", "classifier", "embedding", "tokens", "span", "masked")
+HEADS = ("lm", "classifier", "embedding", "tokens", "span", "masked", "sparse")
 POOLINGS = ("first", "last", "max", "mean")
 MIXERS = ("attention", "recurrence", "convolution")  # what brings a layer's tokens together
 _TASKS = {
@@ -25,6 +25,7 @@ _TASKS = {
     "tokens": "tag",  # classes of each token
     "span": "answer",  # of each token: whether an answer begins there, and whether it ends there
     "masked": "fill",  # the vocabulary at each token
+    "sparse": "weigh",  # the vocabulary's weights for a text (SPLADE, Formal et al. 2021)
 }
 
 
@@ -220,7 +221,8 @@ class Dims:
     token_types: int = 0  # >0: rows of BERT's table of segments; 1: the one that all tokens have
     labels: int = 0  # classes of a classifier, of a text or of each token
     classifier_dense: bool = later(True)  # False: the second of a head's products alone, no bias
-    classifier_bias: bool = later(True)  # of the first of a classifier's two products
+    token_dense: bool = later(False)  # both stand before the classes of each token too
+    classifier_bias: bool = later(True)  # of the first of a head's two products
     classifier_activation: str = ""  # between the two products of a head
     classifier_norm: bool = later(False)  # and the encoder's kind of norm behind that
     late_pooling: bool = later(False)  # positions are summed up between the products, not before
@@ -254,7 +256,8 @@ class Dims:
     @property
     def embedding_width(self) -> int:
         """Values of a text's embedding."""
-        return self.dense[-1].width if self.dense else self.width
+        width = self.vocab if self.head == "sparse" else self.width
+        return self.dense[-1].width if self.dense else width
 
     @property
     def task(self) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def _hidden(config: Config) -> int:
     return multiple * -(-int(factor * int(2 * hidden / 3)) // multiple)
 
 
-_TRAITS = {
+_TRAITS: dict[str, Any] = {
     "theta": 1e6,
     "biases": (False, False, False),
     "activation": lambda config: "silu",  # noqa: ARG005
@@ -111,7 +112,7 @@ def _kernel(weight: Tensor) -> Tensor:
     return torch.transpose(weight[:, 0], 0, 1)
 
 
-_OWN = Traits(**_TRAITS)  # type: ignore[arg-type]
+_OWN = Traits(**_TRAITS)
 LFM2 = dataclasses.replace(
     decoder_family("lfm2", "Lfm2", **_TRAITS),
     architectures=("Lfm2ForCausalLM",),
