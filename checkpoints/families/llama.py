@@ -247,7 +247,7 @@ def family_weights(traits: Traits, dims: Dims, names: Names) -> Iterator[WeightM
     stack = dims.decoder or dims.encoder
     assert stack is not None
     if f"{traits.embedding}.weight" not in names and dims.head != "lm":
-        traits = _with_prefix(traits, names)
+        traits = with_prefix(traits, names)
     yield WeightMapping(target="embedding.weight", sources=(f"{traits.embedding}.weight",))
     if dims.head == "lm" and not dims.tied:
         yield from linear("lm_head", traits.head, bias=False)
@@ -260,7 +260,7 @@ def family_weights(traits: Traits, dims: Dims, names: Names) -> Iterator[WeightM
         yield from layer_weights(ours, theirs, stack, traits)
 
 
-def _with_prefix(traits: Traits, names: Names) -> Traits:
+def with_prefix(traits: Traits, names: Names) -> Traits:
     """The traits with the names of a bare model, or of a class that says `transformer`."""
     embedding, layers, final = (
         name.split(".", 1)[1] for name in (traits.embedding, traits.layers, traits.final_norm)
