@@ -42,6 +42,7 @@ class Layout:
     classifier_activation: str
     masked: tuple[str, str, str, str] | None = None  # dense, norm, whose the bias is, out
     masked_activation: str = ""  # where it is not the layers'
+    activation: str = "gelu"  # where a config names none
     padded_positions: bool = False  # the first token stands at the padding id + 1
     widen: str = ""  # the product behind narrow embeddings, in families that may have them
     shared_layers: bool = False  # one layer's weights serve all
@@ -72,13 +73,13 @@ def _head(config: Config, layout: Layout) -> dict[str, object]:
             "head": "masked",
             "tied": bool(config.get("tie_word_embeddings", True)),
             "logits_bias": True,
-            "classifier_activation": layout.masked_activation or _activation(config),
+            "classifier_activation": layout.masked_activation or _activation(layout, config),
         }
     return embedding_head(config)
 
 
-def _activation(config: Config) -> str:
-    return config.activation("hidden_act", config.get("activation", "gelu"))
+def _activation(layout: Layout, config: Config) -> str:
+    return config.activation("hidden_act", config.get("activation", layout.activation))
 
 
 def bert_dims(layout: Layout, config: Config, names: Names) -> Dims:
@@ -102,7 +103,7 @@ def bert_dims(layout: Layout, config: Config, names: Names) -> Dims:
         kv_heads=heads,
         head_dim=width // heads,
         hidden=get("intermediate_size", "hidden_dim"),
-        activation=_activation(config),
+        activation=_activation(layout, config),
         norm_epsilon=float(config.get("layer_norm_eps", 1e-12)),
         pre_norm=False,
         final_norm=False,

@@ -74,6 +74,7 @@ ALBERT = bert_family(
         classifier=("{}pooler", "classifier"),
         classifier_activation="tanh",
         widen="encoder.embedding_hidden_mapping_in",
+        activation="gelu_new",
         shared_layers=True,
         masked=("predictions.dense", "predictions.LayerNorm", "predictions", "predictions.decoder"),
     ),

@@ -142,7 +142,7 @@ def _modernbert_weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
         yield from linear("classifier_out", "classifier")
 
 
-_LLAMA = Traits(epsilon=("rms_norm_eps", 1e-5), theta=250000.0)
+_LLAMA = Traits(epsilon=("rms_norm_eps", 1e-5))
 
 
 def _eurobert_dims(config: Config, names: Names) -> Dims:

@@ -60,8 +60,8 @@ def _head(config: Config) -> dict[str, Any]:
     return embedding_head(config)
 
 
-def _dims(config: Config, names: Names, *, theta: float, biases: bool) -> Dims:
-    """The sizes that a config.json says; `theta` is the base where it says none."""
+def _dims(config: Config, names: Names, *, theta: float, activation: str, biases: bool) -> Dims:
+    """The sizes that a config.json says; `theta` and `activation` are for one that says none."""
     config.ignore("tie_word_embeddings", "pooling", "normalize", "num_labels")
     width, heads = config.size("hidden_size"), config.size("num_attention_heads")
     head_dim = config.size("head_dim", width // heads)
@@ -71,7 +71,7 @@ def _dims(config: Config, names: Names, *, theta: float, biases: bool) -> Dims:
         kv_heads=heads,
         head_dim=head_dim,
         hidden=config.size("intermediate_size"),
-        activation=config.activation("hidden_act"),
+        activation=config.activation("hidden_act", activation),
         gated=True,
         norm_epsilon=float(config.get("layer_norm_eps", 1e-12)),
         pre_norm=False,
@@ -135,12 +135,12 @@ def _exchange_halves(joined: Tensor) -> Tensor:
     return torch.cat(joined.chunk(2)[::-1])
 
 
-def _family(layout: Layout, name: str, model: str, *, theta: float, biases: bool) -> Family:
+def _family(layout: Layout, name: str, model: str, **own: Any) -> Family:
     ends = ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification")
     return Family(
         name=name,
         architectures=tuple(f"{model}{end}" for end in ends),
-        dims=functools.partial(_dims, theta=theta, biases=biases),
+        dims=functools.partial(_dims, **own),
         weights=functools.partial(_weights, layout),
         unused=(r"(.*\.)?pooler\..*", r"cls\..*", r"lm_head\..*"),
     )
@@ -161,6 +161,7 @@ NOMIC_BERT = _family(
     "nomic_bert",
     "NomicBert",
     theta=1000.0,
+    activation="silu",
     biases=False,
 )
 GTE = _family(
@@ -178,5 +179,6 @@ GTE = _family(
     "gte",
     "Gte",
     theta=160000.0,
+    activation="gelu",
     biases=True,
 )
