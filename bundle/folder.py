@@ -218,7 +218,7 @@ def summarize(values: Mapping[str, Any]) -> Iterator[str]:
             limit = stack["max_positions"] or "any number of"
             yield f"{side:<12}{sizes}, width {dims['width']}, {limit} positions"
     yield f"vocabulary  {dims['vocab']}"
-    yield from _summarize_shortlist(values["shortlist"])
+    yield from _summarize_shortlists(values)
     for graph in values["graphs"]:
         needs = ", ".join(f"{name} {version}+" for name, version in graph["requires"].items())
         yield f"graph       {graph['file']} ({graph['target']}, needs {needs})"
@@ -252,11 +252,13 @@ def _summarize_original(original: Mapping[str, Any] | None) -> Iterator[str]:
         yield f"original    not compared: {original['reason']}"
 
 
-def _summarize_shortlist(listed: Mapping[str, Any] | None) -> Iterator[str]:
-    if listed:
+def _summarize_shortlists(values: Mapping[str, Any]) -> Iterator[str]:
+    if listed := values["shortlist"]:
         learnt = f"learnt from {listed['texts']:,} texts"
         origin = learnt if listed["origin"] == "texts" else "given as ids"
         yield f"shortlist   {listed['size']:,} tokens can be generated, {origin}"
+    if values["lexicon"]:
+        yield f"lexicon     {values['lexicon']}: an answer has tokens that its source's words allow"
 
 
 def _summarize_embedding(record: Mapping[str, Any] | None) -> Iterator[str]:

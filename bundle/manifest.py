@@ -308,9 +308,10 @@ class ProvenanceRecord:
 class Manifest:
     """A whole bundle.
 
-    `shortlist`, `embedding`, `relevance` and `original` are not written where there are none, so
-    that older versions read the rest. `relevance` is what the score of a classifier with one label
-    is where it reranks (None: the sigmoid).
+    `shortlist`, `lexicon`, `embedding`, `relevance` and `original` are not written where there are
+    none, so that older versions read the rest. `lexicon` is the file of a lexical shortlist.
+    `relevance` is what the score of a classifier with one label is where it reranks (None: the
+    sigmoid).
     `generation` holds the checkpoint's decoding defaults, `generation_ignored` those of its
     settings that the runtime does not apply. `files` lists every file but the manifest; it is
     empty until a `BundleWriter` finishes.
@@ -334,6 +335,7 @@ class Manifest:
     speech: SpeechRecord | None = None
     tokenizer: TokenizerRecord | None = None
     shortlist: ShortlistRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    lexicon: FileName | None = dataclasses.field(default=None, metadata=OPTIONAL)
     embedding: EmbeddingRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
     graphs: tuple[GraphRecord, ...] = ()
     engines: tuple[EngineRecord, ...] = ()
@@ -395,6 +397,8 @@ class Manifest:
                 yield f"tokenizer.{key}", name
         if self.shortlist is not None:
             yield "shortlist.file", self.shortlist.file
+        if self.lexicon is not None:
+            yield "lexicon", self.lexicon
 
 
 def utc_now() -> UtcTime:

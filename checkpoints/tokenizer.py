@@ -75,18 +75,24 @@ def convert_tokenizer(
     vocab: int,
     source_vocab: int = 0,
     files: Mapping[str, bytes] | None = None,
+    pieces: Mapping[str, Path] | None = None,
     fills: bool = False,
 ) -> Converted | None:
     """The tokenizer of a checkpoint folder, None where it has no tokenizer files.
 
     `config` is the checkpoint's config.json, `vocab` and `source_vocab` are the rows of the
     decoder's and the encoder's embeddings (0: the same). `files` takes the place of the files in
-    the folder, which then only names the checkpoint in errors. `fills`: the record names the mask.
+    the folder, which then only names the checkpoint in errors; so do `pieces`, SentencePiece models
+    of Marian's for `source` and `target`. `fills`: the record names the mask.
     Raises CheckpointError for damaged files and for ids without an embedding, UnsupportedError for
     kinds of tokenizers that have no conversion.
     """
     if "tokenizer" in config:
-        return _native(folder, config["tokenizer"], files, (source_vocab or vocab, vocab))
+        return _native(folder, config["tokenizer"], vocab=vocab, source_vocab=source_vocab or vocab)
+    if pieces is not None:
+        from seq2edge.checkpoints.plain_sentencepiece import convert_plain
+
+        return convert_plain(pieces, (source_vocab or vocab, vocab))
     stored = _stored(folder) if files is None else dict(files)
     if not stored or set(stored) == {TEMPLATE}:
         return None
@@ -112,18 +118,15 @@ def convert_tokenizer(
     return _with_template(converted, original)
 
 
-def _native(
-    folder: Path, values: object, made: Mapping[str, bytes] | None, vocabs: tuple[int, int]
-) -> Converted:
-    """The files and the record that training wrote, or an importer made."""
+def _native(folder: Path, values: object, *, vocab: int, source_vocab: int) -> Converted:
+    """The files and the record that training wrote."""
     with record_errors(folder, CheckpointError):
         record: TokenizerRecord = decode(TokenizerRecord, values, "tokenizer")
-    files = dict(made or {})
+    files = {}
     for name in (record.source, *([record.target] if record.target else [])):
-        if made is None:
-            with file_errors(folder / name, CheckpointError):
-                files[name] = (folder / name).read_bytes()
-    rows = dict(zip((record.source, record.target or record.source), vocabs, strict=True))
+        with file_errors(folder / name, CheckpointError):
+            files[name] = (folder / name).read_bytes()
+    rows = {record.source: source_vocab, record.target or record.source: vocab}
     for name, data in files.items():
         size = _parse(data, folder / name).get_vocab_size(with_added_tokens=True)
         if size > rows[name]:

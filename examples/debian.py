@@ -19,7 +19,7 @@ from pathlib import Path
 from weights import CACHE, FetchError
 
 INDEX = CACHE.parent / "debian-index"
-LANGUAGES = ("en", "de", "fr", "it")
+LANGUAGES = ("en", "de", "fr", "it", "pt_BR")
 _CONFIG = """
 Dir::State "{folder}/state";
 Dir::Cache "{folder}/cache";
@@ -96,7 +96,7 @@ def part_of(source: str) -> str:
 def _fetch() -> Path:
     folder = INDEX
     lists = folder / "state" / "lists"
-    if not any(lists.glob("*_Packages")):
+    if not all(_translations(lists, language) for language in LANGUAGES):
         if not shutil.which("apt-get"):
             raise FetchError("the Debian index: needs apt-get")
         shutil.rmtree(folder, ignore_errors=True)
@@ -118,10 +118,15 @@ def _environment() -> dict[str, str]:
     return {"APT_CONFIG": str(INDEX / "apt.conf"), "PATH": "/usr/bin:/bin:/usr/sbin:/sbin"}
 
 
+def _translations(lists: Path, language: str) -> list[Path]:
+    """The files of a language; apt writes an underscore as its code."""
+    return sorted(lists.glob(f"*_Translation-{language.replace('_', '%5f')}"))
+
+
 def _descriptions(lists: Path, language: str) -> dict[str, tuple[str, tuple[str, ...]]]:
     """Synopsis and paragraphs by the MD5 of the English description."""
     descriptions = {}
-    for path in sorted(lists.glob(f"*_Translation-{language}")):
+    for path in _translations(lists, language):
         for entry in _entries(path):
             text = entry.get(f"Description-{language}", "")
             synopsis, _, long = text.partition("\n")

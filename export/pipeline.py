@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from seq2edge import __version__
 from seq2edge.bundle import Bundle, BundleWriter
+from seq2edge.bundle.lexicon import LEXICON, write_lexicon
 from seq2edge.bundle.manifest import (
     AudioRecord,
     EmbeddingRecord,
@@ -122,6 +123,9 @@ def export_checkpoint(
         tokenizer, notes = _write_tokenizer(writer, loaded)
         graphs = _write_graphs(writer, loaded, heads, progress)
         manifest = _manifest(loaded, origin, defaults, tokenizer, graphs)
+        if loaded.source.lexicon is not None:
+            write_lexicon(writer.path(LEXICON), loaded.source.lexicon)
+            manifest = dataclasses.replace(manifest, lexicon=LEXICON)
         progress("reference", 0.0)
         reference = record_reference(loaded, heads)
         write_reference(writer.path(REFERENCE), reference)
@@ -182,6 +186,7 @@ def _write_tokenizer(
         vocab=dims.vocab,
         source_vocab=dims.source_vocab,
         files=source.tokenizer_files,
+        pieces=source.pieces,
         fills=dims.head == "masked",
     )
     if converted is None:

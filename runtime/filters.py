@@ -238,6 +238,12 @@ def _force(tokens: tuple[int, ...], scores: Logits) -> None:
     scores[:, list(tokens)] = 0.0
 
 
+def forbid_others(others: NDArray[np.bool_], history: History, scores: Logits) -> None:
+    """Tokens (vocab,) that a source's lexical shortlist does not have."""
+    del history
+    np.copyto(scores, NEVER, where=others)
+
+
 def favour_end(
     after: int, factor: float, eos: NDArray[np.int64], history: History, scores: Logits
 ) -> None:

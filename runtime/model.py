@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.engine_info import SEGMENTS
+from seq2edge.bundle.lexicon import read_lexicon
 from seq2edge.bundle.manifest import EmbeddingRecord
 from seq2edge.bundle.shortlist import read_shortlist
 from seq2edge.errors import InputError, OptionError
@@ -109,6 +110,7 @@ class Model:
             longest=tokenizer.text_limit if tokenizer is not None else None,
         )
         self.options = DecodeOptions.from_dict(dict(bundle.manifest.generation or {}))
+        self._lexicon = read_lexicon(bundle)
         self._tokenizer: Tokenizer | None = None
         self._draft: Model | None = None
         self._service: Service | None = None  # of the asynchronous calls
@@ -764,6 +766,9 @@ class Model:
         holds_stop = StopStrings(self.tokenizer, stops) if stops else None
         start = tuple(source) if self.dims.kind == "decoder" else self.start_tokens(options)
         processors = self._constraints(options, len(start))
+        allowed = None
+        if self._lexicon is not None and not isinstance(source, np.ndarray):
+            allowed = self._lexicon.allowed(source)
         return Request(
             prompt=start,
             source=None if self.dims.kind == "decoder" else source,
@@ -772,6 +777,7 @@ class Model:
             max_new_tokens=self._limits.new_tokens(len(start), options),
             holds_stop=holds_stop,
             processors=processors,
+            allowed=allowed,
             drafter=make_drafter(self, self._draft, options, source),
         )
 

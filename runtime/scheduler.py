@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seq2edge.errors import CapacityError, Seq2EdgeError
 from seq2edge.runtime.backend import (
@@ -64,7 +65,8 @@ class Request:
     `prompt` are the ids that a decoder-only model goes on from, or those that the decoder of an
     encoder-decoder starts from; the latter reads `source`: ids, or features (mels, frames) of
     `positions` encoder positions. At most `max_new_tokens` are generated. `processors` change
-    scores after the filters of the options; `holds_stop` says whether generated ids end in a stop
+    scores after the filters of the options; of the vocabulary (vocab,) nothing is generated but
+    what is `allowed`; `holds_stop` says whether generated ids end in a stop
     string. `prefix` holds the first tokens of the prompt, and is spent; with `keep`, what the
     cache holds in the end is there for another request. `drafter` guesses tokens, for a
     request of one row and a backend that verifies them. `on_tokens` is called after every token, in
@@ -77,6 +79,7 @@ class Request:
     options: DecodeOptions
     max_new_tokens: int
     processors: Sequence[Processor] = ()
+    allowed: NDArray[np.bool_] | None = None
     holds_stop: HoldsStop | None = None
     prefix: Prefix | None = None
     keep: bool = False
@@ -113,6 +116,7 @@ class Group:
             self.history,
             request.options,
             processors=request.processors,
+            allowed=request.allowed,
             holds_stop=request.holds_stop,
         )
         self.error: BaseException | None = None

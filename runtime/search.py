@@ -6,6 +6,7 @@ it. `choose` is called once a step until `done`.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -15,7 +16,14 @@ from numpy.typing import NDArray
 from seq2edge.errors import OptionError
 from seq2edge.runtime.backend import Answer, Candidates, Logits, all_logits
 from seq2edge.runtime.candidates import ScoreBuffer, TopCandidates
-from seq2edge.runtime.filters import FORBIDDING, NEVER, Filter, make_filters, may_increase_scores
+from seq2edge.runtime.filters import (
+    FORBIDDING,
+    NEVER,
+    Filter,
+    forbid_others,
+    make_filters,
+    may_increase_scores,
+)
 from seq2edge.runtime.likelihood import checked, log_sum_exp
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.sampling import draw, remaining
@@ -78,10 +86,13 @@ class FilteredSearch:
         options: DecodeOptions,
         *,
         processors: Sequence[Processor] = (),
+        allowed: NDArray[np.bool_] | None = None,
         holds_stop: HoldsStop | None = None,
     ) -> None:
         self.history, self.options = history, options
         self.filters = filters_of(options, processors)
+        if allowed is not None:
+            self.filters.insert(0, functools.partial(forbid_others, ~allowed))
         self.done = False
         self._buffer = ScoreBuffer()
         self._holds_stop = holds_stop

@@ -109,6 +109,7 @@ def manifest_of(**changes: Any) -> Manifest:
             tool_version="0.1.0",
             created="2026-01-31T23:59:59Z",
         ),
+        "lexicon": "lexicon.npz",
         "embedding": EmbeddingRecord(
             prompts={"query": "query: ", "passage": ""},
             longest=256,

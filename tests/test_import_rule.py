@@ -55,8 +55,8 @@ ROOMS = {
     "export.passes": Room("edits of graphs, one a file", "model bundle", "numpy onnx_ir"),
     "checkpoints.families": Room("a family a file: dims and weights", "model", "torch"),
     "checkpoints.importers": Room(
-        "a format a file: Hugging Face, GGUF, CTranslate2",
-        "",
+        "a format a file: Hugging Face, GGUF, CTranslate2, Marian",
+        "bundle",
         "numpy torch safetensors tokenizers gguf",
     ),
     "checkpoints": Room(

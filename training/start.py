@@ -75,6 +75,7 @@ def read_start_checkpoint(recipe: Recipe, folder: Path) -> StartCheckpoint:
         vocab=loaded.dims.vocab,
         source_vocab=loaded.dims.source_vocab,
         files=loaded.source.tokenizer_files,
+        pieces=loaded.source.pieces,
     )
     if converted is None:
         raise TrainingError(f"{path}: has no tokenizer, training reads text")

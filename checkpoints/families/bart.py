@@ -204,7 +204,6 @@ def _blenderbot_small_dims(layout: Layout, config: Config, names: Names) -> Dims
 
 def _bergamot_dims(layout: Layout, config: Config, names: Names) -> Dims:
     """Students whose decoder has recurrences in the place of self-attention."""
-    config.ignore("tokenizer")  # read by `checkpoints/tokenizer.py`
     dims = _dims(layout, config, names)
     assert dims.decoder is not None
     mixer = "recurrence" if config.get("recurrent") else "attention"

@@ -13,25 +13,22 @@ Marian by default.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
 import torch
 from torch import Tensor
 
-from seq2edge.bundle.manifest import SpecialTokens, TokenizerRecord
+from seq2edge.bundle.lexicon import Lexicon
 from seq2edge.checkpoints.importers.huggingface import Source
 from seq2edge.checkpoints.importers.marian_file import MarianFile, read_marian
-from seq2edge.checkpoints.sentencepiece import IdMapping, build, read_numbers, read_pieces
+from seq2edge.checkpoints.importers.marian_lexicon import read_lexicon
 from seq2edge.errors import CheckpointError, UnsupportedError
-from seq2edge.files.records import plain_values
 
-END, UNKNOWN = "</s>", "<unk>"
+END, UNKNOWN = 0, 1  # ids, in every vocabulary
 NEVER = -32768.0  # a logit; exact in every float type
 POSITIONS = 1024  # sinusoids have no end, a table has one
 # What a setting must say; 1 and True are equal here.
@@ -72,14 +69,6 @@ OTHERS = re.compile(
     r"transformer-dim-ffn|transformer-ffn-activation|char-.*|original-type"
 )
 ACTIVATIONS = ("relu", "gelu", "swish")
-SAMPLE = (
-    "",
-    "  Two  spaces,\ttabs\nand lines. ",
-    "Ça coûte 3,50 € – naïve façade, Æther, ½ ﬁ ①",  # noqa: RUF001
-    "Съешь же ещё этих мягких французских булок, да выпей чаю",
-    "我们今天去北京，天气很好。日本語のテキストｶﾅ",  # noqa: RUF001
-    "emoji 😀👍🏽 and ＦＵＬＬ width",  # noqa: RUF001
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,23 +93,48 @@ def open_bergamot(path: Path) -> Source:
     if left:
         raise CheckpointError(f"{stored.path}: tensors that have no place: {', '.join(left[:5])}")
     source, target = (stored.extents(name)[0] for name in _tables(stored))
-    files, record = _tokenizer(path, source, target)
-    own = tokenizers.Tokenizer.from_str(files[record.target or record.source].decode())
     return Source(
         path=path,
         source_format="bergamot",
-        config=_config(stored) | {"tokenizer": plain_values(record)},
+        config=_config(stored),
         generation={
             "decoder_start_token_id": target,
-            "eos_token_id": own.token_to_id(END),
+            "eos_token_id": END,
             "pad_token_id": target,
-            "suppress_tokens": [own.token_to_id(UNKNOWN)],
+            "suppress_tokens": [UNKNOWN],
             "max_length": POSITIONS,
         },
         names=frozenset(parts),
         read=lambda name: _read(stored, parts[name], name),
-        tokenizer_files=files,
+        pieces=_vocabularies(path),
+        lexicon=_lexicon(path, source, target),
     )
+
+
+def _vocabularies(path: Path) -> dict[str, Path]:
+    """The SentencePiece models of the sides, of `source` alone where they share one."""
+    present = sorted(path.glob("*vocab*.spm"))
+    sides = {"source": path.glob("srcvocab*.spm"), "target": path.glob("trgvocab*.spm")}
+    named = {side: file for side, files in sides.items() for file in files}
+    if len(present) == 1:
+        return {"source": present[0]}
+    if len(present) != 2 or len(named) != 2:
+        listed = ", ".join(file.name for file in present)
+        raise CheckpointError(f"{path}: holds {listed}; needs one vocabulary, or one of each side")
+    return named
+
+
+def _lexicon(path: Path, source: int, target: int) -> Lexicon | None:
+    """The folder's lexical shortlist, if it has one."""
+    present = sorted(path.glob("lex*.bin"))
+    if len(present) > 1:
+        names = ", ".join(file.name for file in present)
+        raise CheckpointError(f"{path}: holds {names}; keep one of them")
+    if not present:
+        return None
+    shared = len(_vocabularies(path)) == 1
+    lexicon = read_lexicon(present[0], source=source, target=target, shared=shared)
+    return dataclasses.replace(lexicon, vocab=target + 1)
 
 
 def _check_settings(stored: MarianFile) -> None:
@@ -259,53 +273,3 @@ def _read(stored: MarianFile, part: Part, name: str) -> Tensor:
     for key in {name, part.name} & set(more):
         values = np.concatenate((values, np.full_like(values[:1], more[key])))
     return torch.from_numpy(np.ascontiguousarray(values))
-
-
-def _tokenizer(path: Path, source: int, target: int) -> tuple[dict[str, bytes], TokenizerRecord]:
-    """The files of both sides' tokenizers, and the record of them; sizes are of the embeddings."""
-    present = sorted(path.glob("*vocab*.spm"))
-    sides = [file for side in ("src", "trg") for file in sorted(path.glob(f"{side}vocab*.spm"))]
-    if len(present) == 1:
-        files = {"tokenizer.json": _converted(present[0], source)}
-    elif len(present) == len(sides) == 2 and sides[1].name.startswith("trg"):
-        files = {
-            "tokenizer.json": _converted(sides[0], source),
-            "tokenizer.target.json": _converted(sides[1], target),
-        }
-    else:
-        listed = ", ".join(file.name for file in present)
-        raise CheckpointError(f"{path}: holds {listed}; needs one vocabulary, or one of each side")
-    record = TokenizerRecord(
-        source="tokenizer.json",
-        target="tokenizer.target.json" if len(files) == 2 else None,
-        special=SpecialTokens(eos=END, unk=UNKNOWN),
-    )
-    return files, record
-
-
-def _converted(file: Path, size: int) -> bytes:
-    """A SentencePiece model as a tokenizer.json, proven on text of many scripts."""
-    ids = read_numbers(file)
-    if len(ids) != size:
-        raise CheckpointError(f"{file}: {len(ids)} pieces, the model has {size} embeddings")
-    missing = [token for token in (END, UNKNOWN) if token not in ids]
-    if missing:
-        raise CheckpointError(f"{file}: no {' and no '.join(missing)}")
-    mapping = IdMapping(
-        ids=ids,
-        added=tuple(tokenizers.AddedToken(token, special=True) for token in (END, UNKNOWN)),
-        codes=None,
-        unknown=UNKNOWN,
-        template=("$A", END),
-        gap=" ",
-    )
-    tokenizer, _ = build(read_pieces(file, byte_fallback=True), mapping, str(file))
-    pieces: Any = importlib.import_module("sentencepiece")
-    original = pieces.SentencePieceProcessor(model_file=str(file))
-    for line in SAMPLE:
-        mine, theirs = tokenizer.encode(line).ids, [*original.encode(line), ids[END]]
-        if mine != theirs:
-            raise UnsupportedError(
-                f"{file}: cannot be converted, {line!r} would become {mine} in place of {theirs}"
-            )
-    return str(tokenizer.to_str()).encode()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seq2edge.bundle.lexicon import Lexicon
 from seq2edge.checkpoints.importers.json_file import read_json
 from seq2edge.checkpoints.importers.sentence_transformers import (
     SentenceFolder,
@@ -35,6 +36,8 @@ class Source:
     read: Callable[[str], Tensor]
     tokenizer_files: dict[str, bytes] | None = None  # None: they are in the folder itself
     sentence: SentenceFolder | None = None  # what sentence-transformers says beside the model
+    pieces: dict[str, Path] | None = None  # SentencePiece models that are no tokenizer's files
+    lexicon: Lexicon | None = None  # which tokens an answer to a source may have
 
 
 def open_folder(path: Path) -> Source:

@@ -20,6 +20,7 @@ FILES = [
     "encoder.onnx",
     "engines/sm87.json",
     "engines/sm87.plan",
+    "lexicon.npz",
     "shortlist.txt",
     "target/tokenizer.json",
     "tokenizer.json",

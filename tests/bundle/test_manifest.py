@@ -288,6 +288,7 @@ def test_references_name_every_file_field(full: Manifest) -> None:
         "tokenizer.source": "tokenizer.json",
         "tokenizer.target": "target/tokenizer.json",
         "shortlist.file": "shortlist.txt",
+        "lexicon": "lexicon.npz",
     }
 
 

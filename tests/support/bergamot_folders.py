@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from pathlib import Path
@@ -67,6 +68,16 @@ def names(*, recurrent: bool = True) -> dict[str, tuple[int, ...]]:
             shapes |= {f"{at}_ffn_W2": (HIDDEN, WIDTH), f"{at}_ffn_b2": (1, WIDTH)}
             shapes |= {f"{at}_ffn_ffn_ln_{n}": (1, WIDTH) for n in ("scale", "bias")}
     return shapes
+
+
+def write_lexicon(path: Path, lists: list[list[int]], frequent: int) -> None:
+    """Marian's binary shortlist of these translations of every source token."""
+    ids = [token for each in lists for token in each]
+    offsets = [0, *itertools.accumulate(map(len, lists))]
+    head = struct.pack("<6Q", 0xF11A48D5013417F5, 7, frequent, 50, len(offsets), len(ids))
+    path.write_bytes(
+        head + struct.pack(f"<{len(offsets)}Q", *offsets) + struct.pack(f"<{len(ids)}I", *ids)
+    )
 
 
 def save(folder: Path, *, quantized: bool = True, shared: bool = True, **settings: Any) -> Tensors:
@@ -138,12 +149,18 @@ def write(path: Path, tensors: Tensors, settings: dict[str, Any], *, quantized: 
 class Marian:
     """What Marian computes, in float64, one sentence and one token after the other."""
 
-    def __init__(self, tensors: Tensors, *, activation: str = "relu") -> None:
+    def __init__(self, tensors: Tensors, *, heads: int = HEADS, activation: str = "relu") -> None:
         self.tensors = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
         table = self.tensors.get("Wemb")
         self.source = self.tensors["encoder_Wemb"] if table is None else table
         self.target = self.tensors["decoder_Wemb"] if table is None else table
-        self.activation = activation
+        self.width = self.target.shape[1]
+        self.heads, self.activation = heads, activation
+
+    def layers(self, side: str) -> list[str]:
+        """The beginning of the names of every layer."""
+        names = (f"{side}_l{i}" for i in itertools.count(1))
+        return list(itertools.takewhile(lambda at: f"{at}_ffn_W1" in self.tensors, names))
 
     def product(self, x: Any, at: str, letter: str) -> Any:
         """x W + b."""
@@ -160,13 +177,13 @@ class Marian:
         query, key, value = (
             self.product(of, at, letter) for of, letter in ((x, "q"), (memory, "k"), (memory, "v"))
         )
-        size, heads = WIDTH // HEADS, []
-        for head in range(HEADS):
+        size, answers = self.width // self.heads, []
+        for head in range(self.heads):
             part = slice(head * size, (head + 1) * size)
             scores = query[:, part] @ key[:, part].T / math.sqrt(size)
             weights = np.exp(scores - scores.max(-1, keepdims=True))
-            heads.append(weights / weights.sum(-1, keepdims=True) @ value[:, part])
-        return self.product(np.concatenate(heads, axis=1), at, "o")
+            answers.append(weights / weights.sum(-1, keepdims=True) @ value[:, part])
+        return self.product(np.concatenate(answers, axis=1), at, "o")
 
     def feed(self, x: Any, at: str) -> Any:
         """The feed-forward and its norm."""
@@ -176,49 +193,50 @@ class Marian:
 
     def place(self, position: int) -> Any:
         """Sines of all frequencies, then cosines."""
-        half = WIDTH // 2
+        half = self.width // 2
         angles = position * np.exp(np.arange(half) * -(math.log(10000) / (half - 1)))
         return np.concatenate((np.sin(angles), np.cos(angles)))
 
     def encode(self, ids: list[int]) -> Any:
         """(source, width)."""
-        x = self.source[ids] * math.sqrt(WIDTH)
+        x = self.source[ids] * math.sqrt(self.width)
         x = x + np.stack([self.place(i) for i in range(len(ids))])
-        for i in range(1, LAYERS[0] + 1):
-            at = f"encoder_l{i}"
+        for at in self.layers("encoder"):
             x = self.norm(x + self.attend(x, x, f"{at}_self"), f"{at}_self_Wo")
             x = self.feed(x, f"{at}_ffn")
         return x
 
+    def step(self, memory: Any, token: int | None, position: int, kept: dict[str, Any]) -> Any:
+        """Logits behind one more token, None before the first; `kept` is what layers remember."""
+        x = 0 if token is None else self.target[token] * math.sqrt(self.width)
+        x = (x + self.place(position))[None]
+        for at in self.layers("decoder"):
+            if f"{at}_rnn_W" in self.tensors:
+                keep = 1 / (1 + np.exp(-self.product(x, f"{at}_rnn", "f")))
+                put = x @ self.tensors[f"{at}_rnn_W"]
+                kept[at] = keep * kept.get(at, 0.0) + (1 - keep) * put
+                x = self.norm(x + np.maximum(kept[at], 0), f"{at}_rnn_ffn")
+            else:
+                kept.setdefault(at, []).append(x[0])
+                attended = self.attend(x, np.stack(kept[at]), f"{at}_self")
+                x = self.norm(x + attended, f"{at}_self_Wo")
+            x = self.norm(x + self.attend(x, memory, f"{at}_context"), f"{at}_context_Wo")
+            x = self.feed(x, f"{at}_ffn")
+        return (x @ self.target.T + self.tensors["decoder_ff_logit_out_b"])[0]
+
     def logits(self, memory: Any, ids: list[int]) -> Any:
         """After each of the tokens, the first behind nothing: (1 + tokens, vocabulary)."""
-        states = [np.zeros(WIDTH)] * LAYERS[1]
-        before: list[list[Any]] = [[] for _ in range(LAYERS[1])]
-        given = []
-        for position, token in enumerate([None, *ids]):
-            x = 0 if token is None else self.target[token] * math.sqrt(WIDTH)
-            x = (x + self.place(position))[None]
-            for i in range(1, LAYERS[1] + 1):
-                at = f"decoder_l{i}"
-                if f"{at}_rnn_W" in self.tensors:
-                    keep = 1 / (1 + np.exp(-self.product(x, f"{at}_rnn", "f")))
-                    put = x @ self.tensors[f"{at}_rnn_W"]
-                    states[i - 1] = keep * states[i - 1] + (1 - keep) * put
-                    x = self.norm(x + np.maximum(states[i - 1], 0), f"{at}_rnn_ffn")
-                else:
-                    before[i - 1].append(x[0])
-                    attended = self.attend(x, np.stack(before[i - 1]), f"{at}_self")
-                    x = self.norm(x + attended, f"{at}_self_Wo")
-                x = self.norm(x + self.attend(x, memory, f"{at}_context"), f"{at}_context_Wo")
-                x = self.feed(x, f"{at}_ffn")
-            given.append(x @ self.target.T + self.tensors["decoder_ff_logit_out_b"])
-        return np.concatenate(given)
+        kept: dict[str, Any] = {}
+        return np.stack([self.step(memory, t, i, kept) for i, t in enumerate([None, *ids])])
 
-    def greedy(self, source: list[int], most: int) -> list[int]:
+    def greedy(self, source: list[int], most: int, allowed: Any = None) -> list[int]:
         """The likeliest token at each step, never the unknown one, up to the end."""
-        memory, ids = self.encode(source), []
+        memory, kept = self.encode(source), {}
+        ids: list[int] = []
         while len(ids) < most and (not ids or ids[-1] != 0):
-            last = self.logits(memory, ids)[-1]
-            last[1] = -np.inf
-            ids.append(int(last.argmax()))
+            logits = self.step(memory, ids[-1] if ids else None, len(ids), kept)
+            logits[1] = -np.inf
+            if allowed is not None:
+                logits[~allowed[: len(logits)]] = -np.inf
+            ids.append(int(logits.argmax()))
         return ids

@@ -47,14 +47,14 @@ onnxruntime.SessionOptions = without_arena
 path, target, capacity, mode = sys.argv[1:]
 backend = OnnxRuntimeBackend(Bundle.open(path), target=target, threads=1)
 cache = backend.start(None, 1, int(capacity))
-for tensor in cache._caches.tensors():
+for tensor in cache._caches.tensors().values():
     tensor[:] = 0  # the kernel gives memory when it is first written to
 one = np.ones(1, dtype=np.int64)
 backend.step(np.array([[5, 6, 7]]), np.array([3]), cache)
 grown = []
 for _ in range(STEPS):
     if mode == "separate":
-        for name in cache._caches._names:
+        for name in cache._caches.tensors():
             cache._binding.bind_output(f"present_{name}", "cpu")
     forget()
     before = resident("VmRSS")

@@ -16,6 +16,8 @@ from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.checkpoints.tokenizer import convert_tokenizer
 from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.export.eager import EagerBackend
+from seq2edge.export.pipeline import export_checkpoint
+from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.runtime.tokenizer import Tokenizer
 
 SOURCES = ([5, 9, 31, 7, 0], [14, 0], [44, 3, 3, 21, 60, 17, 8, 90, 0])
@@ -112,7 +114,7 @@ def test_cuts_text_as_sentencepiece_does(tmp_path):
             config=source.config,
             vocab=source.config["decoder_vocab_size"],
             source_vocab=source.config["vocab_size"],
-            files=source.tokenizer_files,
+            pieces=source.pieces,
         )
         (tmp_path / name / "made").mkdir()
         for file, data in converted.files.items():
@@ -166,7 +168,7 @@ def test_refuses_damaged_folders(tmp_path):
     bergamot_folders.save(tmp_path / "other", shared=False)
     shutil.copy(tmp_path / "other" / "srcvocab.aabb.spm", folder / "vocab.aabb.spm")
     with pytest.raises(CheckpointError, match="pieces, the model has"):
-        load_checkpoint(folder)
+        export_checkpoint(folder, tmp_path / "bundle")
 
 
 def test_refuses_other_kinds_of_numbers(tmp_path):
@@ -177,3 +179,55 @@ def test_refuses_other_kinds_of_numbers(tmp_path):
     file.write_bytes(data)
     with pytest.raises(UnsupportedError, match="Wemb is intgemm8 laid out for AVX2"):
         load_checkpoint(tmp_path / "model")
+
+
+@pytest.fixture
+def lists():
+    """Three translations of every source token, by a rule."""
+    return lambda size: [[(7 * t + k * k) % size for k in (2, 5, 9)] for t in range(size)]
+
+
+def test_an_answer_has_tokens_of_its_lexical_shortlist_alone(tmp_path, lists):
+    """The frequent ones, translations of the source's tokens, and these themselves."""
+    folder = tmp_path / "model"
+    marian = bergamot_folders.Marian(bergamot_folders.save(folder))
+    size = len(marian.target)
+    bergamot_folders.write_lexicon(folder / "lex.bin", lists(size), frequent=10)
+    export_checkpoint(folder, tmp_path / "bundle")
+    model = seq2edge.load(tmp_path / "bundle", device="cpu", threads=1)
+    free = [marian.greedy(source, 20) for source in SOURCES]
+    for changes in ({}, {"num_beams": 3}, {"do_sample": True, "seed": 3}):
+        options = model.options.replace(max_new_tokens=20, max_length=None, **changes)
+        answers = [list(each[0].ids) for each in model.generate_ids(SOURCES, options)]
+        for source, ids in zip(SOURCES, answers, strict=True):
+            listed = {*range(10), *source}
+            listed |= {t for s in source for t in lists(size)[s]}
+            assert set(ids) <= listed
+            if not changes:
+                allowed = np.array([t in listed for t in range(size)])
+                assert ids == marian.greedy(source, 20, allowed)
+        assert answers != free
+    quantize_bundle(tmp_path / "bundle", tmp_path / "small", "int8-weight")
+    assert seq2edge.load(tmp_path / "small", device="cpu").bundle.manifest.lexicon
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: b"x" + data[1:], "not a binary lexical shortlist"),
+        (lambda data: data[:-4], "damaged or belongs to another"),
+        (lambda data: data[:-4] + b"\xff\xff\xff\x7f", "belongs to another"),
+        (lambda data: data[:56] + b"\xff" * 8 + data[64:], "do not ascend"),
+        (lambda data: data[:20], "beyond the file's end"),
+    ],
+    ids=["magic", "cut", "an id", "an offset", "the head"],
+)
+def test_refuses_damaged_lexical_shortlists(tmp_path, lists, damage, said):
+    """By the file's name."""
+    folder = tmp_path / "model"
+    size = len(bergamot_folders.save(folder)["Wemb"])
+    bergamot_folders.write_lexicon(folder / "lex.bin", lists(size), frequent=10)
+    load_checkpoint(folder)
+    (folder / "lex.bin").write_bytes(damage((folder / "lex.bin").read_bytes()))
+    with pytest.raises(CheckpointError, match=f"lex.bin: .*{said}"):
+        load_checkpoint(folder)
