@@ -36,6 +36,8 @@ from seq2edge.files.storage import (
     temporary_beside,
 )
 
+LISTED = 20  # labels that a summary names
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bundle:
@@ -216,7 +218,9 @@ def summarize(values: Mapping[str, Any]) -> Iterator[str]:
         if stack := dims[side]:
             sizes = f"{stack['layers']} layers, {stack['heads']} heads of {stack['head_dim']}"
             limit = stack["max_positions"] or "any number of"
-            yield f"{side:<12}{sizes}, width {dims['width']}, {limit} positions"
+            width = (dims["encoder_width"] if side == "encoder" else 0) or dims["width"]
+            yield f"{side:<12}{sizes}, width {width}, {limit} positions"
+    yield from _summarize_images(dims["image"], values["images"])
     yield f"vocabulary  {dims['vocab']}"
     yield from _summarize_shortlists(values)
     for graph in values["graphs"]:
@@ -224,8 +228,7 @@ def summarize(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"graph       {graph['file']} ({graph['target']}, needs {needs})"
     yield f"tokenizer   {values['tokenizer']['source'] if values['tokenizer'] else 'none'}"
     yield from _summarize_embedding(values["embedding"])
-    if values["labels"]:
-        yield f"labels      {', '.join(values['labels'])}"
+    yield from _summarize_classes(values)
     for name, value in (values["generation"] or {}).items():
         yield f"decoding    {name} = {json.dumps(value)}"
     for name, value in values["generation_ignored"].items():
@@ -244,12 +247,32 @@ def summarize(values: Mapping[str, Any]) -> Iterator[str]:
     yield f"made        {origin['created']} from {origin['source']} ({origin['source_format']})"
 
 
+def _summarize_classes(values: Mapping[str, Any]) -> Iterator[str]:
+    if reranking := values["reranking"]:
+        default = json.dumps(reranking["instruction"], ensure_ascii=False)
+        yield f"asked       by {values['tokenizer']['chat_template']}, instruction {default}"
+    if labels := values["labels"]:
+        more = f" and {len(labels) - LISTED:,} more" if len(labels) > LISTED else ""
+        yield f"labels      {', '.join(labels[:LISTED])}{more}"
+
+
 def _summarize_original(original: Mapping[str, Any] | None) -> Iterator[str]:
     if original and original["parity"]:
         error = original["parity"]["max_absolute"]
         yield f"original    compared with {original['implementation']}: within {error:.1e}"
     elif original:
         yield f"original    not compared: {original['reason']}"
+
+
+def _summarize_images(
+    image: Mapping[str, Any] | None, record: Mapping[str, Any] | None
+) -> Iterator[str]:
+    if not image:
+        return
+    patches = f"in patches of {image['patch_height']} x {image['patch_width']}"
+    yield f"images      {image['height']} x {image['width']} pixels, {patches}"
+    if not record:
+        yield "images      none is made ready here: it reads pixels alone"
 
 
 def _summarize_shortlists(values: Mapping[str, Any]) -> Iterator[str]:

@@ -30,6 +30,7 @@ from seq2edge.model.dims import Dims
 FORMAT: Final = 4
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 16 * 2**20  # bytes
+LARGEST_EDGE = 2**14  # pixels that an image is resized to
 _DEVICES = {
     "CON",
     "PRN",
@@ -73,7 +74,9 @@ Precision: TypeAlias = Literal[
     "float32", "int8-weight", "int4-weight", "int8-dynamic", "int8-static", "fp16", "bf16"
 ]
 Kind: TypeAlias = Literal["encoder-decoder", "decoder", "encoder"]
-Task: TypeAlias = Literal["generate", "transcribe", "classify", "embed", "tag", "answer", "fill"]
+Task: TypeAlias = Literal[
+    "generate", "transcribe", "read", "classify", "embed", "tag", "answer", "fill", "weigh"
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,6 +133,34 @@ class SpeechRecord:
     tasks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     no_timestamps: int | None = None
     alignment_heads: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageRecord:
+    """How an image becomes what the encoder reads; steps that are None are left out.
+
+    It becomes RGB, with `on_white` laid on white where it is transparent, and is resized to `size`,
+    or until its shorter edge has `shortest_edge` pixels, with the filter `resample`. `crop` keeps
+    its middle, with zeros around where it is smaller. Values, 0 to 255, are multiplied by `scale`,
+    and of each channel `mean` is taken and the rest divided by `deviation`. Sizes are height and
+    width.
+    """
+
+    size: tuple[int, int] | None = None
+    shortest_edge: int | None = None
+    resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"] = "bilinear"
+    crop: tuple[int, int] | None = None
+    scale: float | None = None
+    mean: tuple[float, float, float] | None = None
+    deviation: tuple[float, float, float] | None = None
+    on_white: bool = False
+
+    def __post_init__(self) -> None:
+        sizes = (*(self.size or ()), *(self.crop or ()), self.shortest_edge or 1)
+        if min(sizes) < 1 or max(sizes) > LARGEST_EDGE:
+            raise BundleError(f"size: {sizes}, an edge has 1 to {LARGEST_EDGE} pixels")
+        if (self.mean is None) != (self.deviation is None) or 0 in (self.deviation or ()):
+            raise BundleError("deviation: goes with a mean, and none of it is 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,6 +226,21 @@ class EmbeddingRecord:
     def __post_init__(self) -> None:
         if self.default_prompt and self.default_prompt not in self.prompts:
             raise BundleError(f"default_prompt: {self.default_prompt!r} is none of the prompts")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RerankRecord:
+    """How a reranker is asked whose prompt a chat template writes.
+
+    The template takes messages of the roles query and document, and before them system where there
+    is an instruction; `instruction` is the one where nobody gives another, empty: none.
+    `generation_prompt` is what it is told by that name. `tokens` are those of a language model's
+    vocabulary that its score is made of: the logit of the first, less that of the second if any.
+    """
+
+    instruction: str = ""
+    generation_prompt: bool = True
+    tokens: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -308,10 +354,10 @@ class ProvenanceRecord:
 class Manifest:
     """A whole bundle.
 
-    `shortlist`, `lexicon`, `embedding`, `relevance` and `original` are not written where there are
-    none, so that older versions read the rest. `lexicon` is the file of a lexical shortlist.
-    `relevance` is what the score of a classifier with one label is where it reranks (None: the
-    sigmoid).
+    `shortlist`, `lexicon`, `embedding`, `reranking`, `relevance`, `images` and `original` are not
+    written where there are none, so that older versions read the rest. `lexicon` is the file of a
+    lexical shortlist. `relevance` is what the score of a classifier with one label is where it
+    reranks (None: the sigmoid).
     `generation` holds the checkpoint's decoding defaults, `generation_ignored` those of its
     settings that the runtime does not apply. `files` lists every file but the manifest; it is
     empty until a `BundleWriter` finishes.
@@ -333,10 +379,12 @@ class Manifest:
     )
     audio: AudioRecord | None = None
     speech: SpeechRecord | None = None
+    images: ImageRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
     tokenizer: TokenizerRecord | None = None
     shortlist: ShortlistRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
     lexicon: FileName | None = dataclasses.field(default=None, metadata=OPTIONAL)
     embedding: EmbeddingRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    reranking: RerankRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
     graphs: tuple[GraphRecord, ...] = ()
     engines: tuple[EngineRecord, ...] = ()
     parity: ParityRecord | None = None
@@ -350,6 +398,8 @@ class Manifest:
         mels = self.audio.mels if self.audio else 0
         if mels != self.dims.mels:
             raise BundleError(f"audio: {mels} mels, but the dims have {self.dims.mels}")
+        if self.images is not None and self.dims.image is None:
+            raise BundleError("images: how they are read, but the dims have none")
         if (self.precision == "float32") != (self.quantization is None):
             raise BundleError(f"quantization: does not go with precision {self.precision!r}")
         if self.quantization is not None and self.parity is None:
@@ -357,6 +407,8 @@ class Manifest:
         if self.shortlist is not None and not 2 <= self.shortlist.size <= self.dims.vocab:
             vocab = self.dims.vocab
             raise BundleError(f"shortlist: {self.shortlist.size} tokens, needs 2 to {vocab}")
+        if self.reranking is not None and not (self.tokenizer and self.tokenizer.chat_template):
+            raise BundleError("reranking: missing the tokenizer's chat template")
         _check_graphs(self.graphs)
         _check_names(self.files)
 

@@ -1,4 +1,4 @@
-"""What a user gives to calibrate on and to measure with: texts, or audio clips, with references.
+"""What a user gives to calibrate on and to measure with: texts, clips or images, with references.
 
 Files may be compressed (.gz, .bz2, .xz).
 """
@@ -15,17 +15,24 @@ from seq2edge.errors import InputError
 from seq2edge.files.compressed import READ_ERRORS, content_suffix, open_bytes
 
 TRANSCRIPTS = ("transcripts.tsv", "transcripts.txt")
+# What the files of a task that reads none are called, and how their names end.
+SIGNALS = {"transcribe": ("sound", "clip"), "read": ("images", "image")}
+SUFFIXES = {
+    "transcribe": (".wav",),
+    "read": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
+}
 KEYS = ("input", "reference", "references", "domain")  # of a JSON line
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
-    """A text or the path of a clip; a reference is a translation, a transcript or a label.
+    """A text, a pair, or the path of a clip or an image, with what is right for it.
 
-    Any of several references is right. The domain is whatever results are to be told apart by.
+    A reference is a translation, a transcript or a label; any of several is right. The domain is
+    whatever results are to be told apart by.
     """
 
-    input: str | Path
+    input: str | Path | tuple[str, str]
     references: tuple[str, ...] = ()
     domain: str = ""
 
@@ -36,26 +43,31 @@ def read_examples(path: str | Path, task: str) -> list[Example]:
     - A text file has one example a line, and after a tab its reference.
     - A .jsonl file has an object a line: `input`, and where there are any `reference` (or
       `references`, a list of which any is right) and `domain`. The input of a model that reads
-      sound is the path of a clip, relative to the file.
-    - A folder holds clips (*.wav), and where there are references a file `transcripts.tsv` of
-      lines `name<tab>text`.
+      sound or images is the path of a file, relative to this one; that of a classifier may be a
+      list of two texts, which it reads as one.
+    - A folder holds clips (*.wav) or images (*.png, *.jpg, ...), and where there are references a
+      file `transcripts.tsv` of lines `name<tab>text`.
 
-    Audio is not read here. Raises InputError for what is missing, empty, of another task or
-    inconsistent.
+    Audio and images are not read here. Raises InputError for what is missing, empty, of another
+    task or inconsistent.
     """
     path = Path(path)
     if path.is_dir():
-        if task == "transcribe":
-            return _read_clips(path)
+        if task in SIGNALS:
+            return _read_files(path, task)
         raise InputError(f"{path}: a folder, this model reads text: give a file with a text a line")
     if content_suffix(path) == ".jsonl":
-        return _read_json(path, sound=task == "transcribe")
-    if task == "transcribe":
+        return _read_json(path, task)
+    if task in SIGNALS:
         raise InputError(
-            f"{path}: no folder, this model reads sound: give a folder of *.wav files, or a "
-            ".jsonl file that names them"
+            f"{path}: no folder, this model reads {SIGNALS[task][0]}: give a folder of "
+            f"{_patterns(task)} files, or a .jsonl file that names them"
         )
     return _read_texts(path)
+
+
+def _patterns(task: str) -> str:
+    return " or ".join(f"*{suffix}" for suffix in SUFFIXES[task][:2])
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -87,22 +99,25 @@ def _read_texts(path: Path) -> list[Example]:
     return [Example(input=row[0], references=tuple(row[1:])) for row in rows]
 
 
-def _read_json(path: Path, *, sound: bool) -> list[Example]:
-    examples = [_from_json(line, f"{path}: line {number}") for number, line in _lines(path)]
+def _read_json(path: Path, task: str) -> list[Example]:
+    examples = [
+        _from_json(line, f"{path}: line {number}", pairs=task == "classify")
+        for number, line in _lines(path)
+    ]
     if not examples:
         raise InputError(f"{path}: holds no example")
-    if not sound:
+    if task not in SIGNALS:
         return examples
-    clips = [
-        dataclasses.replace(example, input=path.parent / example.input) for example in examples
+    files = [
+        dataclasses.replace(example, input=path.parent / str(example.input)) for example in examples
     ]
-    for example in clips:
-        if not Path(example.input).is_file():
-            raise InputError(f"{path}: no clip {example.input}")
-    return clips
+    for example in files:
+        if not Path(str(example.input)).is_file():
+            raise InputError(f"{path}: no {SIGNALS[task][1]} {example.input}")
+    return files
 
 
-def _from_json(line: str, where: str) -> Example:
+def _from_json(line: str, where: str, *, pairs: bool) -> Example:
     try:
         values: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -117,36 +132,49 @@ def _from_json(line: str, where: str) -> Example:
     references = [values["reference"]] if "reference" in values else values.get("references", [])
     texts = references if isinstance(references, list) else [None]
     source: Any = values.get("input")
-    if not all(isinstance(text, str) for text in (source, *texts)) or not source.strip():
-        raise InputError(f"{where}: needs a text as input, and texts as references")
+    inputs = source if pairs and isinstance(source, list) and len(source) == 2 else [source]
+    if not all(isinstance(text, str) for text in (*inputs, *texts)) or not inputs[0].strip():
+        or_pair = " or a list of two" if pairs else ""
+        raise InputError(f"{where}: needs a text{or_pair} as input, and texts as references")
     domain = values.get("domain", "")
     if not isinstance(domain, str):
         raise InputError(f"{where}: the domain {domain!r:.40} is no text")
+    source = tuple(inputs) if len(inputs) > 1 else source
     return Example(input=source, references=tuple(references), domain=domain)
 
 
-def _read_clips(path: Path) -> list[Example]:
-    clips = {clip.stem: clip for clip in sorted(path.glob("*.wav"))}
-    if not clips:
-        raise InputError(f"{path}: holds no *.wav file")
+def _read_files(path: Path, task: str) -> list[Example]:
+    """The clips or images of a folder, with what is said or written in them if a file tells it."""
+    kind = SIGNALS[task][1]
+    files: dict[str, Path] = {}
+    for file in sorted(path.iterdir()):
+        if file.suffix.lower() not in SUFFIXES[task]:
+            continue
+        if file.stem in files:
+            raise InputError(f"{path}: {files[file.stem].name} and {file.name} have one name")
+        files[file.stem] = file
+    if not files:
+        raise InputError(f"{path}: holds no {_patterns(task)} file")
     listed = next((path / name for name in TRANSCRIPTS if (path / name).is_file()), None)
     if listed is None:
-        return [Example(input=clip) for clip in clips.values()]
-    texts = _read_transcripts(listed)
+        return [Example(input=file) for file in files.values()]
+    texts = _read_transcripts(listed, task)
     for names, fact in (
-        (clips.keys() - texts, "no transcript of"),
-        (texts - clips.keys(), "no clip"),
+        (files.keys() - texts, "no transcript of"),
+        (texts - files.keys(), f"no {kind}"),
     ):
         if names:
             raise InputError(f"{listed}: {fact} {', '.join(sorted(names)[:5])}")
-    return [Example(input=clip, references=(texts[name],)) for name, clip in clips.items()]
+    return [Example(input=file, references=(texts[name],)) for name, file in files.items()]
 
 
-def _read_transcripts(path: Path) -> dict[str, str]:
+def _read_transcripts(path: Path, task: str) -> dict[str, str]:
     texts: dict[str, str] = {}
     for number, line in _lines(path):
         name, tab, text = line.partition("\t")
         if not tab:
             raise InputError(f"{path}: line {number} has no tab between name and text")
-        texts[name.removesuffix(".wav")] = text
+        suffix = Path(name).suffix
+        known = suffix.lower() in SUFFIXES[task]
+        texts[name.removesuffix(suffix) if known else name] = text
     return texts

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ POOLED: dict[str, Callable[[Tensor], Tensor]] = {  # of (source, width)
     "first": lambda hidden: hidden[0],
     "last": lambda hidden: hidden[-1],
 }
+SOURCES = {"input_ids": "input_ids", "features": "input_features", "pixels": "pixel_values"}
 FORMATS = {
     "ctranslate2": "no class of transformers reads CTranslate2 files",
     "bergamot": "no class of transformers has such a decoder",
@@ -71,7 +72,8 @@ def compare_with_original(
         return OriginalRecord(reason="seq2edge trained it")
     if reason := FORMATS.get(manifest.provenance.source_format):
         return OriginalRecord(reason=reason)
-    answer = _run(Path(checkpoint), manifest.dims, reference)
+    tokens = manifest.reranking.tokens if manifest.reranking is not None else ()
+    answer = _run(Path(checkpoint), manifest.dims, reference, tokens)
     if reason := answer.get("reason"):
         return OriginalRecord(reason=reason)
     comparison = Comparison(**{**answer, "parity": parity.Parity(**answer["parity"])})
@@ -86,12 +88,12 @@ def compare_with_original(
     return OriginalRecord(implementation=comparison.implementation, parity=comparison.parity.record)
 
 
-def _run(checkpoint: Path, dims: Dims, reference: Path) -> dict[str, Any]:
+def _run(checkpoint: Path, dims: Dims, reference: Path, tokens: tuple[int, ...]) -> dict[str, Any]:
     """What the other process found, as JSON."""
     words = [sys.executable, "-m", __name__, os.fspath(checkpoint), os.fspath(reference)]
     done = subprocess.run(  # noqa: S603 - our own interpreter and program
         words,
-        input=json.dumps(dims.to_dict()),
+        input=json.dumps([dims.to_dict(), tokens]),
         capture_output=True,
         text=True,
         check=False,
@@ -107,15 +109,24 @@ def _run(checkpoint: Path, dims: Dims, reference: Path) -> dict[str, Any]:
     return answer
 
 
-def compare(checkpoint: Path, dims: Dims, reference: parity.Arrays) -> Comparison:
-    """Let transformers' model answer the program. Raises NoOriginalError where there is none."""
+def compare(
+    checkpoint: Path, dims: Dims, reference: parity.Arrays, tokens: tuple[int, ...] = ()
+) -> Comparison:
+    """Let transformers' model answer the program. Raises NoOriginalError where there is none.
+
+    `tokens` are those that a language model's score is made of, as a reranker's.
+    """
     original = _load(checkpoint, dims)
     with torch.no_grad():
-        measured = _replay(original, checkpoint, dims, reference)
+        measured = _replay(original, checkpoint, dims, reference, tokens)
         implementation = _name_of(original)
         if measured.within():
             return Comparison(implementation=implementation, parity=measured)
-        place = _first_difference(original, checkpoint, dims, reference, measured.allowed)
+        task = "embed" if tokens else dims.task  # of the same layers
+        loaded = load_checkpoint(
+            checkpoint, task=task, long_context=_is_long(original.config, dims)
+        )
+        place = _first_difference(original, loaded.model, dims, reference, measured.allowed)
     return Comparison(implementation=implementation, parity=measured, place=place)
 
 
@@ -160,7 +171,17 @@ def _load(checkpoint: Path, dims: Dims) -> nn.Module:
     if missing:
         raise NoOriginalError(f"transformers would make up {', '.join(sorted(missing)[:3])}")
     model: nn.Module = original.eval()
+    _make_lost_tables(model)
     return model
+
+
+def _make_lost_tables(original: nn.Module) -> None:
+    """What a class neither reads nor restores stays on the meta device (TrOCR's sinusoids)."""
+    for module in original.modules():
+        table = getattr(module, "weights", None)
+        if isinstance(table, Tensor) and table.is_meta:
+            make = cast("Any", module)
+            make.weights = make.get_embedding(len(table), make.embedding_dim, make.padding_idx)
 
 
 def _is_long(config: Any, dims: Dims) -> bool:
@@ -173,10 +194,16 @@ def _is_long(config: Any, dims: Dims) -> bool:
 
 
 def _replay(
-    original: nn.Module, checkpoint: Path, dims: Dims, reference: parity.Arrays
+    original: nn.Module,
+    checkpoint: Path,
+    dims: Dims,
+    reference: parity.Arrays,
+    tokens: tuple[int, ...],
 ) -> parity.Parity:
     """The same figures as of a graph."""
     allowed = parity.allowed_error(reference)
+    if tokens:
+        return parity.compare(list(_scores(original, dims, reference, tokens)), [], allowed)
     if "prompt" not in reference:
         return parity.compare(list(_pooled(original, checkpoint, dims, reference)), [], allowed)
     pairs: list[parity.Pair] = []
@@ -205,8 +232,8 @@ def _source(dims: Dims, reference: parity.Arrays, row: int) -> dict[str, Tensor]
     """What the encoder reads of one input, without padding."""
     if "source" not in reference:
         return {}
-    if dims.mels:
-        return {"input_features": torch.from_numpy(reference["source"][row : row + 1])}
+    if dims.source_shape:
+        return {SOURCES[dims.source_name]: torch.from_numpy(reference["source"][row : row + 1])}
     length = int(reference["source_length"][row])
     names = {"source": "input_ids", "token_types": "token_type_ids"}
     # Some take what looks like padding out of a text, unless they are told that it is none.
@@ -254,6 +281,9 @@ def _pooled(
         if dims.head == "classifier":
             yield recorded, answer.logits[0].numpy()
             continue
+        if dims.head == "sparse":
+            yield recorded, torch.log1p(torch.relu(answer.logits[0].amax(dim=0))).numpy()
+            continue
         if dims.head != "embedding":  # values of each token
             names = ("start_logits", "end_logits") if dims.head == "span" else ("logits",)
             values = [
@@ -265,21 +295,31 @@ def _pooled(
         yield recorded, ours.embedding_of(POOLED[dims.pooling](hidden)).numpy()
 
 
+def _scores(
+    original: nn.Module, dims: Dims, reference: parity.Arrays, tokens: tuple[int, ...]
+) -> Iterator[parity.Pair]:
+    """The logit of the first token behind an input, less that of the second if there is one."""
+    for row, recorded in enumerate(reference["pooled"]):
+        logits = original(**_source(dims, reference, row)).logits[0, -1, list(tokens)].numpy()
+        yield recorded, logits[:1] - logits[1:] if len(tokens) > 1 else logits
+
+
 def _first_difference(
-    original: nn.Module, checkpoint: Path, dims: Dims, reference: parity.Arrays, allowed: float
+    original: nn.Module, model: Transformer, dims: Dims, reference: parity.Arrays, allowed: float
 ) -> str:
     """The first place where the hidden states of the first input differ, in words."""
     ids = parity.histories(reference)[-1][0][1] if "prompt" in reference else []
     inputs = _inputs(dims, reference, 0, ids) if ids else _source(dims, reference, 0)
     theirs = original(**inputs, output_hidden_states=True)
-    long = _is_long(original.config, dims)
-    loaded = load_checkpoint(checkpoint, task=dims.task, long_context=long)
-    ours = _hidden_states(loaded.model, inputs)
+    ours = _hidden_states(model, inputs)
     attributes = {"encoder": "encoder_hidden_states", "decoder": "decoder_hidden_states"}
     if dims.kind != "encoder-decoder":
         attributes = {dims.kind: "hidden_states"}
     for side, attribute in attributes.items():
         states = getattr(theirs, attribute, None) or ()
+        last = getattr(theirs, f"{side}_last_hidden_state", None)
+        if last is not None:  # some classes give the last one without the norm among the others
+            states = (*states[:-1], last)
         for i, (state, mine) in enumerate(zip(states, ours[side], strict=False)):
             largest = float(state.abs().max())
             if float((state - mine).abs().max()) > max(allowed, 1e-4 * largest):
@@ -304,9 +344,9 @@ def _hidden_states(model: Transformer, inputs: dict[str, Tensor]) -> dict[str, l
     source: list[Any] = []
     length = None
     if model.dims.encoder is not None:
-        features = inputs["input_features" if model.dims.mels else "input_ids"]
-        length = torch.tensor([model.dims.frames // 2 if model.dims.mels else features.shape[1]])
-        encoded = model.encode(features, length, inputs.get("token_type_ids"))
+        read = inputs[SOURCES[model.dims.source_name]]
+        length = torch.tensor([model.dims.source_positions or read.shape[1]])
+        encoded = model.encode(read, length, inputs.get("token_type_ids"))
         source = model.project_source(encoded) if model.dims.decoder is not None else []
     if model.dims.decoder is not None:
         name = "decoder_input_ids" if model.dims.encoder is not None else "input_ids"
@@ -317,9 +357,10 @@ def _hidden_states(model: Transformer, inputs: dict[str, Tensor]) -> dict[str, l
 def main() -> None:
     """Print what came of it as one line of JSON; dims come on standard input."""
     checkpoint, reference = map(Path, sys.argv[1:])
-    dims = Dims.from_dict(json.load(sys.stdin))
+    values, tokens = json.load(sys.stdin)
     try:
-        comparison = compare(checkpoint, dims, read_reference(reference))
+        dims = Dims.from_dict(values)
+        comparison = compare(checkpoint, dims, read_reference(reference), tuple(tokens))
         answer = dataclasses.asdict(comparison)
     except NoOriginalError as error:
         answer = {"reason": str(error)}

@@ -22,13 +22,20 @@ class Stack(nn.Module):
     """Embedded tokens or features in, hidden states out; encoder or decoder."""
 
     def __init__(
-        self, stack: StackDims, width: int, *, causal: bool, cross: bool, table_width: int = 0
+        self,
+        stack: StackDims,
+        width: int,
+        *,
+        causal: bool,
+        source_width: int = 0,
+        table_width: int = 0,
     ) -> None:
+        """With `source_width` its layers attend to an encoder of that width."""
         super().__init__()
         self.dims = stack
         self.causal = causal
         count = 1 if stack.shared_layers else stack.layers
-        layers = [Layer(stack, width, cross=cross, index=i) for i in range(count)]
+        layers = [Layer(stack, width, source_width=source_width, index=i) for i in range(count)]
         self.layers = nn.ModuleList(layers[i % count] for i in range(stack.layers))
         narrow = table_width or width
         self.embedding_norm = norm(stack, narrow) if stack.embedding_norm else nn.Identity()
@@ -153,23 +160,26 @@ class Transformer(nn.Module):
         narrow = dims.table_width or dims.width
         self.embedding = nn.Embedding(dims.vocab, narrow)
         if dims.source_vocab:
-            self.source_embedding = nn.Embedding(dims.source_vocab, narrow)
+            wide = dims.table_width or dims.source_width
+            self.source_embedding = nn.Embedding(dims.source_vocab, wide)
         if dims.token_types:
             self.token_types = nn.Embedding(dims.token_types, narrow)
-        cross = dims.kind == "encoder-decoder"
+        source_width = 0
         if dims.encoder is not None:
             self.encoder = Stack(
-                dims.encoder,
-                dims.width,
-                causal=False,
-                cross=False,
-                table_width=dims.table_width,
+                dims.encoder, dims.source_width, causal=False, table_width=dims.table_width
             )
+            source_width = dims.width if dims.encoder_product else dims.source_width
+        if dims.encoder_product:
+            self.encoder_product = nn.Linear(dims.source_width, dims.width)
         if dims.decoder is not None:
-            self.decoder = Stack(dims.decoder, dims.width, causal=True, cross=cross)
+            self.decoder = Stack(dims.decoder, dims.width, causal=True, source_width=source_width)
         if dims.mels:
             self.convolution1 = nn.Conv1d(dims.mels, dims.width, 3, padding=1)
             self.convolution2 = nn.Conv1d(dims.width, dims.width, 3, stride=2, padding=1)
+        if dims.image is not None:
+            patch = (dims.image.patch_height, dims.image.patch_width)
+            self.patches = nn.Conv2d(dims.image.channels, dims.source_width, patch, stride=patch)
         self._add_head(dims)
 
     def _add_head(self, dims: Dims) -> None:
@@ -177,27 +187,32 @@ class Transformer(nn.Module):
             self._add_logits(dims)
         elif dims.head == "classifier":
             if dims.classifier_dense:
-                bias = dims.classifier_bias
-                self.classifier_dense = nn.Linear(dims.width, dims.width, bias=bias)
-                self.classifier_activation = activation(dims.classifier_activation)
+                self._add_classifier_dense(dims)
             self.classifier_out = nn.Linear(dims.width, dims.labels, bias=dims.classifier_dense)
-            if dims.classifier_norm:
-                assert dims.encoder is not None
-                self.classifier_norm = norm(dims.encoder, dims.width)
         elif dims.head in ("tokens", "span"):
+            if dims.token_dense:
+                self._add_classifier_dense(dims)
             self.token_out = nn.Linear(dims.width, dims.labels)
-        elif dims.head == "masked":
-            assert dims.encoder is not None
-            narrow = dims.table_width or dims.width
-            self.masked_dense = nn.Linear(dims.width, narrow)
-            self.masked_activation = activation(dims.classifier_activation)
-            self.masked_norm = norm(dims.encoder, narrow)
+        elif dims.head in ("masked", "sparse"):
+            if dims.classifier_dense:
+                assert dims.encoder is not None
+                narrow = dims.table_width or dims.width
+                self.masked_dense = nn.Linear(dims.width, narrow, bias=dims.classifier_bias)
+                self.masked_activation = activation(dims.classifier_activation)
+                self.masked_norm = norm(dims.encoder, narrow)
             self._add_logits(dims)
         widths = (dims.width, *(each.width for each in dims.dense))
         self.dense = nn.ModuleList(
             nn.Linear(width, each.width, bias=each.bias)
             for width, each in zip(widths, dims.dense, strict=False)
         )
+
+    def _add_classifier_dense(self, dims: Dims) -> None:
+        self.classifier_dense = nn.Linear(dims.width, dims.width, bias=dims.classifier_bias)
+        self.classifier_activation = activation(dims.classifier_activation)
+        if dims.classifier_norm:
+            assert dims.encoder is not None
+            self.classifier_norm = norm(dims.encoder, dims.width)
 
     def _add_logits(self, dims: Dims) -> None:
         if not dims.tied:
@@ -208,13 +223,18 @@ class Transformer(nn.Module):
     def encode(
         self, source: Tensor, source_length: Tensor, token_types: Tensor | None = None
     ) -> Tensor:
-        """Tokens (batch, source) or features (batch, mels, frames) -> (batch, source, width).
+        """Tokens (batch, source), features or pixels -> (batch, source, width).
 
-        Without `token_types` (batch, source) all tokens are of type 0.
+        Features are (batch, mels, frames), pixels (batch, channels, height, width). The width that
+        comes out is the one which the decoder reads. Without `token_types` (batch, source) all
+        tokens are of type 0.
         """
         if self.dims.mels:
             x = F.gelu(self.convolution1(source))
             x = F.gelu(self.convolution2(x)).transpose(1, 2)  # (batch, frames / 2, width)
+        elif self.dims.image is not None:
+            x = self.patches(source).flatten(2).transpose(1, 2)  # (batch, patches, width)
+            x = F.pad(x, (0, 0, self.dims.image.tokens, 0))
         else:
             table = self.source_embedding if self.dims.source_vocab else self.embedding
             x = table(source)
@@ -228,7 +248,8 @@ class Transformer(nn.Module):
         masks = stack.masks(positions[None], positions)
         for layer, rotation, mask in zip(stack.layers, rotations, masks, strict=True):
             x, _ = layer(x, rotation=rotation, mask=mask, length=source_length)
-        return stack.final_norm(x)
+        x = stack.final_norm(x)
+        return self.encoder_product(x) if self.dims.encoder_product else x
 
     def project_source(self, encoded: Tensor) -> list[KeyValue]:
         """Cross-attention keys and values for every decoder layer."""
@@ -327,11 +348,10 @@ class Transformer(nn.Module):
         """
         encoded = self.encode(source, source_length, token_types)
         if self.dims.head in ("tokens", "span"):
-            return self.token_out(encoded)
-        if self.dims.head == "masked":
-            hidden = self.masked_activation(self.masked_dense(encoded))
-            flat = self.masked_norm(hidden).flatten(0, 1)  # so that a tied table is stored once
-            return self.logits(flat).reshape(*encoded.shape[:2], -1)
+            return self.token_out(self._before_classes(encoded))
+        if self.dims.head in ("masked", "sparse"):
+            logits = self._masked_logits(encoded)
+            return logits if self.dims.head == "masked" else self._weights(logits, source_length)
         if self.dims.late_pooling:
             encoded = self._before_classes(encoded)
         pooled = self._pooled(encoded, source_length)
@@ -339,6 +359,20 @@ class Transformer(nn.Module):
             dense = pooled if self.dims.late_pooling else self._before_classes(pooled)
             return self.classifier_out(dense)
         return self.embedding_of(pooled)
+
+    def _masked_logits(self, encoded: Tensor) -> Tensor:
+        """What may stand in each token's place, (batch, source, vocab)."""
+        hidden = encoded
+        if self.dims.classifier_dense:
+            hidden = self.masked_norm(self.masked_activation(self.masked_dense(encoded)))
+        flat = hidden.flatten(0, 1)  # so that a tied table is stored once
+        return self.logits(flat).reshape(*encoded.shape[:2], -1)
+
+    def _weights(self, logits: Tensor, length: Tensor) -> Tensor:
+        """The largest log(1 + relu) of each token's logits (batch, source, vocab) over a text."""
+        valid = torch.arange(logits.shape[1], device=logits.device) < length[:, None]
+        largest = logits.masked_fill(~valid[:, :, None], float("-inf")).amax(dim=1)
+        return torch.log1p(torch.relu(largest))  # both rise, so the largest stays the largest
 
     def embedding_of(self, pooled: Tensor) -> Tensor:
         """What becomes of pooled states (..., width): products, and the length 1."""
@@ -361,8 +395,9 @@ class Transformer(nn.Module):
         return encoded[:, 0]
 
     def _before_classes(self, x: Tensor) -> Tensor:
-        """A classifier's first product and what follows it, x (..., width)."""
-        if not self.dims.classifier_dense:
+        """A head's first product and what follows it, where it has one, x (..., width)."""
+        dims = self.dims
+        if not (dims.classifier_dense if dims.head == "classifier" else dims.token_dense):
             return x
         x = self.classifier_activation(self.classifier_dense(x))
         return self.classifier_norm(x) if self.dims.classifier_norm else x

@@ -18,34 +18,31 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from seq2edge.errors import BackendError
-from seq2edge.evaluation.answers import ModelRequest
+from seq2edge.evaluation.answers import ModelRequest, ids_of
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import AGREEMENT, Metric
 from seq2edge.runtime.model import TOKEN_TASKS, Model
 
-Input: TypeAlias = Any  # ids of a text, or the features of a clip (mels, frames)
+Input: TypeAlias = Any  # ids of a text, features of a clip, or pixels of an image
 Throughput: TypeAlias = dict[int, float]  # tokens (inputs, without decoding) per second, by batch
 
 NEW_TOKENS = 32
 ROUNDS = 3
 BATCHES = (1, 8)
-CLIPS = 64  # whose features are in memory
+CLIPS = 64  # or images, whose features are in memory
 
 
 def model_inputs(model: Model, examples: Sequence[Example]) -> list[Input]:
     """What the model reads of the examples; random input where there are none."""
     dims = model.dims
     rng = np.random.default_rng(0)
-    if dims.mels:
+    if dims.source_shape:
         if examples:
-            return [model.features(str(example.input)) for example in examples[:CLIPS]]
-        shape = (max(BATCHES), dims.mels, dims.frames)
+            return [model.signal(str(example.input)) for example in examples[:CLIPS]]
+        shape = (max(BATCHES), *dims.source_shape)
         return list(rng.standard_normal(shape, dtype=np.float32))
     if examples:
-        return [
-            model.encode_text(str(example.input), cut=True, new_tokens=NEW_TOKENS)
-            for example in examples
-        ]
+        return [ids_of(model, example, new_tokens=NEW_TOKENS) for example in examples]
     vocab = dims.source_vocab or dims.vocab
     stack = dims.encoder or dims.decoder
     assert stack is not None
@@ -101,10 +98,10 @@ def _run_greedily(model: Model, group: list[Input], language: str | None = None)
     prompt = max(map(len, group)) if model.dims.encoder is None else 1
     # As a max_length: the model takes less where its positions end.
     options = model.options.greedy(max_length=prompt + NEW_TOKENS, ends=False)
-    if model.dims.mels:
+    if model.dims.source_shape:
         if language is not None:
             options = options.replace(decoder_prompt=model.speech_prompt(language, "transcribe"))
-        generated = model.transcribe_ids(np.stack(group), options)
+        generated = model.signal_ids(group, options)
     else:
         tokenizer = model.bundle.manifest.tokenizer
         if tokenizer is not None and tokenizer.target_language:
@@ -114,7 +111,16 @@ def _run_greedily(model: Model, group: list[Input], language: str | None = None)
 
 
 def agreements(expected: Any, outputs: Any) -> Iterator[float]:
-    """For each input: the share of tokens before the first difference, or the cosine."""
+    """For each input: the share of tokens before the first difference, or the cosine.
+
+    Of a single number, whose cosine is its sign, what its square error leaves of the variance: the
+    mean over the inputs is the coefficient of determination.
+    """
+    if not isinstance(expected[0], tuple) and np.size(expected[0]) == 1:
+        first, second = (np.ravel(values).astype(np.float64) for values in (expected, outputs))
+        spread = first.var() or np.square(first).mean() or 1.0
+        yield from np.maximum(0, 1 - np.square(first - second) / spread).tolist()
+        return
     for a, b in zip(expected, outputs, strict=True):
         if isinstance(a, tuple):
             same = [x == y for x, y in zip(a, b, strict=True)]

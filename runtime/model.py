@@ -23,7 +23,7 @@ from seq2edge.bundle.manifest import EmbeddingRecord
 from seq2edge.bundle.shortlist import read_shortlist
 from seq2edge.errors import InputError, OptionError
 from seq2edge.runtime.backend import Backend, Features, Memory, open_backend
-from seq2edge.runtime.embeddings import first_values, with_prompt
+from seq2edge.runtime.embeddings import first_values, weights_of, with_prompt
 from seq2edge.runtime.encoders import BATCH, Ranked, Text, rerank
 from seq2edge.runtime.likelihood import probabilities
 from seq2edge.runtime.limits import Limits
@@ -36,6 +36,7 @@ from seq2edge.runtime.streaming import StopStrings, TextStream, cut_at_stop
 
 if TYPE_CHECKING:
     from seq2edge.runtime.filling import Filling
+    from seq2edge.runtime.images import Picture
     from seq2edge.runtime.reading import Answer
     from seq2edge.runtime.search import Processor
     from seq2edge.runtime.service import Reply, Service
@@ -95,7 +96,7 @@ class Model:
     ) -> None:
         """Raises OptionError where `cut` is asked of a model that reads no text of its own."""
         encoder = bundle.manifest.dims.encoder
-        if cut and (encoder is None or bundle.manifest.dims.mels):
+        if cut and (encoder is None or bundle.manifest.dims.source_shape):
             raise OptionError("cut: this model has no encoder of texts, nothing can be cut")
         self._cut = cut
         self.bundle = bundle
@@ -386,8 +387,36 @@ class Model:
     ) -> list[list[GeneratedSequence]]:
         """For log-mel features (batch, mels, frames) the sequences of each clip, best first."""
         self._require("transcribe")
+        return self.signal_ids(features, options or self.options)
+
+    def read(
+        self, images: Sequence[Picture], options: DecodeOptions | None = None
+    ) -> list[list[GeneratedText]]:
+        """Text of images: paths of files, pictures of Pillow's, or arrays of values 0 to 255.
+
+        Arrays are (height, width), or have 1, 3 or 4 channels behind. For each image
+        `num_return_sequences` texts, best first. Needs `seq2edge[images]`; raises InputError for
+        what is no image, damaged or too large.
+        """
+        _refuse_one_string(images)
+        self._require("read")
+        if not images:
+            return []
         options = options or self.options
-        return decode(self.backend, [self.request(clip, options) for clip in features])
+        requests = [self.image_request(image, options) for image in images]
+        groups = decode(self.backend, requests)
+        return [self._texts(sequences, options.stop_strings) for sequences in groups]
+
+    def read_ids(
+        self, pixels: Features, options: DecodeOptions | None = None
+    ) -> list[list[GeneratedSequence]]:
+        """For pixels (batch, channels, height, width) the sequences of each image, best first.
+
+        They are as the model was trained on them, scaled and normalised. Raises InputError for
+        images of another size.
+        """
+        self._require("read")
+        return self.signal_ids(pixels, options or self.options)
 
     def classify(self, texts: Sequence[Text]) -> list[Classification]:
         """The label of each text or pair of texts, with the scores of all labels."""
@@ -401,7 +430,7 @@ class Model:
                 label=labels[int(scores.argmax())],
                 scores=dict(zip(labels, scores.tolist(), strict=True)),
             )
-            for scores in self._scores(self.pool([self.read(text) for text in texts]))
+            for scores in self._scores(self.pool([self.read_text(text) for text in texts]))
         ]
 
     def classify_ids(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
@@ -412,15 +441,24 @@ class Model:
     def _scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         return probabilities(logits, self.bundle.manifest.problem)
 
-    def rerank(self, query: str, texts: Sequence[str], *, batch: int = BATCH) -> list[Ranked]:
+    def rerank(
+        self,
+        query: str,
+        texts: Sequence[str],
+        *,
+        instruction: str | None = None,
+        batch: int = BATCH,
+    ) -> list[Ranked]:
         """The texts with how well each answers the query, best first; `batch` pairs at a time.
 
         For classifiers of pairs with one label. The score is the sigmoid of its logit, as
         sentence-transformers' CrossEncoder gives it, or the logit where the checkpoint says so.
+        `instruction` tells a reranker that is a language model what counts, by default what its
+        checkpoint says.
         """
         _refuse_one_string(texts)
         self._require("classify")
-        return rerank(self, query, texts, batch)
+        return rerank(self, query, texts, instruction, batch)
 
     def tag(
         self,
@@ -497,50 +535,112 @@ class Model:
         return self._limits.text_positions(0)
 
     def embed(
-        self, texts: Sequence[str], *, prompt: str | None = None, dimensions: int | None = None
+        self, texts: Sequence[Text], *, prompt: str | None = None, dimensions: int | None = None
     ) -> NDArray[np.float32]:
-        """Sentence embeddings, (batch, width), as the checkpoint's folder says.
+        """Embeddings of texts, or of pairs read as one, (batch, width), as the folder says.
 
         `prompt` names one of its prompts (`bundle.manifest.embedding`), by default its own default;
         an empty name is none. Texts longer than it takes are cut, with a warning. `dimensions`
         keeps the first values alone, of unit length where all have it.
         """
-        _refuse_one_string(texts)
         self._require("embed")
+        read = self._read_to_embed(texts, prompt)
+        if not read:
+            return self.embed_ids([], dimensions=dimensions)
+        return first_values(self.pool(read), self.bundle.manifest, dimensions)
+
+    def weigh(
+        self, texts: Sequence[Text], *, prompt: str | None = None, top: int | None = None
+    ) -> list[dict[str, float]]:
+        """Of each text the vocabulary's tokens that it is about, with their weights, largest first.
+
+        For models that were exported with the task weigh (SPLADE's sparse embeddings). `top` keeps
+        so many tokens, by default what the checkpoint says; `prompt` and long texts are as in
+        `embed`.
+        """
+        self._require("weigh")
+        record = self.bundle.manifest.embedding
+        kept = top if top is not None or record is None else record.dimensions
+        if kept is not None and kept < 1:
+            raise OptionError(f"top: {kept}, needs 1 or more")
+        read = self._read_to_embed(texts, prompt)
+        if not read:
+            return []
+        return [weights_of(self.tokenizer, weights, kept) for weights in self.pool(read)]
+
+    def _read_to_embed(self, texts: Sequence[Text], prompt: str | None) -> list[EncodedText]:
+        """Texts behind a prompt, cut to what the checkpoint takes, with a warning."""
+        _refuse_one_string(texts)
         record, longest = self.bundle.manifest.embedding or EmbeddingRecord(), None
         if self.bundle.manifest.embedding or prompt:
             texts, longest = with_prompt(texts, record, prompt), record.longest
         before = self.tokenizer.shortened if longest else 0
-        ids = [self.encode_text(text, longest=longest) for text in texts]
+        read = [self.read_text(text, longest=longest) for text in texts]
         if longest and self.tokenizer.shortened > before and not self._cut:
             warnings.warn(
                 f"embed: cut texts to {longest} tokens, as the checkpoint says; "
                 "model.tokenizer.shortened counts them",
-                stacklevel=2,
+                stacklevel=3,
             )
-        return self.embed_ids(ids, dimensions=dimensions)
+        return read
 
     def embed_ids(
         self, sources: Sequence[Ids], *, dimensions: int | None = None
     ) -> NDArray[np.float32]:
-        """Sentence embeddings of token ids, (batch, width); see `embed`."""
-        self._require("embed")
+        """Sentence embeddings of token ids, (batch, width); see `embed`.
+
+        Of a model that weighs the weights of the whole vocabulary, (batch, vocab).
+        """
+        if self.bundle.manifest.task != "weigh":
+            self._require("embed")
         vectors = np.empty((0, self.dims.embedding_width), dtype=np.float32)
         vectors = self._pool(sources) if sources else vectors
         return first_values(vectors, self.bundle.manifest, dimensions)
 
-    def read(self, text: Text) -> EncodedText:
+    def read_text(
+        self,
+        text: Text,
+        *,
+        instruction: str | None = None,
+        cut: bool | None = None,
+        longest: int | None = None,
+    ) -> EncodedText:
         """A text or a pair as an encoder reads it, with where each of its tokens comes from.
 
-        Of a model that was loaded with `cut` as much as it has positions for, see `encode_text`.
+        With `cut`, by default as the model was loaded, as much as it has positions for, and no more
+        than `longest` ids: see `encode_text`. A reranker that is a language model reads a pair as
+        its prompt, with the `instruction`.
         """
         if not isinstance(text, str) and len(text) != 2:
             raise InputError(f"input: {text!r:.60} is neither a text nor a pair of texts")
         first, second = (text, None) if isinstance(text, str) else text
-        longest = self.text_positions if self._cut else None
-        encoded = self.tokenizer.encode_texts(first, second, longest=longest)
-        self._limits.check_text(encoded.ids)
+        limits = [longest]
+        if self._cut if cut is None else cut:
+            limits.append(self.text_positions)
+        longest = min((limit for limit in limits if limit is not None), default=None)
+        if self.bundle.manifest.reranking is not None:
+            encoded = self._prompted(first, second, instruction, longest)
+        elif instruction is not None:
+            raise InputError(f"instruction: {self.bundle.path} takes none, it reads pairs alone")
+        else:
+            encoded = self.tokenizer.encode_texts(first, second, longest=longest)
+        self._limits.check_text(encoded.ids, text)
         return encoded
+
+    def _prompted(
+        self, query: str, text: str | None, instruction: str | None, longest: int | None
+    ) -> EncodedText:
+        record = self.bundle.manifest.reranking
+        assert record is not None
+        if text is None:
+            raise InputError(f"{self.bundle.path}: reads a query and a text; give pairs, or rerank")
+        instruction = record.instruction if instruction is None else instruction
+        messages = [{"role": "query", "content": query}, {"role": "document", "content": text}]
+        if instruction:
+            messages.insert(0, {"role": "system", "content": instruction})
+        return self.tokenizer.encode_chat(
+            messages, generation_prompt=record.generation_prompt, longest=longest
+        )
 
     def pool(self, texts: Sequence[EncodedText]) -> NDArray[np.float32]:
         """What an encoder-only model gives for texts, as one batch: see `Backend.pool`."""
@@ -573,7 +673,7 @@ class Model:
             target_language=target_language,
             longest=min((limit for limit in limits if limit is not None), default=None),
         )
-        self._limits.check_text(ids)
+        self._limits.check_text(ids, text)
         return ids
 
     def with_target_language(self, options: DecodeOptions, language: str | None) -> DecodeOptions:
@@ -597,6 +697,28 @@ class Model:
             )
         samples = clip if isinstance(clip, np.ndarray) else audio.read_clip(clip)
         return audio.log_mel(np.asarray(samples, dtype=np.float32), mels=self.dims.mels)
+
+    def pixels(self, image: Picture) -> Features:
+        """What the encoder reads of an image, (channels, height, width), as `read` takes it."""
+        from seq2edge.runtime import images
+
+        record = self.bundle.manifest.images
+        if record is None:
+            raise InputError(
+                f"{self.bundle.path}: its checkpoint did not say how images become pixels; give "
+                "pixels to read_ids"
+            )
+        return images.pixels(image, record)
+
+    def signal(self, source: str | os.PathLike[str]) -> Features:
+        """What the encoder reads of a file: `features` of a clip or `pixels` of an image."""
+        return self.pixels(source) if self.dims.image is not None else self.features(source)
+
+    def signal_ids(
+        self, signals: Iterable[Features], options: DecodeOptions
+    ) -> list[list[GeneratedSequence]]:
+        """What is decoded of such signals, each of one input."""
+        return decode(self.backend, [self.request(signal, options) for signal in signals])
 
     def start_tokens(self, options: DecodeOptions) -> tuple[int, ...]:
         """The ids an encoder-decoder starts from. Raises OptionError where nobody says them."""
@@ -750,12 +872,23 @@ class Model:
             self.features(clip), (options or self.options).replace(decoder_prompt=prompt)
         )
 
-    def request(self, source: Ids | Features, options: DecodeOptions | None = None) -> Request:
-        """What a scheduler decodes: a prompt, a source's ids, or features (mels, frames).
+    def image_request(self, image: Picture, options: DecodeOptions | None = None) -> Request:
+        """`request` for an image, as `read` takes it; raises what that does."""
+        self._require("read")
+        return self.request(self.pixels(image), options)
 
-        Raises CapacityError and OptionError for what can never fit.
+    def request(self, source: Ids | Features, options: DecodeOptions | None = None) -> Request:
+        """What a scheduler decodes: a prompt, a source's ids, or features (mels, frames) or pixels.
+
+        Raises CapacityError and OptionError for what can never fit, and InputError for features and
+        pixels of another shape than the encoder's.
         """
         options = options or self.options
+        if self.dims.source_shape and np.shape(source) != self.dims.source_shape:
+            raise InputError(
+                f"{self.dims.source_name}: shape {np.shape(source)}, the encoder takes "
+                f"{self.dims.source_shape}"
+            )
         self._limits.check_options(options)
         if options.alignments and not self.backend.aligns:
             raise OptionError(
@@ -772,7 +905,7 @@ class Model:
         return Request(
             prompt=start,
             source=None if self.dims.kind == "decoder" else source,
-            positions=self.dims.frames // 2,
+            positions=self.dims.source_positions,
             options=options,
             max_new_tokens=self._limits.new_tokens(len(start), options),
             holds_stop=holds_stop,
@@ -855,5 +988,5 @@ def _choose(name: str, value: str | None, known: Any) -> int:
 
 
 def _refuse_one_string(values: Any) -> None:
-    if isinstance(values, (str, bytes, np.ndarray)):
-        raise InputError("input: give a list, also for one text or clip")
+    if isinstance(values, (str, bytes, np.ndarray)) or not hasattr(values, "__iter__"):
+        raise InputError("input: give a list, also for one text, clip or image")

@@ -59,6 +59,7 @@ class Config:
             "long_context": long_context,
         }
         self.place = "config.json"  # what messages begin with
+        self._parts: dict[str, Config] = {}
         self._values = dict(values)
         self._read: set[str] = set()
         self._names: Mapping[str, str] = {}
@@ -66,17 +67,19 @@ class Config:
     def renamed(self, names: Mapping[str, str]) -> Config:
         """The same config, with a family's own names (values) of some keys."""
         view = Config(self._values, **self._purpose)
-        view._read, view._names, view.place = self._read, names, self.place
+        view._read, view._names, view._parts = self._read, names, self._parts
+        view.place = self.place
         return view
 
     def part(self, key: str) -> Config:
-        """The config within the config that a key holds, which counts for itself what is read."""
+        """The config within the config that a key holds; what is read of it counts there too."""
         values = self.get(key)
-        if not isinstance(values, dict):
+        if not isinstance(values, Mapping):
             raise CheckpointError(f"{self.place}: {key} is {values!r}, needs settings")
-        part = Config(values, **self._purpose)
-        part.place = f"{self.place}: {key}"
-        return part
+        if key not in self._parts:
+            self._parts[key] = Config(values, **self._purpose)
+            self._parts[key].place = f"{self.place}: {key}"
+        return self._parts[key]
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value, or the default where the key is missing or null."""
@@ -133,6 +136,8 @@ class Config:
                 f"{self.place}: settings that are not supported: {listed}; remove them only if "
                 "they do not change what the model computes"
             )
+        for part in self._parts.values():
+            part.check_all_read()
 
 
 def decoder_task(config: Config) -> str:
@@ -141,7 +146,7 @@ def decoder_task(config: Config) -> str:
     Raises UnsupportedError for a task that its class has no head for.
     """
     architecture = str((config.get("architectures") or [""])[0])
-    made_for = "classify" if architecture.endswith("ForSequenceClassification") else "generate"
+    made_for = _made_for(architecture, "generate")
     bare = architecture.endswith("Model") and not architecture.endswith("LMHeadModel")
     embeds = config.get("pooling") is not None or bare or config.task == "embed"
     if made_for == "generate" and embeds:
@@ -157,19 +162,25 @@ def encoder_task(config: Config) -> str:
     UnsupportedError where the choice is missing, and for a task that there is no head for.
     """
     architecture = str((config.get("architectures") or [""])[0])
-    tasks = (task for end, task in HEAD_TASKS.items() if architecture.endswith(end))
-    made_for = next(tasks, "embed")
-    if config.get("pooling") is not None:
-        made_for = "embed"
+    made_for = _made_for(architecture, "embed")
+    pooling = config.get("pooling")
+    if pooling is not None:
+        made_for = "weigh" if pooling == "sparse" and made_for == "fill" else "embed"
     if made_for == "fill":
         chosen = config.task or config.default_task
         if chosen is None:
             raise UnsupportedError(
-                f"config.json: {architecture} may do two things, its head fills masked words: "
-                "choose --task fill or --task embed"
+                f"config.json: {architecture} may do several things, its head fills masked words: "
+                "choose --task fill or --task embed, or --task weigh for SPLADE"
             )
-        made_for = "embed" if chosen == "embed" else made_for
+        made_for = chosen if chosen in ("embed", "weigh") else made_for
     return _asked(config, architecture, made_for)
+
+
+def _made_for(architecture: str, otherwise: str) -> str:
+    """What the end of a class's name says."""
+    tasks = (task for end, task in HEAD_TASKS.items() if architecture.endswith(end))
+    return next(tasks, otherwise)
 
 
 def _asked(config: Config, architecture: str, made_for: str) -> str:
@@ -251,6 +262,11 @@ def linear(target: str, *sources: str, bias: bool = True) -> Iterator[WeightMapp
         )
 
 
-def norm(target: str, source: str, *, bias: bool = True) -> Iterator[WeightMapping]:
-    """A normalization's weight and bias."""
-    return linear(target, source, bias=bias)
+def norm(
+    target: str, source: str, names: Names = frozenset(), *, bias: bool = True
+) -> Iterator[WeightMapping]:
+    """A normalization's weight and bias; TensorFlow's `names` of them are gamma and beta."""
+    if f"{source}.gamma" not in names:
+        return linear(target, source, bias=bias)
+    parts = (("weight", "gamma"), ("bias", "beta"))
+    return iter(WeightMapping(target=f"{target}.{o}", sources=(f"{source}.{t}",)) for o, t in parts)

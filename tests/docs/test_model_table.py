@@ -25,7 +25,7 @@ PRINTED = {
     "families": re.compile(r"^\| family \| read from .*\n(?:\|.*\n)+", re.MULTILINE),
     "missing": re.compile(r"^\| it needs \|.*\n(?:\|.*\n)+", re.MULTILINE),
 }
-TASKS = (None, "embed", "fill")  # a masked-language model is asked which
+TASKS = (None, "embed", "fill", "weigh")  # a masked-language model is asked which
 # Fields of `StackDims` that are sizes, or numbers that go with what is named.
 SIZES = """
     layers heads head_dim hidden activation norm_epsilon max_positions position_offset
@@ -103,6 +103,10 @@ def features(dims: Dims) -> str:
         named = [f"both: {stacks['encoder']}"]
     if dims.mels:
         named.insert(0, f"{dims.mels} mel bands")
+    if dims.image:
+        size = f"{dims.image.height} x {dims.image.width}"
+        patch = f"{dims.image.patch_height} x {dims.image.patch_width}"
+        named.insert(0, f"images of {size} pixels in patches of {patch}")
     if dims.table_width:
         named.insert(0, f"embeddings of {dims.table_width} for a width of {dims.width}")
     return "; ".join(named)
