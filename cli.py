@@ -24,7 +24,7 @@ from seq2edge.commands.export import export
 from seq2edge.commands.fill import fill
 from seq2edge.commands.quantize import quantize
 from seq2edge.commands.rerank import rerank
-from seq2edge.commands.run import classify, embed, run, transcribe
+from seq2edge.commands.run import classify, embed, read, run, transcribe
 from seq2edge.commands.shortlist import shortlist
 from seq2edge.commands.sweep import sweep
 from seq2edge.commands.tag import tag
@@ -43,7 +43,7 @@ GROUPS = {
         pack,
         unpack,
     ],
-    "Run it": [run, chat, transcribe, classify, rerank, embed, tag, answer, fill],
+    "Run it": [run, chat, transcribe, read, classify, rerank, embed, tag, answer, fill],
     "Measure it": [verify, inspect, evaluate, audit, doctor],
     "Train": [train, sweep, distil, canary],
 }

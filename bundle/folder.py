@@ -218,7 +218,9 @@ def summarize(values: Mapping[str, Any]) -> Iterator[str]:
         if stack := dims[side]:
             sizes = f"{stack['layers']} layers, {stack['heads']} heads of {stack['head_dim']}"
             limit = stack["max_positions"] or "any number of"
-            yield f"{side:<12}{sizes}, width {dims['width']}, {limit} positions"
+            width = (dims["encoder_width"] if side == "encoder" else 0) or dims["width"]
+            yield f"{side:<12}{sizes}, width {width}, {limit} positions"
+    yield from _summarize_images(dims["image"], values["images"])
     yield f"vocabulary  {dims['vocab']}"
     yield from _summarize_shortlists(values)
     for graph in values["graphs"]:
@@ -260,6 +262,17 @@ def _summarize_original(original: Mapping[str, Any] | None) -> Iterator[str]:
         yield f"original    compared with {original['implementation']}: within {error:.1e}"
     elif original:
         yield f"original    not compared: {original['reason']}"
+
+
+def _summarize_images(
+    image: Mapping[str, Any] | None, record: Mapping[str, Any] | None
+) -> Iterator[str]:
+    if not image:
+        return
+    patches = f"in patches of {image['patch_height']} x {image['patch_width']}"
+    yield f"images      {image['height']} x {image['width']} pixels, {patches}"
+    if not record:
+        yield "images      none is made ready here: it reads pixels alone"
 
 
 def _summarize_shortlists(values: Mapping[str, Any]) -> Iterator[str]:

@@ -30,6 +30,7 @@ from seq2edge.model.dims import Dims
 FORMAT: Final = 4
 MANIFEST = "manifest.json"
 LARGEST_MANIFEST = 16 * 2**20  # bytes
+LARGEST_EDGE = 2**14  # pixels that an image is resized to
 _DEVICES = {
     "CON",
     "PRN",
@@ -74,7 +75,7 @@ Precision: TypeAlias = Literal[
 ]
 Kind: TypeAlias = Literal["encoder-decoder", "decoder", "encoder"]
 Task: TypeAlias = Literal[
-    "generate", "transcribe", "classify", "embed", "tag", "answer", "fill", "weigh"
+    "generate", "transcribe", "read", "classify", "embed", "tag", "answer", "fill", "weigh"
 ]
 
 
@@ -132,6 +133,34 @@ class SpeechRecord:
     tasks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     no_timestamps: int | None = None
     alignment_heads: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageRecord:
+    """How an image becomes what the encoder reads; steps that are None are left out.
+
+    It becomes RGB, with `on_white` laid on white where it is transparent, and is resized to `size`,
+    or until its shorter edge has `shortest_edge` pixels, with the filter `resample`. `crop` keeps
+    its middle, with zeros around where it is smaller. Values, 0 to 255, are multiplied by `scale`,
+    and of each channel `mean` is taken and the rest divided by `deviation`. Sizes are height and
+    width.
+    """
+
+    size: tuple[int, int] | None = None
+    shortest_edge: int | None = None
+    resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"] = "bilinear"
+    crop: tuple[int, int] | None = None
+    scale: float | None = None
+    mean: tuple[float, float, float] | None = None
+    deviation: tuple[float, float, float] | None = None
+    on_white: bool = False
+
+    def __post_init__(self) -> None:
+        sizes = (*(self.size or ()), *(self.crop or ()), self.shortest_edge or 1)
+        if min(sizes) < 1 or max(sizes) > LARGEST_EDGE:
+            raise BundleError(f"size: {sizes}, an edge has 1 to {LARGEST_EDGE} pixels")
+        if (self.mean is None) != (self.deviation is None) or 0 in (self.deviation or ()):
+            raise BundleError("deviation: goes with a mean, and none of it is 0")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -325,10 +354,10 @@ class ProvenanceRecord:
 class Manifest:
     """A whole bundle.
 
-    `shortlist`, `lexicon`, `embedding`, `reranking`, `relevance` and `original` are not written
-    where there are none, so that older versions read the rest. `lexicon` is the file of a lexical
-    shortlist. `relevance` is what the score of a classifier with one label is where it reranks
-    (None: the sigmoid).
+    `shortlist`, `lexicon`, `embedding`, `reranking`, `relevance`, `images` and `original` are not
+    written where there are none, so that older versions read the rest. `lexicon` is the file of a
+    lexical shortlist. `relevance` is what the score of a classifier with one label is where it
+    reranks (None: the sigmoid).
     `generation` holds the checkpoint's decoding defaults, `generation_ignored` those of its
     settings that the runtime does not apply. `files` lists every file but the manifest; it is
     empty until a `BundleWriter` finishes.
@@ -350,6 +379,7 @@ class Manifest:
     )
     audio: AudioRecord | None = None
     speech: SpeechRecord | None = None
+    images: ImageRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
     tokenizer: TokenizerRecord | None = None
     shortlist: ShortlistRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
     lexicon: FileName | None = dataclasses.field(default=None, metadata=OPTIONAL)
@@ -368,6 +398,8 @@ class Manifest:
         mels = self.audio.mels if self.audio else 0
         if mels != self.dims.mels:
             raise BundleError(f"audio: {mels} mels, but the dims have {self.dims.mels}")
+        if self.images is not None and self.dims.image is None:
+            raise BundleError("images: how they are read, but the dims have none")
         if (self.precision == "float32") != (self.quantization is None):
             raise BundleError(f"quantization: does not go with precision {self.precision!r}")
         if self.quantization is not None and self.parity is None:

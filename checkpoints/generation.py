@@ -94,6 +94,22 @@ def read_generation(
     return GenerationDefaults(options=options, ignored=ignored, extras=extras)
 
 
+def with_decoder_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with the decoding defaults and special ids that its decoder's own config has.
+
+    Where a model is made of two, its config may leave them to the decoder's, as transformers reads
+    them.
+    """
+    decoder = config.get("decoder")
+    inner = decoder if isinstance(decoder, Mapping) else {}
+    missing = {
+        name: inner[name]
+        for name in sorted(LEGACY)
+        if config.get(name) is None and inner.get(name) is not None
+    }
+    return {**config, **missing}
+
+
 def _legacy(config: Mapping[str, Any]) -> dict[str, Any]:
     settings = {
         name: value

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+from seq2edge.checkpoints.images import FILE, WHOLE
 from seq2edge.checkpoints.importers.huggingface import INDEX, SINGLE, shard_names
 from seq2edge.checkpoints.importers.sentence_transformers import (
     LENGTH_FILES,
@@ -29,6 +30,8 @@ SMALL = (
     "generation_config.json",
     *VOCABULARIES,
     *COMPANIONS,
+    FILE,
+    WHOLE,
     MODULES,
     SETTINGS,
     LENGTH_FILES,

@@ -19,6 +19,7 @@ from seq2edge.checkpoints.families.family import (
     linear,
 )
 from seq2edge.checkpoints.families.rotary import NO_CHOICE
+from seq2edge.checkpoints.generation import with_decoder_defaults
 from seq2edge.checkpoints.importers.huggingface import Source, open_folder
 from seq2edge.checkpoints.importers.sentence_transformers import MODULES, SentenceFolder
 from seq2edge.checkpoints.reranker import TASK, Reranker, read_reranker
@@ -113,10 +114,10 @@ def open_source(path: Path) -> Source:
     if foreign is not None:
         return foreign
     source = open_folder(path)
-    if source.config.get("model_type"):
-        return source
-    named = model_type_of(source.config.get("architectures") or ())
-    return dataclasses.replace(source, config={**source.config, "model_type": named})
+    config = with_decoder_defaults(source.config)
+    if not config.get("model_type"):
+        config["model_type"] = model_type_of(config.get("architectures") or ())
+    return dataclasses.replace(source, config=config)
 
 
 def build(family: Family, dims: Dims, source: Source) -> tuple[Transformer, tuple[str, ...]]:

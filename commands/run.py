@@ -1,4 +1,4 @@
-"""Running a bundle: `run`, `transcribe`, `classify` and `embed`."""
+"""Running a bundle: `run`, `transcribe`, `read`, `classify` and `embed`."""
 
 from __future__ import annotations
 
@@ -297,6 +297,37 @@ def transcribe(
             texts = model.transcribe([clip], options, language=language, task=task)[0]
             out.write(str(clip), texts)
             notes.count(texts)
+    notes.say()
+
+
+@click.command()
+@BUNDLE
+@click.argument("images", nargs=-1, required=True, type=PATH)
+@JSON
+@LOGPROBS
+@BATCH
+@decode_options
+@runtime_options
+def read(
+    bundle: Path,
+    images: tuple[Path, ...],
+    *,
+    as_json: bool,
+    logprobs: int | None,
+    batch: int,
+    decoding: Decoding,
+    execution: Execution,
+) -> None:
+    """Write down what each of IMAGES shows with BUNDLE."""
+    _check_logprobs(logprobs, as_json=as_json)
+    model = load_model(bundle, execution, draft=decoding.draft)
+    options = decoding.over(model.options).replace(logprobs=logprobs)
+    notes = AnswerNotes()
+    with Destination(None, as_json=as_json, each=options.num_return_sequences) as out:
+        for group in batches(map(str, images), batch):
+            for image, texts in zip(group, model.read(group, options), strict=True):
+                out.write(image, texts)
+                notes.count(texts)
     notes.say()
 
 

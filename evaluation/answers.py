@@ -45,18 +45,18 @@ def ids_of(
     """The ids of an example's text or pair, as many as there are positions for."""
     text = text_of(example)
     if isinstance(text, tuple) or model.bundle.manifest.reranking is not None:
-        return model.read(text, cut=True).ids
+        return model.read_text(text, cut=True).ids
     return model.encode_text(text, cut=True, new_tokens=new_tokens, longest=longest)
 
 
 def texts(
     model: Model, examples: Sequence[Example], request: ModelRequest
 ) -> Iterator[GeneratedText]:
-    """The best text that the model generates or hears; what is drawn is the same every time."""
+    """The best text that the model generates, hears or reads; what is drawn is always the same."""
     options = request.options or model.options
     if options.do_sample and options.seed is None:
         options = options.replace(seed=0)
-    if not model.dims.mels:
+    if not model.dims.source_shape:
         generated = model.generate_each(
             (str(example.input) for example in examples),
             options,
@@ -67,9 +67,12 @@ def texts(
         yield from (best for best, *_ in generated)
         return
     for batch in _batches(examples, request):
-        clips = [str(example.input) for example in batch]
-        heard = model.transcribe(clips, options, language=request.language, task=request.task)
-        yield from (best for best, *_ in heard)
+        files = [str(example.input) for example in batch]
+        if model.dims.image is not None:
+            results = model.read(files, options)
+        else:
+            results = model.transcribe(files, options, language=request.language, task=request.task)
+        yield from (best for best, *_ in results)
 
 
 def labels(

@@ -100,15 +100,17 @@ def choose_metrics(
 def _check(model: Model, metrics: Sequence[Metric], request: ModelRequest) -> None:
     listed = ", ".join(metric.name for metric in metrics)
     decodes = any(metric.ask is texts for metric in metrics)
-    sound = model.dims.mels > 0
+    sound, reads = model.dims.mels > 0, "images" if model.dims.image else "text"
     if request.options is not None and not decodes:
         raise OptionError(f"decoding options: nothing is decoded for {listed}, leave them out")
     if request.options is not None and request.options.num_return_sequences > 1:
         raise OptionError("num_return_sequences: the best answer alone is judged, give 1")
-    if (request.source_language or request.target_language) and (sound or not decodes):
+    if (request.source_language or request.target_language) and (
+        model.dims.source_shape or not decodes
+    ):
         raise OptionError("source and target language: for models that write about a text")
     if (request.language or request.task != "transcribe") and not sound:
-        raise OptionError("language and task: of speech, this model reads text")
+        raise OptionError(f"language and task: of speech, this model reads {reads}")
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""What a user gives to calibrate on and to measure with: texts, or audio clips, with references.
+"""What a user gives to calibrate on and to measure with: texts, clips or images, with references.
 
 Files may be compressed (.gz, .bz2, .xz).
 """
@@ -15,14 +15,21 @@ from seq2edge.errors import InputError
 from seq2edge.files.compressed import READ_ERRORS, content_suffix, open_bytes
 
 TRANSCRIPTS = ("transcripts.tsv", "transcripts.txt")
+# What the files of a task that reads none are called, and how their names end.
+SIGNALS = {"transcribe": ("sound", "clip"), "read": ("images", "image")}
+SUFFIXES = {
+    "transcribe": (".wav",),
+    "read": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
+}
 KEYS = ("input", "reference", "references", "domain")  # of a JSON line
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
-    """A text, a pair or the path of a clip; a reference is a translation, transcript or label.
+    """A text, a pair, or the path of a clip or an image, with what is right for it.
 
-    Any of several references is right. The domain is whatever results are to be told apart by.
+    A reference is a translation, a transcript or a label; any of several is right. The domain is
+    whatever results are to be told apart by.
     """
 
     input: str | Path | tuple[str, str]
@@ -36,27 +43,31 @@ def read_examples(path: str | Path, task: str) -> list[Example]:
     - A text file has one example a line, and after a tab its reference.
     - A .jsonl file has an object a line: `input`, and where there are any `reference` (or
       `references`, a list of which any is right) and `domain`. The input of a model that reads
-      sound is the path of a clip, relative to the file; that of a classifier may be a list of two
-      texts, which it reads as one.
-    - A folder holds clips (*.wav), and where there are references a file `transcripts.tsv` of
-      lines `name<tab>text`.
+      sound or images is the path of a file, relative to this one; that of a classifier may be a
+      list of two texts, which it reads as one.
+    - A folder holds clips (*.wav) or images (*.png, *.jpg, ...), and where there are references a
+      file `transcripts.tsv` of lines `name<tab>text`.
 
-    Audio is not read here. Raises InputError for what is missing, empty, of another task or
-    inconsistent.
+    Audio and images are not read here. Raises InputError for what is missing, empty, of another
+    task or inconsistent.
     """
     path = Path(path)
     if path.is_dir():
-        if task == "transcribe":
-            return _read_clips(path)
+        if task in SIGNALS:
+            return _read_files(path, task)
         raise InputError(f"{path}: a folder, this model reads text: give a file with a text a line")
     if content_suffix(path) == ".jsonl":
         return _read_json(path, task)
-    if task == "transcribe":
+    if task in SIGNALS:
         raise InputError(
-            f"{path}: no folder, this model reads sound: give a folder of *.wav files, or a "
-            ".jsonl file that names them"
+            f"{path}: no folder, this model reads {SIGNALS[task][0]}: give a folder of "
+            f"{_patterns(task)} files, or a .jsonl file that names them"
         )
     return _read_texts(path)
+
+
+def _patterns(task: str) -> str:
+    return " or ".join(f"*{suffix}" for suffix in SUFFIXES[task][:2])
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -95,16 +106,15 @@ def _read_json(path: Path, task: str) -> list[Example]:
     ]
     if not examples:
         raise InputError(f"{path}: holds no example")
-    if task != "transcribe":
+    if task not in SIGNALS:
         return examples
-    clips = [path.parent / str(example.input) for example in examples]
-    for clip in clips:
-        if not clip.is_file():
-            raise InputError(f"{path}: no clip {clip}")
-    return [
-        dataclasses.replace(example, input=clip)
-        for example, clip in zip(examples, clips, strict=True)
+    files = [
+        dataclasses.replace(example, input=path.parent / str(example.input)) for example in examples
     ]
+    for example in files:
+        if not Path(str(example.input)).is_file():
+            raise InputError(f"{path}: no {SIGNALS[task][1]} {example.input}")
+    return files
 
 
 def _from_json(line: str, where: str, *, pairs: bool) -> Example:
@@ -133,28 +143,38 @@ def _from_json(line: str, where: str, *, pairs: bool) -> Example:
     return Example(input=source, references=tuple(references), domain=domain)
 
 
-def _read_clips(path: Path) -> list[Example]:
-    clips = {clip.stem: clip for clip in sorted(path.glob("*.wav"))}
-    if not clips:
-        raise InputError(f"{path}: holds no *.wav file")
+def _read_files(path: Path, task: str) -> list[Example]:
+    """The clips or images of a folder, with what is said or written in them if a file tells it."""
+    kind = SIGNALS[task][1]
+    files: dict[str, Path] = {}
+    for file in sorted(path.iterdir()):
+        if file.suffix.lower() not in SUFFIXES[task]:
+            continue
+        if file.stem in files:
+            raise InputError(f"{path}: {files[file.stem].name} and {file.name} have one name")
+        files[file.stem] = file
+    if not files:
+        raise InputError(f"{path}: holds no {_patterns(task)} file")
     listed = next((path / name for name in TRANSCRIPTS if (path / name).is_file()), None)
     if listed is None:
-        return [Example(input=clip) for clip in clips.values()]
-    texts = _read_transcripts(listed)
+        return [Example(input=file) for file in files.values()]
+    texts = _read_transcripts(listed, task)
     for names, fact in (
-        (clips.keys() - texts, "no transcript of"),
-        (texts - clips.keys(), "no clip"),
+        (files.keys() - texts, "no transcript of"),
+        (texts - files.keys(), f"no {kind}"),
     ):
         if names:
             raise InputError(f"{listed}: {fact} {', '.join(sorted(names)[:5])}")
-    return [Example(input=clip, references=(texts[name],)) for name, clip in clips.items()]
+    return [Example(input=file, references=(texts[name],)) for name, file in files.items()]
 
 
-def _read_transcripts(path: Path) -> dict[str, str]:
+def _read_transcripts(path: Path, task: str) -> dict[str, str]:
     texts: dict[str, str] = {}
     for number, line in _lines(path):
         name, tab, text = line.partition("\t")
         if not tab:
             raise InputError(f"{path}: line {number} has no tab between name and text")
-        texts[name.removesuffix(".wav")] = text
+        suffix = Path(name).suffix
+        known = suffix.lower() in SUFFIXES[task]
+        texts[name.removesuffix(suffix) if known else name] = text
     return texts

@@ -29,6 +29,7 @@ AGREEMENT = "agreement"  # the one metric that compares two models: see quantize
 USUAL: dict[str, tuple[str, ...]] = {  # of each manifest task, the most telling first
     "generate": ("chrf", "bleu"),
     "transcribe": ("wer", "cer"),
+    "read": ("cer", "wer"),
     "classify": ("accuracy", "f1"),
 }
 
@@ -245,7 +246,7 @@ def _perplexity(total: Sums) -> float:
 
 
 _of_texts = functools.partial(
-    Metric, tasks=("generate", "transcribe"), references=True, ask=texts, aggregate=_percent
+    Metric, tasks=("generate", "transcribe", "read"), references=True, ask=texts, aggregate=_percent
 )
 _of_labels = functools.partial(
     Metric, tasks=("classify",), references=True, ask=labels, higher_is_better=True

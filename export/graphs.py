@@ -94,7 +94,7 @@ class Contract:
 def encoder_contract(model: Transformer) -> Contract:
     """What `encoder.onnx` takes and gives."""
     dims = model.dims
-    source: Shape = ("batch", dims.mels, dims.frames) if dims.mels else ("batch", "source")
+    source: Shape = ("batch", *(dims.source_shape or ("source",)))
     outputs: Mapping[str, Shape]
     if dims.kind == "encoder":
         by_head: dict[str, dict[str, Shape]] = {
@@ -108,10 +108,8 @@ def encoder_contract(model: Transformer) -> Contract:
         outputs = by_head[dims.head]
     else:
         assert dims.decoder is not None
-        positions = dims.frames // 2 if dims.mels else "source"
-        outputs = _cross_shapes(dims.decoder, positions)
-    name = "features" if dims.mels else "input_ids"
-    inputs: dict[str, Shape] = {name: source, "source_length": ("batch",)}
+        outputs = _cross_shapes(dims.decoder, dims.source_positions or "source")
+    inputs: dict[str, Shape] = {dims.source_name: source, "source_length": ("batch",)}
     if dims.kind == "encoder" and dims.token_types > 1:
         inputs[SEGMENTS] = source
     return Contract(inputs=inputs, outputs=outputs)
@@ -205,7 +203,7 @@ def _pairs(tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
 
 def _example(name: str, shape: Shape, sizes: dict[str, int]) -> Tensor:
     concrete = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in shape)
-    if name.startswith(("cross_", "past_", "features")):
+    if name.startswith(("cross_", "past_", "features", "pixels")):
         return torch.zeros(concrete)
     return torch.full(concrete, 2 if name.endswith("_length") else 1, dtype=torch.int64)
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ POOLED: dict[str, Callable[[Tensor], Tensor]] = {  # of (source, width)
     "first": lambda hidden: hidden[0],
     "last": lambda hidden: hidden[-1],
 }
+SOURCES = {"input_ids": "input_ids", "features": "input_features", "pixels": "pixel_values"}
 FORMATS = {
     "ctranslate2": "no class of transformers reads CTranslate2 files",
     "bergamot": "no class of transformers has such a decoder",
@@ -170,7 +171,17 @@ def _load(checkpoint: Path, dims: Dims) -> nn.Module:
     if missing:
         raise NoOriginalError(f"transformers would make up {', '.join(sorted(missing)[:3])}")
     model: nn.Module = original.eval()
+    _make_lost_tables(model)
     return model
+
+
+def _make_lost_tables(original: nn.Module) -> None:
+    """What a class neither reads nor restores stays on the meta device (TrOCR's sinusoids)."""
+    for module in original.modules():
+        table = getattr(module, "weights", None)
+        if isinstance(table, Tensor) and table.is_meta:
+            make = cast("Any", module)
+            make.weights = make.get_embedding(len(table), make.embedding_dim, make.padding_idx)
 
 
 def _is_long(config: Any, dims: Dims) -> bool:
@@ -221,8 +232,8 @@ def _source(dims: Dims, reference: parity.Arrays, row: int) -> dict[str, Tensor]
     """What the encoder reads of one input, without padding."""
     if "source" not in reference:
         return {}
-    if dims.mels:
-        return {"input_features": torch.from_numpy(reference["source"][row : row + 1])}
+    if dims.source_shape:
+        return {SOURCES[dims.source_name]: torch.from_numpy(reference["source"][row : row + 1])}
     length = int(reference["source_length"][row])
     names = {"source": "input_ids", "token_types": "token_type_ids"}
     return {
@@ -301,6 +312,9 @@ def _first_difference(
         attributes = {dims.kind: "hidden_states"}
     for side, attribute in attributes.items():
         states = getattr(theirs, attribute, None) or ()
+        last = getattr(theirs, f"{side}_last_hidden_state", None)
+        if last is not None:  # some classes give the last one without the norm among the others
+            states = (*states[:-1], last)
         for i, (state, mine) in enumerate(zip(states, ours[side], strict=False)):
             largest = float(state.abs().max())
             if float((state - mine).abs().max()) > max(allowed, 1e-4 * largest):
@@ -325,9 +339,9 @@ def _hidden_states(model: Transformer, inputs: dict[str, Tensor]) -> dict[str, l
     source: list[Any] = []
     length = None
     if model.dims.encoder is not None:
-        features = inputs["input_features" if model.dims.mels else "input_ids"]
-        length = torch.tensor([model.dims.frames // 2 if model.dims.mels else features.shape[1]])
-        encoded = model.encode(features, length, inputs.get("token_type_ids"))
+        read = inputs[SOURCES[model.dims.source_name]]
+        length = torch.tensor([model.dims.source_positions or read.shape[1]])
+        encoded = model.encode(read, length, inputs.get("token_type_ids"))
         source = model.project_source(encoded) if model.dims.decoder is not None else []
     if model.dims.decoder is not None:
         name = "decoder_input_ids" if model.dims.encoder is not None else "input_ids"

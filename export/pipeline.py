@@ -21,6 +21,7 @@ from seq2edge.bundle.manifest import (
     AudioRecord,
     EmbeddingRecord,
     GraphRecord,
+    ImageRecord,
     Manifest,
     ProvenanceRecord,
     Role,
@@ -31,6 +32,7 @@ from seq2edge.bundle.manifest import (
 from seq2edge.bundle.reference import REFERENCE, read_reference, write_reference
 from seq2edge.checkpoints.generation import GenerationDefaults, read_generation
 from seq2edge.checkpoints.hub import Hub, find_checkpoint
+from seq2edge.checkpoints.images import read_image_processor
 from seq2edge.checkpoints.importers.sentence_transformers import SentenceFolder
 from seq2edge.checkpoints.load import Checkpoint, load_checkpoint
 from seq2edge.checkpoints.tokenizer import Converted, convert_tokenizer
@@ -128,9 +130,11 @@ def export_checkpoint(
         if alignments:
             speech = _speech(defaults.extras) if loaded.dims.mels else SpeechRecord()
             heads = alignment_heads(loaded.dims, speech.alignment_heads)
-        tokenizer, notes = _write_tokenizer(writer, loaded)
+        images, notes = _read_images(loaded)
+        tokenizer, more = _write_tokenizer(writer, loaded)
         graphs = _write_graphs(writer, loaded, heads, progress)
         manifest = _manifest(loaded, origin, defaults, tokenizer, graphs)
+        manifest = dataclasses.replace(manifest, images=images)
         if loaded.source.lexicon is not None:
             write_lexicon(writer.path(LEXICON), loaded.source.lexicon)
             manifest = dataclasses.replace(manifest, lexicon=LEXICON)
@@ -149,7 +153,7 @@ def export_checkpoint(
         parity=measured,
         ignored_settings=defaults.ignored,
         unused_tensors=bundle.manifest.provenance.unused_tensors,
-        notes=notes,
+        notes=notes + more,
     )
 
 
@@ -178,6 +182,16 @@ def record_reference(loaded: Checkpoint, heads: Heads = ()) -> parity.Arrays:
 def _start_tokens(options: dict[str, Any]) -> tuple[int, ...]:
     start = options.get("decoder_start_token_id")
     return () if start is None else (int(start),)
+
+
+def _read_images(loaded: Checkpoint) -> tuple[ImageRecord | None, tuple[str, ...]]:
+    """How images are made ready, where the model reads any; and remarks."""
+    image = loaded.dims.image
+    if image is None:
+        return None, ()
+    record = read_image_processor(loaded.source.path, image)
+    missing = "the checkpoint has no image processor: the bundle takes pixels alone"
+    return record, () if record is not None else (missing,)
 
 
 def _write_tokenizer(

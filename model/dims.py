@@ -17,7 +17,7 @@ NORMS = ("layer", "rms")
 POSITIONS = ("learned", "sinusoidal", "rotary", "relative")
 HEADS = ("lm", "classifier", "embedding", "tokens", "span", "masked", "sparse")
 POOLINGS = ("first", "last", "max", "mean")
-MIXERS = ("attention", "recurrence")  # what a layer has in the place of self-attention
+MIXERS = ("attention", "recurrence", "convolution")  # what brings a layer's tokens together
 _TASKS = {
     "lm": "generate",
     "classifier": "classify",
@@ -96,6 +96,7 @@ class StackDims:
     # One of MIXERS for each layer; (): attention in all. A recurrence is an SSRU (Kim et al. 2019):
     # what a token adds to the state, and how much of it stays, depends on that token alone.
     mixers: tuple[str, ...] = later(())
+    taps: int = later(0)  # tokens that a convolution sums up, the last one included
 
     def __post_init__(self) -> None:
         _choose("activation", self.activation, ACTIVATIONS)
@@ -111,6 +112,8 @@ class StackDims:
             _choose("mixers", mixer, MIXERS)
         if len(self.mixers) not in (0, self.layers):
             raise UnsupportedError(f"mixers: {len(self.mixers)} of them for {self.layers} layers")
+        if "convolution" in self.mixers and self.taps < 2:
+            raise UnsupportedError(f"taps: {self.taps} of a convolution, needs 2 or more")
         if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
             raise UnsupportedError(
                 f"rotary_dim: {self.rotary_dim} is not an even part of heads of {self.head_dim}"
@@ -140,10 +143,12 @@ class StackDims:
         """What each layer keeps of the tokens before, by name: (heads, head_dim) of a token.
 
         Attention keeps keys and values. A recurrence keeps its state behind every token, not the
-        last one alone: so a row can go back, and rows share what they have in common.
+        last one alone, and a convolution what it sums up of every token: so a row can go back, and
+        rows share what they have in common.
         """
         attention = dict.fromkeys(("key", "value"), (self.kv_heads, self.head_dim))
-        kept = {"attention": attention, "recurrence": {"state": (1, width)}}
+        state = {"state": (1, width)}
+        kept = {"attention": attention, "recurrence": state, "convolution": state}
         return [kept[mixer] for mixer in self.layer_mixers]
 
     @property
@@ -165,6 +170,33 @@ class DenseDims:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageDims:
+    """Images of one size, read in patches that do not overlap (Dosovitskiy et al. 2021)."""
+
+    height: int  # pixels
+    width: int
+    channels: int
+    patch_height: int
+    patch_width: int
+    # Positions before the patches that hold nothing of the image: what was learnt for them stands
+    # in the table of positions (ViT's class token; DeiT has one for distillation too).
+    tokens: int
+
+    def __post_init__(self) -> None:
+        if self.height < self.patch_height or self.width < self.patch_width:
+            raise UnsupportedError(
+                f"image: {self.height} x {self.width} pixels hold no patch of "
+                f"{self.patch_height} x {self.patch_width}"
+            )
+
+    @property
+    def positions(self) -> int:
+        """What the encoder has of one image: tokens and whole patches, row by row."""
+        rows, columns = self.height // self.patch_height, self.width // self.patch_width
+        return self.tokens + rows * columns
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Dims:
     """A whole model. `encoder` or `decoder` is None where the model has none."""
 
@@ -179,6 +211,10 @@ class Dims:
     logits_scale: float = 1.0  # hidden states are multiplied by it before the LM head
     logits_cap: float = later(0.0)  # >0: so do logits
     mels: int = 0  # >0: the encoder reads log-mel features of so many bands, not tokens
+    # The encoder reads images of this size.
+    image: ImageDims | None = later(None)  # noqa: RUF009 - it gives a field
+    encoder_width: int = later(0)  # >0: of the encoder's residual stream, where that is another
+    encoder_product: bool = later(False)  # one product gives what it says the decoder's width
     # >0: tables of tokens and positions are that narrow, and one product widens what they give:
     # factorised embeddings (Lan et al. 2020).
     table_width: int = later(0)
@@ -200,6 +236,15 @@ class Dims:
             _choose("pooling", self.pooling, POOLINGS)
         if self.encoder is None and self.decoder is None:
             raise UnsupportedError("dims: neither an encoder nor a decoder")
+        if self.image is not None and (self.mels or self.kind != "encoder-decoder"):
+            raise UnsupportedError(
+                "image: an encoder reads it for a decoder, and nothing beside it"
+            )
+        if self.image and self.encoder and self.encoder.max_positions != self.image.positions:
+            raise UnsupportedError(
+                f"image: it has {self.image.positions} positions, the encoder "
+                f"{self.encoder.max_positions}"
+            )
 
     @property
     def kind(self) -> str:
@@ -217,12 +262,36 @@ class Dims:
     @property
     def task(self) -> str:
         """What it is made to do, in the manifest's words."""
+        if self.image is not None:
+            return "read"
         return "transcribe" if self.mels else _TASKS[self.head]
 
     @property
     def frames(self) -> int:
         """Feature frames that the encoder takes; its convolutions halve them."""
         return 2 * self.encoder.max_positions if self.mels and self.encoder else 0
+
+    @property
+    def source_name(self) -> str:
+        """What the encoder's graph calls what it reads."""
+        return "pixels" if self.image else "features" if self.mels else "input_ids"
+
+    @property
+    def source_shape(self) -> tuple[int, ...]:
+        """Of one input where that is no text: (mels, frames) or (channels, height, width)."""
+        if self.image is not None:
+            return self.image.channels, self.image.height, self.image.width
+        return (self.mels, self.frames) if self.mels else ()
+
+    @property
+    def source_positions(self) -> int:
+        """Encoder positions of one such input; 0 where it reads texts."""
+        return self.image.positions if self.image is not None else self.frames // 2
+
+    @property
+    def source_width(self) -> int:
+        """Width of the encoder's residual stream."""
+        return self.encoder_width or self.width
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as the manifest keeps them."""
@@ -236,7 +305,8 @@ class Dims:
             for side in ("encoder", "decoder")
         }
         dense = tuple(DenseDims(**each) for each in values.get("dense", ()))
-        return cls(**{**values, **stacks, "dense": dense})
+        image = ImageDims(**values["image"]) if values.get("image") is not None else None
+        return cls(**{**values, **stacks, "dense": dense, "image": image})
 
 
 def _tupled(values: Mapping[str, Any]) -> dict[str, Any]:

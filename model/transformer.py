@@ -22,13 +22,20 @@ class Stack(nn.Module):
     """Embedded tokens or features in, hidden states out; encoder or decoder."""
 
     def __init__(
-        self, stack: StackDims, width: int, *, causal: bool, cross: bool, table_width: int = 0
+        self,
+        stack: StackDims,
+        width: int,
+        *,
+        causal: bool,
+        source_width: int = 0,
+        table_width: int = 0,
     ) -> None:
+        """With `source_width` its layers attend to an encoder of that width."""
         super().__init__()
         self.dims = stack
         self.causal = causal
         count = 1 if stack.shared_layers else stack.layers
-        layers = [Layer(stack, width, cross=cross, index=i) for i in range(count)]
+        layers = [Layer(stack, width, source_width=source_width, index=i) for i in range(count)]
         self.layers = nn.ModuleList(layers[i % count] for i in range(stack.layers))
         narrow = table_width or width
         self.embedding_norm = norm(stack, narrow) if stack.embedding_norm else nn.Identity()
@@ -153,23 +160,26 @@ class Transformer(nn.Module):
         narrow = dims.table_width or dims.width
         self.embedding = nn.Embedding(dims.vocab, narrow)
         if dims.source_vocab:
-            self.source_embedding = nn.Embedding(dims.source_vocab, narrow)
+            wide = dims.table_width or dims.source_width
+            self.source_embedding = nn.Embedding(dims.source_vocab, wide)
         if dims.token_types:
             self.token_types = nn.Embedding(dims.token_types, narrow)
-        cross = dims.kind == "encoder-decoder"
+        source_width = 0
         if dims.encoder is not None:
             self.encoder = Stack(
-                dims.encoder,
-                dims.width,
-                causal=False,
-                cross=False,
-                table_width=dims.table_width,
+                dims.encoder, dims.source_width, causal=False, table_width=dims.table_width
             )
+            source_width = dims.width if dims.encoder_product else dims.source_width
+        if dims.encoder_product:
+            self.encoder_product = nn.Linear(dims.source_width, dims.width)
         if dims.decoder is not None:
-            self.decoder = Stack(dims.decoder, dims.width, causal=True, cross=cross)
+            self.decoder = Stack(dims.decoder, dims.width, causal=True, source_width=source_width)
         if dims.mels:
             self.convolution1 = nn.Conv1d(dims.mels, dims.width, 3, padding=1)
             self.convolution2 = nn.Conv1d(dims.width, dims.width, 3, stride=2, padding=1)
+        if dims.image is not None:
+            patch = (dims.image.patch_height, dims.image.patch_width)
+            self.patches = nn.Conv2d(dims.image.channels, dims.source_width, patch, stride=patch)
         self._add_head(dims)
 
     def _add_head(self, dims: Dims) -> None:
@@ -213,13 +223,18 @@ class Transformer(nn.Module):
     def encode(
         self, source: Tensor, source_length: Tensor, token_types: Tensor | None = None
     ) -> Tensor:
-        """Tokens (batch, source) or features (batch, mels, frames) -> (batch, source, width).
+        """Tokens (batch, source), features or pixels -> (batch, source, width).
 
-        Without `token_types` (batch, source) all tokens are of type 0.
+        Features are (batch, mels, frames), pixels (batch, channels, height, width). The width that
+        comes out is the one which the decoder reads. Without `token_types` (batch, source) all
+        tokens are of type 0.
         """
         if self.dims.mels:
             x = F.gelu(self.convolution1(source))
             x = F.gelu(self.convolution2(x)).transpose(1, 2)  # (batch, frames / 2, width)
+        elif self.dims.image is not None:
+            x = self.patches(source).flatten(2).transpose(1, 2)  # (batch, patches, width)
+            x = F.pad(x, (0, 0, self.dims.image.tokens, 0))
         else:
             table = self.source_embedding if self.dims.source_vocab else self.embedding
             x = table(source)
@@ -233,7 +248,8 @@ class Transformer(nn.Module):
         masks = stack.masks(positions[None], positions)
         for layer, rotation, mask in zip(stack.layers, rotations, masks, strict=True):
             x, _ = layer(x, rotation=rotation, mask=mask, length=source_length)
-        return stack.final_norm(x)
+        x = stack.final_norm(x)
+        return self.encoder_product(x) if self.dims.encoder_product else x
 
     def project_source(self, encoded: Tensor) -> list[KeyValue]:
         """Cross-attention keys and values for every decoder layer."""

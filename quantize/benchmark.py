@@ -23,23 +23,23 @@ from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import AGREEMENT, Metric
 from seq2edge.runtime.model import TOKEN_TASKS, Model
 
-Input: TypeAlias = Any  # ids of a text, or the features of a clip (mels, frames)
+Input: TypeAlias = Any  # ids of a text, features of a clip, or pixels of an image
 Throughput: TypeAlias = dict[int, float]  # tokens (inputs, without decoding) per second, by batch
 
 NEW_TOKENS = 32
 ROUNDS = 3
 BATCHES = (1, 8)
-CLIPS = 64  # whose features are in memory
+CLIPS = 64  # or images, whose features are in memory
 
 
 def model_inputs(model: Model, examples: Sequence[Example]) -> list[Input]:
     """What the model reads of the examples; random input where there are none."""
     dims = model.dims
     rng = np.random.default_rng(0)
-    if dims.mels:
+    if dims.source_shape:
         if examples:
-            return [model.features(str(example.input)) for example in examples[:CLIPS]]
-        shape = (max(BATCHES), dims.mels, dims.frames)
+            return [model.signal(str(example.input)) for example in examples[:CLIPS]]
+        shape = (max(BATCHES), *dims.source_shape)
         return list(rng.standard_normal(shape, dtype=np.float32))
     if examples:
         return [ids_of(model, example, new_tokens=NEW_TOKENS) for example in examples]
@@ -98,10 +98,10 @@ def _run_greedily(model: Model, group: list[Input], language: str | None = None)
     prompt = max(map(len, group)) if model.dims.encoder is None else 1
     # As a max_length: the model takes less where its positions end.
     options = model.options.greedy(max_length=prompt + NEW_TOKENS, ends=False)
-    if model.dims.mels:
+    if model.dims.source_shape:
         if language is not None:
             options = options.replace(decoder_prompt=model.speech_prompt(language, "transcribe"))
-        generated = model.transcribe_ids(np.stack(group), options)
+        generated = model.signal_ids(group, options)
     else:
         tokenizer = model.bundle.manifest.tokenizer
         if tokenizer is not None and tokenizer.target_language:

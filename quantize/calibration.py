@@ -50,8 +50,8 @@ class Trace:
 class Calibration:
     """A float bundle with examples that it has decoded.
 
-    Memory is bounded by the longest example, whatever their number; clips are read again each
-    time. `language` is a multilingual speech model's. Raises InputError for examples that the
+    Memory is bounded by the longest example, whatever their number; clips and images are read again
+    each time. `language` is a multilingual speech model's. Raises InputError for examples that the
     model cannot read, or too few of them.
     """
 
@@ -125,7 +125,7 @@ class Calibration:
     def _source_length(self, trace: Trace) -> int:
         if isinstance(trace.source, tuple):
             return len(trace.source)
-        return self._model.dims.frames // 2  # the encoder's convolutions halve the frames
+        return self._model.dims.source_positions
 
     def source(self, trace: Trace) -> Feed:
         """What the encoder reads of an example."""
@@ -134,7 +134,8 @@ class Calibration:
         if isinstance(trace.source, tuple):
             ids = np.array([trace.source])
             return {"input_ids": ids, "source_length": length, SEGMENTS: np.zeros_like(ids)}
-        return {"features": self._model.features(trace.source)[None], "source_length": length}
+        signal = self._model.signal(trace.source)[None]
+        return {self._model.dims.source_name: signal, "source_length": length}
 
     def tokens(self, trace: Trace, target: GraphFlavour = TARGET) -> Feed:
         """What a decoder reads of it beside the encoder's memory, all positions at once."""
@@ -167,15 +168,15 @@ def names_by_role(keys: Iterable[TensorKey]) -> dict[Role, list[str]]:
 def _decode(model: Model, examples: Sequence[Example], language: str | None) -> Iterator[Trace]:
     """Let the model write what it will after each example: greedily, else with its settings."""
     options = model.options.greedy()
-    if model.dims.mels:
-        options = options.replace(decoder_prompt=model.speech_prompt(language, "transcribe"))
+    if model.dims.source_shape:
+        if model.dims.mels:
+            options = options.replace(decoder_prompt=model.speech_prompt(language, "transcribe"))
         start = model.start_tokens(options)
         options = options.replace(max_length=len(start) + NEW_TOKENS)
-        clips = [Path(str(example.input)) for example in examples]
-        features = np.stack([model.features(clip) for clip in clips])
-        generated = model.transcribe_ids(features, options)
-        for clip, sequences in zip(clips, generated, strict=True):
-            yield Trace(source=clip, tokens=(*start, *sequences[0].ids))
+        files = [Path(str(example.input)) for example in examples]
+        generated = model.signal_ids([model.signal(file) for file in files], options)
+        for file, sequences in zip(files, generated, strict=True):
+            yield Trace(source=file, tokens=(*start, *sequences[0].ids))
         return
     texts = [
         tuple(ids_of(model, example, new_tokens=NEW_TOKENS, longest=LONGEST))

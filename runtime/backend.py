@@ -27,7 +27,8 @@ BACKENDS = {
 
 Tokens: TypeAlias = NDArray[np.int64]  # (rows, new), right-padded to the longest row
 Lengths: TypeAlias = NDArray[np.int64]  # (rows,) valid tokens of each row
-Features: TypeAlias = NDArray[np.float32]  # (batch, mels, frames)
+# (batch, mels, frames), or the pixels of images (batch, channels, height, width)
+Features: TypeAlias = NDArray[np.float32]
 Logits: TypeAlias = NDArray[np.float32]  # (rows, vocab)
 Memory: TypeAlias = Any  # what `encode` returns and `start` takes; opaque to everyone else
 

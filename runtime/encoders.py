@@ -52,7 +52,7 @@ def rerank(
             f"{model.bundle.path}: tells {len(labels)} labels apart, a reranker gives one score; "
             "classify pairs with it"
         )
-    read = [model.read((query, text), instruction=instruction) for text in texts]
+    read = [model.read_text((query, text), instruction=instruction) for text in texts]
     logits = np.array([values[0] for values in pool_each(model, read, batch)], dtype=np.float32)
     plain = model.bundle.manifest.relevance == "plain"
     scores = logits if plain else probabilities(logits, "multi_label")

@@ -33,7 +33,7 @@ def fill(model: Model, text: str, top_k: int) -> list[list[Filling]]:
     if top_k < 1:
         raise OptionError(f"top_k: {top_k}, needs 1 or more")
     tokenizer, mask = model.tokenizer, model.tokenizer.record.special.mask
-    read = model.read(text)
+    read = model.read_text(text)
     masked = tokenizer.token_id(mask) if mask is not None else -1
     places = [place for place, i in enumerate(read.ids) if i == masked]
     if not places:

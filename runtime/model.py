@@ -36,6 +36,7 @@ from seq2edge.runtime.streaming import StopStrings, TextStream, cut_at_stop
 
 if TYPE_CHECKING:
     from seq2edge.runtime.filling import Filling
+    from seq2edge.runtime.images import Picture
     from seq2edge.runtime.reading import Answer
     from seq2edge.runtime.search import Processor
     from seq2edge.runtime.service import Reply, Service
@@ -95,7 +96,7 @@ class Model:
     ) -> None:
         """Raises OptionError where `cut` is asked of a model that reads no text of its own."""
         encoder = bundle.manifest.dims.encoder
-        if cut and (encoder is None or bundle.manifest.dims.mels):
+        if cut and (encoder is None or bundle.manifest.dims.source_shape):
             raise OptionError("cut: this model has no encoder of texts, nothing can be cut")
         self._cut = cut
         self.bundle = bundle
@@ -386,8 +387,36 @@ class Model:
     ) -> list[list[GeneratedSequence]]:
         """For log-mel features (batch, mels, frames) the sequences of each clip, best first."""
         self._require("transcribe")
+        return self.signal_ids(features, options or self.options)
+
+    def read(
+        self, images: Sequence[Picture], options: DecodeOptions | None = None
+    ) -> list[list[GeneratedText]]:
+        """Text of images: paths of files, pictures of Pillow's, or arrays of values 0 to 255.
+
+        Arrays are (height, width), or have 1, 3 or 4 channels behind. For each image
+        `num_return_sequences` texts, best first. Needs `seq2edge[images]`; raises InputError for
+        what is no image, damaged or too large.
+        """
+        _refuse_one_string(images)
+        self._require("read")
+        if not images:
+            return []
         options = options or self.options
-        return decode(self.backend, [self.request(clip, options) for clip in features])
+        requests = [self.image_request(image, options) for image in images]
+        groups = decode(self.backend, requests)
+        return [self._texts(sequences, options.stop_strings) for sequences in groups]
+
+    def read_ids(
+        self, pixels: Features, options: DecodeOptions | None = None
+    ) -> list[list[GeneratedSequence]]:
+        """For pixels (batch, channels, height, width) the sequences of each image, best first.
+
+        They are as the model was trained on them, scaled and normalised. Raises InputError for
+        images of another size.
+        """
+        self._require("read")
+        return self.signal_ids(pixels, options or self.options)
 
     def classify(self, texts: Sequence[Text]) -> list[Classification]:
         """The label of each text or pair of texts, with the scores of all labels."""
@@ -401,7 +430,7 @@ class Model:
                 label=labels[int(scores.argmax())],
                 scores=dict(zip(labels, scores.tolist(), strict=True)),
             )
-            for scores in self._scores(self.pool([self.read(text) for text in texts]))
+            for scores in self._scores(self.pool([self.read_text(text) for text in texts]))
         ]
 
     def classify_ids(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
@@ -546,7 +575,7 @@ class Model:
         if self.bundle.manifest.embedding or prompt:
             texts, longest = with_prompt(texts, record, prompt), record.longest
         before = self.tokenizer.shortened if longest else 0
-        read = [self.read(text, longest=longest) for text in texts]
+        read = [self.read_text(text, longest=longest) for text in texts]
         if longest and self.tokenizer.shortened > before and not self._cut:
             warnings.warn(
                 f"embed: cut texts to {longest} tokens, as the checkpoint says; "
@@ -568,7 +597,7 @@ class Model:
         vectors = self._pool(sources) if sources else vectors
         return first_values(vectors, self.bundle.manifest, dimensions)
 
-    def read(
+    def read_text(
         self,
         text: Text,
         *,
@@ -668,6 +697,28 @@ class Model:
             )
         samples = clip if isinstance(clip, np.ndarray) else audio.read_clip(clip)
         return audio.log_mel(np.asarray(samples, dtype=np.float32), mels=self.dims.mels)
+
+    def pixels(self, image: Picture) -> Features:
+        """What the encoder reads of an image, (channels, height, width), as `read` takes it."""
+        from seq2edge.runtime import images
+
+        record = self.bundle.manifest.images
+        if record is None:
+            raise InputError(
+                f"{self.bundle.path}: its checkpoint did not say how images become pixels; give "
+                "pixels to read_ids"
+            )
+        return images.pixels(image, record)
+
+    def signal(self, source: str | os.PathLike[str]) -> Features:
+        """What the encoder reads of a file: `features` of a clip or `pixels` of an image."""
+        return self.pixels(source) if self.dims.image is not None else self.features(source)
+
+    def signal_ids(
+        self, signals: Iterable[Features], options: DecodeOptions
+    ) -> list[list[GeneratedSequence]]:
+        """What is decoded of such signals, each of one input."""
+        return decode(self.backend, [self.request(signal, options) for signal in signals])
 
     def start_tokens(self, options: DecodeOptions) -> tuple[int, ...]:
         """The ids an encoder-decoder starts from. Raises OptionError where nobody says them."""
@@ -821,12 +872,23 @@ class Model:
             self.features(clip), (options or self.options).replace(decoder_prompt=prompt)
         )
 
-    def request(self, source: Ids | Features, options: DecodeOptions | None = None) -> Request:
-        """What a scheduler decodes: a prompt, a source's ids, or features (mels, frames).
+    def image_request(self, image: Picture, options: DecodeOptions | None = None) -> Request:
+        """`request` for an image, as `read` takes it; raises what that does."""
+        self._require("read")
+        return self.request(self.pixels(image), options)
 
-        Raises CapacityError and OptionError for what can never fit.
+    def request(self, source: Ids | Features, options: DecodeOptions | None = None) -> Request:
+        """What a scheduler decodes: a prompt, a source's ids, or features (mels, frames) or pixels.
+
+        Raises CapacityError and OptionError for what can never fit, and InputError for features and
+        pixels of another shape than the encoder's.
         """
         options = options or self.options
+        if self.dims.source_shape and np.shape(source) != self.dims.source_shape:
+            raise InputError(
+                f"{self.dims.source_name}: shape {np.shape(source)}, the encoder takes "
+                f"{self.dims.source_shape}"
+            )
         self._limits.check_options(options)
         if options.alignments and not self.backend.aligns:
             raise OptionError(
@@ -843,7 +905,7 @@ class Model:
         return Request(
             prompt=start,
             source=None if self.dims.kind == "decoder" else source,
-            positions=self.dims.frames // 2,
+            positions=self.dims.source_positions,
             options=options,
             max_new_tokens=self._limits.new_tokens(len(start), options),
             holds_stop=holds_stop,
@@ -926,5 +988,5 @@ def _choose(name: str, value: str | None, known: Any) -> int:
 
 
 def _refuse_one_string(values: Any) -> None:
-    if isinstance(values, (str, bytes, np.ndarray)):
-        raise InputError("input: give a list, also for one text or clip")
+    if isinstance(values, (str, bytes, np.ndarray)) or not hasattr(values, "__iter__"):
+        raise InputError("input: give a list, also for one text, clip or image")

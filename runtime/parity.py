@@ -173,10 +173,9 @@ def make_inputs(
     inputs: Arrays = {}
     if dims.encoder is not None:
         longest = min(12, dims.encoder.max_positions or 12)
-        if dims.mels:
-            features = rng.standard_normal((1, dims.mels, dims.frames), dtype=np.float32)
-            inputs["source"] = features
-            inputs["source_length"] = np.array([dims.frames // 2])
+        if dims.source_shape:
+            inputs["source"] = rng.standard_normal((1, *dims.source_shape), dtype=np.float32)
+            inputs["source_length"] = np.array([dims.source_positions])
         else:
             inputs["source"] = draw(dims.source_vocab or dims.vocab, longest)
             inputs["source_length"] = np.array([longest, max(1, longest // 2)])

@@ -63,14 +63,14 @@ class Request:
     """One input and how to decode it.
 
     `prompt` are the ids that a decoder-only model goes on from, or those that the decoder of an
-    encoder-decoder starts from; the latter reads `source`: ids, or features (mels, frames) of
-    `positions` encoder positions. At most `max_new_tokens` are generated. `processors` change
-    scores after the filters of the options; of the vocabulary (vocab,) nothing is generated but
-    what is `allowed`; `holds_stop` says whether generated ids end in a stop
-    string. `prefix` holds the first tokens of the prompt, and is spent; with `keep`, what the
-    cache holds in the end is there for another request. `drafter` guesses tokens, for a
-    request of one row and a backend that verifies them. `on_tokens` is called after every token, in
-    the thread of whoever takes the step; what it or a processor raises ends this request alone.
+    encoder-decoder starts from; the latter reads `source`: ids, or features (mels, frames) or
+    pixels (channels, height, width) of `positions` encoder positions. At most `max_new_tokens` are
+    generated. `processors` change scores after the filters of the options; of the vocabulary
+    (vocab,) nothing is generated but what is `allowed`; `holds_stop` says whether generated ids end
+    in a stop string. `prefix` holds the first tokens of the prompt, and is spent; with `keep`, what
+    the cache holds in the end is there for another request. `drafter` guesses tokens, for a request
+    of one row and a backend that verifies them. `on_tokens` is called after every token, in the
+    thread of whoever takes the step; what it or a processor raises ends this request alone.
     """
 
     prompt: Sequence[int]

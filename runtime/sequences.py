@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Features, Lengths, Tokens
 
-Source: TypeAlias = "Sequence[int] | NDArray[np.float32]"  # ids, or features (mels, frames)
-FEATURE_AXES = 2
+Source: TypeAlias = "Sequence[int] | NDArray[np.float32]"  # ids; features or pixels
+FEATURE_AXES = 2  # at least
 
 FinishReason = Literal["stop", "stop_string", "length", "time", "cancelled"]
 
@@ -130,8 +130,8 @@ def pad(sequences: Sequence[Sequence[int]]) -> tuple[Tokens, Lengths]:
 
 
 def are_features(source: Source | None) -> bool:
-    """Whether a source is features (mels, frames), not ids."""
-    return isinstance(source, np.ndarray) and source.ndim == FEATURE_AXES
+    """Whether a source is features (mels, frames) or pixels (channels, height, width), not ids."""
+    return isinstance(source, np.ndarray) and source.ndim >= FEATURE_AXES
 
 
 def pad_sources(

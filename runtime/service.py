@@ -26,6 +26,7 @@ from seq2edge.runtime.sequences import GeneratedText
 from seq2edge.runtime.streaming import Detokenizer
 
 if TYPE_CHECKING:
+    from seq2edge.runtime.images import Picture
     from seq2edge.runtime.model import Model
 
 REQUESTS = 256  # that are decoded or wait, where nobody says
@@ -245,6 +246,10 @@ class Service:
     ) -> Reply:
         """`Model.transcribe` for one clip. Raises as `generate`."""
         return self.submit(self._model.speech_request(clip, options, language=language, task=task))
+
+    def read(self, image: Picture, options: DecodeOptions | None = None) -> Reply:
+        """`Model.read` for one image. Raises as `generate`."""
+        return self.submit(self._model.image_request(image, options))
 
     def submit(self, request: Request) -> Reply:
         """Let a request of `Model.request` be decoded.

@@ -129,7 +129,7 @@ def _memory(draft: Model, source: Source) -> Memory | None:
     """The draft's own encoder memory of a source."""
     if draft.dims.kind == "decoder":
         return None
-    return draft.backend.encode(*pad_sources([source], [draft.dims.frames // 2]))
+    return draft.backend.encode(*pad_sources([source], [draft.dims.source_positions]))
 
 
 def _likeliest(answer: Answer) -> int:
@@ -164,7 +164,8 @@ def make_drafter(
         )
     if draft is not None:
         return DraftModel(draft, source, options.num_assistant_tokens)
-    shared = model.dims.kind != "decoder" and not (model.dims.mels or model.dims.source_vocab)
+    dims = model.dims
+    shared = dims.kind != "decoder" and not (dims.source_shape or dims.source_vocab)
     return PromptLookup([int(token) for token in source] if shared else [], most)
 
 
@@ -177,7 +178,9 @@ def check_draft(model: Model, draft: Model) -> None:
             f"{name} is of kind {theirs.kind}, made to {theirs.task}; it needs those of "
             f"{model.bundle.path}: {ours.kind}, {ours.task}"
         )
-    sizes = [(dims.vocab, dims.source_vocab, dims.mels) for dims in (model.dims, draft.dims)]
+    sizes = [
+        (dims.vocab, dims.source_vocab, dims.source_shape) for dims in (model.dims, draft.dims)
+    ]
     if sizes[0] != sizes[1]:
         raise OptionError(
             f"{name} has a vocabulary of {draft.dims.vocab}; it needs that of {model.bundle.path}, "

@@ -83,7 +83,7 @@ def tag(
 def _parts(model: Model, text: str, overlap: int | None) -> list[EncodedText]:
     longest = model.text_positions
     if overlap is None or longest is None:
-        return [model.read(text)]
+        return [model.read_text(text)]
     return list(model.tokenizer.windows(text, longest=longest, overlap=overlap))
 
 

@@ -20,9 +20,9 @@ SOURCES = (9, 3, 6)  # and of the sources
 class Examples:
     """Three inputs or more that a backend is tried with; raises InputError for others.
 
-    `prompts` are ids that the decoder reads, at least three of each input, not all equally many;
-    an encoder-only model has none. `sources` are what the encoder reads: ids, or features
-    (mels, frames) of `positions` encoder positions. An input is spread over `beams` rows, which
+    `prompts` are ids that the decoder reads, at least three of each input, not all equally many; an
+    encoder-only model has none. `sources` are what the encoder reads: ids, or features (mels,
+    frames) or pixels of `positions` encoder positions. An input is spread over `beams` rows, which
     come to hold 12 tokens more than their prompt. A logit may differ by `tolerance` where it is
     computed in another way; the tokens chosen may not, so none should be nearly as likely.
     """
@@ -50,9 +50,8 @@ def examples_of(
     """Three inputs drawn at random for a model of these sizes."""
     rng = np.random.default_rng(seed)
     sources: list[Source] | None = None
-    if dims.mels:
-        shape = (dims.mels, dims.frames)
-        sources = [rng.standard_normal(shape, dtype=np.float32) for _ in SOURCES]
+    if dims.source_shape:
+        sources = [rng.standard_normal(dims.source_shape, dtype=np.float32) for _ in SOURCES]
     elif dims.encoder is not None:
         vocab = dims.source_vocab or dims.vocab
         sources = [rng.integers(0, vocab, length).tolist() for length in SOURCES]
@@ -60,7 +59,7 @@ def examples_of(
     return Examples(
         prompts=[rng.integers(0, dims.vocab, length).tolist() for length in lengths],
         sources=sources,
-        positions=dims.frames // 2,
+        positions=dims.source_positions,
         beams=beams,
         tolerance=tolerance,
     )

@@ -14,7 +14,7 @@ from seq2edge import cli
 
 GROUPS = {
     "Make a bundle": "convert-weights export shortlist quantize targets build pack unpack".split(),
-    "Run it": "run chat transcribe classify rerank embed tag answer fill".split(),
+    "Run it": "run chat transcribe read classify rerank embed tag answer fill".split(),
     "Measure it": "verify inspect eval audit doctor".split(),
     "Train": "train sweep distil canary".split(),
 }
@@ -96,6 +96,7 @@ def test_bad_usage_has_exit_code_2(arguments):
         ["unpack", "none", "out"],
         ["pack", "none", "out"],
         ["transcribe", "none", "clip.wav"],
+        ["read", "none", "line.png"],
     ],
 )
 def test_user_errors_are_one_line_and_exit_code_1(arguments, tmp_path, monkeypatch):

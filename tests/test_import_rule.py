@@ -35,9 +35,9 @@ ROOMS = {
     "files": Room("files written whole or not at all, strict JSON records, the user's cache"),
     "bundle": Room("manifest, folder, archive, recorded answers", "model files", "numpy"),
     "runtime": Room(
-        "decoding, text and audio; the seam to backends",
+        "decoding, text, audio and images; the seam to backends",
         "model files bundle",
-        "numpy tokenizers jinja2 llguidance",
+        "numpy tokenizers jinja2 llguidance PIL",
     ),
     "runtime.backends": Room(
         "ONNX Runtime and TensorRT behind the seam; what of a bundle runs here",

@@ -43,8 +43,9 @@ class StartCheckpoint:
         ):
             if needs and stack is None:
                 raise TrainingError(f"{self.path}: has no {name}, which {objective} needs")
-        if dims.mels:
-            raise TrainingError(f"{self.path}: reads speech, training reads text")
+        if dims.source_shape:
+            reads = "images" if dims.image else "speech"
+            raise TrainingError(f"{self.path}: reads {reads}, training reads text")
         if objective == "classify":
             if dims.head == "classifier":
                 return dataclasses.replace(dims, labels=len(labels))

@@ -170,7 +170,7 @@ def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping
 def _positions(layout: Layout, stack: StackDims, width: int, side: str) -> WeightMapping:
     default = None
     if layout.make_positions is not None:
-        default = functools.partial(_made_positions, layout.make_positions, stack, width)
+        default = functools.partial(made_positions, layout.make_positions, stack, width)
     return WeightMapping(
         target=f"{side}.positions.weight",
         sources=(f"model.{side}.embed_positions.weight",),
@@ -179,12 +179,13 @@ def _positions(layout: Layout, stack: StackDims, width: int, side: str) -> Weigh
     )
 
 
-def _made_positions(table: Callable[[int, int], Tensor], stack: StackDims, width: int) -> Tensor:
+def made_positions(table: Callable[[int, int], Tensor], stack: StackDims, width: int) -> Tensor:
+    """The rows of a table that tokens have, from the first token's on."""
     return table(stack.position_offset + stack.max_positions, width)[stack.position_offset :]
 
 
-def _tensor2tensor_table(positions: int, width: int) -> Tensor:
-    """M2M100's table, in the spacing of tensor2tensor."""
+def tensor2tensor_table(positions: int, width: int) -> Tensor:
+    """M2M100's and TrOCR's table, in the spacing of tensor2tensor."""
     half = width // 2
     step = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
     angle = torch.arange(positions).float()[:, None] * step[None]
@@ -279,7 +280,7 @@ BERGAMOT = dataclasses.replace(
             embedding_norm=False,
             positions="sinusoidal",
             logits_bias=True,
-            make_positions=_tensor2tensor_table,
+            make_positions=tensor2tensor_table,
             epsilon=1e-9,
         ),
         _bergamot_dims,
@@ -308,7 +309,7 @@ M2M100 = _family(
         positions="sinusoidal",
         logits_bias=False,
         padded_positions=True,
-        make_positions=_tensor2tensor_table,
+        make_positions=tensor2tensor_table,
     ),
 )
 BLENDERBOT = _family(

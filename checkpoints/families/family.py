@@ -59,6 +59,7 @@ class Config:
             "long_context": long_context,
         }
         self.place = "config.json"  # what messages begin with
+        self._parts: dict[str, Config] = {}
         self._values = dict(values)
         self._read: set[str] = set()
         self._names: Mapping[str, str] = {}
@@ -66,17 +67,19 @@ class Config:
     def renamed(self, names: Mapping[str, str]) -> Config:
         """The same config, with a family's own names (values) of some keys."""
         view = Config(self._values, **self._purpose)
-        view._read, view._names, view.place = self._read, names, self.place
+        view._read, view._names, view._parts = self._read, names, self._parts
+        view.place = self.place
         return view
 
     def part(self, key: str) -> Config:
-        """The config within the config that a key holds, which counts for itself what is read."""
+        """The config within the config that a key holds; what is read of it counts there too."""
         values = self.get(key)
-        if not isinstance(values, dict):
+        if not isinstance(values, Mapping):
             raise CheckpointError(f"{self.place}: {key} is {values!r}, needs settings")
-        part = Config(values, **self._purpose)
-        part.place = f"{self.place}: {key}"
-        return part
+        if key not in self._parts:
+            self._parts[key] = Config(values, **self._purpose)
+            self._parts[key].place = f"{self.place}: {key}"
+        return self._parts[key]
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value, or the default where the key is missing or null."""
@@ -133,6 +136,8 @@ class Config:
                 f"{self.place}: settings that are not supported: {listed}; remove them only if "
                 "they do not change what the model computes"
             )
+        for part in self._parts.values():
+            part.check_all_read()
 
 
 def decoder_task(config: Config) -> str:

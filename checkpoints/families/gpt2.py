@@ -20,14 +20,14 @@ from seq2edge.model.dims import Dims, StackDims
 HEADS = Heads(classifier=("score",))
 
 
-def _dims(config: Config, names: Names) -> Dims:
-    """The sizes that a config.json says."""
+def decoder_stack(config: Config) -> StackDims:
+    """The layers that a config says; also those that caption images."""
     config.require("scale_attn_by_inverse_layer_idx", False)
     config.require("scale_attn_weights", True)
     config.require("tie_word_embeddings", True)
     config.ignore("reorder_and_upcast_attn", "n_ctx")  # the same result in float32
     width, heads = config.size("n_embd"), config.size("n_head")
-    stack = StackDims(
+    return StackDims(
         layers=config.size("n_layer"),
         heads=heads,
         kv_heads=heads,
@@ -39,7 +39,12 @@ def _dims(config: Config, names: Names) -> Dims:
         max_positions=config.size("n_positions", 1024),
         attention_scale=(width // heads) ** -0.5,
     )
+
+
+def _dims(config: Config, names: Names) -> Dims:
+    """The sizes that a config.json says."""
     del names
+    stack, width = decoder_stack(config), config.size("n_embd")
     task, vocab = decoder_task(config), config.size("vocab_size")
     if task == "generate":
         return Dims(width=width, vocab=vocab, decoder=stack)
@@ -59,20 +64,35 @@ def _convolution(target: str, source: str) -> Iterator[WeightMapping]:
 
 
 def _weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
-    """Every parameter, and the tensor it is; GPT-2 stores its products transposed."""
-    side = "encoder" if dims.decoder is None else "decoder"
+    """Every parameter, and the tensor it is."""
     stack = dims.decoder or dims.encoder
     assert stack is not None
     prefix = "transformer." if "transformer.wte.weight" in names else ""
+    side = "encoder" if dims.decoder is None else "decoder"
+    yield from layer_weights(side, stack, prefix)
+    yield from head_weights(HEADS, dims, names)
+
+
+def layer_weights(
+    side: str, stack: StackDims, prefix: str, *, cross: bool = False
+) -> Iterator[WeightMapping]:
+    """Embedding and layers below a prefix; with `cross` they attend to an encoder.
+
+    GPT-2 stores its products transposed.
+    """
     yield WeightMapping(target="embedding.weight", sources=(f"{prefix}wte.weight",))
     yield WeightMapping(target=f"{side}.positions.weight", sources=(f"{prefix}wpe.weight",))
     yield from norm(f"{side}.final_norm", f"{prefix}ln_f")
-    yield from head_weights(HEADS, dims, names)
     for i in range(stack.layers):
         ours, theirs = f"{side}.layers.{i}", f"{prefix}h.{i}"
         yield from _convolution(f"{ours}.attention.qkv", f"{theirs}.attn.c_attn")
         yield from _convolution(f"{ours}.attention.out", f"{theirs}.attn.c_proj")
         yield from norm(f"{ours}.attention_norm", f"{theirs}.ln_1")
+        if cross:
+            yield from _convolution(f"{ours}.cross.query", f"{theirs}.crossattention.q_attn")
+            yield from _convolution(f"{ours}.cross.key_value", f"{theirs}.crossattention.c_attn")
+            yield from _convolution(f"{ours}.cross.out", f"{theirs}.crossattention.c_proj")
+            yield from norm(f"{ours}.cross_norm", f"{theirs}.ln_cross_attn")
         yield from _convolution(f"{ours}.feedforward.up", f"{theirs}.mlp.c_fc")
         yield from _convolution(f"{ours}.feedforward.down", f"{theirs}.mlp.c_proj")
         yield from norm(f"{ours}.feedforward_norm", f"{theirs}.ln_2")

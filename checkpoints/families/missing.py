@@ -12,7 +12,7 @@ _NEEDS = {
         bamba falcon_h1 falcon_mamba jamba kimi_linear mamba mamba2 nemotron_h olmo_hybrid
         qwen3_5 qwen3_5_text qwen3_next recurrent_gemma rwkv xlstm zamba zamba2
     """,
-    "short convolutions with a running state": "lfm2 lfm3",
+    "gates behind the attention": "lfm3",
     "a FastConformer encoder": """
         canary cohere_asr nemotron_asr_streaming parakeet_ctc parakeet_encoder parakeet_rnnt
         parakeet_tdt
@@ -24,9 +24,12 @@ _NEEDS = {
     "a speech encoder before a language model": """
         granite_speech qwen2_audio qwen3_asr voxtral
     """,
-    "an image encoder": """
-        blip blip-2 clip donut-swin florence2 idefics3 layoutlmv3 llava nougat paligemma pix2struct
-        qwen2_5_vl qwen2_vl qwen3_vl siglip smolvlm trocr vision-encoder-decoder vit
+    "shifted windows over images and merged patches (Swin)": "donut-swin nougat swin swinv2",
+    "an image encoder of windows and channels (DaViT) and its projection": "florence2",
+    "its decoder of text: VisionEncoderDecoderModel has both": "deit trocr vit",
+    "an image encoder beside or before a language model": """
+        blip blip-2 clip idefics3 layoutlmv3 llava paligemma pix2struct qwen2_5_vl qwen2_vl qwen3_vl
+        siglip smolvlm
     """,
     "attention to windows and chosen tokens": """
         big_bird bigbird_pegasus led longformer longt5 pegasus_x

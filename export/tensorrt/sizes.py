@@ -62,8 +62,8 @@ class BuildSizes:
         if decoder is not None and decoder.max_positions:
             capacity = min(capacity, decoder.max_positions)
             prompt = _within(prompt, decoder.max_positions)
-        if dims.mels:
-            source = (dims.frames // 2,) * 3
+        if dims.source_positions:
+            source = (dims.source_positions,) * 3
         elif encoder is not None and encoder.max_positions:
             source = _within(source, encoder.max_positions)
         return EngineSizes(

@@ -3,7 +3,8 @@
 1. Values become `dtype`, weights and caches with them. A value named in `keep_float32` stays, and a
    node that reads or writes one computes in float32, between casts. What it becomes between
    `QuantizeLinear` and `DequantizeLinear` counts as the value itself.
-2. Outputs that people read (logits, embeddings) and features stay float32 at the graph's edge.
+2. What people feed and read (features, pixels, logits, embeddings) stays float32 at the graph's
+   edge.
 3. A weight too large for `dtype` makes the nodes that read it compute in float32.
 4. What is computed of integers alone does too: half precision does not tell position 2049 from
    2048, or bfloat16 257 from 256, and rotary angles would be those of others.
@@ -32,7 +33,7 @@ FLOAT = ir.DataType.FLOAT
 INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
 ARRAYS = {ir.DataType.FLOAT16: np.float16, ir.DataType.BFLOAT16: ml_dtypes.bfloat16}
 LARGEST = {ir.DataType.FLOAT16: 65504.0, ir.DataType.BFLOAT16: 3.3e38}
-EDGES = ("features", "logits", "embedding")  # float32 for whoever feeds and reads
+EDGES = ("features", "pixels", "logits", "embedding")  # float32 for whoever feeds and reads
 CACHES = ("present_", "cross_")  # that leave the graph in `dtype`
 
 

@@ -41,6 +41,7 @@ def diagnose() -> list[Component]:
         _cuda_driver(),
         *_tensorrt(),
         _package("cuda-bindings", "to run engines: pip install 'seq2edge[rtx]'"),
+        _package("pillow", "to read images: pip install 'seq2edge[images]'"),
         *(_package(name) for name in EXPORT),
     ]
 

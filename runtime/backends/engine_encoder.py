@@ -24,6 +24,7 @@ from seq2edge.runtime.backends.engine_calls import (
 
 # Sources are padded to a multiple of this: few shapes, so that recorded steps serve many lengths.
 SOURCE_STEP = 16
+SOURCES = ("input_ids", "features", "pixels")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class EngineEncoder:
         self._sizes = engine.info.sizes
         self._inputs = {tensor.name: tensor for tensor in engine.info.inputs}
         self._outputs = {tensor.name: tensor for tensor in engine.info.outputs}
-        self._source = "features" if "features" in self._inputs else "input_ids"
+        self._source = next(name for name in SOURCES if name in self._inputs)
         self._slots = Slots(self._make_slot)
         self._pooled: Bytes | None = None
         for name in ("logits", "embedding"):
@@ -78,7 +79,7 @@ class EngineEncoder:
             source = self._fitted(source)
             keys = self._outputs["cross_key_0"]
             sizes = {"batch": len(source), "source": source.shape[-1]}
-            positions = shape_of(keys, sizes)[2]  # half of the frames, where features are given
+            positions = shape_of(keys, sizes)[2]  # of their own, where features or pixels are given
             memory = EngineMemory(self._slots, len(source), positions)
             self._run(memory.slot, source, source_length)
             return memory
@@ -104,7 +105,7 @@ class EngineEncoder:
     def _fitted(self, source: Tokens | Features) -> Tokens | Features:
         """The source padded to a length that the engine takes; lengths tell what is padding."""
         check_batch(self._sizes, len(source))
-        if self._source == "features":
+        if self._source != "input_ids":
             return np.ascontiguousarray(source, dtype=np.float32)
         least, _, most = self._sizes.source
         length = source.shape[1]

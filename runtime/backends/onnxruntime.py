@@ -76,6 +76,7 @@ class OnnxRuntimeBackend:
                 f"{bundle.path}: its {self.target} graphs need onnxruntime "
                 f"{graph_release(bundle, self.target)}, {version} is installed"
             )
+        self._source = bundle.manifest.dims.source_name
         self.vocab = bundle.manifest.dims.vocab
         self.sessions = {
             graph.role: self._open(bundle, graph, threads)
@@ -126,8 +127,7 @@ class OnnxRuntimeBackend:
         session = self.sessions["encoder"]
         names = [output.name for output in session.get_outputs()]
         binding = session.io_binding()
-        first = "features" if source.dtype == np.float32 else "input_ids"
-        binding.bind_cpu_input(first, np.ascontiguousarray(source))
+        binding.bind_cpu_input(self._source, np.ascontiguousarray(source))
         binding.bind_cpu_input("source_length", np.ascontiguousarray(source_length))
         for name in names:
             binding.bind_output(name, self.device)

@@ -6,13 +6,23 @@ import pytest
 from published_configs import CONFIGS
 from transformers import GenerationConfig
 
-from seq2edge.checkpoints.generation import read_generation
+from seq2edge.checkpoints.generation import read_generation, with_decoder_defaults
 from seq2edge.runtime.options import DecodeOptions
 
 
 def read(generation=None, config=None):
     """The sorted settings."""
     return read_generation(generation, config or {})
+
+
+def test_a_decoder_of_its_own_has_defaults_too():
+    """As transformers reads them: where the config itself says nothing."""
+    decoder = {"eos_token_id": 2, "pad_token_id": 1, "num_beams": 3, "d_model": 8}
+    config = with_decoder_defaults({"decoder": decoder, "pad_token_id": 7, "eos_token_id": None})
+    wanted = {"eos_token_id": 2, "pad_token_id": 7, "num_beams": 3}
+    assert config == {"decoder": decoder, **wanted}
+    assert read(config=config).options == wanted
+    assert with_decoder_defaults({"decoder": None, "x": 1}) == {"decoder": None, "x": 1}
 
 
 def test_options_are_taken_as_they_are():

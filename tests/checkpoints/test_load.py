@@ -48,7 +48,7 @@ def our_logits(loaded, source, target):
     """Logits after every token of `target`: four at once, then one by one."""
     backend, memory = EagerBackend(loaded.model), None
     if source is not None:
-        length = np.full(len(source), loaded.dims.frames // 2 or source.shape[1])
+        length = np.full(len(source), loaded.dims.source_positions or source.shape[1])
         memory = backend.encode(source.numpy(), length)
     cache = backend.start(memory, len(target), None)
     answers = []
@@ -68,6 +68,7 @@ def named(cases):
 @named(
     [
         *tiny_models.GENERATORS,
+        *tiny_models.EAGER_GENERATORS,
         ("m2m100", {"pad_token_id": 5}),
         ("bart", {"pad_token_id": 5}),
         ("marian", {"pad_token_id": 5}),
@@ -85,10 +86,9 @@ def test_logits_are_those_of_transformers(folder, name, changes):
     target = torch.randint(6, loaded.dims.vocab, (2, 11), generator=generator)
     if loaded.dims.kind == "decoder":
         inputs, source = {"input_ids": target}, None
-    elif loaded.dims.mels:
-        shape = (2, loaded.dims.mels, loaded.dims.frames)
-        source = torch.randn(shape, generator=generator)
-        inputs = {"input_features": source, "decoder_input_ids": target}
+    elif loaded.dims.source_shape:
+        source = torch.randn((2, *loaded.dims.source_shape), generator=generator)
+        inputs = {reference.main_input_name: source, "decoder_input_ids": target}
     else:
         source = torch.randint(6, 80, (2, 9), generator=generator)
         mask = torch.ones_like(source)

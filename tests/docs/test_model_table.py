@@ -103,6 +103,10 @@ def features(dims: Dims) -> str:
         named = [f"both: {stacks['encoder']}"]
     if dims.mels:
         named.insert(0, f"{dims.mels} mel bands")
+    if dims.image:
+        size = f"{dims.image.height} x {dims.image.width}"
+        patch = f"{dims.image.patch_height} x {dims.image.patch_width}"
+        named.insert(0, f"images of {size} pixels in patches of {patch}")
     if dims.table_width:
         named.insert(0, f"embeddings of {dims.table_width} for a width of {dims.width}")
     return "; ".join(named)

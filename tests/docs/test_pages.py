@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 from docs_hooks import commands
 from numpy.typing import NDArray
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 import seq2edge
 from seq2edge import cli, errors
 from seq2edge.runtime.filling import Filling
+from seq2edge.runtime.images import Picture
 from seq2edge.runtime.reading import Answer
 from seq2edge.runtime.search import Processor
 from seq2edge.runtime.service import Reply, Service
@@ -139,6 +142,9 @@ LAZY = {
     "Aggregation": Aggregation,
     "Answer": Answer,
     "Filling": Filling,
+    "Picture": Picture,
+    "Image": PIL.Image.Image,
+    "os": os,
 }
 
 

@@ -37,6 +37,23 @@ def test_clips_with_and_without_transcripts(tmp_path):
     ]
 
 
+def test_images_with_and_without_transcripts(tmp_path):
+    """Whatever their format; nothing else of the folder."""
+    for name in ("b.PNG", "a.jpeg", "notes.txt"):
+        (tmp_path / name).touch()
+    files = [tmp_path / "a.jpeg", tmp_path / "b.PNG"]
+    assert read_examples(tmp_path, "read") == [Example(input=file) for file in files]
+    (tmp_path / "transcripts.tsv").write_text("b.PNG\tsecond\na\tfirst\n")
+    found = read_examples(tmp_path, "read")
+    assert [(e.input.name, *e.references) for e in found] == [
+        ("a.jpeg", "first"),
+        ("b.PNG", "second"),
+    ]
+    (tmp_path / "x.jsonl").write_text('{"input": "a.jpeg", "reference": "hello"}')
+    wanted = [Example(input=files[0], references=("hello",))]
+    assert read_examples(tmp_path / "x.jsonl", "read") == wanted
+
+
 LINES = """{"input": "a", "reference": "A"}
 
 {"input": "b", "references": ["B", "C"], "domain": "news"}
@@ -117,6 +134,9 @@ def test_what_is_wrong_with_json_lines_is_said(tmp_path, line, message):
         ({"t.txt": b"a\tb\nc"}, "generate", "text 2 has 1 columns, the first has 2"),
         ({"t.txt": b"a\tb\tc"}, "generate", "text 1 has 3 columns"),
         ({"t.txt": b"text"}, "transcribe", "this model reads sound"),
+        ({"t.txt": b"text"}, "read", r"reads images: give a folder of \*\.png or \*\.jpg files"),
+        ({"t.txt/x.wav": b""}, "read", r"holds no \*\.png or \*\.jpg file"),
+        ({"t.txt/x.png": b"", "t.txt/x.jpg": b""}, "read", "x.jpg and x.png have one name"),
         ({"t.txt/x": b""}, "generate", "a folder, this model reads text"),
         ({"t.txt/x.mp3": b""}, "transcribe", r"holds no \*.wav file"),
         (

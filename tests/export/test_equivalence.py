@@ -74,7 +74,7 @@ def reference_tokens(reference, model, prompts, features, case):
     attention = [(m + o if left else o + m) for m, o in zip(mask, ones, strict=True)]
     inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(attention)}
     if features is not None:
-        inputs = {"input_features": torch.from_numpy(features)}
+        inputs = {reference.main_input_name: torch.from_numpy(features)}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         found = GenerationMixin.generate(
@@ -114,7 +114,8 @@ def our_tokens(model, prompts, features, case):
     if features is None:
         results = model.generate_ids(prompts, options)
     else:
-        results = model.transcribe_ids(features, options)
+        decode = model.read_ids if model.dims.image else model.transcribe_ids
+        results = decode(features, options)
     flat = [sequence for sequences in results for sequence in sequences]
     guessed = sum(sequence.usage.guessed_tokens for sequence in flat)
     return [list(s.ids) for s in flat], [s.score for s in flat], guessed
@@ -126,8 +127,8 @@ def test_tokens_are_those_of_transformers(opened, name):
     reference, model = opened(name)
     prompts = prompts_of(name)
     features = None
-    if model.dims.mels:
-        shape = (3, model.dims.mels, model.dims.frames)
+    if model.dims.source_shape:
+        shape = (3, *model.dims.source_shape)
         features = np.random.default_rng(3).standard_normal(shape, dtype=np.float32)
     ends = [end_token(model, prompts, features)]
     finished, guesses = Counter(), Counter()

@@ -91,7 +91,7 @@ def test_a_prompt_that_is_too_long_loses_the_end_of_its_text(tmp_path, asked):
     whole = tokenizer.encode(text, add_special_tokens=False)
     around = len(card_ids(tokenizer, TEXTS[4], "")) + 9
     model = open_it(tmp_path / "cut", limit=around + 9, cut=True)
-    ids = model.read((TEXTS[4], text)).ids
+    ids = model.read_text((TEXTS[4], text)).ids
     assert len(ids) == around + 9
     assert model.tokenizer.shortened == 1
     prompt = tokenizer.decode(ids)

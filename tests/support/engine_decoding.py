@@ -28,12 +28,12 @@ def reference_of(bundle):
 
 
 def sources_of(bundle, lengths, seed):
-    """A padded batch of random sources, or of features."""
+    """A padded batch of random sources, or of features or pixels."""
     rng, dims = np.random.default_rng(seed), bundle.manifest.dims
     lengths = np.array(lengths)
-    if dims.mels:
-        features = rng.standard_normal((len(lengths), dims.mels, dims.frames), dtype=np.float32)
-        return features, np.full(len(lengths), dims.frames // 2)
+    if dims.source_shape:
+        features = rng.standard_normal((len(lengths), *dims.source_shape), dtype=np.float32)
+        return features, np.full(len(lengths), dims.source_positions)
     return rng.integers(3, 90, (len(lengths), lengths.max())), lengths
 
 
@@ -45,7 +45,7 @@ def decoded(backend, bundle, lengths, options, seed=0):
         found = decode_prompts(backend, prompts, options, max_new_tokens=12)
     else:
         padded, positions = sources_of(bundle, lengths, seed)
-        features = padded.ndim == 3
+        features = padded.ndim >= 3
         found = decode_prompts(
             backend,
             [[2, 5]] * len(lengths),

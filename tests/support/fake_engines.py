@@ -30,8 +30,8 @@ def with_engines(
 ):
     """A copy of a bundle with an engine for each of its roles."""
     manifest = source.manifest
-    if manifest.dims.mels:
-        sizes = dataclasses.replace(sizes, source=(manifest.dims.frames // 2,) * 3)
+    if positions := manifest.dims.source_positions:
+        sizes = dataclasses.replace(sizes, source=(positions,) * 3)
     with BundleWriter(folder) as writer:
         for name in manifest.files:
             shutil.copyfile(source.file(name), writer.path(name))

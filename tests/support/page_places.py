@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import tiny_models
 import weights
 from speaking import brief, sentences, write_tokenizer
@@ -145,6 +146,19 @@ def understanding(place: Path, speaking: Speaking) -> None:
     shutil.copyfile(place / "texts.txt", place / "passages.txt")
 
 
+def images(place: Path, speaking: Speaking) -> None:
+    """A bundle that reads, and lines with what is written in them."""
+    shutil.copytree(speaking("trocr"), place / "reader")
+    edit_manifest(place / "reader", "generation", {"max_new_tokens": 4})
+    (place / "lines").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (5, 30, 70, 3), dtype=np.uint8)
+    for number, values in enumerate(noise):
+        PIL.Image.fromarray(values).save(place / "lines" / f"{number}.png")
+    (place / "lines" / "transcripts.tsv").write_text("".join(f"{i}\tw5 w6\n" for i in range(5)))
+    for name, number in (("line.png", 0), ("other.jpg", 1)):
+        PIL.Image.fromarray(noise[number]).save(place / name)
+
+
 def benchmark(place: Path, _: Speaking) -> None:
     """The script with another model's sizes, few tokens and one round."""
     small = {
@@ -239,6 +253,7 @@ PLACES: dict[str, Callable[[Path, Speaking], None]] = {
     "docs/checkpoints.md": sentences_model,
     "docs/decoding.md": encoder_decoder,
     "docs/evaluation.md": speech,
+    "docs/images.md": images,
     "docs/performance.md": benchmark,
     "docs/training.md": examples,
     "docs/understanding.md": understanding,

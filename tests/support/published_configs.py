@@ -610,6 +610,129 @@ _TEXTS = {
         "version": "4.1.0.dev0"}, "torch_dtype": "float32",
         "transformers_version": "4.52.0.dev0", "type_vocab_size": 2, "use_cache": true,
         "vocab_size": 30522}""",
+    "trocr-small-printed": """{"architectures": ["VisionEncoderDecoderModel"], "decoder":
+        {"_name_or_path": "", "activation_dropout": 0.0, "activation_function": "relu",
+        "add_cross_attention": true, "attention_dropout": 0.0, "bad_words_ids": null,
+        "bos_token_id": 0, "chunk_size_feed_forward": 0, "classifier_dropout": 0.0,
+        "cross_attention_hidden_size": 384, "d_model": 256, "decoder_attention_heads": 8,
+        "decoder_ffn_dim": 1024, "decoder_layerdrop": 0.0, "decoder_layers": 6,
+        "decoder_start_token_id": 2, "diversity_penalty": 0.0, "do_sample": false, "dropout": 0.1,
+        "early_stopping": false, "encoder_no_repeat_ngram_size": 0, "eos_token_id": 2,
+        "finetuning_task": null, "forced_bos_token_id": null, "id2label": {"0": "LABEL_0", "1":
+        "LABEL_1"}, "init_std": 0.02, "is_decoder": true, "is_encoder_decoder": false, "label2id":
+        {"LABEL_0": 0, "LABEL_1": 1}, "layernorm_embedding": true, "length_penalty": 1.0,
+        "max_length": 20, "max_position_embeddings": 512, "min_length": 0, "model_type": "trocr",
+        "no_repeat_ngram_size": 0, "num_beam_groups": 1, "num_beams": 1, "num_return_sequences": 1,
+        "output_attentions": false, "pad_token_id": 1, "prefix": null, "problem_type": null,
+        "pruned_heads": {}, "remove_invalid_values": false, "repetition_penalty": 1.0,
+        "return_dict": true, "scale_embedding": true, "sep_token_id": null, "task_specific_params":
+        null, "temperature": 1.0, "tie_encoder_decoder": false, "tie_word_embeddings": false,
+        "tokenizer_class": null, "top_k": 50, "top_p": 1.0, "torch_dtype": null, "torchscript":
+        false, "transformers_version": "4.14.1", "use_bfloat16": false, "use_cache": false,
+        "use_learned_position_embeddings": true, "vocab_size": 64044}, "encoder": {"_name_or_path":
+        "", "add_cross_attention": false, "attention_probs_dropout_prob": 0.0, "bad_words_ids":
+        null, "bos_token_id": null, "chunk_size_feed_forward": 0, "cross_attention_hidden_size":
+        null, "decoder_start_token_id": null, "diversity_penalty": 0.0, "do_sample": false,
+        "early_stopping": false, "encoder_no_repeat_ngram_size": 0, "eos_token_id": null,
+        "finetuning_task": null, "forced_bos_token_id": null, "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0, "hidden_size": 384, "id2label": {"0": "LABEL_0", "1":
+        "LABEL_1"}, "image_size": 384, "initializer_range": 0.02, "intermediate_size": 1536,
+        "is_decoder": false, "is_encoder_decoder": false, "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+        "layer_norm_eps": 1e-12, "length_penalty": 1.0, "max_length": 20, "min_length": 0,
+        "model_type": "deit", "no_repeat_ngram_size": 0, "num_attention_heads": 6,
+        "num_beam_groups": 1, "num_beams": 1, "num_channels": 3, "num_hidden_layers": 12,
+        "num_return_sequences": 1, "output_attentions": false, "pad_token_id": null, "patch_size":
+        16, "prefix": null, "problem_type": null, "pruned_heads": {}, "qkv_bias": true,
+        "remove_invalid_values": false, "repetition_penalty": 1.0, "return_dict": true,
+        "sep_token_id": null, "task_specific_params": null, "temperature": 1.0,
+        "tie_encoder_decoder": false, "tie_word_embeddings": true, "tokenizer_class": null,
+        "top_k": 50, "top_p": 1.0, "torch_dtype": null, "torchscript": false,
+        "transformers_version": "4.14.1", "use_bfloat16": false}, "eos_token_id": 2,
+        "is_encoder_decoder": true, "model_type": "vision-encoder-decoder", "tie_word_embeddings":
+        false, "torch_dtype": "float32", "transformers_version": null}""",
+    "trocr-base-printed": """{"architectures": ["VisionEncoderDecoderModel"], "decoder":
+        {"_name_or_path": "", "activation_dropout": 0.0, "activation_function": "relu",
+        "add_cross_attention": true, "attention_dropout": 0.0, "bad_words_ids": null,
+        "bos_token_id": 0, "chunk_size_feed_forward": 0, "classifier_dropout": 0.0,
+        "cross_attention_hidden_size": 768, "d_model": 1024, "decoder_attention_heads": 16,
+        "decoder_ffn_dim": 4096, "decoder_layerdrop": 0.0, "decoder_layers": 12,
+        "decoder_start_token_id": 2, "diversity_penalty": 0.0, "do_sample": false, "dropout": 0.1,
+        "early_stopping": false, "encoder_no_repeat_ngram_size": 0, "eos_token_id": 2,
+        "finetuning_task": null, "forced_bos_token_id": null, "id2label": {"0": "LABEL_0", "1":
+        "LABEL_1"}, "init_std": 0.02, "is_decoder": true, "is_encoder_decoder": false, "label2id":
+        {"LABEL_0": 0, "LABEL_1": 1}, "layernorm_embedding": false, "length_penalty": 1.0,
+        "max_length": 20, "max_position_embeddings": 1024, "min_length": 0, "model_type": "trocr",
+        "no_repeat_ngram_size": 0, "num_beam_groups": 1, "num_beams": 1, "num_return_sequences": 1,
+        "output_attentions": false, "pad_token_id": 1, "prefix": null, "problem_type": null,
+        "pruned_heads": {}, "remove_invalid_values": false, "repetition_penalty": 1.0,
+        "return_dict": true, "scale_embedding": true, "sep_token_id": null, "task_specific_params":
+        null, "temperature": 1.0, "tie_encoder_decoder": false, "tie_word_embeddings": false,
+        "tokenizer_class": null, "top_k": 50, "top_p": 1.0, "torch_dtype": null, "torchscript":
+        false, "transformers_version": "4.12.0.dev0", "use_bfloat16": false, "use_cache": false,
+        "use_learned_position_embeddings": false, "vocab_size": 50265}, "encoder":
+        {"_name_or_path": "", "add_cross_attention": false, "attention_probs_dropout_prob": 0.0,
+        "bad_words_ids": null, "bos_token_id": null, "chunk_size_feed_forward": 0,
+        "cross_attention_hidden_size": null, "decoder_start_token_id": null, "diversity_penalty":
+        0.0, "do_sample": false, "early_stopping": false, "encoder_no_repeat_ngram_size": 0,
+        "eos_token_id": null, "finetuning_task": null, "forced_bos_token_id": null, "hidden_act":
+        "gelu", "hidden_dropout_prob": 0.0, "hidden_size": 768, "id2label": {"0": "LABEL_0", "1":
+        "LABEL_1"}, "image_size": 384, "initializer_range": 0.02, "intermediate_size": 3072,
+        "is_decoder": false, "is_encoder_decoder": false, "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+        "layer_norm_eps": 1e-12, "length_penalty": 1.0, "max_length": 20, "min_length": 0,
+        "model_type": "vit", "no_repeat_ngram_size": 0, "num_attention_heads": 12,
+        "num_beam_groups": 1, "num_beams": 1, "num_channels": 3, "num_hidden_layers": 12,
+        "num_return_sequences": 1, "output_attentions": false, "pad_token_id": null, "patch_size":
+        16, "prefix": null, "problem_type": null, "pruned_heads": {}, "qkv_bias": false,
+        "remove_invalid_values": false, "repetition_penalty": 1.0, "return_dict": true,
+        "sep_token_id": null, "task_specific_params": null, "temperature": 1.0,
+        "tie_encoder_decoder": false, "tie_word_embeddings": true, "tokenizer_class": null,
+        "top_k": 50, "top_p": 1.0, "torch_dtype": null, "torchscript": false,
+        "transformers_version": "4.12.0.dev0", "use_bfloat16": false}, "is_encoder_decoder": true,
+        "model_type": "vision-encoder-decoder", "tie_word_embeddings": false, "torch_dtype":
+        "float32", "transformers_version": null}""",
+    "vit-gpt2-image-captioning": """{"architectures": ["VisionEncoderDecoderModel"], "decoder":
+        {"_name_or_path": "", "activation_function": "gelu_new", "add_cross_attention": true,
+        "attn_pdrop": 0.1, "bad_words_ids": null, "bos_token_id": 50256, "chunk_size_feed_forward":
+        0, "cross_attention_hidden_size": null, "decoder_start_token_id": 50256,
+        "diversity_penalty": 0.0, "do_sample": false, "early_stopping": false, "embd_pdrop": 0.1,
+        "encoder_no_repeat_ngram_size": 0, "eos_token_id": 50256, "finetuning_task": null,
+        "forced_bos_token_id": null, "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
+        "initializer_range": 0.02, "is_decoder": true, "is_encoder_decoder": false, "label2id":
+        {"LABEL_0": 0, "LABEL_1": 1}, "layer_norm_epsilon": 1e-05, "length_penalty": 1.0,
+        "max_length": 20, "min_length": 0, "model_type": "gpt2", "n_ctx": 1024, "n_embd": 768,
+        "n_head": 12, "n_inner": null, "n_layer": 12, "n_positions": 1024, "no_repeat_ngram_size":
+        0, "num_beam_groups": 1, "num_beams": 1, "num_return_sequences": 1, "output_attentions":
+        false, "pad_token_id": 50256, "prefix": null, "problem_type": null, "pruned_heads": {},
+        "remove_invalid_values": false, "reorder_and_upcast_attn": false, "repetition_penalty":
+        1.0, "resid_pdrop": 0.1, "return_dict": true, "scale_attn_by_inverse_layer_idx": false,
+        "scale_attn_weights": true, "sep_token_id": null, "summary_activation": null,
+        "summary_first_dropout": 0.1, "summary_proj_to_labels": true, "summary_type": "cls_index",
+        "summary_use_proj": true, "task_specific_params": null, "temperature": 1.0,
+        "tie_encoder_decoder": false, "tie_word_embeddings": true, "tokenizer_class": null,
+        "top_k": 50, "top_p": 1.0, "torch_dtype": null, "torchscript": false,
+        "transformers_version": "4.15.0", "use_bfloat16": false, "use_cache": true, "vocab_size":
+        50257}, "encoder": {"_name_or_path": "", "add_cross_attention": false,
+        "attention_probs_dropout_prob": 0.0, "bad_words_ids": null, "bos_token_id": null,
+        "chunk_size_feed_forward": 0, "cross_attention_hidden_size": null,
+        "decoder_start_token_id": null, "diversity_penalty": 0.0, "do_sample": false,
+        "early_stopping": false, "encoder_no_repeat_ngram_size": 0, "eos_token_id": null,
+        "finetuning_task": null, "forced_bos_token_id": null, "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0, "hidden_size": 768, "id2label": {"0": "LABEL_0", "1":
+        "LABEL_1"}, "image_size": 224, "initializer_range": 0.02, "intermediate_size": 3072,
+        "is_decoder": false, "is_encoder_decoder": false, "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+        "layer_norm_eps": 1e-12, "length_penalty": 1.0, "max_length": 20, "min_length": 0,
+        "model_type": "vit", "no_repeat_ngram_size": 0, "num_attention_heads": 12,
+        "num_beam_groups": 1, "num_beams": 1, "num_channels": 3, "num_hidden_layers": 12,
+        "num_return_sequences": 1, "output_attentions": false, "pad_token_id": null, "patch_size":
+        16, "prefix": null, "problem_type": null, "pruned_heads": {}, "qkv_bias": true,
+        "remove_invalid_values": false, "repetition_penalty": 1.0, "return_dict": true,
+        "sep_token_id": null, "task_specific_params": null, "temperature": 1.0,
+        "tie_encoder_decoder": false, "tie_word_embeddings": true, "tokenizer_class": null,
+        "top_k": 50, "top_p": 1.0, "torch_dtype": null, "torchscript": false,
+        "transformers_version": "4.15.0", "use_bfloat16": false}, "is_encoder_decoder": true,
+        "model_type": "vision-encoder-decoder", "tie_word_embeddings": false, "torch_dtype":
+        "float32", "transformers_version": null, "bos_token_id": 50256, "decoder_start_token_id":
+        50256, "eos_token_id": 50256, "pad_token_id": 50256}""",
 }
 
 CONFIGS: dict[str, dict[str, Any]] = {name: json.loads(text) for name, text in _TEXTS.items()}

@@ -40,6 +40,19 @@ def write_tokenizer(folder: Path, template: str | None = None, *, mask: bool = F
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
+def write_image_processor(folder: Path, encoder: dict[str, Any]) -> None:
+    """A preprocessor_config.json as TrOCR has it, for images of the encoder's size."""
+    height, width = encoder["image_size"]
+    half = [0.5, 0.5, 0.5]
+    settings = {
+        "feature_extractor_type": "ViTFeatureExtractor",
+        "size": {"height": height, "width": width},
+        "image_mean": half,
+        "image_std": half,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
 def speaking_bundle(
     folder: Path,
     name: str,
@@ -58,6 +71,9 @@ def speaking_bundle(
         edit(model)
     model.save_pretrained(folder / "checkpoint")
     write_tokenizer(folder / "checkpoint", template, mask="masked" in name)
+    encoder = tiny_models.EVERY[name].settings.get("encoder", {})
+    if "image_size" in encoder:
+        write_image_processor(folder / "checkpoint", encoder)
     export_checkpoint(
         folder / "checkpoint",
         folder / "bundle",

@@ -204,7 +204,48 @@ _T5GEMMA: dict[str, Any] = {
     "final_logit_softcapping": 4.0,
 }
 
+# Three rows of five patches, and heads of 12 values.
+_VIT: dict[str, Any] = {
+    "model_type": "vit",
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 80,
+    "image_size": [12, 20],
+    "patch_size": 4,
+}
+_TROCR: dict[str, Any] = {
+    "model_type": "trocr",
+    "vocab_size": VOCAB,
+    "d_model": 32,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 4,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 64,
+    "decoder_start_token_id": 2,
+    **SEQ2SEQ_TOKENS,
+}
+
+
+def _vision(encoder: dict[str, Any], decoder: dict[str, Any]) -> TinyModel:
+    return TinyModel(
+        model="VisionEncoderDecoderModel",
+        config="VisionEncoderDecoderConfig",
+        settings={"encoder": encoder, "decoder": decoder},
+    )
+
+
 GENERATORS: dict[str, TinyModel] = {
+    "trocr": _vision(
+        {**_VIT, "qkv_bias": False},
+        {
+            **_TROCR,
+            "cross_attention_hidden_size": 48,
+            "activation_function": "relu",
+            "scale_embedding": True,
+            "tie_word_embeddings": False,
+        },
+    ),
     "t5": _seq2seq("T5", **T5_SIZES),
     "t5-untied": _seq2seq(
         "T5",
@@ -260,6 +301,13 @@ GENERATORS: dict[str, TinyModel] = {
         **{**LLAMA_SIZES, "intermediate_size": 48, "max_position_embeddings": 256},
         original_max_position_embeddings=64,
         rope_parameters=_LONGROPE,
+    ),
+    "lfm2": _causal(
+        "Lfm2",
+        **{**_QWEN, "tie_word_embeddings": True, "intermediate_size": 90, "num_hidden_layers": 4},
+        block_multiple_of=16,
+        conv_L_cache=4,
+        layer_types=["conv", "full_attention", "conv", "full_attention"],
     ),
     # Gemma's large embeddings would say the last token again where they are the LM head too.
     "gemma": _causal("Gemma", **{**_QWEN, "intermediate_size": 80}, head_dim=16),
@@ -522,8 +570,24 @@ ALIKE: dict[str, TinyModel] = {
     ),
     "gpt2-classifier": _classifier("GPT2", **_GPT2, num_labels=3),
 }
+# Compared without an export, too: other parts around the same graphs.
+EAGER_GENERATORS: dict[str, TinyModel] = {
+    "trocr-deit": _vision(
+        {**_VIT, "model_type": "deit", "patch_size": [4, 5], "num_channels": 1},
+        {
+            **_TROCR,
+            "pad_token_id": 3,
+            "layernorm_embedding": False,
+            "use_learned_position_embeddings": False,
+        },
+    ),
+    "vit-gpt2": _vision(
+        _VIT, {**_GPT2, "model_type": "gpt2", "add_cross_attention": True, "is_decoder": True}
+    ),
+}
 FOREIGN = ("bergamot",)  # exported too, but no models of transformers
-EVERY: dict[str, TinyModel] = {**ALL, **EAGER_HEADS, **ALIKE}  # those too that are not exported
+# Those too that are not exported.
+EVERY: dict[str, TinyModel] = {**ALL, **EAGER_HEADS, **ALIKE, **EAGER_GENERATORS}
 
 
 def task_of(name: str) -> str | None:

@@ -91,6 +91,9 @@ LAYERS_HEADS_WIDTH = {
     "bert-base-NER": ((12, 12), None, 768),
     "roberta-base-squad2": ((12, 12), None, 768),
     "ms-marco-MiniLM-L6-v2": ((6, 12), None, 384),
+    "trocr-small-printed": ((12, 6), (6, 8), 256),
+    "trocr-base-printed": ((12, 12), (12, 16), 1024),
+    "vit-gpt2-image-captioning": ((12, 12), (12, 12), 768),
 }
 
 
@@ -116,7 +119,7 @@ def test_published_configs_are_read_whole(name):
     dims = published(name)
     stacks = [s and (s.layers, s.heads) for s in (dims.encoder, dims.decoder)]
     assert (*stacks, dims.width) == LAYERS_HEADS_WIDTH[name]
-    assert dims.vocab == CONFIGS[name]["vocab_size"]
+    assert dims.vocab == {**CONFIGS[name].get("decoder", {}), **CONFIGS[name]}["vocab_size"]
 
 
 def test_details_that_published_models_differ_in():
@@ -186,6 +189,86 @@ def test_details_that_published_encoders_differ_in():
     assert published("nli-deberta-v3-base").labels == 3
     assert published("distilbert-base-uncased-finetuned-sst-2-english").labels == 2
     assert published("whisper-tiny").frames == 3000
+
+
+def with_part(name, side, **changes):
+    """A published config of two parts with some settings of one changed."""
+    return published(name, **{side: {**CONFIGS[name][side], **changes}})
+
+
+def test_details_of_models_that_read_images():
+    """One fact each that a wrong default would change."""
+    small, base = published("trocr-small-printed"), published("trocr-base-printed")
+    caption = published("vit-gpt2-image-captioning")
+    assert (small.task, small.source_shape) == ("read", (3, 384, 384))
+    assert (small.image.tokens, small.source_positions) == (2, 24 * 24 + 2)
+    assert (base.image.tokens, base.source_positions) == (1, 24 * 24 + 1)
+    assert (small.encoder_width, base.encoder_width, caption.encoder_width) == (384, 768, 0)
+    assert not small.encoder_product, "its attention reads the encoder's width"
+    assert with_part(
+        "trocr-small-printed", "decoder", cross_attention_hidden_size=None
+    ).encoder_product
+    assert (small.encoder.qkv_bias, base.encoder.qkv_bias) == (True, False)
+    assert (small.encoder.norm_epsilon, small.decoder.norm_epsilon) == (1e-12, 1e-5)
+    assert (small.decoder.positions, base.decoder.positions) == ("learned", "sinusoidal")
+    assert (small.decoder.position_offset, base.decoder.position_offset) == (0, 2)
+    assert (small.decoder.embedding_norm, base.decoder.embedding_norm) == (True, False)
+    assert small.decoder.embedding_scale == 16.0
+    assert (small.tied, caption.tied) == (False, True)
+    assert (small.decoder.pre_norm, caption.decoder.pre_norm) == (False, True)
+    assert caption.decoder.activation == "gelu_tanh"
+    wide = with_part("trocr-base-printed", "encoder", image_size=[64, 512], patch_size=[16, 32])
+    assert (wide.source_shape, wide.source_positions) == ((3, 64, 512), 4 * 16 + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "changes", "message"),
+    [
+        (
+            "trocr-small-printed",
+            "encoder",
+            {"model_type": "donut-swin"},
+            "it needs shifted windows",
+        ),
+        ("trocr-small-printed", "encoder", {"model_type": "beit"}, "'beit' .*; known: vit, deit"),
+        ("trocr-small-printed", "decoder", {"model_type": "bert"}, "'bert' .*; known: trocr, gpt2"),
+        ("trocr-small-printed", "decoder", {"x": 1}, r"config\.json: decoder: settings .*: x=1"),
+        ("trocr-small-printed", "encoder", {"x": 1}, r"config\.json: encoder: settings .*: x=1"),
+        ("trocr-small-printed", "encoder", {"patch_size": 400}, "384 x 384 pixels hold no patch"),
+        ("trocr-base-printed", "decoder", {"pad_token_id": 2}, "start_token_id 2 is the decoder's"),
+        (
+            "vit-gpt2-image-captioning",
+            "decoder",
+            {"add_cross_attention": False},
+            "add_cross_attention is not true, it reads no image",
+        ),
+    ],
+)
+def test_parts_that_are_not_supported_are_refused_by_name(name, side, changes, message):
+    """With the part whose setting it is."""
+    with pytest.raises(UnsupportedError, match=message):
+        with_part(name, side, **changes)
+
+
+@pytest.mark.parametrize(
+    ("side", "changes", "message"),
+    [
+        ("encoder", {"image_size": [384]}, r"encoder: image_size is \[384\], needs a positive"),
+        ("encoder", {"image_size": 0}, "encoder: image_size is 0"),
+        ("encoder", {"hidden_size": None}, "encoder: hidden_size is None, needs a positive"),
+        ("decoder", {"cross_attention_hidden_size": 385}, "is 385, the encoder is 384 wide"),
+    ],
+)
+def test_sizes_of_parts_must_be_sizes(side, changes, message):
+    """A config that was edited by hand."""
+    with pytest.raises(CheckpointError, match=message):
+        with_part("trocr-small-printed", side, **changes)
+
+
+def test_a_part_must_be_there():
+    """A model of two parts has a config of each."""
+    with pytest.raises(CheckpointError, match="decoder is 5, needs settings"):
+        published("trocr-small-printed", decoder=5)
 
 
 def test_details_of_rotary_encoders():

@@ -92,7 +92,7 @@ def test_rounding_is_no_reason(machine, engines):
     TensorRTBackend(engines("llama"))
 
 
-@pytest.mark.parametrize("name", ["bart", "llama", "whisper", "bert"])
+@pytest.mark.parametrize("name", ["bart", "llama", "whisper", "trocr", "bert"])
 @pytest.mark.parametrize(
     "sizes",
     [
