@@ -118,11 +118,12 @@ _FALCON = Traits(
 
 def _falcon_weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
     """Its members have norms of their own for both parts, one for both, or one after the other."""
-    norms = {"attention_norm": "ln_attn", "feedforward_norm": "ln_mlp"}
-    if "transformer.h.0.ln_attn.weight" not in names:
+    norms, stack = {"attention_norm": "ln_attn", "feedforward_norm": "ln_mlp"}, dims.decoder
+    stack = stack or dims.encoder
+    assert stack is not None
+    if not {"transformer.h.0.ln_attn.weight", "h.0.ln_attn.weight"} & names:
         one = "input_layernorm"
-        parallel = dims.decoder is not None and dims.decoder.parallel
-        norms = {"attention_norm": one, "feedforward_norm": one} if parallel else dict(BEFORE)
+        norms = {"attention_norm": one, "feedforward_norm": one} if stack.parallel else dict(BEFORE)
     return family_weights(dataclasses.replace(_FALCON, norms=norms), dims, names)
 
 

@@ -22,9 +22,8 @@ def model(task="generate", kind="encoder-decoder", mels=0, sha="a", suffix=""):
     """A stand-in that answers with its input and a suffix, and counts what it was asked."""
     found = types.SimpleNamespace(asked=[], dims=types.SimpleNamespace(kind=kind, mels=mels))
     tokenizer = types.SimpleNamespace(source="t")
-    manifest = types.SimpleNamespace(
-        task=task, tokenizer=tokenizer, files={"t": types.SimpleNamespace(sha256=sha)}
-    )
+    files = {"t": types.SimpleNamespace(sha256=sha)}
+    manifest = types.SimpleNamespace(task=task, tokenizer=tokenizer, files=files, labels=())
     found.bundle = types.SimpleNamespace(path=Path(f"bundle{suffix}"), manifest=manifest)
 
     def generate_each(texts, options, *, rows, **languages):

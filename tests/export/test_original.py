@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+import transformers
 from command_line import call
 from requests_of import decode_prompts
 
+from seq2edge.checkpoints.families import find_family
 from seq2edge.checkpoints.load import Checkpoint, _restore_tables, load_checkpoint
 from seq2edge.errors import ExportError
 from seq2edge.export import original, pipeline
@@ -159,6 +161,36 @@ def test_a_family_as_we_read_it_is_its_original(opened, name):
     assert found.place == ""
     assert found.implementation.startswith("transformers 5")
     assert found.parity.max_absolute < 4e-5 or name in ("t5-untied", "mt5")
+
+
+DECODERS = {
+    **{name: (name, {}) for name, of in tiny_models.GENERATORS.items() if of.kind == "decoder"},
+    "falcon-7b": ("falcon", {"new_decoder_architecture": False, "multi_query": True}),
+    "falcon-rw": ("falcon", {"new_decoder_architecture": False, "parallel_attn": False}),
+    "gpt-neox-in-a-row": ("gpt-neox", {"use_parallel_residual": False}),
+}
+
+
+def classes_of_decoders():
+    """Every class of a decoder that does not generate, and the tiny model it is made like."""
+    for form, (name, _) in DECODERS.items():
+        model_type = getattr(transformers, tiny_models.GENERATORS[name].config).model_type
+        for architecture in find_family(model_type).architectures:
+            if not architecture.endswith(("ForCausalLM", "LMHeadModel")):
+                yield form, architecture
+
+
+@pytest.mark.parametrize(("form", "architecture"), [*classes_of_decoders()])
+def test_a_decoder_under_another_head_is_its_original(tmp_path, monkeypatch, form, architecture):
+    """It embeds, classifies, tags or answers, wherever transformers has a class for it."""
+    name, changes = DECODERS[form]
+    labels = 2 if architecture.endswith("ForQuestionAnswering") else 3
+    like = dataclasses.replace(tiny_models.GENERATORS[name], model=architecture)
+    monkeypatch.setitem(tiny_models.EVERY, name, like)
+    tiny_models.save(name, tmp_path, **changes, num_labels=labels)
+    loaded = load_checkpoint(tmp_path)
+    assert loaded.dims.kind == "encoder"
+    assert original.compare(tmp_path, loaded.dims, record_reference(loaded)).equal
 
 
 @pytest.mark.parametrize("name", tiny_models.EVERY)

@@ -527,15 +527,7 @@ EAGER_HEADS: dict[str, TinyModel] = {
     "bert-sparse": _head("Bert", MASKED, **_HEAD_SIZES),
     "modernbert-sparse": _head("ModernBert", MASKED, **_MODERNBERT),
     "mistral-span": _head("Mistral", SPAN, **LLAMA_SIZES, sliding_window=6),
-    "qwen2-tokens": _head("Qwen2", TOKENS, **_QWEN, num_labels=5),
-    "qwen3-span": _head("Qwen3", SPAN, **_QWEN, head_dim=12),
-    "gemma2-tokens": _head("Gemma2", TOKENS, **GENERATORS["gemma2"].settings),
-    "gpt-neox-tokens": _head("GPTNeoX", TOKENS, **_NEOX),
-    "gpt-neox-span": _head("GPTNeoX", SPAN, **_NEOX),
-    "falcon-tokens": _head("Falcon", TOKENS, **_FALCON),
-    "falcon-span": _head("Falcon", SPAN, **_FALCON),
-    "gpt2-tokens": _head("GPT2", TOKENS, **_GPT2),
-    "gpt2-span": _head("GPT2", SPAN, **_GPT2),
+    "qwen2-tokens": _head("Qwen2", TOKENS, **_QWEN, num_labels=3),
 }
 
 ALL: dict[str, TinyModel] = {**GENERATORS, **ENCODERS, **HEADS}
@@ -571,8 +563,6 @@ ALIKE: dict[str, TinyModel] = {
         settings={**ENCODERS["embedding-gemma"].settings, "num_labels": 3},
         kind="encoder",
     ),
-    "gpt2-classifier": _classifier("GPT2", **_GPT2, num_labels=3),
-    "gpt2-embedding": _encoder("GPT2", **_GPT2),
 }
 # Compared without an export, too: other parts around the same graphs.
 EAGER_GENERATORS: dict[str, TinyModel] = {
