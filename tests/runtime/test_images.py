@@ -188,6 +188,20 @@ def test_what_is_no_image_is_refused(tmp_path, make, message):
         images.pixels(make(tmp_path), ImageRecord())
 
 
+def test_a_picture_whose_file_is_cut_is_told(tmp_path):
+    """It is read only when its values are needed."""
+    told = pytest.raises(InputError, match="image: cannot be read: ")
+    with PIL.Image.open(cut_png(tmp_path)) as picture, told:
+        images.pixels(picture, ImageRecord())
+
+
+def test_images_may_have_their_size_already(tmp_path):
+    """Then nothing is resized."""
+    values = noise(12, 20, 3)
+    pixels = images.pixels(values, ImageRecord(scale=0.5))
+    np.testing.assert_array_equal(pixels, np.moveaxis(values, -1, 0) * np.float32(0.5))
+
+
 def test_without_pillow_the_extra_is_named(monkeypatch):
     """No other library reads images here."""
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
