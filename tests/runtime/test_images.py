@@ -76,6 +76,10 @@ def save(kind: str, path):
         color.quantize(13).save(path, transparency=3)
     elif kind == "bits":
         PIL.Image.fromarray(noise(37, 101)).convert("1").save(path)
+    elif kind == "print":
+        color.convert("CMYK").save(path)
+    elif kind == "several":
+        color.save(path, save_all=True, append_images=[color.rotate(90)])
     elif kind == "turned":
         tags = PIL.Image.Exif()
         tags[0x0112] = 6  # the camera was held upright
@@ -93,7 +97,8 @@ FILES = {
     "palette": "png",
     "bits": "png",
     "turned": "jpg",
-    "fax": "tif",
+    "print": "jpg",
+    "several": "tif",
 }
 
 
