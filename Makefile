@@ -4,18 +4,19 @@ RUN = .venv/bin/python
 # One thread a test process: two of them share small machines.
 TEST_THREADS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help venv test check test-gpu lint demo demo-speech demo-chat bench docs clean
+.PHONY: help venv test check test-gpu lint demo demo-speech demo-chat demo-translate bench docs clean
 
 help:
-	@echo "make demo         the shipped model, end to end: English words to phonemes"
-	@echo "make demo-speech  transcribe speech with real Whisper weights, end to end"
-	@echo "make demo-chat    ask SmolLM2 a question"
-	@echo "make test         lint, types, all tests"
-	@echo "make check        lint, types, the tests of what changed since main"
-	@echo "make test-gpu     engines on an NVIDIA GPU, with a report to paste into an issue"
-	@echo "make bench        decoding speed against CTranslate2 and PyTorch"
-	@echo "make docs         the documentation, into site/"
-	@echo "make clean        remove .venv, caches and build folders"
+	@echo "make demo            the shipped model, end to end: English words to phonemes"
+	@echo "make demo-speech     transcribe speech with real Whisper weights, end to end"
+	@echo "make demo-chat       ask SmolLM2 a question"
+	@echo "make demo-translate  Firefox's English-Portuguese model, 8-bit, end to end"
+	@echo "make test            lint, types, all tests"
+	@echo "make check           lint, types, the tests of what changed since main"
+	@echo "make test-gpu        engines on an NVIDIA GPU, with a report to paste into an issue"
+	@echo "make bench           decoding speed against CTranslate2 and PyTorch"
+	@echo "make docs            the documentation, into site/"
+	@echo "make clean           remove .venv, caches and build folders"
 
 venv:
 	@$(PYTHON) scripts/environment.py
@@ -42,6 +43,9 @@ demo-speech: venv
 
 demo-chat: venv
 	@$(RUN) examples/demo_chat.py
+
+demo-translate: venv
+	@$(RUN) examples/demo_translate.py
 
 bench: venv
 	$(RUN) benchmarks/decode_speed.py

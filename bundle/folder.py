@@ -36,6 +36,8 @@ from seq2edge.files.storage import (
     temporary_beside,
 )
 
+LISTED = 20  # labels that a summary names
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bundle:
@@ -226,8 +228,7 @@ def summarize(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"graph       {graph['file']} ({graph['target']}, needs {needs})"
     yield f"tokenizer   {values['tokenizer']['source'] if values['tokenizer'] else 'none'}"
     yield from _summarize_embedding(values["embedding"])
-    if values["labels"]:
-        yield f"labels      {', '.join(values['labels'])}"
+    yield from _summarize_classes(values)
     for name, value in (values["generation"] or {}).items():
         yield f"decoding    {name} = {json.dumps(value)}"
     for name, value in values["generation_ignored"].items():
@@ -244,6 +245,15 @@ def summarize(values: Mapping[str, Any]) -> Iterator[str]:
             f"{spent['sampling_rate']:.3g} of the rows a step)"
         )
     yield f"made        {origin['created']} from {origin['source']} ({origin['source_format']})"
+
+
+def _summarize_classes(values: Mapping[str, Any]) -> Iterator[str]:
+    if reranking := values["reranking"]:
+        default = json.dumps(reranking["instruction"], ensure_ascii=False)
+        yield f"asked       by {values['tokenizer']['chat_template']}, instruction {default}"
+    if labels := values["labels"]:
+        more = f" and {len(labels) - LISTED:,} more" if len(labels) > LISTED else ""
+        yield f"labels      {', '.join(labels[:LISTED])}{more}"
 
 
 def _summarize_original(original: Mapping[str, Any] | None) -> Iterator[str]:

@@ -75,7 +75,7 @@ Precision: TypeAlias = Literal[
 ]
 Kind: TypeAlias = Literal["encoder-decoder", "decoder", "encoder"]
 Task: TypeAlias = Literal[
-    "generate", "transcribe", "read", "classify", "embed", "tag", "answer", "fill"
+    "generate", "transcribe", "read", "classify", "embed", "tag", "answer", "fill", "weigh"
 ]
 
 
@@ -229,6 +229,21 @@ class EmbeddingRecord:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class RerankRecord:
+    """How a reranker is asked whose prompt a chat template writes.
+
+    The template takes messages of the roles query and document, and before them system where there
+    is an instruction; `instruction` is the one where nobody gives another, empty: none.
+    `generation_prompt` is what it is told by that name. `tokens` are those of a language model's
+    vocabulary that its score is made of: the logit of the first, less that of the second if any.
+    """
+
+    instruction: str = ""
+    generation_prompt: bool = True
+    tokens: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ParityRecord:
     """Graphs against the float model, on the recorded tokens: logits' errors, tokens that agreed.
 
@@ -339,10 +354,10 @@ class ProvenanceRecord:
 class Manifest:
     """A whole bundle.
 
-    `shortlist`, `lexicon`, `embedding`, `relevance`, `images` and `original` are not written where
-    there are none, so that older versions read the rest. `lexicon` is the file of a lexical
-    shortlist. `relevance` is what the score of a classifier with one label is where it reranks
-    (None: the sigmoid).
+    `shortlist`, `lexicon`, `embedding`, `reranking`, `relevance`, `images` and `original` are not
+    written where there are none, so that older versions read the rest. `lexicon` is the file of a
+    lexical shortlist. `relevance` is what the score of a classifier with one label is where it
+    reranks (None: the sigmoid).
     `generation` holds the checkpoint's decoding defaults, `generation_ignored` those of its
     settings that the runtime does not apply. `files` lists every file but the manifest; it is
     empty until a `BundleWriter` finishes.
@@ -369,6 +384,7 @@ class Manifest:
     shortlist: ShortlistRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
     lexicon: FileName | None = dataclasses.field(default=None, metadata=OPTIONAL)
     embedding: EmbeddingRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    reranking: RerankRecord | None = dataclasses.field(default=None, metadata=OPTIONAL)
     graphs: tuple[GraphRecord, ...] = ()
     engines: tuple[EngineRecord, ...] = ()
     parity: ParityRecord | None = None
@@ -391,6 +407,8 @@ class Manifest:
         if self.shortlist is not None and not 2 <= self.shortlist.size <= self.dims.vocab:
             vocab = self.dims.vocab
             raise BundleError(f"shortlist: {self.shortlist.size} tokens, needs 2 to {vocab}")
+        if self.reranking is not None and not (self.tokenizer and self.tokenizer.chat_template):
+            raise BundleError("reranking: missing the tokenizer's chat template")
         _check_graphs(self.graphs)
         _check_names(self.files)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,17 @@ import torch
 from torch import Tensor
 
 from seq2edge.checkpoints.families import find_family, model_type_of
-from seq2edge.checkpoints.families.family import Config, Family, WeightMapping, linear
+from seq2edge.checkpoints.families.family import (
+    Config,
+    Family,
+    WeightMapping,
+    linear,
+)
 from seq2edge.checkpoints.families.rotary import NO_CHOICE
 from seq2edge.checkpoints.generation import with_decoder_defaults
 from seq2edge.checkpoints.importers.huggingface import Source, open_folder
 from seq2edge.checkpoints.importers.sentence_transformers import MODULES, SentenceFolder
+from seq2edge.checkpoints.reranker import TASK, Reranker, read_reranker
 from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import DenseDims, Dims
 from seq2edge.model.positions import RelativeBias, RelativePlaces, Rotary
@@ -36,6 +42,7 @@ class Checkpoint:
     labels: tuple[str, ...]
     problem: str
     relevance: str | None
+    reranker: Reranker | None
     unused_tensors: tuple[str, ...]
 
 
@@ -44,16 +51,22 @@ def load_checkpoint(
     *,
     task: str | None = None,
     default_task: str | None = None,
+    words: Sequence[str] = (),
+    template: str = "",
     long_context: bool = False,
 ) -> Checkpoint:
     """Load a Hugging Face folder, a CTranslate2 Whisper folder or a GGUF Llama file, as float32.
 
     `task` is what it is to do; `default_task` is taken where that is None and the checkpoint's
     class leaves a choice. With `long_context` its positions are those of its longest texts, which
-    LongRoPE tells apart. Raises CheckpointError or UnsupportedError naming the file, setting or
-    tensor.
+    LongRoPE tells apart. For `rerank`, `words` and `template` say how a language model is asked
+    (`reranker.py`). Raises CheckpointError or UnsupportedError naming the file, setting or tensor.
     """
     source = open_source(Path(path))
+    reranker = read_reranker(source, task, words=words, template=template)
+    if reranker is not None:
+        source = reranker.source
+    reranks, task = task == TASK, "classify" if task == TASK else task
     config = Config(source.config, task=task, default_task=default_task, long_context=long_context)
     family = find_family(str(config.get("model_type", "")))
     _check_architecture(family, config)
@@ -63,12 +76,16 @@ def load_checkpoint(
         raise UnsupportedError(NO_CHOICE)
     if task not in (None, dims.task):
         raise UnsupportedError(f"task {task!r}: a {family.name} checkpoint is made to {dims.task}")
-    if source.sentence is not None:
+    if source.sentence is not None and not source.sentence.crosses:
         dims = _with_sentence(dims, source, source.sentence)
     config.ignore("quantization_config")
     config.require("quantization_config")
     if dims.kind == "decoder":
         config.ignore("is_decoder")  # it is one
+    if reranks and dims.labels != 1:
+        raise UnsupportedError(
+            f"task 'rerank': it tells {dims.labels} labels apart, a reranker gives one score"
+        )
     relevance = _relevance(config) if dims.head == "classifier" else None
     config.check_all_read()
     named = dims.head in ("classifier", "tokens")
@@ -82,6 +99,7 @@ def load_checkpoint(
         labels=labels,
         problem=_problem(source.config, labels) if dims.head == "classifier" else "",
         relevance=relevance if dims.labels == 1 else None,
+        reranker=reranker,
         unused_tensors=unused,
     )
 
@@ -137,7 +155,9 @@ def build(family: Family, dims: Dims, source: Source) -> tuple[Transformer, tupl
 
 def _with_sentence(dims: Dims, source: Source, sentence: SentenceFolder) -> Dims:
     """The dims with what stands behind the pooling of a sentence-transformers folder."""
-    if dims.head != "embedding":
+    if dims.head == "sparse" and sentence.pooling == "sparse":
+        return dims
+    if dims.head != "embedding" or sentence.pooling == "sparse":
         raise UnsupportedError(
             f"{source.path / MODULES}: embeddings of a model made to {dims.task} are not supported"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import json
 from pathlib import Path
@@ -54,7 +55,7 @@ def answer(
         raise click.UsageError("give a context or --file")
     if file is not None:
         try:
-            context = file.read().decode("utf-8")
+            context = file.read().removeprefix(codecs.BOM_UTF8).decode("utf-8")
         except UnicodeDecodeError as error:
             raise InputError(f"{file.name}: is no UTF-8, {error.reason}; convert it") from None
     assert context is not None

@@ -34,8 +34,19 @@ from seq2edge.files.storage import file_errors
 )
 @click.option(
     "--task",
-    type=click.Choice(get_args(Task)),
+    type=click.Choice([*get_args(Task), "rerank"]),
     help="What it is to do, where the checkpoint's class leaves a choice.",
+)
+@click.option(
+    "--words",
+    metavar="YES[,NO]",
+    help="Whose logits a language model's score is made of, with --task rerank.",
+)
+@click.option(
+    "--template",
+    metavar="NAME|FILE",
+    help="How a reranker is asked: qwen3-reranker, mxbai-rerank-v2, bge-reranker-v2-gemma, or a "
+    "chat template with the roles query and document.",
 )
 @click.option(
     "--long-context",
@@ -53,6 +64,8 @@ def export(
     offline: bool,
     token_file: Path | None,
     task: str | None,
+    words: str | None,
+    template: str | None,
     long_context: bool,
 ) -> None:
     """Export CHECKPOINT to a proven bundle.
@@ -77,6 +90,8 @@ def export(
             alignments=alignments,
             original=original == "yes",
             task=task,
+            words=words.split(",") if words else (),
+            template=_template(template) if template else "",
             long_context=long_context,
             progress=show,
         )
@@ -97,6 +112,15 @@ def export(
     elif compared is not None:
         click.echo(f"original: not compared, {compared.reason}", err=True)
     click.echo(f"{report.bundle.path} ({report.bundle.size / 1e6:.1f} MB)")
+
+
+def _template(name: str) -> str:
+    """A known template's name, or the text of a file."""
+    file = Path(name)
+    if not file.exists():
+        return name
+    with file_errors(file):
+        return file.read_text(encoding="utf-8")
 
 
 def _token(file: Path | None) -> str | None:

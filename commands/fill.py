@@ -42,13 +42,13 @@ def fill(
 ) -> None:
     """Print what may stand in the masks of each TEXT.
 
-    A line has score, token and the text with it; an empty line ends a mask. Masks are written as
-    the tokenizer has it, often [MASK] or <mask>.
+    A line has score, token and the text with it; an empty line ends a mask, and stands for a blank
+    line. Masks are written as the tokenizer has it, often [MASK] or <mask>.
     """
     inputs = read_inputs(texts, file)
     model = load_model(bundle, execution, cut=cut)
     for text in inputs:
-        fillings = model.fill(text, top_k=top)
+        fillings = model.fill(text, top_k=top) if text.strip() else []
         if as_json:
             masks = [[dataclasses.asdict(each) for each in mask] for mask in fillings]
             click.echo(json.dumps({"input": text, "masks": masks}, ensure_ascii=False))
@@ -56,6 +56,8 @@ def fill(
         for mask in fillings:
             for each in mask:
                 click.echo(f"{each.score:.4f}\t{each.token}\t{each.text}")
+            click.echo()
+        if not fillings:
             click.echo()
     if cut:
         say_cut(model)

@@ -37,7 +37,7 @@ SET = click.option(
 )
 METRICS = (
     "chrf, bleu, rouge1, rouge2, rougeL, wer, cer, exact, exact-nostress, per (of symbols), "
-    "per-nostress, accuracy, f1 or perplexity"
+    "per-nostress, accuracy, f1, pearson (of a single label) or perplexity"
 )
 
 

@@ -28,6 +28,7 @@ from seq2edge.commands.run import FILE, JSON, TEXTS, read_inputs
 @FILE
 @JSON
 @click.option("--top", type=click.IntRange(1), metavar="N", help="Print the best N alone.")
+@click.option("--instruction", help="What counts, to a reranker that is a language model.")
 @BATCH
 @CUT
 @runtime_options
@@ -39,17 +40,19 @@ def rerank(
     *,
     as_json: bool,
     top: int | None,
+    instruction: str | None,
     batch: int,
     cut: bool,
     execution: Execution,
 ) -> None:
     """Print each TEXT behind how well it answers QUERY, best first.
 
-    BUNDLE is a classifier of pairs with one label, a reranker. Blank lines are left out.
+    BUNDLE is a classifier of pairs with one label, or a language model that was exported with
+    --task rerank. Blank lines are left out.
     """
     inputs = [text for text in read_inputs(texts, file) if text.strip()]
     model = load_model(bundle, execution, cut=cut)
-    for ranked in model.rerank(query, inputs, batch=batch)[:top]:
+    for ranked in model.rerank(query, inputs, instruction=instruction, batch=batch)[:top]:
         if as_json:
             click.echo(json.dumps(dataclasses.asdict(ranked), ensure_ascii=False))
         else:

@@ -36,6 +36,7 @@ from seq2edge.errors import InputError
 from seq2edge.files.storage import file_errors
 
 if TYPE_CHECKING:
+    from seq2edge.runtime.encoders import Text
     from seq2edge.runtime.model import Model
     from seq2edge.runtime.options import DecodeOptions
     from seq2edge.runtime.sequences import GeneratedSequence, GeneratedText
@@ -50,6 +51,7 @@ OUTPUT = click.option(
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write here; what is there already is not generated again.",
 )
+PAIRS = click.option("--pairs", is_flag=True, help="Each TEXT is two, separated by a tab.")
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object per input.")
 LOGPROBS = click.option(
     "--logprobs",
@@ -334,7 +336,7 @@ def read(
 @TEXTS
 @FILE
 @JSON
-@click.option("--pairs", is_flag=True, help="Each TEXT is two, separated by a tab.")
+@PAIRS
 @BATCH
 @CUT
 @runtime_options
@@ -353,8 +355,7 @@ def classify(
     inputs = read_inputs(texts, file)
     model = load_model(bundle, execution, cut=cut)
     for group in batches(inputs, batch):
-        read = [_pair(text) for text in group] if pairs else group
-        for text, result in zip(group, model.classify(read), strict=True):
+        for text, result in zip(group, model.classify(_read_as(group, pairs=pairs)), strict=True):
             if as_json:
                 values = {"input": text, "label": result.label, "scores": result.scores}
                 click.echo(json.dumps(values, ensure_ascii=False))
@@ -362,6 +363,10 @@ def classify(
                 click.echo(f"{result.label}\t{result.scores[result.label]:.4f}")
     if cut:
         say_cut(model)
+
+
+def _read_as(group: list[str], *, pairs: bool) -> Sequence[Text]:
+    return [_pair(text) for text in group] if pairs else group
 
 
 def _pair(line: str) -> tuple[str, str]:
@@ -375,6 +380,7 @@ def _pair(line: str) -> tuple[str, str]:
 @BUNDLE
 @TEXTS
 @FILE
+@PAIRS
 @BATCH
 @CUT
 @click.option("--prompt", help="Name of the checkpoint's prompt to put before each text.")
@@ -385,23 +391,39 @@ def embed(
     texts: tuple[str, ...],
     file: BinaryIO | None,
     *,
+    pairs: bool,
     batch: int,
     cut: bool,
     prompt: str | None,
     dimensions: int | None,
     execution: Execution,
 ) -> None:
-    """Print the embedding of each TEXT as JSON."""
+    """Print the embedding of each TEXT as JSON.
+
+    Of a BUNDLE that was exported with --task weigh the weights of tokens, the largest first;
+    --dimensions keeps so many tokens.
+    """
     inputs = read_inputs(texts, file)
     model = load_model(bundle, execution, cut=cut)
     for group in batches(inputs, batch):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what was cut is told below, once
-            vectors = model.embed(group, prompt=prompt, dimensions=dimensions)
-        for text, vector in zip(group, vectors, strict=True):
-            values = {"input": text, "embedding": [float(x) for x in vector]}
-            click.echo(json.dumps(values, ensure_ascii=False))
+            lines = list(_embedded(model, _read_as(group, pairs=pairs), prompt, dimensions))
+        for text, values in zip(group, lines, strict=True):
+            click.echo(json.dumps({"input": text, **values}, ensure_ascii=False))
     say_cut(model)
+
+
+def _embedded(
+    model: Model, texts: Sequence[Text], prompt: str | None, dimensions: int | None
+) -> Iterator[dict[str, Any]]:
+    """What is printed of each text."""
+    if model.bundle.manifest.task == "weigh":
+        for weights in model.weigh(texts, prompt=prompt, top=dimensions):
+            yield {"weights": weights}
+        return
+    for vector in model.embed(texts, prompt=prompt, dimensions=dimensions):
+        yield {"embedding": vector.tolist()}
 
 
 def read_inputs(texts: tuple[str, ...], file: BinaryIO | None) -> Iterator[str]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from seq2edge.errors import InputError
 from seq2edge.evaluation.examples import Example
+from seq2edge.runtime.encoders import Text
 from seq2edge.runtime.model import Classification, Model
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.scheduler import rows_of
@@ -31,6 +32,21 @@ class ModelRequest:
     source_language: str | None = None
     target_language: str | None = None
     batch: int = 8  # inputs at a time
+
+
+def text_of(example: Example) -> Text:
+    """What is read of an example that is no clip."""
+    return example.input if isinstance(example.input, tuple) else str(example.input)
+
+
+def ids_of(
+    model: Model, example: Example, *, new_tokens: int, longest: int | None = None
+) -> list[int]:
+    """The ids of an example's text or pair, as many as there are positions for."""
+    text = text_of(example)
+    if isinstance(text, tuple) or model.bundle.manifest.reranking is not None:
+        return model.read_text(text, cut=True).ids
+    return model.encode_text(text, cut=True, new_tokens=new_tokens, longest=longest)
 
 
 def texts(
@@ -62,9 +78,9 @@ def texts(
 def labels(
     model: Model, examples: Sequence[Example], request: ModelRequest
 ) -> Iterator[Classification]:
-    """The label of each text, with the scores of all."""
+    """The label of each text or pair, with the scores of all."""
     for batch in _batches(examples, request):
-        yield from model.classify([str(example.input) for example in batch])
+        yield from model.classify([text_of(example) for example in batch])
 
 
 def embeddings(
@@ -72,7 +88,7 @@ def embeddings(
 ) -> Iterator[NDArray[np.float32]]:
     """The embedding (width,) of each text."""
     for batch in _batches(examples, request):
-        yield from model.embed([str(example.input) for example in batch])
+        yield from model.embed([text_of(example) for example in batch])
 
 
 def negative_log_likelihood(

@@ -26,13 +26,13 @@ KEYS = ("input", "reference", "references", "domain")  # of a JSON line
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Example:
-    """A text, or the path of a clip or an image, with what is right for it.
+    """A text, a pair, or the path of a clip or an image, with what is right for it.
 
     A reference is a translation, a transcript or a label; any of several is right. The domain is
     whatever results are to be told apart by.
     """
 
-    input: str | Path
+    input: str | Path | tuple[str, str]
     references: tuple[str, ...] = ()
     domain: str = ""
 
@@ -43,7 +43,8 @@ def read_examples(path: str | Path, task: str) -> list[Example]:
     - A text file has one example a line, and after a tab its reference.
     - A .jsonl file has an object a line: `input`, and where there are any `reference` (or
       `references`, a list of which any is right) and `domain`. The input of a model that reads
-      sound or images is the path of a file, relative to this one.
+      sound or images is the path of a file, relative to this one; that of a classifier may be a
+      list of two texts, which it reads as one.
     - A folder holds clips (*.wav) or images (*.png, *.jpg, ...), and where there are references a
       file `transcripts.tsv` of lines `name<tab>text`.
 
@@ -99,21 +100,24 @@ def _read_texts(path: Path) -> list[Example]:
 
 
 def _read_json(path: Path, task: str) -> list[Example]:
-    examples = [_from_json(line, f"{path}: line {number}") for number, line in _lines(path)]
+    examples = [
+        _from_json(line, f"{path}: line {number}", pairs=task == "classify")
+        for number, line in _lines(path)
+    ]
     if not examples:
         raise InputError(f"{path}: holds no example")
     if task not in SIGNALS:
         return examples
     files = [
-        dataclasses.replace(example, input=path.parent / example.input) for example in examples
+        dataclasses.replace(example, input=path.parent / str(example.input)) for example in examples
     ]
     for example in files:
-        if not Path(example.input).is_file():
+        if not Path(str(example.input)).is_file():
             raise InputError(f"{path}: no {SIGNALS[task][1]} {example.input}")
     return files
 
 
-def _from_json(line: str, where: str) -> Example:
+def _from_json(line: str, where: str, *, pairs: bool) -> Example:
     try:
         values: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -128,11 +132,14 @@ def _from_json(line: str, where: str) -> Example:
     references = [values["reference"]] if "reference" in values else values.get("references", [])
     texts = references if isinstance(references, list) else [None]
     source: Any = values.get("input")
-    if not all(isinstance(text, str) for text in (source, *texts)) or not source.strip():
-        raise InputError(f"{where}: needs a text as input, and texts as references")
+    inputs = source if pairs and isinstance(source, list) and len(source) == 2 else [source]
+    if not all(isinstance(text, str) for text in (*inputs, *texts)) or not inputs[0].strip():
+        or_pair = " or a list of two" if pairs else ""
+        raise InputError(f"{where}: needs a text{or_pair} as input, and texts as references")
     domain = values.get("domain", "")
     if not isinstance(domain, str):
         raise InputError(f"{where}: the domain {domain!r:.40} is no text")
+    source = tuple(inputs) if len(inputs) > 1 else source
     return Example(input=source, references=tuple(references), domain=domain)
 
 

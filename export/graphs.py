@@ -102,6 +102,7 @@ def encoder_contract(model: Transformer) -> Contract:
             "embedding": {"embedding": ("batch", dims.embedding_width)},
             "tokens": {"logits": ("batch", "source", dims.labels)},
             "span": {"logits": ("batch", "source", dims.labels)},
+            "sparse": {"embedding": ("batch", dims.embedding_width)},
             "masked": {"logits": ("batch", "source", dims.vocab)},
         }
         outputs = by_head[dims.head]

@@ -72,7 +72,8 @@ def compare_with_original(
         return OriginalRecord(reason="seq2edge trained it")
     if reason := FORMATS.get(manifest.provenance.source_format):
         return OriginalRecord(reason=reason)
-    answer = _run(Path(checkpoint), manifest.dims, reference)
+    tokens = manifest.reranking.tokens if manifest.reranking is not None else ()
+    answer = _run(Path(checkpoint), manifest.dims, reference, tokens)
     if reason := answer.get("reason"):
         return OriginalRecord(reason=reason)
     comparison = Comparison(**{**answer, "parity": parity.Parity(**answer["parity"])})
@@ -87,12 +88,12 @@ def compare_with_original(
     return OriginalRecord(implementation=comparison.implementation, parity=comparison.parity.record)
 
 
-def _run(checkpoint: Path, dims: Dims, reference: Path) -> dict[str, Any]:
+def _run(checkpoint: Path, dims: Dims, reference: Path, tokens: tuple[int, ...]) -> dict[str, Any]:
     """What the other process found, as JSON."""
     words = [sys.executable, "-m", __name__, os.fspath(checkpoint), os.fspath(reference)]
     done = subprocess.run(  # noqa: S603 - our own interpreter and program
         words,
-        input=json.dumps(dims.to_dict()),
+        input=json.dumps([dims.to_dict(), tokens]),
         capture_output=True,
         text=True,
         check=False,
@@ -108,15 +109,24 @@ def _run(checkpoint: Path, dims: Dims, reference: Path) -> dict[str, Any]:
     return answer
 
 
-def compare(checkpoint: Path, dims: Dims, reference: parity.Arrays) -> Comparison:
-    """Let transformers' model answer the program. Raises NoOriginalError where there is none."""
+def compare(
+    checkpoint: Path, dims: Dims, reference: parity.Arrays, tokens: tuple[int, ...] = ()
+) -> Comparison:
+    """Let transformers' model answer the program. Raises NoOriginalError where there is none.
+
+    `tokens` are those that a language model's score is made of, as a reranker's.
+    """
     original = _load(checkpoint, dims)
     with torch.no_grad():
-        measured = _replay(original, checkpoint, dims, reference)
+        measured = _replay(original, checkpoint, dims, reference, tokens)
         implementation = _name_of(original)
         if measured.within():
             return Comparison(implementation=implementation, parity=measured)
-        place = _first_difference(original, checkpoint, dims, reference, measured.allowed)
+        task = "embed" if tokens else dims.task  # of the same layers
+        loaded = load_checkpoint(
+            checkpoint, task=task, long_context=_is_long(original.config, dims)
+        )
+        place = _first_difference(original, loaded.model, dims, reference, measured.allowed)
     return Comparison(implementation=implementation, parity=measured, place=place)
 
 
@@ -184,10 +194,16 @@ def _is_long(config: Any, dims: Dims) -> bool:
 
 
 def _replay(
-    original: nn.Module, checkpoint: Path, dims: Dims, reference: parity.Arrays
+    original: nn.Module,
+    checkpoint: Path,
+    dims: Dims,
+    reference: parity.Arrays,
+    tokens: tuple[int, ...],
 ) -> parity.Parity:
     """The same figures as of a graph."""
     allowed = parity.allowed_error(reference)
+    if tokens:
+        return parity.compare(list(_scores(original, dims, reference, tokens)), [], allowed)
     if "prompt" not in reference:
         return parity.compare(list(_pooled(original, checkpoint, dims, reference)), [], allowed)
     pairs: list[parity.Pair] = []
@@ -260,6 +276,9 @@ def _pooled(
         if dims.head == "classifier":
             yield recorded, answer.logits[0].numpy()
             continue
+        if dims.head == "sparse":
+            yield recorded, torch.log1p(torch.relu(answer.logits[0].amax(dim=0))).numpy()
+            continue
         if dims.head != "embedding":  # values of each token
             names = ("start_logits", "end_logits") if dims.head == "span" else ("logits",)
             values = [
@@ -271,16 +290,23 @@ def _pooled(
         yield recorded, ours.embedding_of(POOLED[dims.pooling](hidden)).numpy()
 
 
+def _scores(
+    original: nn.Module, dims: Dims, reference: parity.Arrays, tokens: tuple[int, ...]
+) -> Iterator[parity.Pair]:
+    """The logit of the first token behind an input, less that of the second if there is one."""
+    for row, recorded in enumerate(reference["pooled"]):
+        logits = original(**_source(dims, reference, row)).logits[0, -1, list(tokens)].numpy()
+        yield recorded, logits[:1] - logits[1:] if len(tokens) > 1 else logits
+
+
 def _first_difference(
-    original: nn.Module, checkpoint: Path, dims: Dims, reference: parity.Arrays, allowed: float
+    original: nn.Module, model: Transformer, dims: Dims, reference: parity.Arrays, allowed: float
 ) -> str:
     """The first place where the hidden states of the first input differ, in words."""
     ids = parity.histories(reference)[-1][0][1] if "prompt" in reference else []
     inputs = _inputs(dims, reference, 0, ids) if ids else _source(dims, reference, 0)
     theirs = original(**inputs, output_hidden_states=True)
-    long = _is_long(original.config, dims)
-    loaded = load_checkpoint(checkpoint, task=dims.task, long_context=long)
-    ours = _hidden_states(loaded.model, inputs)
+    ours = _hidden_states(model, inputs)
     attributes = {"encoder": "encoder_hidden_states", "decoder": "decoder_hidden_states"}
     if dims.kind != "encoder-decoder":
         attributes = {dims.kind: "hidden_states"}
@@ -326,9 +352,10 @@ def _hidden_states(model: Transformer, inputs: dict[str, Tensor]) -> dict[str, l
 def main() -> None:
     """Print what came of it as one line of JSON; dims come on standard input."""
     checkpoint, reference = map(Path, sys.argv[1:])
-    dims = Dims.from_dict(json.load(sys.stdin))
+    values, tokens = json.load(sys.stdin)
     try:
-        comparison = compare(checkpoint, dims, read_reference(reference))
+        dims = Dims.from_dict(values)
+        comparison = compare(checkpoint, dims, read_reference(reference), tuple(tokens))
         answer = dataclasses.asdict(comparison)
     except NoOriginalError as error:
         answer = {"reason": str(error)}

@@ -6,7 +6,7 @@ import dataclasses
 import gc
 import importlib.metadata
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from seq2edge.checkpoints.hub import Hub, find_checkpoint
 from seq2edge.checkpoints.images import read_image_processor
 from seq2edge.checkpoints.importers.sentence_transformers import SentenceFolder
 from seq2edge.checkpoints.load import Checkpoint, load_checkpoint
-from seq2edge.checkpoints.tokenizer import convert_tokenizer
+from seq2edge.checkpoints.tokenizer import Converted, convert_tokenizer
 from seq2edge.errors import ExportError
 from seq2edge.export.card import read_privacy
 from seq2edge.export.eager import EagerBackend
@@ -62,6 +62,7 @@ STAGES = {
     "parity": (0.9, 1.0),
 }
 
+EMBEDS = ("embedding", "sparse")  # heads of what sentence-transformers' folders say
 PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "transformers", "numpy")
 
 
@@ -87,6 +88,8 @@ def export_checkpoint(
     alignments: bool = False,
     original: bool = True,
     task: str | None = None,
+    words: Sequence[str] = (),
+    template: str = "",
     long_context: bool = False,
     progress: Progress = lambda *_: None,
 ) -> ExportReport:
@@ -96,7 +99,10 @@ def export_checkpoint(
     Hugging Face hub, of this `revision` (a branch, tag or commit). Its `token` is by default
     `HF_TOKEN` or the stored login; `offline` takes what is in the hub's cache.
     `task` says what it is to do, where its class leaves a choice: to embed texts with a
-    masked-language model, say.
+    masked-language model, say. `rerank` makes a reranker of a language model too: its score is how
+    much likelier it finds the first of two `words` than the second behind a prompt, which a chat
+    `template` of the roles query and document writes, or one that is known by name. Both are by
+    default what the folder says, or what is known of models of its type.
     With `long_context` the positions of a model with LongRoPE are those of its longest texts; else
     its bundle takes texts up to the original length.
     With `alignments` the decoder also gives which source each token comes from, for
@@ -114,7 +120,9 @@ def export_checkpoint(
         progress("load", 0.0)
         hub = Hub(revision=revision, token=token, offline=offline)
         place, origin = find_checkpoint(checkpoint, hub)
-        loaded = load_checkpoint(place, task=task, long_context=long_context)
+        loaded = load_checkpoint(
+            place, task=task, words=words, template=template, long_context=long_context
+        )
         defaults = read_generation(loaded.source.generation, loaded.source.config)
         if loaded.dims.head == "lm":
             DecodeOptions.from_dict(defaults.options)  # refuse contradictions before tracing
@@ -191,25 +199,30 @@ def _write_tokenizer(
 ) -> tuple[TokenizerRecord | None, tuple[str, ...]]:
     """Convert the checkpoint's tokenizer into the bundle; the manifest's record, and remarks."""
     source, dims = loaded.source, loaded.dims
-    converted = convert_tokenizer(
-        source.path,
-        config=source.config,
-        vocab=dims.vocab,
-        source_vocab=dims.source_vocab,
-        files=source.tokenizer_files,
-        pieces=source.pieces,
-        fills=dims.head == "masked",
-    )
+    if loaded.reranker is not None:
+        converted: Converted | None = loaded.reranker.tokenizer
+    else:
+        converted = convert_tokenizer(
+            source.path,
+            config=source.config,
+            vocab=dims.vocab,
+            source_vocab=dims.source_vocab,
+            files=source.tokenizer_files,
+            pieces=source.pieces,
+            fills=dims.head == "masked",
+        )
     if converted is None:
         return None, ("the checkpoint has no tokenizer: the bundle takes token ids alone",)
     for name, data in converted.files.items():
         writer.path(name).write_bytes(data)
-    record = converted.record
-    if dims.kind == "encoder" and loaded.source.sentence is None and converted.longest is not None:
+    record, sentence, longest = converted.record, source.sentence, converted.longest
+    if sentence is not None:  # which bounds embeddings itself
+        longest = (sentence.longest or longest) if sentence.crosses else None
+    if dims.kind == "encoder" and longest is not None:
         assert dims.encoder is not None
         positions = dims.encoder.max_positions
-        if not positions or converted.longest < positions:
-            record = dataclasses.replace(record, text_limit=converted.longest)
+        if not positions or longest < positions:
+            record = dataclasses.replace(record, text_limit=longest)
     return record, converted.notes
 
 
@@ -280,7 +293,8 @@ def _manifest(
         audio=_audio(dims),
         speech=_speech(defaults.extras) if dims.mels else None,
         tokenizer=tokenizer,
-        embedding=_embedding(loaded.source.sentence),
+        embedding=_embedding(loaded.source.sentence) if dims.head in EMBEDS else None,
+        reranking=loaded.reranker.record if loaded.reranker is not None else None,
         graphs=graphs,
         provenance=ProvenanceRecord(
             tool_version=__version__,

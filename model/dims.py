@@ -15,9 +15,9 @@ from seq2edge.errors import UnsupportedError
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 NORMS = ("layer", "rms")
 POSITIONS = ("learned", "sinusoidal", "rotary", "relative")
-HEADS = ("lm", "classifier", "embedding", "tokens", "span", "masked")
+HEADS = ("lm", "classifier", "embedding", "tokens", "span", "masked", "sparse")
 POOLINGS = ("first", "last", "max", "mean")
-MIXERS = ("attention", "recurrence")  # what a layer has in the place of self-attention
+MIXERS = ("attention", "recurrence", "convolution")  # what brings a layer's tokens together
 _TASKS = {
     "lm": "generate",
     "classifier": "classify",
@@ -25,6 +25,7 @@ _TASKS = {
     "tokens": "tag",  # classes of each token
     "span": "answer",  # of each token: whether an answer begins there, and whether it ends there
     "masked": "fill",  # the vocabulary at each token
+    "sparse": "weigh",  # the vocabulary's weights for a text (SPLADE, Formal et al. 2021)
 }
 
 
@@ -95,6 +96,7 @@ class StackDims:
     # One of MIXERS for each layer; (): attention in all. A recurrence is an SSRU (Kim et al. 2019):
     # what a token adds to the state, and how much of it stays, depends on that token alone.
     mixers: tuple[str, ...] = later(())
+    taps: int = later(0)  # tokens that a convolution sums up, the last one included
 
     def __post_init__(self) -> None:
         _choose("activation", self.activation, ACTIVATIONS)
@@ -110,6 +112,8 @@ class StackDims:
             _choose("mixers", mixer, MIXERS)
         if len(self.mixers) not in (0, self.layers):
             raise UnsupportedError(f"mixers: {len(self.mixers)} of them for {self.layers} layers")
+        if "convolution" in self.mixers and self.taps < 2:
+            raise UnsupportedError(f"taps: {self.taps} of a convolution, needs 2 or more")
         if self.rotary_dim % 2 or self.rotary_dim > self.head_dim:
             raise UnsupportedError(
                 f"rotary_dim: {self.rotary_dim} is not an even part of heads of {self.head_dim}"
@@ -139,10 +143,12 @@ class StackDims:
         """What each layer keeps of the tokens before, by name: (heads, head_dim) of a token.
 
         Attention keeps keys and values. A recurrence keeps its state behind every token, not the
-        last one alone: so a row can go back, and rows share what they have in common.
+        last one alone, and a convolution what it sums up of every token: so a row can go back, and
+        rows share what they have in common.
         """
         attention = dict.fromkeys(("key", "value"), (self.kv_heads, self.head_dim))
-        kept = {"attention": attention, "recurrence": {"state": (1, width)}}
+        state = {"state": (1, width)}
+        kept = {"attention": attention, "recurrence": state, "convolution": state}
         return [kept[mixer] for mixer in self.layer_mixers]
 
     @property
@@ -215,7 +221,8 @@ class Dims:
     token_types: int = 0  # >0: rows of BERT's table of segments; 1: the one that all tokens have
     labels: int = 0  # classes of a classifier, of a text or of each token
     classifier_dense: bool = later(True)  # False: the second of a head's products alone, no bias
-    classifier_bias: bool = later(True)  # of the first of a classifier's two products
+    token_dense: bool = later(False)  # both stand before the classes of each token too
+    classifier_bias: bool = later(True)  # of the first of a head's two products
     classifier_activation: str = ""  # between the two products of a head
     classifier_norm: bool = later(False)  # and the encoder's kind of norm behind that
     late_pooling: bool = later(False)  # positions are summed up between the products, not before
@@ -249,7 +256,8 @@ class Dims:
     @property
     def embedding_width(self) -> int:
         """Values of a text's embedding."""
-        return self.dense[-1].width if self.dense else self.width
+        width = self.vocab if self.head == "sparse" else self.width
+        return self.dense[-1].width if self.dense else width
 
     @property
     def task(self) -> str:

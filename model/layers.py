@@ -148,6 +148,35 @@ class Recurrence(nn.Module):
         return F.relu(state), (written,)
 
 
+class Convolution(nn.Module):
+    """Gated short convolution (Liquid AI's LFM2): each channel sums up its last `taps` tokens."""
+
+    def __init__(self, stack: StackDims, width: int) -> None:
+        super().__init__()
+        self.taps = stack.taps
+        self.gates = nn.Linear(width, 3 * width, bias=False)
+        self.kernel = nn.Parameter(torch.empty(stack.taps, width))
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(
+        self, x: Tensor, past: Kept | None = None, start: Tensor | None = None
+    ) -> tuple[Tensor, Kept]:
+        """x (rows, new, width); what is summed up is written into `past` from `start` on."""
+        before, after, put = self.gates(x).chunk(3, dim=-1)
+        put = before * put
+        written = operators.split_heads(put, 1)
+        if past is not None and start is not None:
+            earlier = operators.read_before(past[0], start, self.taps - 1)
+            written = operators.write_cache(past[0], written, start)
+        else:
+            earlier = put.new_zeros(put.shape[0], self.taps - 1, put.shape[2])
+        tokens = torch.cat((earlier, put), dim=1)  # (rows, taps - 1 + new, width)
+        total = tokens[:, self.taps - 1 :] * self.kernel[-1]
+        for tap in range(self.taps - 1):
+            total = total + tokens[:, tap : tap + 1 - self.taps] * self.kernel[tap]
+        return self.out(after * total), (written,)
+
+
 class CrossAttention(nn.Module):
     """Attention to the encoder. Keys and values are projected once, by the encoder's graph."""
 
@@ -211,7 +240,7 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Self-attention or a recurrence, cross-attention where there is an encoder, feed-forward."""
+    """Self-attention or what stands for it, attention to a source if there is one, feed-forward."""
 
     def __init__(
         self, stack: StackDims, width: int, *, source_width: int = 0, index: int = 0
@@ -228,8 +257,10 @@ class Layer(nn.Module):
         inputs, outputs = stack.pre_norm or self.sum_norm, stack.output_norm
         if self.mixer == "attention":
             self.attention = SelfAttention(stack, width)
-        else:
+        elif self.mixer == "recurrence":
             self.recurrence = Recurrence(width)
+        else:
+            self.convolution = Convolution(stack, width)
         self.attention_norm = (
             norm(stack, width) if inputs and (stack.first_norm or not first) else nn.Identity()
         )
@@ -270,8 +301,10 @@ class Layer(nn.Module):
         present: Kept
         if self.mixer == "attention":
             y, present = self.attention(y, rotation, mask, length, past, start)
-        else:
+        elif self.mixer == "recurrence":
             y, present = self.recurrence(y, past, start)
+        else:
+            y, present = self.convolution(y, past, start)
         y = self.attention_output_norm(y)
         if self.parallel:
             y = y + self.feedforward(self._before(x, self.feedforward_norm))

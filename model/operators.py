@@ -39,25 +39,25 @@ def write_cache(cache: Tensor, update: Tensor, index: Tensor) -> Tensor:
     return cache
 
 
-def read_before(cache: Tensor, index: Tensor) -> Tensor:
-    """What stands in `cache` (rows, 1, capacity, width) before position `index[r]` of row r.
+def read_before(cache: Tensor, index: Tensor, count: int = 1) -> Tensor:
+    """The last `count` in `cache` (rows, 1, capacity, width) before position `index[r]` of row r.
 
-    Returns (rows, 1, width), zeros where nothing stands before.
+    Returns (rows, count, width), zeros where nothing stands before.
     """
-    place = (index - 1).clamp(min=0)
+    place = index[:, None] + torch.arange(-count, 0, device=index.device)  # (rows, count)
+    stands = place.clamp(min=0)
     if exporting():
-        places = torch.stack((torch.zeros_like(place), place), dim=1)[:, None]  # (rows, 1, 2)
         stored = torch.onnx.ops.symbolic(
             "GatherND",
-            (cache, places),
+            (cache, torch.stack((torch.zeros_like(stands), stands), dim=2)),
             {"batch_dims": 1},
             dtype=cache.dtype,
-            shape=(cache.shape[0], 1, cache.shape[3]),
+            shape=(cache.shape[0], count, cache.shape[3]),
             version=13,
         )
     else:
-        stored = cache[torch.arange(cache.shape[0], device=cache.device), :, place]
-    return torch.where((index > 0)[:, None, None], stored, torch.zeros_like(stored))
+        stored = cache[torch.arange(cache.shape[0], device=cache.device)[:, None], 0, stands]
+    return torch.where((place >= 0)[:, :, None], stored, torch.zeros_like(stored))
 
 
 def accumulate(log_keep: Tensor, put: Tensor, before: Tensor | None) -> Tensor:

@@ -187,27 +187,32 @@ class Transformer(nn.Module):
             self._add_logits(dims)
         elif dims.head == "classifier":
             if dims.classifier_dense:
-                bias = dims.classifier_bias
-                self.classifier_dense = nn.Linear(dims.width, dims.width, bias=bias)
-                self.classifier_activation = activation(dims.classifier_activation)
+                self._add_classifier_dense(dims)
             self.classifier_out = nn.Linear(dims.width, dims.labels, bias=dims.classifier_dense)
-            if dims.classifier_norm:
-                assert dims.encoder is not None
-                self.classifier_norm = norm(dims.encoder, dims.width)
         elif dims.head in ("tokens", "span"):
+            if dims.token_dense:
+                self._add_classifier_dense(dims)
             self.token_out = nn.Linear(dims.width, dims.labels)
-        elif dims.head == "masked":
-            assert dims.encoder is not None
-            narrow = dims.table_width or dims.width
-            self.masked_dense = nn.Linear(dims.width, narrow)
-            self.masked_activation = activation(dims.classifier_activation)
-            self.masked_norm = norm(dims.encoder, narrow)
+        elif dims.head in ("masked", "sparse"):
+            if dims.classifier_dense:
+                assert dims.encoder is not None
+                narrow = dims.table_width or dims.width
+                self.masked_dense = nn.Linear(dims.width, narrow, bias=dims.classifier_bias)
+                self.masked_activation = activation(dims.classifier_activation)
+                self.masked_norm = norm(dims.encoder, narrow)
             self._add_logits(dims)
         widths = (dims.width, *(each.width for each in dims.dense))
         self.dense = nn.ModuleList(
             nn.Linear(width, each.width, bias=each.bias)
             for width, each in zip(widths, dims.dense, strict=False)
         )
+
+    def _add_classifier_dense(self, dims: Dims) -> None:
+        self.classifier_dense = nn.Linear(dims.width, dims.width, bias=dims.classifier_bias)
+        self.classifier_activation = activation(dims.classifier_activation)
+        if dims.classifier_norm:
+            assert dims.encoder is not None
+            self.classifier_norm = norm(dims.encoder, dims.width)
 
     def _add_logits(self, dims: Dims) -> None:
         if not dims.tied:
@@ -343,11 +348,10 @@ class Transformer(nn.Module):
         """
         encoded = self.encode(source, source_length, token_types)
         if self.dims.head in ("tokens", "span"):
-            return self.token_out(encoded)
-        if self.dims.head == "masked":
-            hidden = self.masked_activation(self.masked_dense(encoded))
-            flat = self.masked_norm(hidden).flatten(0, 1)  # so that a tied table is stored once
-            return self.logits(flat).reshape(*encoded.shape[:2], -1)
+            return self.token_out(self._before_classes(encoded))
+        if self.dims.head in ("masked", "sparse"):
+            logits = self._masked_logits(encoded)
+            return logits if self.dims.head == "masked" else self._weights(logits, source_length)
         if self.dims.late_pooling:
             encoded = self._before_classes(encoded)
         pooled = self._pooled(encoded, source_length)
@@ -355,6 +359,20 @@ class Transformer(nn.Module):
             dense = pooled if self.dims.late_pooling else self._before_classes(pooled)
             return self.classifier_out(dense)
         return self.embedding_of(pooled)
+
+    def _masked_logits(self, encoded: Tensor) -> Tensor:
+        """What may stand in each token's place, (batch, source, vocab)."""
+        hidden = encoded
+        if self.dims.classifier_dense:
+            hidden = self.masked_norm(self.masked_activation(self.masked_dense(encoded)))
+        flat = hidden.flatten(0, 1)  # so that a tied table is stored once
+        return self.logits(flat).reshape(*encoded.shape[:2], -1)
+
+    def _weights(self, logits: Tensor, length: Tensor) -> Tensor:
+        """The largest log(1 + relu) of each token's logits (batch, source, vocab) over a text."""
+        valid = torch.arange(logits.shape[1], device=logits.device) < length[:, None]
+        largest = logits.masked_fill(~valid[:, :, None], float("-inf")).amax(dim=1)
+        return torch.log1p(torch.relu(largest))  # both rise, so the largest stays the largest
 
     def embedding_of(self, pooled: Tensor) -> Tensor:
         """What becomes of pooled states (..., width): products, and the length 1."""
@@ -377,8 +395,9 @@ class Transformer(nn.Module):
         return encoded[:, 0]
 
     def _before_classes(self, x: Tensor) -> Tensor:
-        """A classifier's first product and what follows it, x (..., width)."""
-        if not self.dims.classifier_dense:
+        """A head's first product and what follows it, where it has one, x (..., width)."""
+        dims = self.dims
+        if not (dims.classifier_dense if dims.head == "classifier" else dims.token_dense):
             return x
         x = self.classifier_activation(self.classifier_dense(x))
         return self.classifier_norm(x) if self.dims.classifier_norm else x

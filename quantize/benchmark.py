@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from seq2edge.errors import BackendError
-from seq2edge.evaluation.answers import ModelRequest
+from seq2edge.evaluation.answers import ModelRequest, ids_of
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import AGREEMENT, Metric
 from seq2edge.runtime.model import TOKEN_TASKS, Model
@@ -42,10 +42,7 @@ def model_inputs(model: Model, examples: Sequence[Example]) -> list[Input]:
         shape = (max(BATCHES), *dims.source_shape)
         return list(rng.standard_normal(shape, dtype=np.float32))
     if examples:
-        return [
-            model.encode_text(str(example.input), cut=True, new_tokens=NEW_TOKENS)
-            for example in examples
-        ]
+        return [ids_of(model, example, new_tokens=NEW_TOKENS) for example in examples]
     vocab = dims.source_vocab or dims.vocab
     stack = dims.encoder or dims.decoder
     assert stack is not None
@@ -114,7 +111,16 @@ def _run_greedily(model: Model, group: list[Input], language: str | None = None)
 
 
 def agreements(expected: Any, outputs: Any) -> Iterator[float]:
-    """For each input: the share of tokens before the first difference, or the cosine."""
+    """For each input: the share of tokens before the first difference, or the cosine.
+
+    Of a single number, whose cosine is its sign, what its square error leaves of the variance: the
+    mean over the inputs is the coefficient of determination.
+    """
+    if not isinstance(expected[0], tuple) and np.size(expected[0]) == 1:
+        first, second = (np.ravel(values).astype(np.float64) for values in (expected, outputs))
+        spread = first.var() or np.square(first).mean() or 1.0
+        yield from np.maximum(0, 1 - np.square(first - second) / spread).tolist()
+        return
     for a, b in zip(expected, outputs, strict=True):
         if isinstance(a, tuple):
             same = [x == y for x, y in zip(a, b, strict=True)]

@@ -22,6 +22,7 @@ from seq2edge.bundle import Bundle
 from seq2edge.bundle.engine_info import LAST_POSITIONS, SEGMENTS
 from seq2edge.bundle.manifest import GraphFlavour, Role
 from seq2edge.errors import BackendError, InputError
+from seq2edge.evaluation.answers import ids_of
 from seq2edge.evaluation.examples import Example
 from seq2edge.files.progress import PartProgress
 from seq2edge.runtime.backends.onnxruntime import import_onnxruntime
@@ -172,15 +173,13 @@ def _decode(model: Model, examples: Sequence[Example], language: str | None) -> 
             options = options.replace(decoder_prompt=model.speech_prompt(language, "transcribe"))
         start = model.start_tokens(options)
         options = options.replace(max_length=len(start) + NEW_TOKENS)
-        files = [Path(example.input) for example in examples]
+        files = [Path(str(example.input)) for example in examples]
         generated = model.signal_ids([model.signal(file) for file in files], options)
         for file, sequences in zip(files, generated, strict=True):
             yield Trace(source=file, tokens=(*start, *sequences[0].ids))
         return
     texts = [
-        tuple(
-            model.encode_text(str(example.input), cut=True, new_tokens=NEW_TOKENS, longest=LONGEST)
-        )
+        tuple(ids_of(model, example, new_tokens=NEW_TOKENS, longest=LONGEST))
         for example in examples
     ]
     if model.dims.decoder is None:

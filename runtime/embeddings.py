@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle.manifest import EmbeddingRecord, Manifest
 from seq2edge.errors import InputError
+from seq2edge.runtime.encoders import Text
+
+if TYPE_CHECKING:
+    from seq2edge.runtime.tokenizer import Tokenizer
 
 
-def with_prompt(texts: Sequence[str], record: EmbeddingRecord, prompt: str | None) -> list[str]:
+def with_prompt(texts: Sequence[Text], record: EmbeddingRecord, prompt: str | None) -> list[Text]:
     """The texts behind the prompt of that name; None is the default one, an empty name is none.
 
-    White space around them is taken off, as sentence-transformers does. Raises InputError for a
-    name that the checkpoint does not have.
+    Of a pair the first one is behind it. White space around them is taken off, as
+    sentence-transformers does. Raises InputError for a name that the checkpoint does not have.
     """
     name = record.default_prompt if prompt is None else prompt
     if name and name not in record.prompts:
         known = ", ".join(record.prompts) or "none"
         raise InputError(f"prompt: {name!r} is unknown, this model has: {known}")
     before = record.prompts[name] if name else ""
-    return [(before + text).strip() for text in texts]
+    return [
+        (before + text).strip()
+        if isinstance(text, str)
+        else ((before + text[0]).strip(), text[1].strip())
+        for text in texts
+    ]
+
+
+def weights_of(
+    tokenizer: Tokenizer, weights: NDArray[np.float32], top: int | None
+) -> dict[str, float]:
+    """The tokens of a sparse embedding (vocab,), at most `top` of them, largest first.
+
+    Rows of the vocabulary that are no token stand for nothing.
+    """
+    order = np.argsort(-weights, kind="stable")[: np.count_nonzero(weights)].tolist()
+    named = ((tokenizer.token(i), float(weights[i])) for i in order)
+    return dict(itertools.islice((pair for pair in named if pair[0]), top))
 
 
 def first_values(

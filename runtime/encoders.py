@@ -42,7 +42,9 @@ def pool_each(
     return pooled
 
 
-def rerank(model: Model, query: str, texts: Sequence[str], batch: int) -> list[Ranked]:
+def rerank(
+    model: Model, query: str, texts: Sequence[str], instruction: str | None, batch: int
+) -> list[Ranked]:
     """See `Model.rerank`."""
     labels = model.bundle.manifest.labels
     if len(labels) != 1:
@@ -50,7 +52,7 @@ def rerank(model: Model, query: str, texts: Sequence[str], batch: int) -> list[R
             f"{model.bundle.path}: tells {len(labels)} labels apart, a reranker gives one score; "
             "classify pairs with it"
         )
-    read = [model.read_text((query, text)) for text in texts]
+    read = [model.read_text((query, text), instruction=instruction) for text in texts]
     logits = np.array([values[0] for values in pool_each(model, read, batch)], dtype=np.float32)
     plain = model.bundle.manifest.relevance == "plain"
     scores = logits if plain else probabilities(logits, "multi_label")

@@ -37,7 +37,9 @@ def fill(model: Model, text: str, top_k: int) -> list[list[Filling]]:
     masked = tokenizer.token_id(mask) if mask is not None else -1
     places = [place for place, i in enumerate(read.ids) if i == masked]
     if not places:
-        raise InputError(f"fill: {text!r:.60} has no {mask or 'mask, the tokenizer knows none'}")
+        if mask is None:
+            raise InputError("fill: the tokenizer has no mask, give token ids to token_logits")
+        raise InputError(f"fill: {text!r:.60} has no {mask}; write it where a word is missing")
     (logits,) = pool_each(model, [read])
     fillings = []
     for place, scores in zip(places, probabilities(logits[places], "single_label"), strict=True):

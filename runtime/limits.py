@@ -76,12 +76,16 @@ class Limits:
                 f"{limit}; shorten it, or load the model with cut (--cut)"
             )
 
-    def check_text(self, ids: Sequence[int]) -> None:
-        """Raise InputError for a text with more tokens than `longest`."""
-        if self.longest is not None and len(ids) > self.longest:
+    def check_text(self, ids: Sequence[int], text: object) -> None:
+        """Raise InputError for a text that an encoder-only model cannot read whole."""
+        if self.dims.encoder is None or self.dims.decoder is not None:
+            return
+        limit = self.longest or self.dims.encoder.max_positions
+        if limit and len(ids) > limit:
+            allows = "the checkpoint's tokenizer allows" if self.longest else "the model takes"
             raise InputError(
-                f"text: {len(ids)} tokens, the checkpoint's tokenizer allows {self.longest}; "
-                "shorten it, or load the model with cut (--cut)"
+                f"text {text!r:.60}: {len(ids)} tokens, {allows} {limit}; shorten it, or load the "
+                "model with cut (--cut)"
             )
 
     def check_options(self, options: DecodeOptions) -> None:

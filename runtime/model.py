@@ -23,7 +23,7 @@ from seq2edge.bundle.manifest import EmbeddingRecord
 from seq2edge.bundle.shortlist import read_shortlist
 from seq2edge.errors import InputError, OptionError
 from seq2edge.runtime.backend import Backend, Features, Memory, open_backend
-from seq2edge.runtime.embeddings import first_values, with_prompt
+from seq2edge.runtime.embeddings import first_values, weights_of, with_prompt
 from seq2edge.runtime.encoders import BATCH, Ranked, Text, rerank
 from seq2edge.runtime.likelihood import probabilities
 from seq2edge.runtime.limits import Limits
@@ -441,15 +441,24 @@ class Model:
     def _scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         return probabilities(logits, self.bundle.manifest.problem)
 
-    def rerank(self, query: str, texts: Sequence[str], *, batch: int = BATCH) -> list[Ranked]:
+    def rerank(
+        self,
+        query: str,
+        texts: Sequence[str],
+        *,
+        instruction: str | None = None,
+        batch: int = BATCH,
+    ) -> list[Ranked]:
         """The texts with how well each answers the query, best first; `batch` pairs at a time.
 
         For classifiers of pairs with one label. The score is the sigmoid of its logit, as
         sentence-transformers' CrossEncoder gives it, or the logit where the checkpoint says so.
+        `instruction` tells a reranker that is a language model what counts, by default what its
+        checkpoint says.
         """
         _refuse_one_string(texts)
         self._require("classify")
-        return rerank(self, query, texts, batch)
+        return rerank(self, query, texts, instruction, batch)
 
     def tag(
         self,
@@ -526,50 +535,112 @@ class Model:
         return self._limits.text_positions(0)
 
     def embed(
-        self, texts: Sequence[str], *, prompt: str | None = None, dimensions: int | None = None
+        self, texts: Sequence[Text], *, prompt: str | None = None, dimensions: int | None = None
     ) -> NDArray[np.float32]:
-        """Sentence embeddings, (batch, width), as the checkpoint's folder says.
+        """Embeddings of texts, or of pairs read as one, (batch, width), as the folder says.
 
         `prompt` names one of its prompts (`bundle.manifest.embedding`), by default its own default;
         an empty name is none. Texts longer than it takes are cut, with a warning. `dimensions`
         keeps the first values alone, of unit length where all have it.
         """
-        _refuse_one_string(texts)
         self._require("embed")
+        read = self._read_to_embed(texts, prompt)
+        if not read:
+            return self.embed_ids([], dimensions=dimensions)
+        return first_values(self.pool(read), self.bundle.manifest, dimensions)
+
+    def weigh(
+        self, texts: Sequence[Text], *, prompt: str | None = None, top: int | None = None
+    ) -> list[dict[str, float]]:
+        """Of each text the vocabulary's tokens that it is about, with their weights, largest first.
+
+        For models that were exported with the task weigh (SPLADE's sparse embeddings). `top` keeps
+        so many tokens, by default what the checkpoint says; `prompt` and long texts are as in
+        `embed`.
+        """
+        self._require("weigh")
+        record = self.bundle.manifest.embedding
+        kept = top if top is not None or record is None else record.dimensions
+        if kept is not None and kept < 1:
+            raise OptionError(f"top: {kept}, needs 1 or more")
+        read = self._read_to_embed(texts, prompt)
+        if not read:
+            return []
+        return [weights_of(self.tokenizer, weights, kept) for weights in self.pool(read)]
+
+    def _read_to_embed(self, texts: Sequence[Text], prompt: str | None) -> list[EncodedText]:
+        """Texts behind a prompt, cut to what the checkpoint takes, with a warning."""
+        _refuse_one_string(texts)
         record, longest = self.bundle.manifest.embedding or EmbeddingRecord(), None
         if self.bundle.manifest.embedding or prompt:
             texts, longest = with_prompt(texts, record, prompt), record.longest
         before = self.tokenizer.shortened if longest else 0
-        ids = [self.encode_text(text, longest=longest) for text in texts]
+        read = [self.read_text(text, longest=longest) for text in texts]
         if longest and self.tokenizer.shortened > before and not self._cut:
             warnings.warn(
                 f"embed: cut texts to {longest} tokens, as the checkpoint says; "
                 "model.tokenizer.shortened counts them",
-                stacklevel=2,
+                stacklevel=3,
             )
-        return self.embed_ids(ids, dimensions=dimensions)
+        return read
 
     def embed_ids(
         self, sources: Sequence[Ids], *, dimensions: int | None = None
     ) -> NDArray[np.float32]:
-        """Sentence embeddings of token ids, (batch, width); see `embed`."""
-        self._require("embed")
+        """Sentence embeddings of token ids, (batch, width); see `embed`.
+
+        Of a model that weighs the weights of the whole vocabulary, (batch, vocab).
+        """
+        if self.bundle.manifest.task != "weigh":
+            self._require("embed")
         vectors = np.empty((0, self.dims.embedding_width), dtype=np.float32)
         vectors = self._pool(sources) if sources else vectors
         return first_values(vectors, self.bundle.manifest, dimensions)
 
-    def read_text(self, text: Text) -> EncodedText:
+    def read_text(
+        self,
+        text: Text,
+        *,
+        instruction: str | None = None,
+        cut: bool | None = None,
+        longest: int | None = None,
+    ) -> EncodedText:
         """A text or a pair as an encoder reads it, with where each of its tokens comes from.
 
-        Of a model that was loaded with `cut` as much as it has positions for, see `encode_text`.
+        With `cut`, by default as the model was loaded, as much as it has positions for, and no more
+        than `longest` ids: see `encode_text`. A reranker that is a language model reads a pair as
+        its prompt, with the `instruction`.
         """
         if not isinstance(text, str) and len(text) != 2:
             raise InputError(f"input: {text!r:.60} is neither a text nor a pair of texts")
         first, second = (text, None) if isinstance(text, str) else text
-        longest = self.text_positions if self._cut else None
-        encoded = self.tokenizer.encode_texts(first, second, longest=longest)
-        self._limits.check_text(encoded.ids)
+        limits = [longest]
+        if self._cut if cut is None else cut:
+            limits.append(self.text_positions)
+        longest = min((limit for limit in limits if limit is not None), default=None)
+        if self.bundle.manifest.reranking is not None:
+            encoded = self._prompted(first, second, instruction, longest)
+        elif instruction is not None:
+            raise InputError(f"instruction: {self.bundle.path} takes none, it reads pairs alone")
+        else:
+            encoded = self.tokenizer.encode_texts(first, second, longest=longest)
+        self._limits.check_text(encoded.ids, text)
         return encoded
+
+    def _prompted(
+        self, query: str, text: str | None, instruction: str | None, longest: int | None
+    ) -> EncodedText:
+        record = self.bundle.manifest.reranking
+        assert record is not None
+        if text is None:
+            raise InputError(f"{self.bundle.path}: reads a query and a text; give pairs, or rerank")
+        instruction = record.instruction if instruction is None else instruction
+        messages = [{"role": "query", "content": query}, {"role": "document", "content": text}]
+        if instruction:
+            messages.insert(0, {"role": "system", "content": instruction})
+        return self.tokenizer.encode_chat(
+            messages, generation_prompt=record.generation_prompt, longest=longest
+        )
 
     def pool(self, texts: Sequence[EncodedText]) -> NDArray[np.float32]:
         """What an encoder-only model gives for texts, as one batch: see `Backend.pool`."""
@@ -602,7 +673,7 @@ class Model:
             target_language=target_language,
             longest=min((limit for limit in limits if limit is not None), default=None),
         )
-        self._limits.check_text(ids)
+        self._limits.check_text(ids, text)
         return ids
 
     def with_target_language(self, options: DecodeOptions, language: str | None) -> DecodeOptions:

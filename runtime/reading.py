@@ -50,6 +50,8 @@ def answer(
         if value < 1:
             raise OptionError(f"{name}: {value}, needs 1 or more")
     positions = model.text_positions
+    if window is not None and positions is not None and window > positions:
+        raise OptionError(f"window: {window} tokens, the model takes {positions}")
     size = window if window is not None else min(WINDOW, positions or WINDOW)
     shared = overlap if overlap is not None else min(size // 2, OVERLAP)
     windows = list(model.tokenizer.windows(question, context, longest=size, overlap=shared))

@@ -101,6 +101,39 @@ class Tokenizer:
             self._count_cut()
         return encoded
 
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        generation_prompt: bool = True,
+        longest: int | None = None,
+    ) -> EncodedText:
+        """A chat as its template writes it, and where each token comes from in that.
+
+        `longest` bounds the ids: the last message loses its last tokens, which is counted. Raises
+        what `render_chat` does, and InputError where what stands around it alone is longer.
+        """
+        prompt = self.render_chat(messages, add_generation_prompt=generation_prompt)
+        encoded, _ = self._encoded(prompt, special_tokens=False, longest=None)
+        if longest is None or len(encoded.ids) <= longest:
+            return encoded
+        last = messages[-1]["content"].strip()
+        begin = prompt.rfind(last)
+        within = [
+            i
+            for i, (start, end) in enumerate(encoded.spans)
+            if begin <= start < end <= begin + len(last)
+        ]
+        spare = len(encoded.ids) - longest
+        if begin < 0 or spare > len(within):
+            raise InputError(
+                f"text: {len(encoded.ids)} tokens, {longest} are allowed; the prompt around it has "
+                f"{len(encoded.ids) - len(within)}, shorten the query"
+            )
+        self._count_cut()
+        cut = set(within[len(within) - spare :])
+        return encoded.only(i for i in range(len(encoded.ids)) if i not in cut)
+
     def windows(
         self, first: str, second: str | None = None, *, longest: int, overlap: int
     ) -> Iterator[EncodedText]:
@@ -117,7 +150,8 @@ class Tokenizer:
         if room <= overlap:
             what = f"{first!r:.60} takes" if second is not None else "what stands around it takes"
             raise InputError(
-                f"text: {what} {rest} of {longest} tokens, the rest must be more than {overlap}"
+                f"text: {what} {rest} of the {longest} tokens that are read at a time, and parts "
+                f"share {overlap}: nothing is left; shorten it, or let them share fewer (--overlap)"
             )
         for start in range(0, max(1, len(places) - overlap), room - overlap):
             part = set(places[start : start + room])

@@ -42,6 +42,7 @@ FAMILIES = {
     "olmo3": "llama:OLMO3",
     "stablelm": "llama:STABLELM",
     "starcoder2": "llama:STARCODER2",
+    "lfm2": "lfm2:LFM2",
     "gemma": "gemma:GEMMA",
     "gemma2": "gemma:GEMMA2",
     "gemma3_text": "gemma:GEMMA3",

@@ -16,13 +16,11 @@ from seq2edge.checkpoints.families.family import (
     Family,
     Names,
     WeightMapping,
-    count_labels,
-    embedding_head,
     encoder_task,
     linear,
     norm,
 )
-from seq2edge.errors import UnsupportedError
+from seq2edge.checkpoints.families.heads import Heads, head_dims, head_weights
 from seq2edge.model.dims import Dims, StackDims
 
 
@@ -38,43 +36,11 @@ class Layout:
     up: str
     down: str
     feedforward_norm: str
-    classifier: tuple[str, str]  # dense, out
-    classifier_activation: str
-    masked: tuple[str, str, str, str] | None = None  # dense, norm, whose the bias is, out
-    masked_activation: str = ""  # where it is not the layers'
+    heads: Heads
     padded_positions: bool = False  # the first token stands at the padding id + 1
     widen: str = ""  # the product behind narrow embeddings, in families that may have them
     shared_layers: bool = False  # one layer's weights serve all
     relative_buckets: int = 0  # of a bias that all layers share, as T5's
-
-
-def _head(config: Config, layout: Layout) -> dict[str, object]:
-    """A classifier where the architecture is one, else a pooled embedding."""
-    task = encoder_task(config)
-    if task == "classify":
-        activation = layout.classifier_activation
-        return {
-            "head": "classifier",
-            "labels": count_labels(config),
-            "classifier_activation": activation,
-            "pooling": "first",
-        }
-    if task == "tag":
-        return {"head": "tokens", "labels": count_labels(config)}
-    if task == "answer":
-        if count_labels(config) != 2:
-            raise UnsupportedError("config.json: num_labels of a model that answers must be 2")
-        return {"head": "span", "labels": 2}
-    if task == "fill":
-        if layout.masked is None:
-            raise UnsupportedError("task 'fill': the head of this family is not supported")
-        return {
-            "head": "masked",
-            "tied": bool(config.get("tie_word_embeddings", True)),
-            "logits_bias": True,
-            "classifier_activation": layout.masked_activation or _activation(config),
-        }
-    return embedding_head(config)
 
 
 def _activation(config: Config) -> str:
@@ -115,6 +81,7 @@ def bert_dims(layout: Layout, config: Config, names: Names) -> Dims:
         attention_scale=(width // heads) ** -0.5,
     )
     prefix = prefix_of(layout, names)
+    head = head_dims(layout.heads, config, encoder_task(config), activation=stack.activation)
     narrow = config.size("embedding_size", 128) if layout.widen else 0
     types = f"{prefix}embeddings.token_type_embeddings.weight" in names
     return Dims(
@@ -123,7 +90,7 @@ def bert_dims(layout: Layout, config: Config, names: Names) -> Dims:
         encoder=stack,
         table_width=narrow if f"{prefix}{layout.widen}.weight" in names else 0,
         token_types=config.size("type_vocab_size", 2) if types else 0,
-        **{"tied": False, **_head(config, layout)},  # type: ignore[arg-type]
+        **{"tied": False, **head},
     )
 
 
@@ -157,7 +124,7 @@ def bert_weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMap
             sources=(f"{prefix}embeddings.position_embeddings.weight",),
             skip_rows=stack.position_offset,
         )
-    yield from _norm("encoder.embedding_norm", f"{prefix}embeddings.LayerNorm", names)
+    yield from norm("encoder.embedding_norm", f"{prefix}embeddings.LayerNorm", names)
     if dims.table_width:
         yield from linear("encoder.widen", f"{prefix}{layout.widen}")
     if stack.relative_buckets:
@@ -165,45 +132,16 @@ def bert_weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMap
         yield WeightMapping(target="encoder.relative.weight", sources=(bias,))
     for i in range(1 if stack.shared_layers else stack.layers):
         yield from _layer(f"encoder.layers.{i}", prefix + layout.layer.format(i), layout, names)
-    yield from _head_weights(layout, dims, names)
-
-
-def _head_weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping]:
-    if dims.head == "classifier":
-        prefix = prefix_of(layout, names)
-        dense, out = (name.format(prefix) for name in layout.classifier)
-        yield from linear("classifier_dense", dense)
-        yield from linear("classifier_out", out)
-    elif dims.head in ("tokens", "span"):
-        yield from linear("token_out", "classifier" if dims.head == "tokens" else "qa_outputs")
-    elif dims.head == "masked":
-        assert layout.masked is not None
-        dense, normed, owner, out = layout.masked
-        yield from linear("masked_dense", dense)
-        yield from _norm("masked_norm", normed, names)
-        biases = (f"{owner}.bias", f"{out}.bias")  # one, but where nothing is tied
-        order = biases if dims.tied else biases[::-1]
-        bias = next((name for name in order if name in names), biases[0])
-        yield WeightMapping(target="logits_bias", sources=(bias,))
-        if not dims.tied:
-            yield WeightMapping(target="lm_head.weight", sources=(f"{out}.weight",))
-
-
-def _norm(target: str, source: str, names: Names) -> Iterator[WeightMapping]:
-    """Checkpoints converted from TensorFlow call weight and bias gamma and beta."""
-    if f"{source}.gamma" not in names:
-        return norm(target, source)
-    parts = (("weight", "gamma"), ("bias", "beta"))
-    return iter(WeightMapping(target=f"{target}.{o}", sources=(f"{source}.{t}",)) for o, t in parts)
+    yield from head_weights(layout.heads, dims, names, prefix)
 
 
 def _layer(ours: str, theirs: str, layout: Layout, names: Names) -> Iterator[WeightMapping]:
     yield from linear(f"{ours}.attention.qkv", *(f"{theirs}.{part}" for part in layout.qkv))
     yield from linear(f"{ours}.attention.out", f"{theirs}.{layout.out}")
-    yield from _norm(f"{ours}.attention_norm", f"{theirs}.{layout.attention_norm}", names)
+    yield from norm(f"{ours}.attention_norm", f"{theirs}.{layout.attention_norm}", names)
     yield from linear(f"{ours}.feedforward.up", f"{theirs}.{layout.up}")
     yield from linear(f"{ours}.feedforward.down", f"{theirs}.{layout.down}")
-    yield from _norm(f"{ours}.feedforward_norm", f"{theirs}.{layout.feedforward_norm}", names)
+    yield from norm(f"{ours}.feedforward_norm", f"{theirs}.{layout.feedforward_norm}", names)
 
 
 def bert_family(
@@ -240,23 +178,28 @@ BERT_LAYOUT = Layout(
     up="intermediate.dense",
     down="output.dense",
     feedforward_norm="output.LayerNorm",
-    classifier=("{}pooler.dense", "classifier"),
-    classifier_activation="tanh",
-    masked=(
-        "cls.predictions.transform.dense",
-        "cls.predictions.transform.LayerNorm",
-        "cls.predictions",
-        "cls.predictions.decoder",
+    heads=Heads(
+        classifier=("{}pooler.dense", "classifier"),
+        classifier_activation="tanh",
+        masked=(
+            "cls.predictions.transform.dense",
+            "cls.predictions.transform.LayerNorm",
+            "cls.predictions",
+            "cls.predictions.decoder",
+        ),
     ),
 )
 BERT = bert_family("bert", "Bert", BERT_LAYOUT)
 _ROBERTA = dataclasses.replace(
     BERT_LAYOUT,
     prefix="roberta.",
-    classifier=("classifier.dense", "classifier.out_proj"),
     padded_positions=True,
-    masked=("lm_head.dense", "lm_head.layer_norm", "lm_head", "lm_head.decoder"),
-    masked_activation="gelu",
+    heads=Heads(
+        classifier=("classifier.dense", "classifier.out_proj"),
+        classifier_activation="tanh",
+        masked=("lm_head.dense", "lm_head.layer_norm", "lm_head", "lm_head.decoder"),
+        masked_activation="gelu",
+    ),
 )
 ROBERTA = bert_family("roberta", "Roberta", _ROBERTA)
 XLM_ROBERTA = bert_family("xlm-roberta", "XLMRoberta", _ROBERTA)
@@ -273,8 +216,10 @@ DISTILBERT = bert_family(
         up="ffn.lin1",
         down="ffn.lin2",
         feedforward_norm="output_layer_norm",
-        classifier=("pre_classifier", "classifier"),
-        classifier_activation="relu",
-        masked=("vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector"),
+        heads=Heads(
+            classifier=("pre_classifier", "classifier"),
+            classifier_activation="relu",
+            masked=("vocab_transform", "vocab_layer_norm", "vocab_projector", "vocab_projector"),
+        ),
     ),
 )

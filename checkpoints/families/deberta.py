@@ -148,8 +148,9 @@ _LAYOUT = dataclasses.replace(
     BERT_LAYOUT,
     prefix="deberta.",
     qkv=("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
-    classifier=("pooler.dense", "classifier"),
-    classifier_activation="gelu",
+    heads=dataclasses.replace(
+        BERT_LAYOUT.heads, classifier=("pooler.dense", "classifier"), classifier_activation="gelu"
+    ),
 )
 _FIRST_LAYOUT = dataclasses.replace(_LAYOUT, qkv=("attention.self.in_proj",))
 DEBERTA = dataclasses.replace(

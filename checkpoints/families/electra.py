@@ -9,6 +9,7 @@ import dataclasses
 
 from seq2edge.checkpoints.families.bert import BERT_LAYOUT, Layout, bert_dims, bert_family
 from seq2edge.checkpoints.families.family import Config, Names
+from seq2edge.checkpoints.families.heads import Heads
 from seq2edge.model.dims import Dims
 
 
@@ -46,16 +47,18 @@ ELECTRA = bert_family(
     dataclasses.replace(
         BERT_LAYOUT,
         prefix="electra.",
-        classifier=("classifier.dense", "classifier.out_proj"),
-        classifier_activation="gelu",
         widen="embeddings_project",
-        masked=(
-            "generator_predictions.dense",
-            "generator_predictions.LayerNorm",
-            "generator_lm_head",
-            "generator_lm_head",
+        heads=Heads(
+            classifier=("classifier.dense", "classifier.out_proj"),
+            classifier_activation="gelu",
+            masked=(
+                "generator_predictions.dense",
+                "generator_predictions.LayerNorm",
+                "generator_lm_head",
+                "generator_lm_head",
+            ),
+            masked_activation="gelu",
         ),
-        masked_activation="gelu",
     ),
     _electra_dims,
 )
@@ -71,11 +74,18 @@ ALBERT = bert_family(
         up="ffn",
         down="ffn_output",
         feedforward_norm="full_layer_layer_norm",
-        classifier=("{}pooler", "classifier"),
-        classifier_activation="tanh",
         widen="encoder.embedding_hidden_mapping_in",
         shared_layers=True,
-        masked=("predictions.dense", "predictions.LayerNorm", "predictions", "predictions.decoder"),
+        heads=Heads(
+            classifier=("{}pooler", "classifier"),
+            classifier_activation="tanh",
+            masked=(
+                "predictions.dense",
+                "predictions.LayerNorm",
+                "predictions",
+                "predictions.decoder",
+            ),
+        ),
     ),
     _albert_dims,
 )
@@ -88,11 +98,14 @@ MPNET = bert_family(
         qkv=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
         out="attention.attn.o",
         attention_norm="attention.LayerNorm",
-        classifier=("classifier.dense", "classifier.out_proj"),
         padded_positions=True,
         relative_buckets=32,
-        masked=("lm_head.dense", "lm_head.layer_norm", "lm_head", "lm_head.decoder"),
-        masked_activation="gelu",
+        heads=Heads(
+            classifier=("classifier.dense", "classifier.out_proj"),
+            classifier_activation="tanh",
+            masked=("lm_head.dense", "lm_head.layer_norm", "lm_head", "lm_head.decoder"),
+            masked_activation="gelu",
+        ),
     ),
     _mpnet_dims,
 )

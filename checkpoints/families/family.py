@@ -146,7 +146,7 @@ def decoder_task(config: Config) -> str:
     Raises UnsupportedError for a task that its class has no head for.
     """
     architecture = str((config.get("architectures") or [""])[0])
-    made_for = "classify" if architecture.endswith("ForSequenceClassification") else "generate"
+    made_for = _made_for(architecture, "generate")
     bare = architecture.endswith("Model") and not architecture.endswith("LMHeadModel")
     embeds = config.get("pooling") is not None or bare or config.task == "embed"
     if made_for == "generate" and embeds:
@@ -162,19 +162,25 @@ def encoder_task(config: Config) -> str:
     UnsupportedError where the choice is missing, and for a task that there is no head for.
     """
     architecture = str((config.get("architectures") or [""])[0])
-    tasks = (task for end, task in HEAD_TASKS.items() if architecture.endswith(end))
-    made_for = next(tasks, "embed")
-    if config.get("pooling") is not None:
-        made_for = "embed"
+    made_for = _made_for(architecture, "embed")
+    pooling = config.get("pooling")
+    if pooling is not None:
+        made_for = "weigh" if pooling == "sparse" and made_for == "fill" else "embed"
     if made_for == "fill":
         chosen = config.task or config.default_task
         if chosen is None:
             raise UnsupportedError(
-                f"config.json: {architecture} may do two things, its head fills masked words: "
-                "choose --task fill or --task embed"
+                f"config.json: {architecture} may do several things, its head fills masked words: "
+                "choose --task fill or --task embed, or --task weigh for SPLADE"
             )
-        made_for = "embed" if chosen == "embed" else made_for
+        made_for = chosen if chosen in ("embed", "weigh") else made_for
     return _asked(config, architecture, made_for)
+
+
+def _made_for(architecture: str, otherwise: str) -> str:
+    """What the end of a class's name says."""
+    tasks = (task for end, task in HEAD_TASKS.items() if architecture.endswith(end))
+    return next(tasks, otherwise)
 
 
 def _asked(config: Config, architecture: str, made_for: str) -> str:
@@ -256,6 +262,11 @@ def linear(target: str, *sources: str, bias: bool = True) -> Iterator[WeightMapp
         )
 
 
-def norm(target: str, source: str, *, bias: bool = True) -> Iterator[WeightMapping]:
-    """A normalization's weight and bias."""
-    return linear(target, source, bias=bias)
+def norm(
+    target: str, source: str, names: Names = frozenset(), *, bias: bool = True
+) -> Iterator[WeightMapping]:
+    """A normalization's weight and bias; TensorFlow's `names` of them are gamma and beta."""
+    if f"{source}.gamma" not in names:
+        return linear(target, source, bias=bias)
+    parts = (("weight", "gamma"), ("bias", "beta"))
+    return iter(WeightMapping(target=f"{target}.{o}", sources=(f"{source}.{t}",)) for o, t in parts)

@@ -11,15 +11,18 @@ from typing import Any
 
 from torch import Tensor
 
-from seq2edge.checkpoints.families.family import Config, Names, embedding_head
+from seq2edge.checkpoints.families.family import Config, Names, decoder_task
 from seq2edge.checkpoints.families.llama import (
     AROUND,
+    CLASSES,
+    TOKENS,
     Scales,
     Traits,
     decoder_family,
     family_dims,
     family_weights,
     stack_dims,
+    text_dims,
 )
 from seq2edge.model.dims import Dims
 
@@ -69,6 +72,7 @@ _GEMMA: dict[str, Any] = {
 GEMMA = decoder_family(
     "gemma",
     "Gemma",
+    classes=(CLASSES, TOKENS),
     **_GEMMA,
     activation=_first_activation,
     scales=_first_scales,
@@ -82,7 +86,7 @@ SECOND: dict[str, Any] = {
     "scales": second_scales,
     "required": {"use_bidirectional_attention": False, "hidden_act": "gelu_pytorch_tanh"},
 }
-GEMMA2 = decoder_family("gemma2", "Gemma2", **SECOND)
+GEMMA2 = decoder_family("gemma2", "Gemma2", classes=(CLASSES, TOKENS), **SECOND)
 _THIRD = Traits(
     **_GEMMA,
     theta=1e6,
@@ -103,19 +107,14 @@ def _third_dims(config: Config, names: Names) -> Dims:
     stack = stack_dims(_THIRD, config)
     # Half the window's tokens on either side.
     windows = tuple(window and window // 2 + 1 for window in stack.layer_windows)
-    config.ignore("tie_word_embeddings")
-    return Dims(
-        width=config.size("hidden_size"),
-        vocab=config.size("vocab_size"),
-        encoder=dataclasses.replace(stack, windows=windows),
-        tied=False,
-        **embedding_head(config),
-    )
+    task = decoder_task(config)
+    task = "embed" if task == "generate" else task
+    return text_dims(config, dataclasses.replace(stack, windows=windows), task, "mean")
 
 
 GEMMA3 = dataclasses.replace(
     decoder_family("gemma3_text", "Gemma3"),
-    architectures=("Gemma3ForCausalLM", "Gemma3TextModel"),
+    architectures=("Gemma3ForCausalLM", "Gemma3TextModel", f"Gemma3Text{CLASSES}"),
     dims=_third_dims,
     weights=functools.partial(family_weights, _THIRD),
 )

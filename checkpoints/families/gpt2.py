@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
-from seq2edge.checkpoints.families.family import Config, Family, Names, WeightMapping, norm
+from seq2edge.checkpoints.families.family import (
+    HEAD_TASKS,
+    Config,
+    Family,
+    Names,
+    WeightMapping,
+    decoder_task,
+    norm,
+)
+from seq2edge.checkpoints.families.heads import Heads, head_dims, head_weights
 from seq2edge.model.dims import Dims, StackDims
+
+HEADS = Heads(classifier=("score",))
 
 
 def decoder_stack(config: Config) -> StackDims:
@@ -32,8 +44,17 @@ def decoder_stack(config: Config) -> StackDims:
 def _dims(config: Config, names: Names) -> Dims:
     """The sizes that a config.json says."""
     del names
-    stack = decoder_stack(config)
-    return Dims(width=config.size("n_embd"), vocab=config.size("vocab_size"), decoder=stack)
+    stack, width = decoder_stack(config), config.size("n_embd")
+    task, vocab = decoder_task(config), config.size("vocab_size")
+    if task == "generate":
+        return Dims(width=width, vocab=vocab, decoder=stack)
+    return Dims(
+        width=width,
+        vocab=vocab,
+        encoder=dataclasses.replace(stack, causal=True),
+        tied=False,
+        **head_dims(HEADS, config, task, classifier_pooling="last", pooling="last"),
+    )
 
 
 def _convolution(target: str, source: str) -> Iterator[WeightMapping]:
@@ -44,23 +65,26 @@ def _convolution(target: str, source: str) -> Iterator[WeightMapping]:
 
 def _weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
     """Every parameter, and the tensor it is."""
-    assert dims.decoder is not None
+    stack = dims.decoder or dims.encoder
+    assert stack is not None
     prefix = "transformer." if "transformer.wte.weight" in names else ""
-    yield from decoder_weights(dims.decoder, prefix)
+    side = "encoder" if dims.decoder is None else "decoder"
+    yield from layer_weights(side, stack, prefix)
+    yield from head_weights(HEADS, dims, names)
 
 
-def decoder_weights(
-    stack: StackDims, prefix: str, *, cross: bool = False
+def layer_weights(
+    side: str, stack: StackDims, prefix: str, *, cross: bool = False
 ) -> Iterator[WeightMapping]:
     """Embedding and layers below a prefix; with `cross` they attend to an encoder.
 
     GPT-2 stores its products transposed.
     """
     yield WeightMapping(target="embedding.weight", sources=(f"{prefix}wte.weight",))
-    yield WeightMapping(target="decoder.positions.weight", sources=(f"{prefix}wpe.weight",))
-    yield from norm("decoder.final_norm", f"{prefix}ln_f")
+    yield WeightMapping(target=f"{side}.positions.weight", sources=(f"{prefix}wpe.weight",))
+    yield from norm(f"{side}.final_norm", f"{prefix}ln_f")
     for i in range(stack.layers):
-        ours, theirs = f"decoder.layers.{i}", f"{prefix}h.{i}"
+        ours, theirs = f"{side}.layers.{i}", f"{prefix}h.{i}"
         yield from _convolution(f"{ours}.attention.qkv", f"{theirs}.attn.c_attn")
         yield from _convolution(f"{ours}.attention.out", f"{theirs}.attn.c_proj")
         yield from norm(f"{ours}.attention_norm", f"{theirs}.ln_1")
@@ -76,12 +100,17 @@ def decoder_weights(
 
 GPT2 = Family(
     name="gpt2",
-    architectures=("GPT2LMHeadModel",),
+    architectures=(
+        "GPT2LMHeadModel",
+        "GPT2Model",
+        *(f"GPT2{end}" for end, task in HEAD_TASKS.items() if task != "fill"),
+    ),
     dims=_dims,
     weights=_weights,
     aliases={
         "transformer.wte.weight": ("lm_head.weight",),
         "wte.weight": ("lm_head.weight",),
     },
+    unused=(r"lm_head\.weight",),
     ignored=(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)",),  # causal masks
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seq2edge.checkpoints.families.llama import decoder_family
+from seq2edge.checkpoints.families.llama import CLASSES, TOKENS, decoder_family
 from seq2edge.model.dims import StackDims
 
 
@@ -26,6 +26,7 @@ def _in_halves(stack: StackDims, qkv: Tensor) -> Tensor:
 ERNIE = decoder_family(
     "ernie4_5",
     "Ernie4_5",
+    classes=(),
     theta=500000.0,
     epsilon=("rms_norm_eps", 1e-5),
     biases=("use_bias", "use_bias", "use_bias"),
@@ -34,6 +35,7 @@ ERNIE = decoder_family(
 GLM = decoder_family(
     "glm",
     "Glm",
+    classes=(CLASSES, TOKENS),
     part=0.5,
     epsilon=("rms_norm_eps", 1.5625e-7),
     biases=("attention_bias", False, False),

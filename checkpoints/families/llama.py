@@ -10,22 +10,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from seq2edge.checkpoints.families.family import (
+    HEAD_TASKS,
     Config,
     Family,
     Names,
     WeightMapping,
-    count_labels,
     decoder_task,
-    embedding_head,
     linear,
     norm,
 )
+from seq2edge.checkpoints.families.heads import Heads, head_dims, head_weights
 from seq2edge.checkpoints.families.rotary import FULL, WINDOWED, read_rotary
 from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import Dims, StackDims
@@ -42,6 +42,8 @@ AROUND = {
     **BEHIND,
 }
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+HEADS = Heads(classifier=("score",), tokens="score")
+CLASSES, TOKENS, SPAN = (end for end, task in HEAD_TASKS.items() if task != "fill")
 GATE_UP = ("mlp.gate_proj", "mlp.up_proj")
 Scales = Mapping[str, float]
 
@@ -73,6 +75,7 @@ class Traits:
     final_norm: str = "model.norm"
     head: str = "lm_head"
     head_bias: bool = False
+    heads: Heads = HEADS
     qkv: tuple[str, ...] = QKV
     qkv_transform: Callable[[StackDims, Tensor], Tensor] | None = None
     out: str = "self_attn.o_proj"
@@ -178,7 +181,7 @@ def family_dims(traits: Traits, config: Config, names: Names) -> Dims:
     config = config.renamed(traits.keys)
     task = decoder_task(config)
     if task != "generate":
-        return _text_dims(config, stack, task)
+        return text_dims(config, dataclasses.replace(stack, causal=True), task)
     tied = bool(config.get("tie_word_embeddings", f"{traits.head}.weight" not in names))
     scales = traits.scales(config, stack.head_dim)
     return Dims(
@@ -192,19 +195,18 @@ def family_dims(traits: Traits, config: Config, names: Names) -> Dims:
     )
 
 
-def _text_dims(config: Config, stack: StackDims, task: str) -> Dims:
-    """Of a decoder's layers under a head for whole texts, which reads the last token's state."""
+def text_dims(config: Config, stack: StackDims, task: str, pooling: str = "last") -> Dims:
+    """Of a decoder's layers under a head for whole texts or each token, by default of the last's.
+
+    `pooling` is of embeddings, where no folder says another.
+    """
     config.ignore("num_labels", "tie_word_embeddings")
-    head = embedding_head(config, "last")
-    if task == "classify":
-        head = {"head": "classifier", "labels": count_labels(config), "pooling": "last"}
-        head["classifier_dense"] = False
     return Dims(
         width=config.size("hidden_size"),
         vocab=config.size("vocab_size"),
-        encoder=dataclasses.replace(stack, causal=True),
+        encoder=stack,
         tied=False,
-        **head,
+        **head_dims(HEADS, config, task, classifier_pooling="last", pooling=pooling),
     )
 
 
@@ -244,33 +246,45 @@ def family_weights(traits: Traits, dims: Dims, names: Names) -> Iterator[WeightM
     side = "encoder" if dims.decoder is None else "decoder"
     stack = dims.decoder or dims.encoder
     assert stack is not None
-    if f"{traits.embedding}.weight" not in names and dims.head == "embedding":
-        bare = {
-            name: getattr(traits, name).split(".", 1)[1]
-            for name in ("embedding", "layers", "final_norm")
-        }
-        traits = dataclasses.replace(traits, **bare)
+    if f"{traits.embedding}.weight" not in names and dims.head != "lm":
+        traits = _with_prefix(traits, names)
     yield WeightMapping(target="embedding.weight", sources=(f"{traits.embedding}.weight",))
     if dims.head == "lm" and not dims.tied:
         yield from linear("lm_head", traits.head, bias=False)
-    if dims.head == "classifier" and not dims.classifier_dense:
-        yield from linear("classifier_out", "score", bias=False)
-    if dims.logits_bias:
+    if dims.head == "lm" and dims.logits_bias:
         yield WeightMapping(target="logits_bias", sources=(f"{traits.head}.bias",))
+    yield from head_weights(traits.heads, dims, names)
     yield from scaled_norm(f"{side}.final_norm", traits.final_norm, traits)
     for i in range(stack.layers):
         ours, theirs = f"{side}.layers.{i}", f"{traits.layers}.{i}"
         yield from layer_weights(ours, theirs, stack, traits)
 
 
-def decoder_family(name: str, model: str, **traits: Any) -> Family:
-    """A family of decoders with these traits; `model` is the start of its class's name."""
+def _with_prefix(traits: Traits, names: Names) -> Traits:
+    """The traits with the names of a bare model, or of a class that says `transformer`."""
+    embedding, layers, final = (
+        name.split(".", 1)[1] for name in (traits.embedding, traits.layers, traits.final_norm)
+    )
+    prefix = "transformer." if f"transformer.{embedding}.weight" in names else ""
+    return dataclasses.replace(
+        traits,
+        embedding=f"{prefix}{embedding}",
+        layers=f"{prefix}{layers}",
+        final_norm=f"{prefix}{final}",
+    )
+
+
+def decoder_family(
+    name: str, model: str, *, classes: Sequence[str] = (CLASSES, TOKENS, SPAN), **traits: Any
+) -> Family:
+    """A family of decoders with these traits; `model` is the start of its classes' names.
+
+    `classes` are the ends of those of them that do not generate.
+    """
     own = Traits(**traits)
     return Family(
         name=name,
-        architectures=tuple(
-            f"{model}{end}" for end in ("ForCausalLM", "Model", "ForSequenceClassification")
-        ),
+        architectures=tuple(f"{model}{end}" for end in ("ForCausalLM", "Model", *classes)),
         dims=functools.partial(family_dims, own),
         weights=functools.partial(family_weights, own),
         aliases={f"{own.embedding}.weight": (f"{own.head}.weight",)},
@@ -345,6 +359,7 @@ SMOLLM3 = decoder_family(
 PHI3 = decoder_family(
     "phi3",
     "Phi3",
+    classes=(CLASSES, TOKENS),
     epsilon=("rms_norm_eps", 1e-5),
     biases=(False, False, False),
     windowed=_all,
@@ -353,7 +368,7 @@ PHI3 = decoder_family(
     # Switches of the first code of Phi-4-mini.
     required={"full_attn_mod": 1, "interpolate_factor": 1},
 )
-GRANITE = decoder_family("granite", "Granite", scales=_granite_scales)
+GRANITE = decoder_family("granite", "Granite", classes=(), scales=_granite_scales)
 _HYBRID = Traits(
     hidden=lambda config: config.size("shared_intermediate_size"),
     biases=("attention_bias", "attention_bias", False),
@@ -393,6 +408,7 @@ GRANITE_HYBRID = dataclasses.replace(
 OLMO2 = decoder_family(
     "olmo2",
     "Olmo2",
+    classes=(CLASSES,),
     epsilon=("rms_norm_eps", 1e-5),
     biases=("attention_bias", "attention_bias", False),
     norms=BEHIND,
@@ -401,6 +417,7 @@ OLMO2 = decoder_family(
 OLMO3 = decoder_family(
     "olmo3",
     "Olmo3",
+    classes=(CLASSES,),
     epsilon=("rms_norm_eps", 1e-5),
     theta=500000.0,
     window_theta=lambda config: float(config.get("rope_theta", 500000.0)),
@@ -422,6 +439,7 @@ EXAONE4 = decoder_family(
 STABLELM = decoder_family(
     "stablelm",
     "StableLm",
+    classes=(CLASSES, TOKENS),
     part=0.25,
     biases=("use_qkv_bias", False, False),
     norm="layer",
@@ -431,6 +449,7 @@ STABLELM = decoder_family(
 STARCODER2 = decoder_family(
     "starcoder2",
     "Starcoder2",
+    classes=(CLASSES, TOKENS),
     biases=("use_bias", "use_bias", "use_bias"),
     norm="layer",
     epsilon=("norm_epsilon", 1e-5),

@@ -12,7 +12,7 @@ _NEEDS = {
         bamba falcon_h1 falcon_mamba jamba kimi_linear mamba mamba2 nemotron_h olmo_hybrid
         qwen3_5 qwen3_5_text qwen3_next recurrent_gemma rwkv xlstm zamba zamba2
     """,
-    "short convolutions with a running state": "lfm2 lfm3",
+    "gates behind the attention": "lfm3",
     "a FastConformer encoder": """
         canary cohere_asr nemotron_asr_streaming parakeet_ctc parakeet_encoder parakeet_rnnt
         parakeet_tdt

@@ -5,21 +5,21 @@ Sources: Warner et al. 2024, Boizard et al. 2025.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any
 
 from seq2edge.checkpoints.families.family import (
+    HEAD_TASKS,
     Config,
     Family,
     Names,
     WeightMapping,
-    count_labels,
-    embedding_head,
     encoder_task,
     linear,
     norm,
 )
+from seq2edge.checkpoints.families.heads import Heads, head_dims, head_weights
 from seq2edge.checkpoints.families.llama import Traits, family_weights, stack_dims
 from seq2edge.checkpoints.families.rotary import WINDOWED, read_rotary
 from seq2edge.errors import UnsupportedError
@@ -28,20 +28,28 @@ from seq2edge.model.dims import Dims, StackDims
 POOLINGS = {"cls": "first", "bos": "first", "mean": "mean"}
 
 
-def _head(config: Config, pooling: str, **classifier: Any) -> dict[str, Any]:
-    """A classifier where the architecture is one, else a pooled embedding."""
-    task = encoder_task(config)
-    if task not in ("classify", "embed"):
-        raise UnsupportedError(f"task {task!r}: the head of this family is not supported")
-    if task == "embed":
-        return embedding_head(config)
-    if pooling not in POOLINGS:
+_MODERNBERT_HEADS = Heads(
+    classifier=("head.dense", "classifier"),
+    classifier_norm="head.norm",
+    token_dense=True,
+    span="classifier",
+    masked=("head.dense", "head.norm", "decoder", "decoder"),
+)
+_EUROBERT_HEADS = Heads(
+    classifier=("dense", "classifier"),
+    classifier_activation="gelu",
+    masked=("lm_head", "lm_head"),
+)
+
+
+def _pooling(task: str, name: str) -> str:
+    """How a classifier sums up its positions; of other heads nobody asks."""
+    if task == "classify" and name not in POOLINGS:
         raise UnsupportedError(
-            f"config.json: classifier_pooling {pooling!r} is not supported, "
+            f"config.json: classifier_pooling {name!r} is not supported, "
             f"known: {', '.join(POOLINGS)}"
         )
-    labels = count_labels(config)
-    return {"head": "classifier", "labels": labels, "pooling": POOLINGS[pooling], **classifier}
+    return POOLINGS.get(name, "mean")
 
 
 def _modernbert_windows(config: Config, layers: int) -> tuple[int, ...]:
@@ -60,7 +68,6 @@ def _modernbert_dims(config: Config, names: Names) -> Dims:
     config.require("position_embedding_type", "absolute")  # of its first configs, never read
     config.require("rope_scaling")
     config.ignore(
-        "decoder_bias",
         "deterministic_flash_attn",
         "embedding_dropout",
         "initializer_cutoff_factor",
@@ -72,6 +79,7 @@ def _modernbert_dims(config: Config, names: Names) -> Dims:
         "sparse_pred_ignore_index",
         "sparse_prediction",
         "tie_word_embeddings",
+        "decoder_bias",
     )
     width, heads = config.size("hidden_size"), config.size("num_attention_heads")
     layers, head_dim = config.size("num_hidden_layers"), width // heads
@@ -101,18 +109,23 @@ def _modernbert_dims(config: Config, names: Names) -> Dims:
             window_theta=float(config.get("local_rope_theta", 10000.0)),
         ),
     )
+    task = encoder_task(config)
+    act = config.activation("classifier_activation", "gelu")
+    places = dataclasses.replace(
+        _MODERNBERT_HEADS,
+        classifier_activation=act,
+        masked_activation=act,
+    )
+    pooling = _pooling(task, config.get("classifier_pooling", "cls"))
+    head = head_dims(places, config, task, classifier_pooling=pooling)
+    if task in ("fill", "weigh"):
+        head["logits_bias"] = bool(config.get("decoder_bias", True))
     return Dims(
         width=width,
         vocab=config.size("vocab_size"),
         encoder=stack,
-        tied=False,
-        **_head(
-            config,
-            config.get("classifier_pooling", "cls"),
-            classifier_activation=config.activation("classifier_activation", "gelu"),
-            classifier_norm=True,
-            classifier_bias=bool(config.get("classifier_bias", False)),
-        ),
+        classifier_bias=bool(config.get("classifier_bias", False)),
+        **{"tied": False, **head},
     )
 
 
@@ -136,13 +149,10 @@ def _modernbert_weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
         yield from linear(f"{ours}.feedforward.up", f"{theirs}.mlp.Wi", bias=bias)
         yield from linear(f"{ours}.feedforward.down", f"{theirs}.mlp.Wo", bias=bias)
         yield from norm_(f"{ours}.feedforward_norm", f"{theirs}.mlp_norm")
-    if dims.head == "classifier":
-        yield from linear("classifier_dense", "head.dense", bias=dims.classifier_bias)
-        yield from norm_("classifier_norm", "head.norm")
-        yield from linear("classifier_out", "classifier")
+    yield from head_weights(_MODERNBERT_HEADS, dims, names)
 
 
-_LLAMA = Traits(epsilon=("rms_norm_eps", 1e-5), theta=250000.0)
+_LLAMA = Traits(epsilon=("rms_norm_eps", 1e-5), theta=250000.0, heads=_EUROBERT_HEADS)
 
 
 def _eurobert_dims(config: Config, names: Names) -> Dims:
@@ -152,46 +162,42 @@ def _eurobert_dims(config: Config, names: Names) -> Dims:
         "bos_token", "eos_token", "pad_token", "mask_token", "mask_token_id", "num_labels"
     )
     config.ignore("tie_word_embeddings")
-    pooling = config.get("classifier_pooling", config.get("clf_pooling", "late"))
-    head = _head(
-        config,
-        "mean" if pooling == "late" else pooling,
-        classifier_activation="gelu",
-        late_pooling=pooling == "late",
-    )
-    stack = stack_dims(_LLAMA, config)
+    task, named = encoder_task(config), config.get("clf_pooling", "late")
+    named = config.get("classifier_pooling", named)
+    pooling = _pooling(task, "mean" if named == "late" else named)
+    head = head_dims(_EUROBERT_HEADS, config, task, classifier_pooling=pooling)
+    if task == "classify":
+        head["late_pooling"] = named == "late"
+    elif task in ("fill", "weigh"):
+        head |= {"tied": bool(config.get("tie_word_embeddings", False))}
+        head |= {"logits_bias": bool(config.get("mlp_bias", False))}
     return Dims(
         width=config.size("hidden_size"),
         vocab=config.size("vocab_size"),
-        encoder=stack,
-        tied=False,
-        **head,
+        encoder=stack_dims(_LLAMA, config),
+        **{"tied": False, **head},
     )
 
 
 def _eurobert_weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
     """Every parameter that these dims have, and the tensors it is made of."""
     yield from family_weights(_LLAMA, dims, names)
-    if dims.head == "classifier":
-        yield from linear("classifier_dense", "dense")
-        yield from linear("classifier_out", "classifier")
-
-
-def _architectures(model: str) -> tuple[str, ...]:
-    return f"{model}ForSequenceClassification", f"{model}Model", f"{model}ForMaskedLM"
 
 
 # Heads of masked-language pretraining.
 MODERNBERT = Family(
     name="modernbert",
-    architectures=_architectures("ModernBert"),
+    architectures=("ModernBertModel", *(f"ModernBert{end}" for end in HEAD_TASKS)),
     dims=_modernbert_dims,
     weights=_modernbert_weights,
     unused=(r"head\..*", r"decoder\..*"),
 )
 EUROBERT = Family(
     name="eurobert",
-    architectures=_architectures("EuroBert"),
+    architectures=(
+        "EuroBertModel",
+        *(f"EuroBert{end}" for end, task in HEAD_TASKS.items() if task != "answer"),
+    ),
     dims=_eurobert_dims,
     weights=_eurobert_weights,
     unused=(r"lm_head\..*",),

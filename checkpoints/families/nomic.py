@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,14 +17,12 @@ from seq2edge.checkpoints.families.family import (
     Family,
     Names,
     WeightMapping,
-    count_labels,
-    embedding_head,
     encoder_task,
     linear,
     norm,
 )
+from seq2edge.checkpoints.families.heads import Heads, head_dims, head_weights
 from seq2edge.checkpoints.families.rotary import read_rotary
-from seq2edge.errors import UnsupportedError
 from seq2edge.model.dims import Dims, StackDims
 
 
@@ -42,25 +39,10 @@ class Layout:
     up: tuple[str, ...]
     down: str
     feedforward_norm: str
+    heads: Heads
 
 
-def _head(config: Config) -> dict[str, Any]:
-    task = encoder_task(config)
-    if task == "classify":
-        return {
-            "head": "classifier",
-            "labels": count_labels(config),
-            "classifier_activation": "tanh",
-            "pooling": "first",
-        }
-    if task == "tag":
-        return {"head": "tokens", "labels": count_labels(config)}
-    if task != "embed":
-        raise UnsupportedError(f"task {task!r}: the head of this family is not supported")
-    return embedding_head(config)
-
-
-def _dims(config: Config, names: Names, *, theta: float, biases: bool) -> Dims:
+def _dims(layout: Layout, config: Config, names: Names, *, theta: float, biases: bool) -> Dims:
     """The sizes that a config.json says; `theta` is the base where it says none."""
     config.ignore("tie_word_embeddings", "pooling", "normalize", "num_labels")
     width, heads = config.size("hidden_size"), config.size("num_attention_heads")
@@ -83,15 +65,15 @@ def _dims(config: Config, names: Names, *, theta: float, biases: bool) -> Dims:
         feedforward_bias=biases,
         **read_rotary(config, head_dim=head_dim, theta=theta),
     )
+    head = head_dims(layout.heads, config, encoder_task(config), activation=stack.activation)
     types = config.size("type_vocab_size", 1)
     typed = any("token_type_embeddings.weight" in name for name in names)
     return Dims(
         width=width,
         vocab=config.size("vocab_size"),
         encoder=stack,
-        tied=False,
         token_types=types if typed else 0,
-        **_head(config),
+        **{"tied": False, **head},
     )
 
 
@@ -123,11 +105,7 @@ def _weights(layout: Layout, dims: Dims, names: Names) -> Iterator[WeightMapping
         )
         if stack.feedforward_bias:  # of the last product alone
             yield WeightMapping(target=f"{ours}.feedforward.up.bias", sources=(None,))
-    if dims.head == "classifier":
-        yield from linear("classifier_dense", f"{prefix}pooler.dense")
-        yield from linear("classifier_out", "classifier")
-    elif dims.head == "tokens":
-        yield from linear("token_out", "classifier")
+    yield from head_weights(layout.heads, dims, names, prefix)
 
 
 def _exchange_halves(joined: Tensor) -> Tensor:
@@ -140,7 +118,7 @@ def _family(layout: Layout, name: str, model: str, *, theta: float, biases: bool
     return Family(
         name=name,
         architectures=tuple(f"{model}{end}" for end in ends),
-        dims=functools.partial(_dims, theta=theta, biases=biases),
+        dims=functools.partial(_dims, layout, theta=theta, biases=biases),
         weights=functools.partial(_weights, layout),
         unused=(r"(.*\.)?pooler\..*", r"cls\..*", r"lm_head\..*"),
     )
@@ -157,6 +135,16 @@ NOMIC_BERT = _family(
         up=("mlp.fc12", "mlp.fc11"),
         down="mlp.fc2",
         feedforward_norm="norm2",
+        heads=Heads(
+            classifier=("{}pooler.dense", "classifier"),
+            classifier_activation="tanh",
+            masked=(
+                "cls.predictions.transform.dense",
+                "cls.predictions.transform.layer_norm",
+                "cls.predictions",
+                "cls.predictions.decoder",
+            ),
+        ),
     ),
     "nomic_bert",
     "NomicBert",
@@ -174,6 +162,12 @@ GTE = _family(
         up=("mlp.up_gate_proj",),
         down="mlp.down_proj",
         feedforward_norm="mlp_ln",
+        heads=Heads(
+            classifier=("{}pooler.dense", "classifier"),
+            classifier_activation="tanh",
+            masked=("lm_head.dense", "lm_head.norm", "lm_head.decoder", "lm_head.decoder"),
+            masked_activation="gelu",
+        ),
     ),
     "gte",
     "Gte",

@@ -12,8 +12,18 @@ import torch
 from torch import Tensor
 
 from seq2edge.checkpoints.families.family import Config, Names, WeightMapping
-from seq2edge.checkpoints.families.llama import BEFORE, Traits, decoder_family, family_weights
+from seq2edge.checkpoints.families.heads import Heads
+from seq2edge.checkpoints.families.llama import (
+    BEFORE,
+    CLASSES,
+    TOKENS,
+    Traits,
+    decoder_family,
+    family_weights,
+)
 from seq2edge.model.dims import Dims, StackDims
+
+HEADS = Heads(classifier=("score",))  # of GPT-NeoX and Falcon
 
 
 def by_kind(stack: StackDims, qkv: Tensor) -> Tensor:
@@ -31,6 +41,7 @@ def by_kind(stack: StackDims, qkv: Tensor) -> Tensor:
 PHI = decoder_family(
     "phi",
     "Phi",
+    classes=(CLASSES, TOKENS),
     part=0.5,
     biases=(True, True, True),
     activation=lambda config: config.activation("hidden_act", "gelu_new"),
@@ -60,6 +71,7 @@ GPT_NEOX = decoder_family(
     layers="gpt_neox.layers",
     final_norm="gpt_neox.final_layer_norm",
     head="embed_out",
+    heads=HEADS,
     qkv=("attention.query_key_value",),
     qkv_transform=by_kind,
     out="attention.dense",
@@ -92,6 +104,7 @@ _FALCON = Traits(
     hidden=lambda config: config.size("intermediate_size", 4 * config.size("hidden_size")),
     embedding="transformer.word_embeddings",
     layers="transformer.h",
+    heads=HEADS,
     final_norm="transformer.ln_f",
     qkv=("self_attention.query_key_value",),
     qkv_transform=by_kind,

@@ -152,7 +152,7 @@ def _weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
         yield from linear("encoder_product", "enc_to_dec_proj")
     assert dims.decoder is not None
     if f"{GPT2}wte.weight" in names:
-        yield from gpt2.decoder_weights(dims.decoder, GPT2, cross=True)
+        yield from gpt2.layer_weights("decoder", dims.decoder, GPT2, cross=True)
     else:
         yield from _trocr_weights(dims, dims.decoder)
 

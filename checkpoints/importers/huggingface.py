@@ -45,7 +45,10 @@ def open_folder(path: Path) -> Source:
     sentence = read_sentence_folder(path)
     model = path / sentence.transformer if sentence else path
     config = read_json(model / "config.json")
-    if sentence:
+    if sentence and sentence.crosses:
+        if sentence.activation:
+            config |= {"sentence_transformers": {"activation_fn": sentence.activation}}
+    elif sentence:
         config |= {"pooling": sentence.pooling, "normalize": sentence.normalize}
     where = {name: (file, name) for name, file in _tensor_files(model).items()}
     for dense in sentence.dense if sentence else ():

@@ -48,17 +48,25 @@ class SentenceFolder:
 
     `longest` are the tokens that a text is cut to, None: not said. `dimensions` are the first
     values of an embedding that the folder keeps, None: all.
+    One that `crosses` texts, a CrossEncoder, pools nothing. The tokens of `scored` are those that
+    its score is made of, `activation` names the function of that; with `prompts_pairs` the chat
+    template writes its pairs, which is told whether to end with a `generation_prompt`.
     """
 
     transformer: str
-    pooling: str
-    normalize: bool
+    pooling: str = ""
+    normalize: bool = False
     dense: tuple[Dense, ...] = ()
     longest: int | None = None
     prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     default_prompt: str = ""
     similarity: str = ""
     dimensions: int | None = None
+    crosses: bool = False
+    scored: tuple[int, ...] = ()
+    activation: str = ""
+    prompts_pairs: bool = False
+    generation_prompt: bool = False
 
 
 def read_sentence_folder(path: Path) -> SentenceFolder | None:
@@ -70,6 +78,10 @@ def read_sentence_folder(path: Path) -> SentenceFolder | None:
     dense = [folder for kind, folder in modules if kind == "Dense"]
     normalize = kinds[-1] == "Normalize"
     expected = ["Transformer", "Pooling", *["Dense"] * len(dense), *["Normalize"] * normalize]
+    if kinds in (["Transformer", "SpladePooling"], ["MLMTransformer", "SpladePooling"]):
+        return _sparse_encoder(path, *(folder for _, folder in modules))
+    if kinds in (["Transformer"], ["Transformer", "LogitScore"]):
+        return _cross_encoder(path, *(folder for _, folder in modules))
     unknown = set(kinds) - set(expected)
     if unknown:
         raise UnsupportedError(f"{path / MODULES}: modules {', '.join(sorted(unknown))}")
@@ -92,6 +104,65 @@ def read_sentence_folder(path: Path) -> SentenceFolder | None:
         similarity=_similarity(path / SETTINGS, settings),
         dimensions=_count(path / SETTINGS, settings, "truncate_dim"),
     )
+
+
+def _cross_encoder(path: Path, transformer: str, score: str = "") -> SentenceFolder:
+    """A folder whose model scores pairs: a classifier, or a language model with words for it."""
+    settings = read_json(path / SETTINGS) if (path / SETTINGS).is_file() else {}
+    prompts, default = _prompts(path / SETTINGS, settings)
+    files = sorted((path / transformer).glob(LENGTH_FILES))
+    model = read_json(files[0]) if files else {}
+    template = (model.get("processing_kwargs") or {}).get("chat_template") or {}
+    unknown = {*(model.get("processing_kwargs") or {}), *template}
+    unknown -= {"chat_template", "add_generation_prompt"}
+    if unknown:
+        raise UnsupportedError(f"{files[0]}: processing_kwargs {', '.join(sorted(unknown))}")
+    pairs = "message" in (model.get("modality_config") or {})
+    if any(prompts.values()) and not pairs:
+        raise UnsupportedError(f"{path / SETTINGS}: prompts before pairs, only in a chat template")
+    return SentenceFolder(
+        transformer=transformer,
+        longest=_longest(path / transformer),
+        prompts=prompts,
+        default_prompt=default,
+        crosses=True,
+        scored=_scored(path / score / "config.json") if score else (),
+        activation=str(settings.get("activation_fn") or ""),
+        prompts_pairs=pairs,
+        generation_prompt=bool(template.get("add_generation_prompt", False)),
+    )
+
+
+def _sparse_encoder(path: Path, transformer: str, pooling: str) -> SentenceFolder:
+    """A folder whose model weighs the tokens of its vocabulary."""
+    file = path / pooling / "config.json"
+    values = read_json(file)
+    for key, value in {"pooling_strategy": "max", "activation_function": "relu"}.items():
+        if values.get(key, value) != value:
+            raise UnsupportedError(f"{file}: {key} {values[key]!r} is not supported, only {value}")
+    settings = read_json(path / SETTINGS) if (path / SETTINGS).is_file() else {}
+    prompts, default = _prompts(path / SETTINGS, settings)
+    return SentenceFolder(
+        transformer=transformer,
+        pooling="sparse",
+        longest=_longest(path / transformer),
+        prompts=prompts,
+        default_prompt=default,
+        similarity=_similarity(path / SETTINGS, settings),
+        dimensions=_count(path / SETTINGS, settings, "max_active_dims"),
+    )
+
+
+def _scored(file: Path) -> tuple[int, ...]:
+    """The token that means yes, and the one that means no, if there is one."""
+    settings = read_json(file)
+    tokens = [settings.get(f"{word}_token_id") for word in ("true", "false")]
+    if tokens[1] is None:
+        tokens.pop()
+    numbers = tuple(token for token in tokens if isinstance(token, int) and token is not True)
+    if len(numbers) != len(tokens):
+        raise CheckpointError(f"{file}: true_token_id {tokens[0]!r}, false_token_id {tokens[-1]!r}")
+    return numbers
 
 
 def module_folders(path: Path) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle.engine_info import LOG_SUM_EXP, TOP_IDS, TOP_VALUES, top_outputs
-from seq2edge.errors import BackendError, CapacityError, EngineError
+from seq2edge.errors import BackendError, CapacityError
 from seq2edge.runtime.backend import Answer, Candidates, Lengths, Logits, Tokens
 from seq2edge.runtime.backends.device import (
     ALIGNMENT,
@@ -53,6 +53,21 @@ class CacheSlot:
     sets: list[int]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CacheBlock:
+    """Caches of one size: their names, where they begin in a set, and a token's bytes in a line."""
+
+    names: tuple[str, ...]
+    start: int
+    line: int
+    block: Block
+
+    def places(self, base: int) -> dict[str, int]:
+        """Where each lies in a set at this address."""
+        first, step = base + self.start, self.block.tensor_size
+        return {name: first + index * step for index, name in enumerate(self.names)}
+
+
 class EngineDecoder:
     """The engine's calls, and the layout of its caches."""
 
@@ -65,23 +80,32 @@ class EngineDecoder:
         self.logits = outputs["logits"]
         read_float32(engine.subject, self.logits)
         self.top = top_outputs(self.sizes.top_k)
-        self.names = [n.removeprefix(PAST) for n in self.inputs if n.startswith(PAST)]
-        self.block = self._layout(engine)
+        self.blocks = self._layout()
         self.slots = Slots(self._make_slot)
         self.prefill = EngineCall(engine, "prefill", device, scratch)
         self.steps = StepCalls(engine, device, scratch)
 
-    def _layout(self, engine: OpenEngine) -> Block:
-        """All keys and values behind each other, so that one copy moves a row of all of them."""
-        pasts = [self.inputs[PAST + name] for name in self.names]
-        if len({(past.dtype, past.shape) for past in pasts}) != 1:
-            raise EngineError(f"{engine.subject}: its caches differ in size; build it again")
-        rows, heads, capacity, head_dim = shape_of(pasts[0], largest(self.sizes))
-        self.line = head_dim * BYTES[pasts[0].dtype]  # bytes of a head's token
-        pitch, lines = capacity * self.line, rows * heads
-        while pitch * lines % ALIGNMENT:
-            lines += 1
-        return Block(pitch=pitch, lines=lines, row_lines=heads, tensors=len(pasts))
+    def _layout(self) -> list[CacheBlock]:
+        """Caches of one size behind each other, so that one copy moves a row of all of them."""
+        pasts = [tensor for name, tensor in self.inputs.items() if name.startswith(PAST)]
+        blocks: list[CacheBlock] = []
+        for dtype, shape in dict.fromkeys((past.dtype, past.shape) for past in pasts):
+            alike = [past for past in pasts if (past.dtype, past.shape) == (dtype, shape)]
+            rows, heads, capacity, head_dim = shape_of(alike[0], largest(self.sizes))
+            line = head_dim * BYTES[dtype]
+            pitch, lines = capacity * line, rows * heads
+            while pitch * lines % ALIGNMENT:
+                lines += 1
+            last = blocks[-1] if blocks else None
+            blocks.append(
+                CacheBlock(
+                    names=tuple(past.name.removeprefix(PAST) for past in alike),
+                    start=last.start + last.block.size if last is not None else 0,
+                    line=line,
+                    block=Block(pitch=pitch, lines=lines, row_lines=heads, tensors=len(alike)),
+                )
+            )
+        return blocks
 
     def _make_slot(self) -> CacheSlot:
         rows = self.sizes.rows
@@ -99,7 +123,7 @@ class EngineDecoder:
 
     def make_set(self) -> int:
         """Memory for all keys and values. No place of it may ever be NaN: 0 times that is no 0."""
-        return self.device.allocate(self.block.size, zero=True)
+        return self.device.allocate(sum(each.block.size for each in self.blocks), zero=True)
 
 
 class EngineCache:
@@ -136,8 +160,10 @@ class EngineCache:
         decoder, length = self._decoder, self.length[rows]
         with decoder.device.lock:
             target, source = self._other(), self._slot.sets[self._current]
-            width = int(length.max(initial=0)) * decoder.line
-            decoder.device.copy_rows(target, source, decoder.block, rows, width)
+            longest = int(length.max(initial=0))
+            for each in decoder.blocks:
+                ends = target + each.start, source + each.start
+                decoder.device.copy_rows(*ends, each.block, rows, longest * each.line)
         self._current = 1 - self._current
         self.length = length
 
@@ -282,10 +308,10 @@ class EngineCache:
             bindings |= {
                 tensor.name: (slot.top.address(tensor.name), None) for tensor in decoder.top
             }
-        for index, name in enumerate(decoder.names):
-            offset = index * decoder.block.tensor_size
-            places[PAST + name] = past + offset
-            bindings[PRESENT + name] = (present + offset, None)
+        for each in decoder.blocks:
+            places |= {PAST + name: place for name, place in each.places(past).items()}
+            for name, place in each.places(present).items():
+                bindings[PRESENT + name] = (place, None)
         for name, tensor in decoder.inputs.items():
             bindings[name] = (places[name], shape_of(tensor, sizes))
         return bindings

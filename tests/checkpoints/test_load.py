@@ -152,7 +152,7 @@ def test_heads_that_a_decoder_lacks_are_refused(folder):
 def test_heads_of_tokens_are_those_of_transformers(folder, name):
     """Logits of every token that is none of padding."""
     reference = tiny_models.make(name)
-    loaded = load_checkpoint(folder(name), task="fill" if "masked" in name else None)
+    loaded = load_checkpoint(folder(name), task=tiny_models.task_of(name))
     source, lengths = torch.randint(3, 90, (2, 9)), torch.tensor([9, 4])
     mask = torch.arange(9) < lengths[:, None]
     with torch.no_grad():

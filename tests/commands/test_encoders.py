@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from unittest import mock
 
 import pytest
 from command_line import call
 from eager_models import eager_model
+from reranking import INSTRUCTION, card_ids, card_score, causal_reranker
 from small_tokenizers import corpus
 
 TEXTS = corpus("latin")[:4]
@@ -53,6 +55,30 @@ def test_rerank_prints_the_best_first(opened, tmp_path):
     assert values["score"] == pytest.approx(wanted[0].score)
 
 
+def test_a_language_model_becomes_a_reranker(tmp_path):
+    """Exported with the task alone: proven, inspected, and told what counts."""
+    reference, tokenizer = causal_reranker(tmp_path / "checkpoint")
+    result = call("export", tmp_path / "checkpoint", "-o", tmp_path / "bundle", "--task", "rerank")
+    assert result.exit_code == 0, result.output
+    assert "original: transformers" in result.stderr
+    assert "Qwen3ForCausalLM answers within" in result.stderr
+    summary = call("inspect", tmp_path / "bundle").stdout
+    assert f'asked       by chat_template.jinja, instruction "{INSTRUCTION}"' in summary
+    words = tokenizer.convert_tokens_to_ids(["yes", "no"])
+    for instruction in (None, "Find contradictions."):
+        more = ("--instruction", instruction) if instruction else ()
+        line = call("rerank", tmp_path / "bundle", TEXTS[0], TEXTS[1], "--json", *more).stdout
+        ids = card_ids(tokenizer, *TEXTS[:2], instruction or INSTRUCTION)
+        wanted = card_score(reference, ids, *words)
+        assert json.loads(line)["score"] == pytest.approx(wanted, abs=1e-5)
+    (tmp_path / "asks.jinja").write_text("{{ messages }}")
+    result = call(
+        *("export", tmp_path / "checkpoint", "-o", tmp_path / "other", "--task", "rerank"),
+        *("--template", tmp_path / "asks.jinja"),
+    )
+    assert "template: '{{ messages }}' is no chat template with the roles" in result.stderr
+
+
 def test_tag_prints_a_line_an_entity(opened):
     """With an empty line behind each text; or one JSON object a text."""
     model = opened("bert-tokens")
@@ -88,6 +114,9 @@ def test_answer_reads_a_context_or_a_file(opened, tmp_path):
     values = json.loads(call("answer", "bundle", "hello", context, "--json").stdout)
     assert values["answers"][0]["text"] == model.answer("hello", context)[0].text
     assert call("answer", "bundle", "hello").exit_code == 2
+    (tmp_path / "marked").write_bytes(codecs.BOM_UTF8 + context.encode())
+    marked = call("answer", "bundle", "hello", "-f", tmp_path / "marked", *options)
+    assert marked.stdout == call("answer", "bundle", "hello", context, *options).stdout
     result = call("answer", "bundle", "hello", "-f", tmp_path / "latin")
     assert result.exit_code == 1
     assert "latin: is no UTF-8" in result.stderr
@@ -103,3 +132,7 @@ def test_fill_prints_what_may_stand_in_a_mask(opened):
     assert lines[0] == f"{wanted[0][0].score:.4f}\t{wanted[0][0].token}\t{wanted[0][0].text}"
     values = json.loads(call("fill", "bundle", text, "--json").stdout)
     assert [len(mask) for mask in values["masks"]] == [5, 5]
+    assert call("fill", "bundle", " ").stdout == "\n"
+    assert json.loads(call("fill", "bundle", "", "--json").stdout) == {"input": "", "masks": []}
+    result = call("fill", "bundle", "hello")
+    assert "fill: 'hello' has no [MASK]; write it where a word is missing" in result.stderr

@@ -25,7 +25,7 @@ PRINTED = {
     "families": re.compile(r"^\| family \| read from .*\n(?:\|.*\n)+", re.MULTILINE),
     "missing": re.compile(r"^\| it needs \|.*\n(?:\|.*\n)+", re.MULTILINE),
 }
-TASKS = (None, "embed", "fill")  # a masked-language model is asked which
+TASKS = (None, "embed", "fill", "weigh")  # a masked-language model is asked which
 # Fields of `StackDims` that are sizes, or numbers that go with what is named.
 SIZES = """
     layers heads head_dim hidden activation norm_epsilon max_positions position_offset

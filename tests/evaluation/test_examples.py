@@ -88,6 +88,21 @@ def test_json_lines_name_clips_beside_them(tmp_path):
         read_examples(tmp_path / "x.jsonl", "transcribe")
 
 
+def test_a_classifier_s_input_may_be_a_pair(tmp_path):
+    """As a list of two texts in JSON; no other model reads one."""
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"input": ["a b", ""], "reference": "yes"}\n{"input": "c"}\n')
+    assert [example.input for example in read_examples(path, "classify")] == [("a b", ""), "c"]
+    for line, task in (
+        ('{"input": ["a", "b"]}', "embed"),
+        ('{"input": ["a", 3]}', "classify"),
+        ('{"input": ["a", "b", "c"]}', "classify"),
+    ):
+        path.write_text(line)
+        with pytest.raises(InputError, match=r"needs a text.* as input, and texts as references"):
+            read_examples(path, task)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from eager_models import eager_model
 
 import seq2edge
 from seq2edge.errors import InputError, OptionError
@@ -105,6 +106,7 @@ def test_the_metric_follows_from_the_task(models, model, metric, has, wanted):
         ("bart", "f1", OptionError, "f1 is not for models made to generate"),
         ("bart", "accuracy", OptionError, r"accuracy is not for models made to generate \(enc"),
         ("bart", "perplexity", OptionError, "perplexity is not for models made to generate"),
+        ("bert", "pearson", OptionError, "pearson is not for models with several labels, take"),
         ("bert", "wer", OptionError, "wer is not for models made to classify"),
         ("gpt2", "chrf", InputError, "chrf compares with references, the examples have none"),
     ],
@@ -153,6 +155,24 @@ def test_f1_is_the_mean_over_labels_that_occur():
     assert found.value == pytest.approx(wanted)
     assert found.low < wanted < found.high
     assert classified(("a", "ba"), ("b", "b")).estimate().value == 100
+
+
+def test_a_single_label_is_held_to_numbers_by_their_correlation(tmp_path):
+    """numpy's, of texts and pairs; references must be numbers, and labels are not told apart."""
+    _, _, model = eager_model(tmp_path, "bert", "bert", num_labels=1)
+    texts = ["hello world", ("le petit", "quick fox"), "schön", ("the", "the")]
+    numbers = ("3", "1.5", "-2e0", "0.1")
+    examples = [Example(input=t, references=(n,)) for t, n in zip(texts, numbers, strict=True)]
+    assert [metric.name for metric in usual_metrics(model, examples)] == ["pearson"]
+    found = score(METRICS["pearson"], model, examples)
+    scores = [answer.scores["LABEL_0"] for answer in model.classify(texts)]
+    wanted = np.corrcoef(scores, [float(number) for number in numbers])[0, 1]
+    assert found.estimate().value == pytest.approx(100 * wanted)
+    assert score(METRICS["pearson"], model, examples[:1]).estimate().value == 0
+    with pytest.raises(InputError, match="the reference 'LABEL_0' is no number"):
+        score(METRICS["pearson"], model, [Example(input="a", references=("LABEL_0",))])
+    with pytest.raises(OptionError, match="accuracy is not for models with one label, take pear"):
+        choose_metric(model, examples, "accuracy")
 
 
 def shares(count, seed):

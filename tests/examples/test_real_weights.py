@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
+import os
 from itertools import pairwise
 from pathlib import Path
 
+import bergamot_folders
 import ctranslate2
+import demo_translate
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 import transformers
 import weights
@@ -17,7 +22,9 @@ from click.testing import CliRunner
 from tokenizers import Tokenizer
 
 import seq2edge
+from seq2edge.bundle.lexicon import read_lexicon
 from seq2edge.checkpoints.importers import open_foreign
+from seq2edge.checkpoints.importers.marian_file import read_marian
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.checkpoints.tokenizer import convert_tokenizer
 from seq2edge.cli import main
@@ -26,6 +33,7 @@ from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.runtime import audio
 from seq2edge.runtime.backend import all_logits
 from seq2edge.runtime.likelihood import log_softmax
+from seq2edge.runtime.scheduler import decode
 
 pytestmark = pytest.mark.network
 
@@ -189,3 +197,39 @@ def test_a_pickled_checkpoint_is_refused_with_the_way_out():
     """Weights that could run code are never read."""
     with pytest.raises(CheckpointError, match="pickled weights can run code"):
         load_checkpoint(fetched("rxnmapper"))
+
+
+SENTENCES = [
+    *demo_translate.SENTENCES,
+    "How are you today?",
+    "Prices rose by 3.5% in 2023, the largest increase since 1981!",
+    "She said: \u201cI'll be there at 9\u201d, but nobody came.",
+    "A library for reading and writing XML files, with bindings for Python and Perl.",
+    "What?",
+    "The \u65e5\u672c\u8a9e text and the \U0001f600 stay as they are, don't they?",
+]
+
+
+def test_firefox_translates_as_a_float_reference_does(tmp_path):
+    """The tokens that Marian's formulas in float64 give, with and without the lexical shortlist.
+
+    `DESCRIPTIONS=200` in the environment takes so many sentences of Debian's packages.
+    """
+    folder, texts = fetched("firefox-en-pt"), SENTENCES
+    if count := int(os.environ.get("DESCRIPTIONS", "0")):
+        texts = [text for text, _ in demo_translate.pairs(count)]
+    (file,), (vocabulary,) = folder.glob("model.*.bin"), folder.glob("vocab.*.spm")
+    stored = read_marian(file)
+    names = [n for n in stored.tensors if not n.startswith("special:") and "QuantMult" not in n]
+    marian = bergamot_folders.Marian({name: stored.read(name) for name in names}, heads=8)
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary))
+    model = exported(folder, tmp_path)
+    lexicon = read_lexicon(model.bundle)
+    for text in texts:
+        source = [*pieces.encode(text), 0]
+        assert model.tokenizer.encode(text) == source
+        for allowed in (lexicon.allowed(source), None):
+            request = dataclasses.replace(model.request(source), allowed=allowed)
+            ids = list(decode(model.backend, [request])[0][0].ids)
+            assert ids == marian.greedy(source, 200, allowed)
+            assert model.tokenizer.decode(ids) == pieces.decode(ids)

@@ -181,10 +181,11 @@ def test_what_answers_each_token_is_that_of_transformers(opened, name):
     reference, model = opened(name)
     prompts = prompts_of(name)
     types = [[int(i > 2) for i in range(len(prompt))] for prompt in prompts]
-    found = model._pool(prompts, types)
+    found = model._pool(prompts, types if model.dims.token_types else None)
     for row, (ids, kinds) in enumerate(zip(prompts, types, strict=True)):
+        known = {"token_type_ids": torch.tensor([kinds])} if model.dims.token_types else {}
         with torch.no_grad():
-            output = reference(input_ids=torch.tensor([ids]), token_type_ids=torch.tensor([kinds]))
+            output = reference(input_ids=torch.tensor([ids]), **known)
         wanted = torch.stack(tuple(output.values()), dim=-1) if len(output) > 1 else output[0]
         np.testing.assert_allclose(
             found[row, : len(ids)], wanted[0], atol=TOLERANCES["float32"].absolute
@@ -193,7 +194,14 @@ def test_what_answers_each_token_is_that_of_transformers(opened, name):
     graph = tiny_models.canonical_graph(model.bundle, "encoder").graph
     table = model.dims.vocab * model.dims.width
     assert sum(v.const_value.size == table for v in graph.initializers.values()) == 1
-    assert model.bundle.manifest.task == {"t": "tag", "s": "answer", "m": "fill"}[name[5]]
+    assert (
+        model.bundle.manifest.task
+        == {
+            "tokens": "tag",
+            "span": "answer",
+            "masked": "fill",
+        }[name.partition("-")[2]]
+    )
 
 
 @pytest.mark.parametrize("name", ["bert", "bert-embedding"])

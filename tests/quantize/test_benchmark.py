@@ -34,6 +34,10 @@ def test_agreement_counts_up_to_the_first_difference():
     assert list(agreements([(1, 2), (3, 4)], [(9, 2), (3, 4)])) == [0, 1]
     vectors = np.array([[1.0, 0.0]]), np.array([[1.0, 1.0]])
     assert list(agreements(*vectors)) == pytest.approx([0.5**0.5])
+    scores = np.array([[1.0], [3.0]])
+    assert list(agreements(scores, np.array([[1.0], [3.5]]))) == [1, 0.75]
+    assert list(agreements(scores, -scores)) == [0, 0], "its sign is not all that counts"
+    assert list(agreements(scores[:1], scores[:1] * 0.5)) == [0.75]
 
 
 def test_agreement_is_a_metric(models):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from unittest import mock
 
 import numpy as np
 import pytest
 import tiny_models
 import torch
 from command_line import call
+from eager_models import eager_model
 from sentence_folders import by_hand, sentence_folder, write
 from speaking import write_tokenizer
 
 import seq2edge
 from seq2edge.bundle.manifest import EmbeddingRecord
-from seq2edge.errors import BundleError, InputError
+from seq2edge.errors import BundleError, InputError, OptionError
 from seq2edge.export.pipeline import export_checkpoint
 from seq2edge.runtime.embeddings import with_prompt
 
@@ -72,6 +74,7 @@ def test_prompts_stand_before_texts_without_space_around():
     record = EmbeddingRecord(prompts={"query": " q: "}, default_prompt="query")
     assert with_prompt([" a b\n", "c"], record, None) == ["q:  a b", "q: c"]
     assert with_prompt([" a b\n"], record, "") == ["a b"]
+    assert with_prompt([(" a ", " b ")], record, None) == [("q:  a", "b")]
     with pytest.raises(BundleError, match="default_prompt: 'web' is none of the prompts"):
         EmbeddingRecord(default_prompt="web")
 
@@ -87,6 +90,54 @@ def test_long_texts_are_cut_with_a_warning(made):
     with pytest.warns(UserWarning, match="cut texts to 6 tokens"):
         model.embed(["w9 w10 w11 w12 w13"], prompt="query")
     assert model.tokenizer.shortened == 2
+
+
+def test_pairs_are_embedded_as_one_text_with_types(tmp_path):
+    """As the tokenizer joins them, in any batch; on the command line with a tab between."""
+    reference, tokenizer, model = eager_model(tmp_path, "bert-embedding", "bert")
+    pairs = [("hello world", "le petit café"), ("quick", "the brown fox hello")]
+    wanted = []
+    for pair in pairs:
+        inputs = tokenizer(*pair, return_tensors="pt")
+        assert inputs["token_type_ids"].any()
+        with torch.no_grad():
+            wanted.append(reference(**inputs).last_hidden_state[0].mean(0).numpy())
+    np.testing.assert_allclose(model.embed(pairs), wanted, atol=2e-5)
+    mixed = model.embed([pairs[0], "hello world"])
+    np.testing.assert_allclose(mixed[0], wanted[0], atol=2e-5)
+    with mock.patch("seq2edge.runtime.model.load", return_value=model):
+        result = call("embed", "bundle", "--pairs", "\t".join(pairs[1]))
+        lost = call("embed", "bundle", "--pairs", "hello")
+    np.testing.assert_allclose(json.loads(result.stdout)["embedding"], wanted[1], atol=2e-5)
+    assert "'hello': 0 tabs, a pair has one between its texts" in lost.stderr
+
+
+def test_a_sparse_encoder_gives_tokens_and_weights(tmp_path):
+    """The largest first, those alone that are not 0; its bundle proven, its command prints them."""
+    reference, tokenizer, model = eager_model(tmp_path, "bert-sparse", "bert")
+    text = "hello world le petit"
+    inputs = tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        weights = torch.log1p(torch.relu(reference(**inputs).logits[0])).amax(dim=0)
+    weights = weights[: len(tokenizer)]  # the model has more rows
+    (found,) = model.weigh([text])
+    assert len(found) == int((weights > 0).sum()) < len(weights)
+    assert list(found.values()) == pytest.approx(sorted(weights[weights > 0].tolist())[::-1])
+    best = tokenizer.convert_ids_to_tokens(int(weights.argmax()))
+    assert next(iter(found)) == best
+    assert model.weigh([text, "hello"], top=3)[0] == dict(list(found.items())[:3])
+    assert model.weigh([]) == []
+    with pytest.raises(InputError, match="made to weigh, it cannot embed"):
+        model.embed([text])
+    with pytest.raises(OptionError, match="top: 0, needs 1 or more"):
+        model.weigh([text], top=0)
+    with mock.patch("seq2edge.runtime.model.load", return_value=model):
+        result = call("embed", "bundle", text, "--dimensions", 2)
+    assert list(json.loads(result.stdout)["weights"]) == list(found)[:2]
+    exported = export_checkpoint(tmp_path / "checkpoint", tmp_path / "exported", task="weigh")
+    assert exported.bundle.manifest.original.parity is not None
+    opened = seq2edge.load(tmp_path / "exported", device="cpu")
+    assert opened.weigh([text])[0] == pytest.approx(found, abs=1e-5)
 
 
 def test_fewer_dimensions_have_unit_length_again(made):

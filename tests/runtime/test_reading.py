@@ -106,8 +106,12 @@ def test_what_cannot_be_read_is_refused(reader):
     _, _, model = reader
     with pytest.raises(InputError, match="answer: the context has no tokens"):
         model.answer(QUESTION, "")
-    with pytest.raises(InputError, match=r"'hello  world\?' takes \d+ of 9 tokens, the rest must"):
+    with pytest.raises(
+        InputError, match=r"'hello  world\?' takes \d+ of the 9 tokens that .* nothing is left"
+    ):
         model.answer(QUESTION, CONTEXT, window=9)
+    with pytest.raises(OptionError, match=r"window: 999 tokens, the model takes \d+"):
+        model.answer(QUESTION, CONTEXT, window=999)
     with pytest.raises(OptionError, match="top_k: 0, needs 1 or more"):
         model.answer(QUESTION, CONTEXT, top_k=0)
     with pytest.raises(InputError, match="made to answer, it cannot tag"):

@@ -13,8 +13,8 @@ import transformers
 
 from seq2edge.bundle import BundleWriter
 from seq2edge.bundle.manifest import GraphRecord, Manifest, ProvenanceRecord, TensorRecord
-from seq2edge.checkpoints.load import load_checkpoint
-from seq2edge.checkpoints.tokenizer import convert_tokenizer
+from seq2edge.checkpoints.load import Checkpoint, load_checkpoint
+from seq2edge.checkpoints.tokenizer import Converted, convert_tokenizer
 from seq2edge.export.eager import EagerBackend
 from seq2edge.export.graphs import encoder_contract
 from seq2edge.runtime.model import Model
@@ -44,7 +44,7 @@ def eager_model(
     if out := getattr(reference, "classifier" if "tokens" in name else "qa_outputs", None):
         _vary(reference, tokenizer, out)
     reference.save_pretrained(checkpoint)
-    loaded = load_checkpoint(checkpoint, task="fill" if "masked" in name else None)
+    loaded = load_checkpoint(checkpoint, task=tiny_models.task_of(name))
     converted = convert_tokenizer(
         checkpoint,
         config=loaded.source.config,
@@ -52,6 +52,13 @@ def eager_model(
         fills=loaded.dims.head == "masked",
     )
     assert converted is not None
+    record = dataclasses.replace(converted.record, text_limit=text_limit)
+    converted = dataclasses.replace(converted, record=record)
+    return reference, tokenizer, opened(folder / "bundle", loaded, converted, cut=cut)
+
+
+def opened(bundle: Path, loaded: Checkpoint, converted: Converted, *, cut: bool = False) -> Model:
+    """A checkpoint and its tokenizer as a bundle whose graphs PyTorch runs."""
     contract = encoder_contract(loaded.model)
     graph = GraphRecord(
         role="encoder",
@@ -73,18 +80,19 @@ def eager_model(
         labels=loaded.labels,
         problem=loaded.problem,
         relevance=loaded.relevance,
-        tokenizer=dataclasses.replace(converted.record, text_limit=text_limit),
+        tokenizer=converted.record,
+        reranking=loaded.reranker.record if loaded.reranker else None,
         graphs=(graph,),
         provenance=ProvenanceRecord(
             tool_version="0", created="2026-01-31T23:59:59Z", source="", source_format=""
         ),
     )
-    with BundleWriter(folder / "bundle") as writer:
+    with BundleWriter(bundle) as writer:
         writer.path(graph.file).write_bytes(b"none")
         for file, data in converted.files.items():
             writer.path(file).write_bytes(data)
-        bundle = writer.finish(manifest)
-    return reference, tokenizer, Model(bundle, EagerBackend(loaded.model), cut=cut)
+        finished = writer.finish(manifest)
+    return Model(finished, EagerBackend(loaded.model), cut=cut)
 
 
 @torch.no_grad()

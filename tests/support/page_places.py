@@ -136,7 +136,12 @@ def speech(place: Path, speaking: Speaking) -> None:
 def understanding(place: Path, speaking: Speaking) -> None:
     """A bundle for each task of encoders, and passages."""
     shutil.copytree(speaking("bert", num_labels=1), place / "reranker")
-    for name, of in (("tagger", "tokens"), ("reader", "span"), ("filler", "masked")):
+    for name, of in (
+        ("tagger", "tokens"),
+        ("reader", "span"),
+        ("filler", "masked"),
+        ("weigher", "sparse"),
+    ):
         shutil.copytree(speaking(f"bert-{of}"), place / name)
     shutil.copyfile(place / "texts.txt", place / "passages.txt")
 

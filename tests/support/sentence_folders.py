@@ -33,7 +33,7 @@ def sentence_folder(
     `dense`: (in, out, activation, bias) of each.
     """
     kinds = kinds or ("Transformer", "Pooling")
-    places = ["" if kind == "Transformer" else f"{i}_{kind}" for i, kind in enumerate(kinds)]
+    places = ["" if kind.endswith("Transformer") else f"{i}_{kind}" for i, kind in enumerate(kinds)]
     modules = [
         {"idx": i, "name": str(i), "path": place, "type": f"{PACKAGE}.{kind}"}
         for i, (kind, place) in enumerate(zip(kinds, places, strict=True))

@@ -78,7 +78,7 @@ def speaking_bundle(
         folder / "checkpoint",
         folder / "bundle",
         alignments=alignments,
-        task="fill" if "masked" in name else None,
+        task=tiny_models.task_of(name),
         original=False,
     )
     return folder / "bundle"

@@ -169,6 +169,15 @@ _FIRST_DEBERTA = {
 }
 _QWEN = {**LLAMA_SIZES, "tie_word_embeddings": False}
 _UNNAMED = LLAMA_SIZES.keys() - {"intermediate_size", "num_key_value_heads"}
+_NEOX = {**{key: LLAMA_SIZES[key] for key in _UNNAMED}, "intermediate_size": 64}
+_FALCON = {
+    **{key: LLAMA_SIZES[key] for key in _UNNAMED},
+    "ffn_hidden_size": 112,
+    "new_decoder_architecture": True,
+    "num_kv_heads": 2,
+    "bias": True,
+    "tie_word_embeddings": False,
+}
 _LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
@@ -293,6 +302,13 @@ GENERATORS: dict[str, TinyModel] = {
         original_max_position_embeddings=64,
         rope_parameters=_LONGROPE,
     ),
+    "lfm2": _causal(
+        "Lfm2",
+        **{**_QWEN, "tie_word_embeddings": True, "intermediate_size": 90, "num_hidden_layers": 4},
+        block_multiple_of=16,
+        conv_L_cache=4,
+        layer_types=["conv", "full_attention", "conv", "full_attention"],
+    ),
     # Gemma's large embeddings would say the last token again where they are the LM head too.
     "gemma": _causal("Gemma", **{**_QWEN, "intermediate_size": 80}, head_dim=16),
     "gemma2": _causal(
@@ -356,20 +372,8 @@ GENERATORS: dict[str, TinyModel] = {
     ),
     "stablelm": _causal("StableLm", **{**LLAMA_SIZES, "hidden_size": 64}, use_qkv_bias=True),
     "phi": _causal("Phi", **{**LLAMA_SIZES, "hidden_size": 64, "intermediate_size": 48}),
-    "gpt-neox": _causal(
-        "GPTNeoX",
-        **{key: LLAMA_SIZES[key] for key in _UNNAMED},
-        intermediate_size=64,
-    ),
-    "falcon": _causal(
-        "Falcon",
-        **{key: LLAMA_SIZES[key] for key in _UNNAMED},
-        ffn_hidden_size=112,
-        new_decoder_architecture=True,
-        num_kv_heads=2,
-        bias=True,
-        tie_word_embeddings=False,
-    ),
+    "gpt-neox": _causal("GPTNeoX", **_NEOX),
+    "falcon": _causal("Falcon", **_FALCON),
     "ernie4_5": _causal(
         "Ernie4_5",
         **{**_QWEN, "intermediate_size": 112},
@@ -460,36 +464,78 @@ def _head(name: str, head: str, **settings: Any) -> TinyModel:
     )
 
 
+TOKENS, SPAN, MASKED = "ForTokenClassification", "ForQuestionAnswering", "ForMaskedLM"
 # What answers each token; the graphs of other families differ in nothing more.
 _HEAD_SIZES = {**BERT_SIZES, "hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 2}
 HEADS: dict[str, TinyModel] = {
-    "bert-tokens": _head("Bert", "ForTokenClassification", **_HEAD_SIZES),
-    "bert-span": _head("Bert", "ForQuestionAnswering", **{**_HEAD_SIZES, "num_labels": 2}),
-    "bert-masked": _head("Bert", "ForMaskedLM", **_HEAD_SIZES),
+    "bert-tokens": _head("Bert", TOKENS, **_HEAD_SIZES),
+    "bert-span": _head("Bert", SPAN, **{**_HEAD_SIZES, "num_labels": 2}),
+    "bert-masked": _head("Bert", MASKED, **_HEAD_SIZES),
+    "modernbert-tokens": _head(
+        "ModernBert",
+        TOKENS,
+        **{**_MODERNBERT, "hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 2},
+    ),
+    "eurobert-masked": _head(
+        "EuroBert", MASKED, **_EUROBERT, tie_word_embeddings=True, mlp_bias=True
+    ),
 }
 _ROBERTA, _DISTILBERT = ENCODERS["roberta"].settings, ENCODERS["distilbert"].settings
+_TWO = {"num_labels": 2}
+_MODERN = {**_MODERNBERT, "norm_bias": True, "classifier_bias": True, "mlp_bias": True}
 EAGER_HEADS: dict[str, TinyModel] = {
-    "roberta-tokens": _head("Roberta", "ForTokenClassification", **_ROBERTA),
-    "distilbert-tokens": _head("DistilBert", "ForTokenClassification", **_DISTILBERT),
-    "roberta-span": _head("Roberta", "ForQuestionAnswering", **{**_ROBERTA, "num_labels": 2}),
-    "distilbert-span": _head(
-        "DistilBert", "ForQuestionAnswering", **{**_DISTILBERT, "num_labels": 2}
+    "roberta-tokens": _head("Roberta", TOKENS, **_ROBERTA),
+    "distilbert-tokens": _head("DistilBert", TOKENS, **_DISTILBERT),
+    "electra-tokens": _head("Electra", TOKENS, **_ELECTRA),
+    "albert-tokens": _head("Albert", TOKENS, **_ALBERT),
+    "mpnet-tokens": _head("MPNet", TOKENS, **_MPNET),
+    "deberta-tokens": _head("Deberta", TOKENS, **_FIRST_DEBERTA),
+    "deberta-v2-tokens": _head("DebertaV2", TOKENS, **_DEBERTA),
+    "nomic-bert-tokens": _head("NomicBert", TOKENS, **BERT_SIZES),
+    "gte-tokens": _head("Gte", TOKENS, **BERT_SIZES),
+    "eurobert-tokens": _head("EuroBert", TOKENS, **_EUROBERT),
+    "xlm-roberta-tokens": _head("XLMRoberta", TOKENS, **_ROBERTA),
+    "camembert-tokens": _head("Camembert", TOKENS, **_ROBERTA),
+    "roberta-span": _head("Roberta", SPAN, **{**_ROBERTA, **_TWO}),
+    "distilbert-span": _head("DistilBert", SPAN, **{**_DISTILBERT, **_TWO}),
+    "electra-span": _head("Electra", SPAN, **{**_ELECTRA, **_TWO}),
+    "albert-span": _head("Albert", SPAN, **{**_ALBERT, **_TWO}),
+    "mpnet-span": _head("MPNet", SPAN, **{**_MPNET, **_TWO}),
+    "deberta-span": _head("Deberta", SPAN, **{**_FIRST_DEBERTA, **_TWO}),
+    "deberta-v2-span": _head("DebertaV2", SPAN, **{**_DEBERTA, **_TWO}),
+    "modernbert-span": _head("ModernBert", SPAN, **{**_MODERN, **_TWO}),
+    "xlm-roberta-span": _head("XLMRoberta", SPAN, **{**_ROBERTA, **_TWO}),
+    "camembert-span": _head("Camembert", SPAN, **{**_ROBERTA, **_TWO}),
+    "roberta-masked": _head("Roberta", MASKED, **_ROBERTA),
+    "distilbert-masked": _head("DistilBert", MASKED, **_DISTILBERT),
+    "electra-masked": _head("Electra", MASKED, **_ELECTRA),
+    "albert-masked": _head("Albert", MASKED, **_ALBERT, hidden_act="gelu_new"),
+    "mpnet-masked": _head("MPNet", MASKED, **_MPNET),
+    "deberta-masked": _head("Deberta", MASKED, **_FIRST_DEBERTA),
+    "deberta-v2-masked": _head("DebertaV2", MASKED, **_DEBERTA),
+    "bert-masked-untied": _head("Bert", MASKED, **_HEAD_SIZES, tie_word_embeddings=False),
+    "nomic-bert-masked": _head("NomicBert", MASKED, **BERT_SIZES),
+    "gte-masked": _head("Gte", MASKED, **BERT_SIZES),
+    "modernbert-masked": _head("ModernBert", MASKED, **_MODERNBERT),
+    "modernbert-masked-untied": _head(
+        "ModernBert", MASKED, **_MODERN, tie_word_embeddings=False, decoder_bias=False
     ),
-    "roberta-masked": _head("Roberta", "ForMaskedLM", **_ROBERTA),
-    "distilbert-masked": _head("DistilBert", "ForMaskedLM", **_DISTILBERT),
-    "electra-tokens": _head("Electra", "ForTokenClassification", **_ELECTRA),
-    "electra-span": _head("Electra", "ForQuestionAnswering", **{**_ELECTRA, "num_labels": 2}),
-    "electra-masked": _head("Electra", "ForMaskedLM", **_ELECTRA),
-    "albert-tokens": _head("Albert", "ForTokenClassification", **_ALBERT),
-    "albert-masked": _head("Albert", "ForMaskedLM", **_ALBERT, hidden_act="gelu_new"),
-    "nomic-bert-tokens": _head("NomicBert", "ForTokenClassification", **BERT_SIZES),
-    "mpnet-tokens": _head("MPNet", "ForTokenClassification", **_MPNET),
-    "mpnet-masked": _head("MPNet", "ForMaskedLM", **_MPNET),
-    "deberta-masked": _head("Deberta", "ForMaskedLM", **_FIRST_DEBERTA),
-    "deberta-v2-tokens": _head("DebertaV2", "ForTokenClassification", **_DEBERTA),
-    "deberta-v2-span": _head("DebertaV2", "ForQuestionAnswering", **{**_DEBERTA, "num_labels": 2}),
-    "deberta-v2-masked": _head("DebertaV2", "ForMaskedLM", **_DEBERTA),
-    "bert-masked-untied": _head("Bert", "ForMaskedLM", **_HEAD_SIZES, tie_word_embeddings=False),
+    "eurobert-masked-untied": _head("EuroBert", MASKED, **_EUROBERT),
+    "xlm-roberta-masked": _head("XLMRoberta", MASKED, **_ROBERTA),
+    "camembert-masked": _head("Camembert", MASKED, **_ROBERTA),
+    "distilbert-sparse": _head("DistilBert", MASKED, **_DISTILBERT),
+    "bert-sparse": _head("Bert", MASKED, **_HEAD_SIZES),
+    "modernbert-sparse": _head("ModernBert", MASKED, **_MODERNBERT),
+    "mistral-span": _head("Mistral", SPAN, **LLAMA_SIZES, sliding_window=6),
+    "qwen2-tokens": _head("Qwen2", TOKENS, **_QWEN, num_labels=5),
+    "qwen3-span": _head("Qwen3", SPAN, **_QWEN, head_dim=12),
+    "gemma2-tokens": _head("Gemma2", TOKENS, **GENERATORS["gemma2"].settings),
+    "gpt-neox-tokens": _head("GPTNeoX", TOKENS, **_NEOX),
+    "gpt-neox-span": _head("GPTNeoX", SPAN, **_NEOX),
+    "falcon-tokens": _head("Falcon", TOKENS, **_FALCON),
+    "falcon-span": _head("Falcon", SPAN, **_FALCON),
+    "gpt2-tokens": _head("GPT2", TOKENS, **_GPT2),
+    "gpt2-span": _head("GPT2", SPAN, **_GPT2),
 }
 
 ALL: dict[str, TinyModel] = {**GENERATORS, **ENCODERS, **HEADS}
@@ -506,6 +552,24 @@ ALIKE: dict[str, TinyModel] = {
     "nomic-bert-embedding": _encoder("NomicBert", **BERT_SIZES),
     "gte": _classifier("Gte", **BERT_SIZES),
     "gte-embedding": _encoder("Gte", **{**BERT_SIZES, "type_vocab_size": 1}),
+    "xlm-roberta-embedding": _encoder("XLMRoberta", **_ROBERTA),
+    "camembert-classifier": _classifier("Camembert", **_ROBERTA),
+    "deberta-embedding": _encoder("Deberta", **_FIRST_DEBERTA),
+    "eurobert-embedding": _encoder("EuroBert", **_EUROBERT),
+    "gemma3-classifier": TinyModel(
+        model="Gemma3TextForSequenceClassification",
+        config="Gemma3TextConfig",
+        settings={**GENERATORS["gemma3"].settings, "num_labels": 3},
+        kind="encoder",
+    ),
+    "gemma3-bidirectional-classifier": TinyModel(
+        model="Gemma3TextForSequenceClassification",
+        config="Gemma3TextConfig",
+        settings={**ENCODERS["embedding-gemma"].settings, "num_labels": 3},
+        kind="encoder",
+    ),
+    "gpt2-classifier": _classifier("GPT2", **_GPT2, num_labels=3),
+    "gpt2-embedding": _encoder("GPT2", **_GPT2),
 }
 # Compared without an export, too: other parts around the same graphs.
 EAGER_GENERATORS: dict[str, TinyModel] = {
@@ -525,6 +589,11 @@ EAGER_GENERATORS: dict[str, TinyModel] = {
 FOREIGN = ("bergamot",)  # exported too, but no models of transformers
 # Those too that are not exported.
 EVERY: dict[str, TinyModel] = {**ALL, **EAGER_HEADS, **ALIKE, **EAGER_GENERATORS}
+
+
+def task_of(name: str) -> str | None:
+    """What a checkpoint is asked to do whose class leaves a choice."""
+    return "fill" if "masked" in name else "weigh" if "sparse" in name else None
 
 
 def make(name: str, seed: int = 0, **changes: Any) -> Any:
@@ -576,7 +645,7 @@ def export(folder: Path, name: str, **changes: Any) -> tuple[Path, ExportReport]
 
     save(name, folder / "checkpoint", **changes)
     with mock.patch("seq2edge.export.pipeline.export_checkpoint", kept):
-        task = ("--task", "fill") if "masked" in name else ()
+        task = ("--task", task_of(name)) if task_of(name) else ()
         result = call(
             "export", folder / "checkpoint", "-o", folder / "bundle", "--original", "no", *task
         )

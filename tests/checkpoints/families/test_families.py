@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import tiny_models
+import transformers
 from published_configs import CONFIGS
 
 from seq2edge.checkpoints.families import FAMILIES, find_family
@@ -439,7 +440,7 @@ def test_details_of_gemma_2_and_what_was_made_of_it():
         ("bert-base-uncased", {"is_decoder": True}, "is_decoder True"),
         ("bert-base-uncased", {"pruned_heads": {"0": [1]}}, r"pruned_heads=\{'0': \[1\]\}"),
         ("nllb-200-distilled-600M", {"pad_token_id": 2}, "start_token_id 2 is the pad_token_id"),
-        ("gpt2", {"architectures": ["GPT2ForQuestionAnswering"]}, "GPT2ForQuestionAnswering"),
+        ("gpt2", {"architectures": ["GPT2DoubleHeadsModel"]}, "GPT2DoubleHeadsModel"),
         ("gpt2", {"model_type": "mamba"}, r"needs layers with a running state.*; known: .*gpt2"),
         ("gpt2", {"model_type": "mixtral"}, "'mixtral' .*: it needs a mixture of experts; known"),
         ("gpt2", {"model_type": "canary"}, "'canary' .*: it needs a FastConformer encoder; known"),
@@ -460,7 +461,9 @@ def test_a_masked_language_model_asks_what_it_is_for(name):
     base = {"Bert": "bert-base-uncased", "Roberta": "roberta-base"}.get(name, published)
     values = {**CONFIGS[base], "architectures": [f"{name}ForMaskedLM"]}
     family = find_family(values["model_type"])
-    with pytest.raises(UnsupportedError, match=rf"{name}ForMaskedLM .*--task fill or --task embed"):
+    with pytest.raises(
+        UnsupportedError, match=rf"{name}ForMaskedLM .*--task fill or --task embed, or --task weigh"
+    ):
         family.dims(Config(values), frozenset())
     chosen = family.dims(Config(values, task="embed"), frozenset())
     assert (chosen.head, chosen.pooling) == ("embedding", "mean")
@@ -473,7 +476,7 @@ def test_a_masked_language_model_asks_what_it_is_for(name):
 @pytest.mark.parametrize(
     ("name", "task", "message"),
     [
-        ("gpt2", "embed", "task 'embed': a gpt2 checkpoint is made to generate"),
+        ("opt", "embed", "task 'embed': a opt checkpoint is made to generate"),
         ("whisper", "generate", "task 'generate': a whisper checkpoint is made to transcribe"),
         ("bert", "embed", "task 'embed': BertForSequenceClassification is made to classify"),
         ("bert-embedding", "classify", "task 'classify': BertModel is made to embed"),
@@ -519,6 +522,17 @@ def test_positions_must_be_whole(name, changes, message):
     """Every number that their kind needs."""
     with pytest.raises(CheckpointError, match=message):
         published(name, **changes)
+
+
+def test_every_class_of_a_family_is_one_of_transformers():
+    """None is promised that there is nothing to compare with, but for names of old files."""
+    classes = {
+        name
+        for model_type in set(FAMILIES) - {"seq2edge"}
+        for name in find_family(model_type).architectures
+        if not name.endswith("ForPreTraining")
+    }
+    assert {name for name in classes if not hasattr(transformers, name)} <= {"T5WithLMHeadModel"}
 
 
 def test_every_family_has_a_published_config_here():

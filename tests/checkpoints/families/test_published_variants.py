@@ -53,13 +53,25 @@ def test_there_are_many_of_them():
     assert not set(VARIANTS) & set(CONFIGS)
 
 
+def test_rerankers_with_code_of_their_own_are_refused_by_name():
+    """bge-reranker-v2-minicpm-layerwise, jina-reranker-v1-turbo-en and v3."""
+    layerwise = {"model_type": "minicpm", "architectures": ["LayerWiseMiniCPMForCausalLM"]}
+    with pytest.raises(UnsupportedError, match="'minicpm' is not supported"):
+        read({**layerwise, "start_layer": 8, "head_multi": True, "head_type": "simple"})
+    alibi = {"position_embedding_type": "alibi", "feed_forward_type": "geglu"}
+    with pytest.raises(UnsupportedError, match="position_embedding_type 'alibi'"):
+        read({**CONFIGS["bert-base-uncased"], **alibi, "architectures": ["BertModel"]})
+    with pytest.raises(UnsupportedError, match="JinaForRanking is not supported, qwen3 knows"):
+        read({**CONFIGS["Qwen3-0.6B"], "architectures": ["JinaForRanking"]})
+
+
 @pytest.mark.parametrize(
     ("name", "architecture"),
     [
         ("bart-large-cnn", "BartForSequenceClassification"),  # bart-large-mnli
         ("t5-small", "T5EncoderModel"),  # sentence-t5-base
         ("whisper-tiny", "WhisperForAudioClassification"),
-        ("Qwen3-0.6B", "Qwen3ForTokenClassification"),
+        ("ERNIE-4.5-0.3B-PT", "Ernie4_5ForTokenClassification"),
         ("bert-base-uncased", "BertForNextSentencePrediction"),
     ],
 )

@@ -50,6 +50,26 @@ def test_embeddings_are_those_of_the_modules(tmp_path, mode, pooling, dense, nor
     assert loaded.dims.embedding_width == wanted.shape[1]
 
 
+@pytest.mark.parametrize("first", ["Transformer", "MLMTransformer"])
+def test_a_sparse_encoder_weighs_the_vocabulary(tmp_path, first):
+    """SPLADE's: log(1 + relu) of the masked-language model's logits, the largest of each token."""
+    model = tiny_models.save("bert-masked", tmp_path)
+    sentence_folder(tmp_path, first, "SpladePooling", settings={"max_active_dims": 7})
+    write(tmp_path / "1_SpladePooling" / "config.json", {"pooling_strategy": "max"})
+    loaded = load_checkpoint(tmp_path)
+    assert (loaded.dims.task, loaded.source.sentence.dimensions) == ("weigh", 7)
+    found = EagerBackend(loaded.model).pool(IDS.numpy(), LENGTHS.numpy())
+    mask = (torch.arange(IDS.shape[1]) < LENGTHS[:, None]).long()
+    with torch.no_grad():
+        logits = model(input_ids=IDS, attention_mask=mask).logits
+    wanted = (torch.log1p(torch.relu(logits)) * mask[:, :, None]).amax(dim=1)
+    np.testing.assert_allclose(found, wanted.numpy(), atol=2e-6)
+    for key, value in (("pooling_strategy", "sum"), ("activation_function", "log1p_relu")):
+        write(tmp_path / "1_SpladePooling" / "config.json", {key: value})
+        with pytest.raises(UnsupportedError, match=f"{key} '{value}' is not supported, only"):
+            load_checkpoint(tmp_path)
+
+
 def test_several_products_follow_each_other(tmp_path):
     """As in EmbeddingGemma; all tensors are read, none is left."""
     model = tiny_models.save("distilbert-embedding", tmp_path)
@@ -203,7 +223,7 @@ def test_a_decoder_embeds_where_its_folder_says_so(tmp_path):
     sentence_folder(tmp_path / "qwen3", pooling={"pooling_mode_lasttoken": True})
     dims = load_checkpoint(tmp_path / "qwen3").dims
     assert (dims.task, dims.pooling, dims.encoder.causal) == ("embed", "last", True)
-    tiny_models.save("gpt2", tmp_path / "gpt2")
-    sentence_folder(tmp_path / "gpt2", pooling={"pooling_mode_lasttoken": True})
+    tiny_models.save("opt", tmp_path / "opt")
+    sentence_folder(tmp_path / "opt", pooling={"pooling_mode_lasttoken": True})
     with pytest.raises(UnsupportedError, match="embeddings of a model made to generate"):
-        load_checkpoint(tmp_path / "gpt2")
+        load_checkpoint(tmp_path / "opt")

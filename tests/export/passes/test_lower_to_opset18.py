@@ -27,7 +27,7 @@ READ = set(
     "Add And Cast Concat Conv Cos Div Equal Erf Exp Expand Gather GatherND Gemm Greater"
     " GreaterOrEqual LayerNormalization Less LessOrEqual MatMul Max Min Mul Neg Not Pad Pow Range"
     " ReduceMean ReduceSum Relu Reshape ScatterND Shape Sigmoid Sin Softmax Softplus Split Sqrt"
-    " Squeeze Sub Tanh Transpose Unsqueeze Where".split()
+    " Slice Squeeze Sub Tanh Transpose Unsqueeze Where".split()
 )
 
 

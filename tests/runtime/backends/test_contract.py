@@ -23,7 +23,7 @@ def unchecked(backend, bundle):
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "canonical"])
-@pytest.mark.parametrize("name", ["llama", "mistral", "bart", "t5", "whisper", "bergamot"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "bart", "t5", "whisper", "bergamot", "lfm2"])
 def test_onnxruntime_on_the_cpu(exported, name, target):
     """Both kinds of graphs; the canonical ones give all logits."""
     bundle = Bundle.open(exported(name)[1] / "bundle")

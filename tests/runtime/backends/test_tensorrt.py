@@ -116,7 +116,7 @@ class Steps:
 
 
 @pytest.mark.parametrize("form", ["masked", "lowered"])
-@pytest.mark.parametrize("name", ["t5", "bart", "llama", "mistral"])
+@pytest.mark.parametrize("name", ["t5", "bart", "llama", "mistral", "bergamot", "lfm2"])
 def test_any_mixture_of_steps_gives_the_same_logits(machine, engines, name, form):
     """Unequal prompts, tokens on a past, prompts in pieces, other orders, more and fewer rows."""
     steps = Steps(both(machine, engines(name, form=form), (5, 3)))
@@ -140,7 +140,7 @@ def test_half_precision_caches_have_half_the_bytes(machine, engines, name):
     """Strides follow the engine's type; what it answers is the model's, rounded."""
     bundle = engines(name, precision="fp16")
     pairs = both(machine, bundle, (5, 3))
-    assert pairs[0][0]._decoder.line == 2 * bundle.manifest.dims.decoder.head_dim
+    assert pairs[0][0]._decoder.blocks[0].line == 2 * bundle.manifest.dims.decoder.head_dim
     rng = np.random.default_rng(4)
     for lengths, rows in (((5, 3), [0, 0, 1, 1]), ((1,) * 4, [1, 0, 3, 3]), ((1,) * 4, [2, 2])):
         tokens = rng.integers(3, 80, (len(lengths), max(lengths)))
