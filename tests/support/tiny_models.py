@@ -566,6 +566,10 @@ ALIKE: dict[str, TinyModel] = {
 }
 # Compared without an export, too: other parts around the same graphs.
 EAGER_GENERATORS: dict[str, TinyModel] = {
+    "t5gemma-uneven": _seq2seq(
+        "T5Gemma",
+        **{**GENERATORS["t5gemma"].settings, "encoder": {**_T5GEMMA, "hidden_size": 48}},
+    ),
     "trocr-deit": _vision(
         {**_VIT, "model_type": "deit", "patch_size": [4, 5], "num_channels": 1},
         {
