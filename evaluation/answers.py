@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from seq2edge.errors import InputError
 from seq2edge.evaluation.examples import Example
 from seq2edge.runtime.encoders import Text
-from seq2edge.runtime.model import Classification, Model
+from seq2edge.runtime.model import Model
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.scheduler import rows_of
 from seq2edge.runtime.sequences import GeneratedText
+from seq2edge.runtime.understanding import Classification
 
 LONGEST = 384  # tokens of a text that perplexity reads
 

@@ -29,8 +29,9 @@ from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import Ask, Estimate, estimate_mean
 from seq2edge.evaluation.pairs import Association, Group, Pairs
 from seq2edge.files.progress import Progress
-from seq2edge.runtime.model import Classification, Model
+from seq2edge.runtime.model import Model
 from seq2edge.runtime.sequences import GeneratedText
+from seq2edge.runtime.understanding import Classification
 
 NEW_TOKENS = 32
 PERMUTATIONS = 10_000  # of the words of an association

@@ -21,7 +21,8 @@ from seq2edge.evaluation import text_metrics
 from seq2edge.evaluation.answers import ModelRequest, labels, negative_log_likelihood, texts
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.text_metrics import Sums
-from seq2edge.runtime.model import Classification, Model
+from seq2edge.runtime.model import Model
+from seq2edge.runtime.understanding import Classification
 
 SAMPLES = 1000  # of the bootstrap
 LISTED = 20  # labels that an error names

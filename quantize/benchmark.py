@@ -21,7 +21,8 @@ from seq2edge.errors import BackendError
 from seq2edge.evaluation.answers import ModelRequest, ids_of
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import AGREEMENT, Metric
-from seq2edge.runtime.model import TOKEN_TASKS, Model
+from seq2edge.runtime.model import Model
+from seq2edge.runtime.understanding import TOKEN_TASKS
 
 Input: TypeAlias = Any  # ids of a text, features of a clip, or pixels of an image
 Throughput: TypeAlias = dict[int, float]  # tokens (inputs, without decoding) per second, by batch

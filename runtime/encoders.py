@@ -13,8 +13,8 @@ from seq2edge.errors import InputError
 from seq2edge.runtime.likelihood import probabilities
 
 if TYPE_CHECKING:
-    from seq2edge.runtime.model import Model
     from seq2edge.runtime.tokenizer import EncodedText
+    from seq2edge.runtime.understanding import Understanding
 
 Text: TypeAlias = "str | tuple[str, str]"  # or a pair, which the model reads as one
 BATCH = 16  # texts at a time
@@ -30,7 +30,7 @@ class Ranked:
 
 
 def pool_each(
-    model: Model, texts: Sequence[EncodedText], batch: int = BATCH
+    model: Understanding, texts: Sequence[EncodedText], batch: int = BATCH
 ) -> list[NDArray[np.float32]]:
     """What the encoder gives for each text, in their order: (values,), or (tokens, values)."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i].ids))
@@ -43,7 +43,7 @@ def pool_each(
 
 
 def rerank(
-    model: Model, query: str, texts: Sequence[str], instruction: str | None, batch: int
+    model: Understanding, query: str, texts: Sequence[str], instruction: str | None, batch: int
 ) -> list[Ranked]:
     """See `Model.rerank`."""
     labels = model.bundle.manifest.labels

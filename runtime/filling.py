@@ -12,7 +12,7 @@ from seq2edge.runtime.encoders import pool_each
 from seq2edge.runtime.likelihood import probabilities
 
 if TYPE_CHECKING:
-    from seq2edge.runtime.model import Model
+    from seq2edge.runtime.understanding import Understanding
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Filling:
     text: str
 
 
-def fill(model: Model, text: str, top_k: int) -> list[list[Filling]]:
+def fill(model: Understanding, text: str, top_k: int) -> list[list[Filling]]:
     """See `Model.fill`."""
     if top_k < 1:
         raise OptionError(f"top_k: {top_k}, needs 1 or more")

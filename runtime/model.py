@@ -8,56 +8,32 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
-import threading
-import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
-from seq2edge.bundle.engine_info import SEGMENTS
 from seq2edge.bundle.lexicon import read_lexicon
-from seq2edge.bundle.manifest import EmbeddingRecord
-from seq2edge.bundle.shortlist import read_shortlist
 from seq2edge.errors import InputError, OptionError
 from seq2edge.runtime.backend import Backend, Features, Memory, open_backend
-from seq2edge.runtime.embeddings import first_values, weights_of, with_prompt
-from seq2edge.runtime.encoders import BATCH, Ranked, Text, rerank
-from seq2edge.runtime.likelihood import probabilities
-from seq2edge.runtime.limits import Limits
+from seq2edge.runtime.inputs import Audio, Ids, refuse_one_string
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.scheduler import ROWS, Group, Prefix, Request, Scheduler, decode, rows_of
 from seq2edge.runtime.scoring import ScoredSequence, score_labels
 from seq2edge.runtime.sequences import GeneratedSequence, GeneratedText, common_length, pad
 from seq2edge.runtime.speculation import check_draft, make_drafter
 from seq2edge.runtime.streaming import StopStrings, TextStream, cut_at_stop
+from seq2edge.runtime.understanding import Understanding
 
 if TYPE_CHECKING:
-    from seq2edge.runtime.filling import Filling
     from seq2edge.runtime.images import Picture
-    from seq2edge.runtime.reading import Answer
     from seq2edge.runtime.search import Processor
     from seq2edge.runtime.service import Reply, Service
     from seq2edge.runtime.session import Session
-    from seq2edge.runtime.tagging import Aggregation, Entity
-    from seq2edge.runtime.tokenizer import EncodedText, Tokenizer
     from seq2edge.runtime.words import WordAlignment
 
-TOKEN_TASKS = ("tag", "answer", "fill")  # what answers each token
 AHEAD = 2  # times as many texts as are decoded at a time are read ahead
-
-Ids = Sequence[int]
-Audio: TypeAlias = "str | os.PathLike[str] | NDArray[np.float32]"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Classification:
-    """The best label and the scores of all; probabilities unless the model is a regression."""
-
-    label: str
-    scores: dict[str, float]
 
 
 def load(
@@ -88,53 +64,24 @@ def load(
     return model
 
 
-class Model:
+class Model(Understanding):
     """A bundle on a backend. For any thread: calls share nothing but what none of them changes."""
 
     def __init__(
         self, bundle: Bundle, backend: Backend, *, reason: str = "", cut: bool = False
     ) -> None:
         """Raises OptionError where `cut` is asked of a model that reads no text of its own."""
-        encoder = bundle.manifest.dims.encoder
-        if cut and (encoder is None or bundle.manifest.dims.source_shape):
-            raise OptionError("cut: this model has no encoder of texts, nothing can be cut")
-        self._cut = cut
-        self.bundle = bundle
-        self.backend = backend
+        super().__init__(bundle, backend, cut=cut)
         self.reason = reason
-        self.dims = bundle.manifest.dims
-        tokenizer = bundle.manifest.tokenizer
-        self._limits = Limits(
-            dims=self.dims,
-            backend=backend,
-            listed=read_shortlist(bundle),
-            longest=tokenizer.text_limit if tokenizer is not None else None,
-        )
         self.options = DecodeOptions.from_dict(dict(bundle.manifest.generation or {}))
         self._lexicon = read_lexicon(bundle)
-        self._tokenizer: Tokenizer | None = None
         self._draft: Model | None = None
         self._service: Service | None = None  # of the asynchronous calls
-        self._lock = threading.Lock()  # of what is made when it is first used
 
     def use_draft(self, draft: Model) -> None:
         """Let a smaller model guess what this one generates. Raises OptionError if it cannot."""
         check_draft(self, draft)
         self._draft = draft
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The bundle's tokenizer. Raises InputError where the checkpoint had none."""
-        if self._tokenizer is None:
-            record = self.bundle.manifest.tokenizer
-            if record is None:
-                raise InputError(f"{self.bundle.path}: has no tokenizer, use token ids")
-            from seq2edge.runtime.tokenizer import Tokenizer
-
-            with self._lock:  # one for all threads, since it counts
-                if self._tokenizer is None:
-                    self._tokenizer = Tokenizer(self.bundle.path, record)
-        return self._tokenizer
 
     def generate_ids(
         self, prompts: Sequence[Ids], options: DecodeOptions | None = None
@@ -160,7 +107,7 @@ class Model:
         target_language: str | None = None,
     ) -> list[list[GeneratedText]]:
         """`generate_ids` on text. Languages are codes of a multilingual model's tokenizer."""
-        _refuse_one_string(prompts)
+        refuse_one_string(prompts)
         self._require("generate")
         ids = [
             self.encode_text(
@@ -251,7 +198,7 @@ class Model:
         A target counts with the language token that is forced before it and the end token behind
         it, as `generate` counts them; a text with the special tokens that inputs have.
         """
-        _refuse_one_string(texts)
+        refuse_one_string(texts)
         self._require("generate")
         ids = [
             self.encode_text(text, source_language=source_language, target_language=target_language)
@@ -259,7 +206,7 @@ class Model:
         ]
         if targets is None:
             return self.score_ids(ids)
-        _refuse_one_string(targets)
+        refuse_one_string(targets)
         options = self.with_target_language(self.options, target_language)
         first = () if options.forced_bos_token_id is None else (options.forced_bos_token_id,)
         end = options.eos_token_id[:1]
@@ -316,7 +263,7 @@ class Model:
         """
         from seq2edge.runtime.service import results_of
 
-        _refuse_one_string(prompts)
+        refuse_one_string(prompts)
         return await results_of(
             self._shared_service().generate(
                 prompt,
@@ -354,11 +301,6 @@ class Model:
                 self._service = Service(self, requests=None)
             return self._service
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """The ids that the model reads of a conversation, up to where its answer begins."""
-        prompt = self.tokenizer.render_chat(list(messages))
-        return self.tokenizer.encode(prompt, special_tokens=False)
-
     def transcribe(
         self,
         clips: Sequence[Audio],
@@ -372,7 +314,7 @@ class Model:
         `language` is needed where the model knows several. Raises InputError for longer clips
         than the model's window.
         """
-        _refuse_one_string(clips)
+        refuse_one_string(clips)
         self._require("transcribe")
         if not clips:
             return []
@@ -398,7 +340,7 @@ class Model:
         `num_return_sequences` texts, best first. Needs `seq2edge[images]`; raises InputError for
         what is no image, damaged or too large.
         """
-        _refuse_one_string(images)
+        refuse_one_string(images)
         self._require("read")
         if not images:
             return []
@@ -418,351 +360,16 @@ class Model:
         self._require("read")
         return self.signal_ids(pixels, options or self.options)
 
-    def classify(self, texts: Sequence[Text]) -> list[Classification]:
-        """The label of each text or pair of texts, with the scores of all labels."""
-        _refuse_one_string(texts)
-        self._require("classify")
-        if not texts:
-            return []
-        labels = self.bundle.manifest.labels
-        return [
-            Classification(
-                label=labels[int(scores.argmax())],
-                scores=dict(zip(labels, scores.tolist(), strict=True)),
-            )
-            for scores in self._scores(self.pool([self.read_text(text) for text in texts]))
-        ]
-
-    def classify_ids(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
-        """Scores (batch, labels): probabilities, or plain values of a regression."""
-        self._require("classify")
-        return self._scores(self._pool(sources))
-
-    def _scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        return probabilities(logits, self.bundle.manifest.problem)
-
-    def rerank(
-        self,
-        query: str,
-        texts: Sequence[str],
-        *,
-        instruction: str | None = None,
-        batch: int = BATCH,
-    ) -> list[Ranked]:
-        """The texts with how well each answers the query, best first; `batch` pairs at a time.
-
-        For classifiers of pairs with one label. The score is the sigmoid of its logit, as
-        sentence-transformers' CrossEncoder gives it, or the logit where the checkpoint says so.
-        `instruction` tells a reranker that is a language model what counts, by default what its
-        checkpoint says.
-        """
-        _refuse_one_string(texts)
-        self._require("classify")
-        return rerank(self, query, texts, instruction, batch)
-
-    def tag(
-        self,
-        texts: Sequence[str],
-        *,
-        aggregation: Aggregation = "simple",
-        ignore: Collection[str] = ("O",),
-        overlap: int | None = None,
-        batch: int = BATCH,
-    ) -> list[list[Entity]]:
-        """The entities of each text, as transformers' TokenClassificationPipeline finds them.
-
-        `aggregation` says what is made of the tokens' labels: "none" keeps every token, "simple"
-        joins neighbours of one label, and before that "first", "average" and "max" give a word one
-        label. Labels of `ignore` are left out. With `overlap` a text that is too long is read in
-        parts which share so many tokens; without it is refused, or cut where the model was loaded
-        so. `batch` texts or parts are read at a time.
-        """
-        from seq2edge.runtime.tagging import tag
-
-        _refuse_one_string(texts)
-        self._require("tag")
-        return tag(self, texts, aggregation, ignore, overlap, batch)
-
-    def answer(
-        self,
-        question: str,
-        context: str,
-        *,
-        top_k: int = 1,
-        longest: int = 15,
-        may_be_empty: bool = False,
-        window: int | None = None,
-        overlap: int | None = None,
-        batch: int = BATCH,
-    ) -> list[Answer]:
-        """The likeliest answers, parts of the context of up to `longest` tokens, best first.
-
-        A long context is read in windows of `window` tokens with the question (384, or as many as
-        there are positions), which share `overlap` (128, or half). With `may_be_empty` one of the
-        answers may be that there is none.
-        """
-        from seq2edge.runtime.reading import answer
-
-        self._require("answer")
-        return answer(
-            self,
-            question,
-            context,
-            top_k=top_k,
-            longest=longest,
-            may_be_empty=may_be_empty,
-            window=window,
-            overlap=overlap,
-            batch=batch,
-        )
-
-    def fill(self, text: str, *, top_k: int = 5) -> list[list[Filling]]:
-        """For each mask of a text (`model.tokenizer.record.special.mask`) the likeliest tokens."""
-        from seq2edge.runtime.filling import fill
-
-        self._require("fill")
-        return fill(self, text, top_k)
-
-    def token_logits(self, sources: Sequence[Ids]) -> NDArray[np.float32]:
-        """What a model that tags, answers or fills gives each token, (batch, source, values)."""
-        if self.bundle.manifest.task not in TOKEN_TASKS:
-            self._require(" or ".join(TOKEN_TASKS))
-        return self._pool(sources)
-
-    @property
-    def text_positions(self) -> int | None:
-        """How many tokens an encoder takes; None where any number."""
-        return self._limits.text_positions(0)
-
-    def embed(
-        self, texts: Sequence[Text], *, prompt: str | None = None, dimensions: int | None = None
-    ) -> NDArray[np.float32]:
-        """Embeddings of texts, or of pairs read as one, (batch, width), as the folder says.
-
-        `prompt` names one of its prompts (`bundle.manifest.embedding`), by default its own default;
-        an empty name is none. Texts longer than it takes are cut, with a warning. `dimensions`
-        keeps the first values alone, of unit length where all have it.
-        """
-        self._require("embed")
-        read = self._read_to_embed(texts, prompt)
-        if not read:
-            return self.embed_ids([], dimensions=dimensions)
-        return first_values(self.pool(read), self.bundle.manifest, dimensions)
-
-    def weigh(
-        self, texts: Sequence[Text], *, prompt: str | None = None, top: int | None = None
-    ) -> list[dict[str, float]]:
-        """Of each text the vocabulary's tokens that it is about, with their weights, largest first.
-
-        For models that were exported with the task weigh (SPLADE's sparse embeddings). `top` keeps
-        so many tokens, by default what the checkpoint says; `prompt` and long texts are as in
-        `embed`.
-        """
-        self._require("weigh")
-        record = self.bundle.manifest.embedding
-        kept = top if top is not None or record is None else record.dimensions
-        if kept is not None and kept < 1:
-            raise OptionError(f"top: {kept}, needs 1 or more")
-        read = self._read_to_embed(texts, prompt)
-        if not read:
-            return []
-        return [weights_of(self.tokenizer, weights, kept) for weights in self.pool(read)]
-
-    def _read_to_embed(self, texts: Sequence[Text], prompt: str | None) -> list[EncodedText]:
-        """Texts behind a prompt, cut to what the checkpoint takes, with a warning."""
-        _refuse_one_string(texts)
-        record, longest = self.bundle.manifest.embedding or EmbeddingRecord(), None
-        if self.bundle.manifest.embedding or prompt:
-            texts, longest = with_prompt(texts, record, prompt), record.longest
-        before = self.tokenizer.shortened if longest else 0
-        read = [self.read_text(text, longest=longest) for text in texts]
-        if longest and self.tokenizer.shortened > before and not self._cut:
-            warnings.warn(
-                f"embed: cut texts to {longest} tokens, as the checkpoint says; "
-                "model.tokenizer.shortened counts them",
-                stacklevel=3,
-            )
-        return read
-
-    def embed_ids(
-        self, sources: Sequence[Ids], *, dimensions: int | None = None
-    ) -> NDArray[np.float32]:
-        """Sentence embeddings of token ids, (batch, width); see `embed`.
-
-        Of a model that weighs the weights of the whole vocabulary, (batch, vocab).
-        """
-        if self.bundle.manifest.task != "weigh":
-            self._require("embed")
-        vectors = np.empty((0, self.dims.embedding_width), dtype=np.float32)
-        vectors = self._pool(sources) if sources else vectors
-        return first_values(vectors, self.bundle.manifest, dimensions)
-
-    def read_text(
-        self,
-        text: Text,
-        *,
-        instruction: str | None = None,
-        cut: bool | None = None,
-        longest: int | None = None,
-    ) -> EncodedText:
-        """A text or a pair as an encoder reads it, with where each of its tokens comes from.
-
-        With `cut`, by default as the model was loaded, as much as it has positions for, and no more
-        than `longest` ids: see `encode_text`. A reranker that is a language model reads a pair as
-        its prompt, with the `instruction`.
-        """
-        if not isinstance(text, str) and len(text) != 2:
-            raise InputError(f"input: {text!r:.60} is neither a text nor a pair of texts")
-        first, second = (text, None) if isinstance(text, str) else text
-        limits = [longest]
-        if self._cut if cut is None else cut:
-            limits.append(self.text_positions)
-        longest = min((limit for limit in limits if limit is not None), default=None)
-        if self.bundle.manifest.reranking is not None:
-            encoded = self._prompted(first, second, instruction, longest)
-        elif instruction is not None:
-            raise InputError(f"instruction: {self.bundle.path} takes none, it reads pairs alone")
-        else:
-            encoded = self.tokenizer.encode_texts(first, second, longest=longest)
-        self._limits.check_text(encoded.ids, text)
-        return encoded
-
-    def _prompted(
-        self, query: str, text: str | None, instruction: str | None, longest: int | None
-    ) -> EncodedText:
-        record = self.bundle.manifest.reranking
-        assert record is not None
-        if text is None:
-            raise InputError(f"{self.bundle.path}: reads a query and a text; give pairs, or rerank")
-        instruction = record.instruction if instruction is None else instruction
-        messages = [{"role": "query", "content": query}, {"role": "document", "content": text}]
-        if instruction:
-            messages.insert(0, {"role": "system", "content": instruction})
-        return self.tokenizer.encode_chat(
-            messages, generation_prompt=record.generation_prompt, longest=longest
-        )
-
-    def pool(self, texts: Sequence[EncodedText]) -> NDArray[np.float32]:
-        """What an encoder-only model gives for texts, as one batch: see `Backend.pool`."""
-        return self._pool([text.ids for text in texts], [text.types for text in texts])
-
-    def encode_text(
-        self,
-        text: str,
-        *,
-        cut: bool | None = None,
-        new_tokens: int = 0,
-        longest: int | None = None,
-        source_language: str | None = None,
-        target_language: str | None = None,
-    ) -> list[int]:
-        """The ids that the model reads of a text, special ones included: all, or with `cut` a part.
-
-        With `cut` (by default as the model was loaded) as many are read as it has positions for. An
-        encoder's positions hold the text alone. Those of a decoder-only model hold its answer too:
-        `new_tokens` of them stay free, but for one that it reads at least. `longest` is another
-        limit, also without `cut`. The special tokens around every text are kept, and
-        `tokenizer.shortened` counts the texts cut. Raises InputError as `tokenizer.encode`.
-        """
-        limits = [longest]
-        if self._cut if cut is None else cut:
-            limits.append(self._limits.text_positions(new_tokens))
-        ids = self.tokenizer.encode(
-            text,
-            source_language=source_language,
-            target_language=target_language,
-            longest=min((limit for limit in limits if limit is not None), default=None),
-        )
-        self._limits.check_text(ids, text)
-        return ids
-
-    def with_target_language(self, options: DecodeOptions, language: str | None) -> DecodeOptions:
-        """The options that ask a multilingual model for a language, by default its tokenizer's."""
-        target = self.tokenizer.target_token(language)
-        layout = self.tokenizer.record.target_layout
-        if target is not None and layout == "forced":
-            return options.replace(forced_bos_token_id=target)
-        if target is not None and layout == "start":
-            return options.replace(decoder_start_token_id=target)
-        return options
-
-    def features(self, clip: Audio) -> Features:
-        """Log-mel features (mels, frames) of a clip, as `transcribe` takes it."""
-        from seq2edge.runtime import audio
-
-        if self.dims.frames != audio.FRAMES:
-            seconds = self.dims.frames * audio.HOP / audio.SAMPLING_RATE
-            raise InputError(
-                f"{self.bundle.path}: made for windows of {seconds:.1f} s, only 30 s are supported"
-            )
-        samples = clip if isinstance(clip, np.ndarray) else audio.read_clip(clip)
-        return audio.log_mel(np.asarray(samples, dtype=np.float32), mels=self.dims.mels)
-
-    def pixels(self, image: Picture) -> Features:
-        """What the encoder reads of an image, (channels, height, width), as `read` takes it."""
-        from seq2edge.runtime import images
-
-        record = self.bundle.manifest.images
-        if record is None:
-            raise InputError(
-                f"{self.bundle.path}: its checkpoint did not say how images become pixels; give "
-                "pixels to read_ids"
-            )
-        return images.pixels(image, record)
-
-    def signal(self, source: str | os.PathLike[str]) -> Features:
-        """What the encoder reads of a file: `features` of a clip or `pixels` of an image."""
-        return self.pixels(source) if self.dims.image is not None else self.features(source)
-
     def signal_ids(
         self, signals: Iterable[Features], options: DecodeOptions
     ) -> list[list[GeneratedSequence]]:
         """What is decoded of such signals, each of one input."""
         return decode(self.backend, [self.request(signal, options) for signal in signals])
 
-    def start_tokens(self, options: DecodeOptions) -> tuple[int, ...]:
-        """The ids an encoder-decoder starts from. Raises OptionError where nobody says them."""
-        start = options.decoder_start_token_id
-        if start is None:
-            start = options.bos_token_id
-        if start is None:
-            raise OptionError("decoder_start_token_id: neither the options nor the checkpoint has")
-        return (start, *options.decoder_prompt)
-
-    def speech_prompt(self, language: str | None, task: str) -> tuple[int, ...]:
-        """The ids after the start that ask a speech model for a language and a task."""
-        speech = self.bundle.manifest.speech
-        ids: list[int] = []
-        if speech is not None and speech.languages:
-            ids.append(_choose("language", language, speech.languages))
-            ids.append(_choose("task", task, speech.tasks))
-        elif language not in (None, "en") or task != "transcribe":
-            raise InputError("language: this model knows English alone, and no other task")
-        if speech is not None and speech.no_timestamps is not None:
-            ids.append(speech.no_timestamps)
-        return tuple(ids)
-
     def _encode(self, sources: Sequence[Ids]) -> Memory:
         """An encoder-decoder's memory of some sources' ids."""
         self._limits.check_prompts(sources)
         return self.backend.encode(*pad(sources))
-
-    def _pool(
-        self, sources: Sequence[Ids], types: Sequence[Ids] | None = None
-    ) -> NDArray[np.float32]:
-        self._limits.check_ids(sources, self.dims.vocab)
-        tokens, lengths = pad(sources)
-        self._limits.check_source(lengths)
-        if types is None or self.dims.token_types < 2 or not any(map(any, types)):
-            return self.backend.pool(tokens, lengths)
-        if not any(
-            put.name == SEGMENTS for graph in self.bundle.manifest.graphs for put in graph.inputs
-        ):
-            raise InputError(
-                f"{self.bundle.path}: its encoder cannot tell the texts of a pair apart; "
-                "export the checkpoint again"
-            )
-        return self.backend.pool(tokens, lengths, pad(types)[0])
 
     def session(
         self,
@@ -974,19 +581,3 @@ class Model:
     def _text(self, sequence: GeneratedSequence, stop_strings: Sequence[str]) -> GeneratedText:
         text = cut_at_stop(self.tokenizer.decode(sequence.ids), stop_strings)
         return GeneratedText(**vars(sequence), text=text)
-
-    def _require(self, task: str) -> None:
-        made_to = self.bundle.manifest.task
-        if made_to != task:
-            raise InputError(f"{self.bundle.path}: made to {made_to}, it cannot {task}")
-
-
-def _choose(name: str, value: str | None, known: Any) -> int:
-    if value not in known:
-        raise InputError(f"{name}: {value!r} is unknown, known: {', '.join(sorted(known))}")
-    return int(known[value])
-
-
-def _refuse_one_string(values: Any) -> None:
-    if isinstance(values, (str, bytes, np.ndarray)) or not hasattr(values, "__iter__"):
-        raise InputError("input: give a list, also for one text, clip or image")

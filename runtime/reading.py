@@ -13,8 +13,8 @@ from seq2edge.errors import InputError, OptionError
 from seq2edge.runtime.encoders import pool_each
 
 if TYPE_CHECKING:
-    from seq2edge.runtime.model import Model
     from seq2edge.runtime.tokenizer import EncodedText
+    from seq2edge.runtime.understanding import Understanding
 
 WINDOW, OVERLAP = 384, 128  # tokens, question included; and what two windows share at most
 
@@ -34,7 +34,7 @@ class Answer:
 
 
 def answer(
-    model: Model,
+    model: Understanding,
     question: str,
     context: str,
     *,

@@ -17,8 +17,8 @@ from seq2edge.runtime.encoders import pool_each
 from seq2edge.runtime.likelihood import probabilities
 
 if TYPE_CHECKING:
-    from seq2edge.runtime.model import Model
     from seq2edge.runtime.tokenizer import EncodedText, Tokenizer
+    from seq2edge.runtime.understanding import Understanding
 
 Aggregation: TypeAlias = Literal["none", "simple", "first", "average", "max"]
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
@@ -51,7 +51,7 @@ class _Piece:
 
 
 def tag(
-    model: Model,
+    model: Understanding,
     texts: Sequence[str],
     aggregation: str,
     ignore: Collection[str],
@@ -80,7 +80,7 @@ def tag(
     ]
 
 
-def _parts(model: Model, text: str, overlap: int | None) -> list[EncodedText]:
+def _parts(model: Understanding, text: str, overlap: int | None) -> list[EncodedText]:
     longest = model.text_positions
     if overlap is None or longest is None:
         return [model.read_text(text)]
@@ -88,7 +88,11 @@ def _parts(model: Model, text: str, overlap: int | None) -> list[EncodedText]:
 
 
 def _entities(
-    model: Model, text: str, part: EncodedText, logits: NDArray[np.float32], aggregation: str
+    model: Understanding,
+    text: str,
+    part: EncodedText,
+    logits: NDArray[np.float32],
+    aggregation: str,
 ) -> Iterator[Entity]:
     """Those of one text, or of a part of it."""
     labels, tokenizer = model.bundle.manifest.labels, model.tokenizer

@@ -13,9 +13,9 @@ from seq2edge.evaluation import audit as auditing
 from seq2edge.evaluation.answers import ModelRequest
 from seq2edge.evaluation.audit import audit, effect_size, measure_association
 from seq2edge.evaluation.pairs import Association, Group, Pairs
-from seq2edge.runtime.model import Classification
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.sequences import GeneratedText
+from seq2edge.runtime.understanding import Classification
 
 GROUP = Group(
     alternatives=("cat", "dog"),

@@ -22,7 +22,7 @@ from seq2edge.evaluation.metrics import (
     usual_metrics,
 )
 from seq2edge.runtime.backend import all_logits
-from seq2edge.runtime.model import Classification
+from seq2edge.runtime.understanding import Classification
 
 
 @pytest.fixture(scope="module")

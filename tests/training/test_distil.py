@@ -18,8 +18,9 @@ import seq2edge
 from seq2edge.cli import main
 from seq2edge.errors import InputError, TrainingError
 from seq2edge.export.pipeline import export_checkpoint
-from seq2edge.runtime.model import Classification, Model
+from seq2edge.runtime.model import Model
 from seq2edge.runtime.sequences import GeneratedText
+from seq2edge.runtime.understanding import Classification
 from seq2edge.training.distil import distil
 from seq2edge.training.recipe import Recipe
 from seq2edge.training.train import train
