@@ -140,6 +140,7 @@ class ForbiddenTokens:
             self._marks = np.zeros(shape, dtype=np.float32)
         for filter_ in filters:
             filter_(history, self._marks)
-        rows, ids = np.nonzero(self._marks)
+        # A search among truth values is many times as fast as one among numbers.
+        rows, ids = np.divmod(np.flatnonzero(self._marks.ravel() < 0), shape[1])
         self._marks[rows, ids] = 0.0
         return rows, ids
