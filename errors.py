@@ -12,7 +12,7 @@
     ├── OptionError                 options that contradict each other or that a path cannot honour
     ├── ServiceError                a service was closed, or has as many requests as it takes
     ├── TrainingError               a recipe, its data or the run's folder cannot be used
-    └── InputError                  text, audio or token ids that cannot be used
+    └── InputError                  text, audio, images or ids that cannot be used
 
 Messages read "subject: fact, remedy", with the values.
 """
@@ -69,4 +69,4 @@ class TrainingError(Seq2EdgeError):
 
 
 class InputError(Seq2EdgeError):
-    """Text, audio or token ids that the model cannot take."""
+    """Text, audio, images or token ids that the model cannot take."""

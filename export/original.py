@@ -236,10 +236,15 @@ def _source(dims: Dims, reference: parity.Arrays, row: int) -> dict[str, Tensor]
         return {SOURCES[dims.source_name]: torch.from_numpy(reference["source"][row : row + 1])}
     length = int(reference["source_length"][row])
     names = {"source": "input_ids", "token_types": "token_type_ids"}
+    # Some take what looks like padding out of a text, unless they are told that it is none.
+    every = torch.ones((1, length), dtype=torch.int64)
     return {
-        theirs: torch.from_numpy(reference[ours][row : row + 1, :length])
-        for ours, theirs in names.items()
-        if ours in reference
+        "attention_mask": every,
+        **{
+            theirs: torch.from_numpy(reference[ours][row : row + 1, :length])
+            for ours, theirs in names.items()
+            if ours in reference
+        },
     }
 
 

@@ -169,8 +169,11 @@ def _overall(progress: Progress) -> Progress:
 
 def record_reference(loaded: Checkpoint, heads: Heads = ()) -> parity.Arrays:
     """What the model answers in float64, and how much it errs from that in float32."""
-    padding = loaded.source.config.get("pad_token_id")
-    avoid = frozenset((padding,) if isinstance(padding, int) else ())
+    padding = {loaded.source.config.get("pad_token_id")}
+    for stack in (loaded.dims.encoder, loaded.dims.decoder):
+        if stack is not None and stack.position_offset:  # positions are counted from it
+            padding.add(stack.position_offset - 1)
+    avoid = frozenset(token for token in padding if isinstance(token, int))
     start = _start_tokens(read_generation(loaded.source.generation, loaded.source.config).options)
     inputs = parity.make_inputs(loaded.dims, start, avoid=avoid)
     reference = parity.record(EagerBackend(loaded.model.double(), heads), inputs, avoid)

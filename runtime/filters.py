@@ -59,7 +59,7 @@ def make_filters(options: DecodeOptions) -> list[Filter]:
         ),
         (options.bad_words_ids, functools.partial(forbid_words, _allowed_words(options))),
         (
-            options.min_length and len(eos),
+            options.min_length and not options.min_new_tokens and len(eos),
             functools.partial(forbid_end_before_length, options.min_length, eos),
         ),
         (

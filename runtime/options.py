@@ -47,7 +47,8 @@ class DecodeOptions:
     max_length: int | None = None
     # No end token before so many tokens were generated.
     min_new_tokens: int = 0
-    # No end token before so many tokens, the prompt or the decoder's start counted in.
+    # No end token before so many tokens, the prompt or the decoder's start counted in; set aside
+    # where min_new_tokens is given.
     min_length: int = 0
     # Beam search divides the log-probability of a sequence by its length to this power: above 0
     # favours long sequences, below 0 short ones.

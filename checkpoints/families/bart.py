@@ -35,6 +35,8 @@ class Layout:
     padded_positions: bool = False  # the first token stands at the padding id + 1
     make_positions: Callable[[int, int], Tensor] | None = None
     epsilon: float = 1e-5
+    activation: str = "gelu"  # where a config names none
+    scaled: bool = False  # embeddings, where it does not say
 
 
 def stack_dims(config: Config, layout: Layout, side: str, positions: int) -> StackDims:
@@ -46,7 +48,7 @@ def stack_dims(config: Config, layout: Layout, side: str, positions: int) -> Sta
         kv_heads=heads,
         head_dim=width // heads,
         hidden=config.size(f"{side}_ffn_dim"),
-        activation=config.activation("activation_function", "gelu"),
+        activation=config.activation("activation_function", layout.activation),
         norm_epsilon=layout.epsilon,
         pre_norm=layout.pre_norm,
         final_norm=layout.final_norm,
@@ -54,7 +56,7 @@ def stack_dims(config: Config, layout: Layout, side: str, positions: int) -> Sta
         positions=layout.positions,
         max_positions=positions,
         position_offset=padded_offset(config) if layout.padded_positions else 0,
-        embedding_scale=math.sqrt(width) if config.get("scale_embedding") else 1.0,
+        embedding_scale=math.sqrt(width) if config.get("scale_embedding", layout.scaled) else 1.0,
         attention_scale=(width // heads) ** -0.5,
     )
 
@@ -309,6 +311,8 @@ M2M100 = _family(
         positions="sinusoidal",
         logits_bias=False,
         padded_positions=True,
+        activation="relu",
+        scaled=True,
         make_positions=tensor2tensor_table,
     ),
 )

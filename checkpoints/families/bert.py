@@ -37,14 +37,15 @@ class Layout:
     down: str
     feedforward_norm: str
     heads: Heads
+    activation: str = "gelu"  # where a config names none
     padded_positions: bool = False  # the first token stands at the padding id + 1
     widen: str = ""  # the product behind narrow embeddings, in families that may have them
     shared_layers: bool = False  # one layer's weights serve all
     relative_buckets: int = 0  # of a bias that all layers share, as T5's
 
 
-def _activation(config: Config) -> str:
-    return config.activation("hidden_act", config.get("activation", "gelu"))
+def _activation(layout: Layout, config: Config) -> str:
+    return config.activation("hidden_act", config.get("activation", layout.activation))
 
 
 def bert_dims(layout: Layout, config: Config, names: Names) -> Dims:
@@ -68,7 +69,7 @@ def bert_dims(layout: Layout, config: Config, names: Names) -> Dims:
         kv_heads=heads,
         head_dim=width // heads,
         hidden=get("intermediate_size", "hidden_dim"),
-        activation=_activation(config),
+        activation=_activation(layout, config),
         norm_epsilon=float(config.get("layer_norm_eps", 1e-12)),
         pre_norm=False,
         final_norm=False,

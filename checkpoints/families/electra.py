@@ -75,6 +75,7 @@ ALBERT = bert_family(
         down="ffn_output",
         feedforward_norm="full_layer_layer_norm",
         widen="encoder.embedding_hidden_mapping_in",
+        activation="gelu_new",
         shared_layers=True,
         heads=Heads(
             classifier=("{}pooler", "classifier"),

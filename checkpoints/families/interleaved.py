@@ -39,6 +39,7 @@ GLM = decoder_family(
     part=0.5,
     epsilon=("rms_norm_eps", 1.5625e-7),
     biases=("attention_bias", False, False),
+    biased=True,
     up=("mlp.gate_up_proj",),
     qkv_transform=_in_halves,
 )

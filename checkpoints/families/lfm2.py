@@ -17,18 +17,19 @@ from seq2edge.checkpoints.families.llama import (
     decoder_family,
     family_dims,
     family_weights,
+    with_prefix,
 )
 from seq2edge.checkpoints.families.rotary import FULL
 from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import Dims
 
 CONVOLUTION = "conv"
-_ATTENTION = re.compile(r"decoder\.layers\.(\d+)\.attention\.")
+_ATTENTION = re.compile(r"\w+\.layers\.(\d+)\.attention\.")
 
 
 def _hidden(config: Config) -> int:
     """The feed-forward's width; two thirds of what the config says, rounded up, if it says so."""
-    hidden = config.size("block_ff_dim", config.size("intermediate_size"))
+    hidden = config.size("block_ff_dim", config.get("intermediate_size"))
     multiple = config.size("block_multiple_of", 256)
     factor = config.get("block_ffn_dim_multiplier", 1.0)
     if not config.get("block_auto_adjust_ff_dim", True):
@@ -79,18 +80,15 @@ def _dims(traits: Traits, config: Config, names: Names) -> Dims:
     config.ignore("block_use_xavier_init", "block_mlp_init_scale", "block_out_init_scale", "theta")
     config.ignore("num_heads")
     dims = family_dims(traits, config, names)
-    assert dims.decoder is not None
-    stack = dataclasses.replace(
-        dims.decoder,
-        mixers=_mixers(config, dims.decoder.layers),
-        taps=config.size("conv_L_cache", 3),
-    )
-    return dataclasses.replace(dims, decoder=stack)
+    side = "encoder" if dims.decoder is None else "decoder"
+    layers = config.size("num_hidden_layers")
+    kinds = {"mixers": _mixers(config, layers), "taps": config.size("conv_L_cache", 3)}
+    return dataclasses.replace(dims, **{side: dataclasses.replace(getattr(dims, side), **kinds)})
 
 
 def _weights(traits: Traits, dims: Dims, names: Names) -> Iterator[WeightMapping]:
-    assert dims.decoder is not None
-    mixers = dims.decoder.mixers
+    side = "encoder" if dims.decoder is None else "decoder"
+    mixers = getattr(dims, side).mixers
     for weight in family_weights(traits, dims, names):
         attention = _ATTENTION.match(weight.target)
         if attention is None or mixers[int(attention[1])] == "attention":
@@ -98,8 +96,10 @@ def _weights(traits: Traits, dims: Dims, names: Names) -> Iterator[WeightMapping
                 re.sub(r"\.([qk])_norm\.", r".\1_layernorm.", str(name)) for name in weight.sources
             )
             yield dataclasses.replace(weight, sources=sources)
+    if f"{traits.embedding}.weight" not in names:
+        traits = with_prefix(traits, names)
     for i in (i for i, mixer in enumerate(mixers) if mixer == "convolution"):
-        ours, theirs = f"decoder.layers.{i}.convolution", f"{traits.layers}.{i}.conv"
+        ours, theirs = f"{side}.layers.{i}.convolution", f"{traits.layers}.{i}.conv"
         yield from linear(f"{ours}.gates", f"{theirs}.in_proj", bias=False)
         yield from linear(f"{ours}.out", f"{theirs}.out_proj", bias=False)
         yield WeightMapping(
@@ -114,8 +114,7 @@ def _kernel(weight: Tensor) -> Tensor:
 
 _OWN = Traits(**_TRAITS)
 LFM2 = dataclasses.replace(
-    decoder_family("lfm2", "Lfm2", **_TRAITS),
-    architectures=("Lfm2ForCausalLM",),
+    decoder_family("lfm2", "Lfm2", classes=(), **_TRAITS),
     dims=functools.partial(_dims, _OWN),
     weights=functools.partial(_weights, _OWN),
 )

@@ -54,7 +54,8 @@ class Traits:
 
     keys: Mapping[str, str] = dataclasses.field(default_factory=dict)  # its names of Llama's keys
     theta: float = 10000.0  # base of the rotary frequencies where the config says none
-    part: float = 1.0  # of each head that is rotated, where it says none
+    part: float | None = None  # of each head that is rotated, where it says none; None: always all
+    original: int | None = None  # positions of pretraining, where the config does not say
     window_theta: Callable[[Config], float] | None = None  # of layers with a window, if another
     # Biases of queries, keys and values, of the product behind the heads, and of the feed-forward:
     # the config's switch, or what is always so.
@@ -63,6 +64,7 @@ class Traits:
         "attention_bias",
         "mlp_bias",
     )
+    biased: bool = False  # whether there are, where the config lacks the switch
     activation: Callable[[Config], str] = lambda config: config.activation("hidden_act", "silu")
     epsilon: tuple[str, float] = ("rms_norm_eps", 1e-6)  # key and default
     norm: str = "rms"
@@ -138,7 +140,9 @@ def stack_dims(traits: Traits, config: Config) -> StackDims:
         "embedding_dropout",
         "hidden_dropout",
     )
-    biases = [bool(config.get(b, False)) if isinstance(b, str) else b for b in traits.biases]
+    biases = [
+        bool(config.get(b, traits.biased)) if isinstance(b, str) else b for b in traits.biases
+    ]
     fields = {field.name for field in dataclasses.fields(StackDims)}
     scales = {k: v for k, v in traits.scales(config, head_dim).items() if k in fields}
     rotary = read_rotary(
@@ -146,6 +150,7 @@ def stack_dims(traits: Traits, config: Config) -> StackDims:
         head_dim=head_dim,
         theta=traits.theta,
         part=traits.part,
+        original=traits.original,
         window_theta=traits.window_theta(config) if traits.window_theta is not None else 0.0,
     )
     # A window as long as the longest text hides nothing, but its layers may be rotated otherwise.
@@ -247,7 +252,7 @@ def family_weights(traits: Traits, dims: Dims, names: Names) -> Iterator[WeightM
     stack = dims.decoder or dims.encoder
     assert stack is not None
     if f"{traits.embedding}.weight" not in names and dims.head != "lm":
-        traits = _with_prefix(traits, names)
+        traits = with_prefix(traits, names)
     yield WeightMapping(target="embedding.weight", sources=(f"{traits.embedding}.weight",))
     if dims.head == "lm" and not dims.tied:
         yield from linear("lm_head", traits.head, bias=False)
@@ -260,7 +265,7 @@ def family_weights(traits: Traits, dims: Dims, names: Names) -> Iterator[WeightM
         yield from layer_weights(ours, theirs, stack, traits)
 
 
-def _with_prefix(traits: Traits, names: Names) -> Traits:
+def with_prefix(traits: Traits, names: Names) -> Traits:
     """The traits with the names of a bare model, or of a class that says `transformer`."""
     embedding, layers, final = (
         name.split(".", 1)[1] for name in (traits.embedding, traits.layers, traits.final_norm)
@@ -359,6 +364,8 @@ SMOLLM3 = decoder_family(
 PHI3 = decoder_family(
     "phi3",
     "Phi3",
+    part=1.0,
+    original=4096,
     classes=(CLASSES, TOKENS),
     epsilon=("rms_norm_eps", 1e-5),
     biases=(False, False, False),
@@ -451,6 +458,8 @@ STARCODER2 = decoder_family(
     "Starcoder2",
     classes=(CLASSES, TOKENS),
     biases=("use_bias", "use_bias", "use_bias"),
+    biased=True,
+    activation=lambda config: config.activation("hidden_act", "gelu_pytorch_tanh"),
     norm="layer",
     epsilon=("norm_epsilon", 1e-5),
     up=("mlp.c_fc",),

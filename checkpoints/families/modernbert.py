@@ -152,7 +152,7 @@ def _modernbert_weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:
     yield from head_weights(_MODERNBERT_HEADS, dims, names)
 
 
-_LLAMA = Traits(epsilon=("rms_norm_eps", 1e-5), theta=250000.0, heads=_EUROBERT_HEADS)
+_LLAMA = Traits(epsilon=("rms_norm_eps", 1e-5), heads=_EUROBERT_HEADS)
 
 
 def _eurobert_dims(config: Config, names: Names) -> Dims:

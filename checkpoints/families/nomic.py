@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,8 +43,16 @@ class Layout:
     heads: Heads
 
 
-def _dims(layout: Layout, config: Config, names: Names, *, theta: float, biases: bool) -> Dims:
-    """The sizes that a config.json says; `theta` is the base where it says none."""
+def _dims(
+    layout: Layout,
+    config: Config,
+    names: Names,
+    *,
+    theta: float,
+    activation: str,
+    biases: bool,
+) -> Dims:
+    """The sizes that a config.json says; `theta` and `activation` are for one that says none."""
     config.ignore("tie_word_embeddings", "pooling", "normalize", "num_labels")
     width, heads = config.size("hidden_size"), config.size("num_attention_heads")
     head_dim = config.size("head_dim", width // heads)
@@ -53,7 +62,7 @@ def _dims(layout: Layout, config: Config, names: Names, *, theta: float, biases:
         kv_heads=heads,
         head_dim=head_dim,
         hidden=config.size("intermediate_size"),
-        activation=config.activation("hidden_act"),
+        activation=config.activation("hidden_act", activation),
         gated=True,
         norm_epsilon=float(config.get("layer_norm_eps", 1e-12)),
         pre_norm=False,
@@ -113,12 +122,12 @@ def _exchange_halves(joined: Tensor) -> Tensor:
     return torch.cat(joined.chunk(2)[::-1])
 
 
-def _family(layout: Layout, name: str, model: str, *, theta: float, biases: bool) -> Family:
+def _family(layout: Layout, name: str, model: str, **own: Any) -> Family:
     ends = ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification")
     return Family(
         name=name,
         architectures=tuple(f"{model}{end}" for end in ends),
-        dims=functools.partial(_dims, layout, theta=theta, biases=biases),
+        dims=functools.partial(_dims, layout, **own),
         weights=functools.partial(_weights, layout),
         unused=(r"(.*\.)?pooler\..*", r"cls\..*", r"lm_head\..*"),
     )
@@ -149,6 +158,7 @@ NOMIC_BERT = _family(
     "nomic_bert",
     "NomicBert",
     theta=1000.0,
+    activation="silu",
     biases=False,
 )
 GTE = _family(
@@ -172,5 +182,6 @@ GTE = _family(
     "gte",
     "Gte",
     theta=160000.0,
+    activation="gelu",
     biases=True,
 )

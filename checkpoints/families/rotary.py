@@ -186,32 +186,60 @@ def _magnitude(kind: str, scaling: Scaling) -> float:
     return KINDS[kind].magnitude(scaling) if named is None else float(named)
 
 
-def read_rotary(
-    config: Config,
-    *,
-    head_dim: int,
-    theta: float = 10000.0,
-    part: float = 1.0,
-    window_theta: float = 0.0,
-) -> dict[str, Any]:
-    """The fields of `StackDims` about rotary positions, and `max_positions`.
-
-    `theta` and `part`, the rotated share of a head, are the family's own where the config says
-    none; so is `window_theta` of layers with a window where it is another. Raises UnsupportedError
-    for another `rope_type` or setting, by name.
-    """
-    longest = config.size("max_position_embeddings", 2048)
+def _settings(config: Config) -> tuple[dict[str, Any], dict[str, Any], bool]:
+    """Those of layers that see everything, those of windows, and whether the two are told apart."""
     settings: dict[str, Any] = config.get("rope_parameters") or {}
     nested = any(isinstance(value, dict) for value in settings.values())
     if nested and set(settings) - {FULL, WINDOWED}:
         kinds = ", ".join(sorted(settings))
         raise UnsupportedError(f"config.json: rope settings of {kinds} are not supported")
+    full: dict[str, Any] = settings.get(FULL) or {} if nested else settings
+    windowed: dict[str, Any] = settings.get(WINDOWED) or {} if nested else {}
+    older = config.get("rope_scaling") or {}
+    if any(full.get(key, value) != value for key, value in older.items()):
+        raise UnsupportedError(
+            f"config.json: rope_scaling {older} differs from rope_parameters {full}: remove one"
+        )
+    full = {**full, **older}
+    if nested and not full.get("truncate", True):  # transformers reads it elsewhere
+        raise UnsupportedError("config.json: rope truncate False of some layers is not supported")
+    return full, windowed, nested
+
+
+def _part(config: Config, settings: Mapping[str, Any], own: float | None) -> float:
+    """The rotated share of a head; `own` is the family's, None where it rotates them whole."""
+    part = settings.get("partial_rotary_factor") or config.get("partial_rotary_factor")
+    if own is None and part not in (None, 1.0):
+        raise UnsupportedError(
+            f"config.json: partial_rotary_factor {part} is not supported, heads of this family "
+            "are rotated whole"
+        )
+    return float(part or own or 1.0)
+
+
+def read_rotary(
+    config: Config,
+    *,
+    head_dim: int,
+    theta: float = 10000.0,
+    part: float | None = None,
+    original: int | None = None,
+    window_theta: float = 0.0,
+) -> dict[str, Any]:
+    """The fields of `StackDims` about rotary positions, and `max_positions`.
+
+    `theta`, `part`, the rotated share of a head, and `original`, the positions of pretraining, are
+    the family's own where the config says none; without `part` a head is always rotated whole.
+    `window_theta` is the base of layers with a window where it is another. Raises UnsupportedError
+    for another `rope_type` or setting, by name.
+    """
+    longest = config.size("max_position_embeddings", 2048)
+    full, windowed, nested = _settings(config)
     theta = float(config.get("rope_theta", theta))
-    full, windowed = (settings.get(FULL), settings.get(WINDOWED)) if nested else (settings, {})
-    full = {**(full or {}), **(config.get("rope_scaling") or {})}
-    part = float(config.get("partial_rotary_factor", part))
-    part = float(full.get("partial_rotary_factor") or part)
-    common = {"longest": longest, "original": config.get(_ORIGINAL), "long": config.long_context}
+    config.ignore("partial_rotary_factor")
+    part = _part(config, full, part)
+    original = config.get(_ORIGINAL, original)
+    common: dict[str, Any] = {"longest": longest, "original": original, "long": config.long_context}
     kind, scaling = _scaling(full, theta, int(head_dim * part), **common)
     short = kind == "longrope" and not config.long_context
     if config.long_context and kind != "longrope":
@@ -225,7 +253,7 @@ def read_rotary(
         "rotary_magnitude": _magnitude(kind, scaling),
     }
     if window_theta or nested:
-        other, own = _scaling(windowed or {}, window_theta or theta, scaling.rotated, **common)
+        other, own = _scaling(windowed, window_theta or theta, scaling.rotated, **common)
         if other != "default" or float(own.settings.get("partial_rotary_factor") or part) != part:
             raise UnsupportedError(
                 f"config.json: rope settings {windowed} of layers with a window are not supported"

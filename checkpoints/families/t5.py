@@ -28,6 +28,13 @@ def _stack(config: Config, layers: int, default_feedforward: str) -> StackDims:
         )
     activation, gated = FEEDFORWARDS[name]
     heads = config.size("num_heads")
+    buckets = config.size("relative_attention_num_buckets", 32)
+    farthest = config.size("relative_attention_max_distance", 128)
+    if farthest <= buckets // 2:
+        raise UnsupportedError(
+            f"config.json: relative_attention_max_distance {farthest} is not supported, "
+            f"{buckets} buckets need more than {buckets // 2}"
+        )
     return StackDims(
         layers=layers,
         heads=heads,
@@ -39,8 +46,8 @@ def _stack(config: Config, layers: int, default_feedforward: str) -> StackDims:
         norm="rms",
         norm_epsilon=float(config.get("layer_norm_epsilon", 1e-6)),
         positions="relative",
-        relative_buckets=config.size("relative_attention_num_buckets", 32),
-        relative_distance=config.size("relative_attention_max_distance", 128),
+        relative_buckets=buckets,
+        relative_distance=farthest,
         qkv_bias=False,
         attention_bias=False,
         feedforward_bias=False,

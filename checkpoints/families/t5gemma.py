@@ -18,7 +18,6 @@ from seq2edge.checkpoints.families.llama import (
     scaled_norm,
     stack_dims,
 )
-from seq2edge.errors import UnsupportedError
 from seq2edge.model.dims import Dims, StackDims
 
 _TRAITS = Traits(
@@ -51,18 +50,14 @@ def _dims(config: Config, names: Names) -> Dims:
     del names
     config.ignore("classifier_dropout_rate")
     encoder, decoder = config.part("encoder"), config.part("decoder")
-    widths = [part.size("hidden_size") for part in (encoder, decoder)]
-    if widths[0] != widths[1]:
-        raise UnsupportedError(
-            f"config.json: hidden_size {widths[0]} of the encoder and {widths[1]} of the decoder: "
-            "two widths are not supported"
-        )
+    source_width, width = (part.size("hidden_size") for part in (encoder, decoder))
     config.ignore("vocab_size")  # the sides have their own
     stack = _stack(encoder)
     # So many tokens on either side, where a decoder's window holds so many with the last one.
     windows = tuple(window and window + 1 for window in stack.layer_windows)
     dims = Dims(
-        width=widths[0],
+        width=width,
+        encoder_width=source_width if source_width != width else 0,
         vocab=decoder.size("vocab_size"),
         source_vocab=encoder.size("vocab_size"),
         encoder=dataclasses.replace(stack, window=0, windows=windows),

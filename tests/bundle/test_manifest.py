@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import seq2edge
 from seq2edge.bundle import manifest as manifest_module
-from seq2edge.bundle.manifest import Manifest, check_file_name, manifest_schema
+from seq2edge.bundle.manifest import ImageRecord, Manifest, check_file_name, manifest_schema
 from seq2edge.errors import BundleError
 from seq2edge.files.records import hints
 from seq2edge.files.storage import FileRecord
@@ -167,6 +167,28 @@ def test_other_formats_are_refused_first(
         changed["novelty"] = {}
     with pytest.raises(BundleError, match=message):
         Manifest.from_bytes(json.dumps(changed).encode(), "b/manifest.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": (0, 9)}, r"size: \(0, 9, 1\), an edge has 1 to 16384 pixels"),
+        ({"crop": (9, 20000)}, r"size: \(9, 20000, 1\), an edge has 1 to 16384 pixels"),
+        ({"shortest_edge": -1}, r"size: \(-1,\), an edge has"),
+        ({"mean": (0.5, 0.5, 0.5)}, "deviation: goes with a mean"),
+        ({"mean": (0.5, 0.5, 0.5), "deviation": (0.5, 0.0, 0.5)}, "none of it is 0"),
+    ],
+)
+def test_images_are_made_ready_within_limits(changes: dict[str, Any], message: str) -> None:
+    """A manifest cannot ask for any amount of memory, nor for what is no number."""
+    with pytest.raises(BundleError, match=message):
+        ImageRecord(**changes)
+
+
+def test_images_go_with_a_model_that_reads_them(make_manifest: Callable[..., Manifest]) -> None:
+    """Its dims say so."""
+    with pytest.raises(BundleError, match="images: how they are read, but the dims have none"):
+        make_manifest(images=ImageRecord())
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,15 @@ def test_modules_are_fetched_with_their_folders(remote):
     assert load_checkpoint(folder).dims.embedding_width == 8
 
 
+def test_how_images_are_made_ready_is_fetched(remote):
+    """In either of the files that say it."""
+    names = {"preprocessor_config.json", "processor_config.json"}
+    for name in names:
+        write(remote.folder / name, {"name": name})
+    find_checkpoint("someone/tiny", Hub())
+    assert set(remote.served) == NEEDED | names
+
+
 def test_an_existing_folder_of_that_name_wins(remote, tmp_path):
     """Nothing is asked of the hub; a revision would mean nothing."""
     (tmp_path / "someone" / "tiny").mkdir(parents=True)

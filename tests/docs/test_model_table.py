@@ -41,6 +41,14 @@ class AnyNames(frozenset):
         return "token_type" not in str(name)
 
 
+def _mixers(stack: StackDims) -> str:
+    """What stands in the place of attention."""
+    kinds = {"recurrence": "recurrences (SSRU)", "convolution": f"convolutions of {stack.taps}"}
+    counts = {mixer: stack.layer_mixers.count(mixer) for mixer in kinds}
+    said = [f"{kinds[mixer]} in {count} layers" for mixer, count in counts.items() if count]
+    return ", ".join(said)
+
+
 def layers(stack: StackDims) -> str:
     """What is special about a stack's layers, in words; a field without words by its name."""
     words = {
@@ -76,6 +84,8 @@ def layers(stack: StackDims) -> str:
         "window": f"window of {stack.window}",
         "windows": f"windows of {max(stack.layer_windows)} in {sum(map(bool, stack.layer_windows))}"
         " layers",
+        "mixers": _mixers(stack),
+        "taps": "",
     }
     heads = stack.heads
     plain = StackDims(
@@ -128,7 +138,7 @@ def task_of(values: dict[str, object], task: str | None) -> str:
 
 def tasks(values: dict[str, object]) -> str:
     """What checkpoints of this family can be exported for, over the classes that it knows."""
-    classes = find_family(str(values["model_type"])).architectures
+    classes = find_family(str(values["model_type"])).architectures or ("",)
     found = {
         task_of({**values, "architectures": [each], "id2label": None}, task)
         for each in classes
@@ -148,7 +158,7 @@ def compared(model_type: str) -> str:
         types = {getattr(transformers, entry.config).model_type for entry in entries.values()}
         if model_type in types:
             return way
-    return "-"
+    return "tokens of Marian's formulas" if model_type in tiny_models.FOREIGN else "-"
 
 
 def family_table() -> str:
@@ -187,8 +197,8 @@ def test_the_page_has_the_tables():
     assert PRINTED["missing"].findall(text) == [missing_table()]
 
 
-def test_every_family_is_compared_with_transformers():
-    """None is listed that no tiny model of transformers' class stands for."""
+def test_every_family_is_compared_with_something():
+    """None is listed that no tiny model of its class, or in its own format, stands for."""
     assert [name for name in FAMILIES if compared(name) == "-"] == ["seq2edge"]
 
 

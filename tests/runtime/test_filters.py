@@ -150,6 +150,14 @@ def test_minimum_lengths(case, least):
     np.testing.assert_array_equal(found, theirs(case, new))
 
 
+def test_a_number_of_new_tokens_sets_a_length_of_all_aside():
+    """As transformers takes them: a checkpoint's own min_length does not outlast the request."""
+    case = ([[3, 1, 1]], 1, 2)
+    both = DecodeOptions(min_length=9, min_new_tokens=2, eos_token_id=ENDS)
+    np.testing.assert_array_equal(ours(case, both), scores_of(case))
+    assert np.isneginf(ours(case, both.replace(min_new_tokens=0))[0, list(ENDS)]).all()
+
+
 def test_without_an_end_token_there_is_nothing_to_forbid():
     """A minimum alone changes nothing."""
     assert make_filters(DecodeOptions(min_length=5, min_new_tokens=5)) == []

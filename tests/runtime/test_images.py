@@ -76,6 +76,8 @@ def save(kind: str, path):
         color.quantize(13).save(path, transparency=3)
     elif kind == "bits":
         PIL.Image.fromarray(noise(37, 101)).convert("1").save(path)
+    elif kind == "print":
+        color.convert("CMYK").save(path)
     elif kind == "turned":
         tags = PIL.Image.Exif()
         tags[0x0112] = 6  # the camera was held upright
@@ -93,7 +95,7 @@ FILES = {
     "palette": "png",
     "bits": "png",
     "turned": "jpg",
-    "fax": "tif",
+    "print": "jpg",
 }
 
 
@@ -133,6 +135,17 @@ def test_opened_pictures_are_laid_on_white(tmp_path, kind):
     with PIL.Image.open(path) as picture:
         wanted = processor(picture, return_tensors="np").pixel_values[0]
         np.testing.assert_array_equal(images.pixels(picture, record), wanted)
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif", "webp"])
+def test_of_several_pictures_the_first_is_read(tmp_path, suffix):
+    """Pages of a fax, or an animation; the file is closed again."""
+    pictures = [PIL.Image.fromarray(noise(30, 70, 3)), PIL.Image.new("RGB", (70, 30))]
+    several, one = tmp_path / f"several.{suffix}", tmp_path / f"one.{suffix}"
+    pictures[0].save(one, lossless=True)
+    pictures[0].save(several, save_all=True, append_images=pictures[1:], lossless=True)
+    record = record_of(PROCESSORS["trocr"](), tmp_path)
+    np.testing.assert_array_equal(images.pixels(several, record), images.pixels(one, record))
 
 
 def test_arrays_of_one_and_four_channels_are_pictures(tmp_path):
@@ -186,6 +199,20 @@ def test_what_is_no_image_is_refused(tmp_path, make, message):
     """By the file's name, and before anything large is unpacked."""
     with pytest.raises(InputError, match=message):
         images.pixels(make(tmp_path), ImageRecord())
+
+
+def test_a_picture_whose_file_is_cut_is_told(tmp_path):
+    """It is read only when its values are needed."""
+    told = pytest.raises(InputError, match="image: cannot be read: ")
+    with PIL.Image.open(cut_png(tmp_path)) as picture, told:
+        images.pixels(picture, ImageRecord())
+
+
+def test_images_may_have_their_size_already(tmp_path):
+    """Then nothing is resized."""
+    values = noise(12, 20, 3)
+    pixels = images.pixels(values, ImageRecord(scale=0.5))
+    np.testing.assert_array_equal(pixels, np.moveaxis(values, -1, 0) * np.float32(0.5))
 
 
 def test_without_pillow_the_extra_is_named(monkeypatch):

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import bergamot_folders
 import numpy as np
 import PIL.Image
 import tiny_models
@@ -58,6 +59,7 @@ def furnish(place: Path, speaking: Speaking) -> None:
     model.generation_config.max_new_tokens = 6
     model.save_pretrained(checkpoint)
     write_tokenizer(checkpoint)
+    bergamot_folders.save(place / "path" / "to" / "enpt")
     (place / "CHECKPOINT").symlink_to(checkpoint)
     for name in ("translator", "translator-int8", "teacher-bundle"):
         shutil.copytree(speaking("bart", edit=brief), place / name)

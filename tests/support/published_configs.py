@@ -733,6 +733,24 @@ _TEXTS = {
         "model_type": "vision-encoder-decoder", "tie_word_embeddings": false, "torch_dtype":
         "float32", "transformers_version": null, "bos_token_id": 50256, "decoder_start_token_id":
         50256, "eos_token_id": 50256, "pad_token_id": 50256}""",
+    "firefox-en-pt": """{"model_type": "bergamot", "vocab_size": 32001,
+        "decoder_vocab_size": 32001, "share_encoder_decoder_embeddings": true, "d_model": 256,
+        "max_position_embeddings": 1024, "activation_function": "relu", "scale_embedding": true,
+        "recurrent": true, "encoder_layers": 6, "encoder_attention_heads": 8,
+        "encoder_ffn_dim": 1536, "decoder_layers": 2, "decoder_attention_heads": 8,
+        "decoder_ffn_dim": 1536}""",
+    "LFM2-1.2B": """{"architectures": ["Lfm2ForCausalLM"], "block_auto_adjust_ff_dim": true,
+        "block_dim": 2048, "block_ff_dim": 12288, "block_ffn_dim_multiplier": 1.0,
+        "block_mlp_init_scale": 1.0, "block_multiple_of": 256, "block_norm_eps": 1e-05,
+        "block_out_init_scale": 1.0, "block_use_swiglu": true, "block_use_xavier_init": true,
+        "bos_token_id": 1, "conv_L_cache": 3, "conv_bias": false, "conv_dim": 2048,
+        "conv_dim_out": 2048, "conv_use_xavier_init": true, "eos_token_id": 7,
+        "full_attn_idxs": [2, 5, 8, 10, 12, 14], "hidden_size": 2048, "initializer_range": 0.02,
+        "max_position_embeddings": 128000, "model_type": "lfm2", "norm_eps": 1e-05,
+        "num_attention_heads": 32, "num_heads": 32, "num_hidden_layers": 16,
+        "num_key_value_heads": 8, "pad_token_id": 0, "rope_theta": 1000000.0,
+        "theta": 1000000.0, "torch_dtype": "bfloat16", "use_cache": true, "use_pos_enc": true,
+        "vocab_size": 65536}""",
 }
 
 CONFIGS: dict[str, dict[str, Any]] = {name: json.loads(text) for name, text in _TEXTS.items()}

@@ -543,6 +543,9 @@ ALIKE: dict[str, TinyModel] = {
     "mpnet": _classifier("MPNet", **_MPNET),
     "nomic-bert-embedding": _encoder("NomicBert", **BERT_SIZES),
     "gte": _classifier("Gte", **BERT_SIZES),
+    "lfm2-embedding": _encoder(
+        "Lfm2", **_QWEN, conv_L_cache=3, block_multiple_of=24, full_attn_idxs=[1]
+    ),
     "gte-embedding": _encoder("Gte", **{**BERT_SIZES, "type_vocab_size": 1}),
     "xlm-roberta-embedding": _encoder("XLMRoberta", **_ROBERTA),
     "camembert-classifier": _classifier("Camembert", **_ROBERTA),
@@ -563,6 +566,10 @@ ALIKE: dict[str, TinyModel] = {
 }
 # Compared without an export, too: other parts around the same graphs.
 EAGER_GENERATORS: dict[str, TinyModel] = {
+    "t5gemma-uneven": _seq2seq(
+        "T5Gemma",
+        **{**GENERATORS["t5gemma"].settings, "encoder": {**_T5GEMMA, "hidden_size": 48}},
+    ),
     "trocr-deit": _vision(
         {**_VIT, "model_type": "deit", "patch_size": [4, 5], "num_channels": 1},
         {

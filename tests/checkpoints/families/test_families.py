@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import tiny_models
 import transformers
@@ -97,12 +99,21 @@ LAYERS_HEADS_WIDTH = {
 }
 
 
+class EveryName(frozenset):
+    """The names of a checkpoint that has every tensor, with or without types of tokens."""
+
+    types = True
+
+    def __contains__(self, name):
+        return self.types or "token_type" not in name
+
+
 def read(values, names=(), task=None):
     """Dims of a config, as `load_checkpoint` reads them."""
     config = Config(values, task=task, default_task="embed")
     family = find_family(str(config.get("model_type", "")))
     _check_architecture(family, config)
-    dims = family.dims(config, frozenset(names))
+    dims = family.dims(config, names if isinstance(names, frozenset) else frozenset(names))
     _relevance(config)
     config.check_all_read()
     return dims
@@ -157,6 +168,8 @@ def test_details_that_published_models_differ_in():
     assert published("Phi-4-mini-instruct").decoder.window == 0, "beyond the longest text"
     assert published("Phi-4-mini-instruct").decoder.rotary_dim == 96
     assert published("Phi-4-mini-instruct").decoder.max_positions == 4096, "of the short factors"
+    unsaid = published("Phi-4-mini-instruct", original_max_position_embeddings=None)
+    assert unsaid.decoder.max_positions == 4096, "as the class has it"
     assert published("Phi-4-mini-instruct").decoder.rotary_magnitude == pytest.approx(
         1.190238, abs=1e-6
     )
@@ -351,6 +364,8 @@ def test_details_of_gemma_2_and_what_was_made_of_it():
     uncapped = published("gemma-2-2b-it", attn_logit_softcapping=None)
     assert (uncapped.decoder.attention_cap, uncapped.logits_cap) == (0, 30), "null is said"
     both = published("t5gemma-2b-2b-prefixlm-it")
+    wider = with_part("t5gemma-2b-2b-prefixlm-it", "encoder", hidden_size=3584)  # of the 9B-2B
+    assert (both.encoder_width, wider.encoder_width, wider.width) == (0, 3584, 2304)
     assert (both.encoder.attention_cap, both.decoder.attention_cap, both.logits_cap) == (50, 50, 30)
     assert both.encoder.layer_windows == (4097, 0) * 13, "4096 tokens on either side"
     assert both.decoder.layer_windows == (4096, 0) * 13
@@ -363,7 +378,9 @@ def test_details_of_gemma_2_and_what_was_made_of_it():
         ("TinyLlama-1.1B", {"rope_scaling": {"type": "mrope"}}, "scaling mrope .* known: default"),
         ("TinyLlama-1.1B", {"rope_scaling": {"type": "dynamic", "alpha": 1e3}}, "'alpha': 1000.0"),
         ("TinyLlama-1.1B", {"rope_parameters": {"rope_theta": 1e4, "x": 1}}, "rope settings"),
-        ("TinyLlama-1.1B", {"partial_rotary_factor": 0.36}, "23 is not an even part of heads of"),
+        ("phi-2", {"partial_rotary_factor": 0.37}, "29 is not an even part of heads of 80"),
+        ("TinyLlama-1.1B", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not"),
+        ("t5-small", {"relative_attention_max_distance": 16}, "32 buckets need more than 16"),
         ("TinyLlama-1.1B", {"sliding_window": 64}, "sliding_window 64"),
         ("TinyLlama-1.1B", {"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0"),
         ("TinyLlama-1.1B", {"hidden_act": "xielu"}, "hidden_act 'xielu' .* known: gelu"),
@@ -379,11 +396,6 @@ def test_details_of_gemma_2_and_what_was_made_of_it():
             "gemma-3-1b-it",
             {"rope_parameters": {"chunked_attention": {"rope_type": "default"}}},
             "rope settings of chunked_attention",
-        ),
-        (
-            "t5gemma-2b-2b-prefixlm-it",
-            {"encoder": {**CONFIGS["t5gemma-2b-2b-prefixlm-it"]["encoder"], "hidden_size": 3584}},
-            "hidden_size 3584 of the encoder and 2304 of the decoder: two widths",
         ),
         (
             "t5gemma-2b-2b-prefixlm-it",
@@ -522,6 +534,29 @@ def test_positions_must_be_whole(name, changes, message):
     """Every number that their kind needs."""
     with pytest.raises(CheckpointError, match=message):
         published(name, **changes)
+
+
+@pytest.mark.parametrize("name", tiny_models.EVERY)
+def test_what_a_config_leaves_out_is_what_transformers_takes(name):
+    """Its class's own value, or the key is missed by name; never another family's."""
+    entry = tiny_models.EVERY[name]
+    kind = getattr(transformers, entry.config)
+    whole = {**kind(**entry.settings).to_dict(), "architectures": [entry.model]}
+    plain = kind().to_dict()
+    short = {key: value for key, value in whole.items() if plain.get(key) != value}
+    short["model_type"] = whole["model_type"]
+    task, names = "fill" if "masked" in name else None, EveryName()
+    names.types = bool(whole.get("type_vocab_size"))
+    try:
+        dims = read(short, names, task)
+    except (CheckpointError, UnsupportedError):
+        return
+    wanted = read(whole, names, task)
+    for side in ("encoder", "decoder"):
+        stack, other = getattr(dims, side), getattr(wanted, side)
+        if stack is not None:  # tensors have shapes, which are compared where they are read
+            assert dataclasses.replace(stack, kv_heads=other.kv_heads) == other
+    assert (dims.logits_scale, dims.logits_cap) == (wanted.logits_scale, wanted.logits_cap)
 
 
 def test_every_class_of_a_family_is_one_of_transformers():

@@ -38,6 +38,16 @@ SCALINGS = {
         "original_max_position_embeddings": 32768,
         "attention_factor": 0.8,
     },
+    "yarn that stretches nothing": {"factor": 1.0, "mscale": 0.7},
+    "yarn of one magnitude": {"factor": 8.0, "mscale": 0.7, "beta_fast": 4, "beta_slow": 0.5},
+    "yarn without a magnitude": {"factor": 8.0, "mscale": 1.0, "mscale_all_dim": 0.0},
+    "yarn of two, and its own": {
+        "factor": 8.0,
+        "mscale": 0.5,
+        "mscale_all_dim": 1.0,
+        "attention_factor": 1.4,
+        "original_max_position_embeddings": 16,
+    },
     "longrope": {
         "short_factor": [1 + i / 40 for i in range(HEAD_DIM // 2)],
         "long_factor": [1.0 + i for i in range(HEAD_DIM // 2)],
@@ -65,7 +75,7 @@ def test_frequencies_of_long_texts_are_those_of_transformers(name):
     )
     frequency, magnitude = ROPE_INIT_FUNCTIONS["longrope"](reference, "cpu", seq_len=4097)
     values = {"max_position_embeddings": LONGEST, "rope_parameters": parameters}
-    fields = read_rotary(Config(values, long_context=True), head_dim=HEAD_DIM)
+    fields = read_rotary(Config(values, long_context=True), head_dim=HEAD_DIM, part=1.0)
     stack = StackDims(
         layers=1, heads=4, kv_heads=4, head_dim=HEAD_DIM, hidden=4, activation="silu", **fields
     )
@@ -73,6 +83,29 @@ def test_frequencies_of_long_texts_are_those_of_transformers(name):
     assert (stack.rotary_magnitude, stack.max_positions) == (pytest.approx(magnitude), LONGEST)
     with pytest.raises(UnsupportedError, match=r"long_context: .* no positions of their own"):
         read_rotary(Config({}, long_context=True), head_dim=HEAD_DIM)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"rope_parameters": {"rope_theta": 5.0}, "rope_scaling": {"rope_theta": 6.0}},
+            "rope_scaling .* differs from rope_parameters .*: remove one",
+        ),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "yarn", "truncate": False}}},
+            "rope truncate False of some layers",
+        ),
+        (
+            {"rope_parameters": {"partial_rotary_factor": 0.5}},
+            "partial_rotary_factor 0.5 is not supported, heads of this family are rotated whole",
+        ),
+    ],
+)
+def test_settings_of_which_transformers_reads_a_part_are_refused(values, message):
+    """It passes them over; whoever wrote them meant something."""
+    with pytest.raises(UnsupportedError, match=message):
+        read_rotary(Config(values), head_dim=HEAD_DIM)
 
 
 @pytest.mark.parametrize("form", ["rope_parameters", "rope_scaling"])
@@ -102,7 +135,7 @@ def test_frequencies_are_those_of_transformers(name, form):
         head_dim=HEAD_DIM,
         hidden=4,
         activation="silu",
-        **read_rotary(config, head_dim=HEAD_DIM),
+        **read_rotary(config, head_dim=HEAD_DIM, part=1.0),
     )
     config.check_all_read()
     torch.testing.assert_close(Rotary(stack).frequency, frequency, rtol=2e-6, atol=0)
