@@ -7,9 +7,19 @@ import json
 import numpy as np
 import pytest
 import torch
-from reranking import INSTRUCTION, TEXTS, card_ids, card_score, causal_reranker
+from reranking import (
+    INSTRUCTION,
+    PREFIX,
+    SUFFIX,
+    TEXTS,
+    card_ids,
+    card_score,
+    causal_reranker,
+    write_tokenizer,
+)
 from sentence_folders import write
 
+from seq2edge.bundle.manifest import SpecialTokens, TokenizerRecord
 from seq2edge.checkpoints.importers.sentence_transformers import read_sentence_folder
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.checkpoints.reranker import PROMPTS
@@ -17,6 +27,7 @@ from seq2edge.errors import CheckpointError, OptionError, UnsupportedError
 from seq2edge.export import original
 from seq2edge.export.eager import EagerBackend
 from seq2edge.export.pipeline import record_reference
+from seq2edge.runtime.tokenizer import Tokenizer
 
 OWN = '{{ (messages | selectattr("role", "eq", "query") | first).content }} => {{ "document" }}'
 
@@ -100,7 +111,7 @@ def test_a_cross_encoder_says_its_tokens_and_its_template(tmp_path, false, relev
 
 def test_a_folder_s_own_template_is_taken_where_it_is_for_pairs(tmp_path):
     """One for conversations is not; what is known of its type is taken instead."""
-    _, tokenizer = causal_reranker(tmp_path)
+    causal_reranker(tmp_path)
     chat = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% endfor %}"
     (tmp_path / "chat_template.jinja").write_text(chat)
     loaded = load_checkpoint(tmp_path, task="rerank")
@@ -111,7 +122,43 @@ def test_a_folder_s_own_template_is_taken_where_it_is_for_pairs(tmp_path):
     own = load_checkpoint(tmp_path, task="rerank").reranker
     assert own.tokenizer.files["chat_template.jinja"].decode() == OWN
     assert own.record.instruction == ""
-    del tokenizer
+
+
+QWEN2 = (
+    "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+    "<|im_end|>\n<|im_start|>user\n{}query: Q?\ndocument: D.\nYou are a search relevance expert "
+    "who evaluates how well documents match search queries. For each query-document pair, "
+    "carefully analyze the semantic relationship between them, then provide your binary relevance "
+    "judgment (0 for not relevant, 1 for relevant).\nRelevance:<|im_end|>\n<|im_start|>assistant\n"
+)
+GEMMA = (
+    "<bos>A: Q?\nB: D.\nGiven a query A and a passage B, determine whether the passage contains an "
+    "answer to the query by providing a prediction of either 'Yes' or 'No'."
+)
+PAIR = [{"role": "query", "content": "Q?"}, {"role": "document", "content": "D."}]
+ASKED = [{"role": "system", "content": "Find x."}, *PAIR]
+
+
+@pytest.mark.parametrize(
+    ("name", "messages", "prompt"),
+    [
+        (
+            "qwen3-reranker",
+            ASKED,
+            f"{PREFIX}<Instruct>: Find x.\n<Query>: Q?\n<Document>: D.{SUFFIX}",
+        ),
+        ("mxbai-rerank-v2", PAIR, QWEN2.format("")),
+        ("mxbai-rerank-v2", ASKED, QWEN2.format("instruction: Find x.\n")),
+        ("bge-reranker-v2-gemma", PAIR, GEMMA),
+    ],
+)
+def test_known_prompts_are_those_of_the_cards(tmp_path, name, messages, prompt):
+    """To the letter, the line ends at their end too."""
+    write_tokenizer(tmp_path)
+    (tmp_path / "asks.jinja").write_text(PROMPTS[name].template)
+    special = SpecialTokens(bos="<bos>")
+    record = TokenizerRecord(source="tokenizer.json", chat_template="asks.jinja", special=special)
+    assert Tokenizer(tmp_path, record).render_chat(messages) == prompt
 
 
 def test_what_a_language_model_cannot_rerank_with_is_refused(tmp_path):

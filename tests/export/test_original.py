@@ -342,4 +342,4 @@ def test_a_comparison_that_dies_is_no_agreement(opened, tmp_path, monkeypatch):
     """Killed for its memory, say."""
     monkeypatch.setattr(original.sys, "executable", "/bin/false")
     with pytest.raises(ExportError, match=r"ended with 1 \(it said nothing\).*--original no"):
-        original._run(tmp_path, opened("gpt2")[1].dims, tmp_path)
+        original._run(tmp_path, opened("gpt2")[1].dims, tmp_path, ())
