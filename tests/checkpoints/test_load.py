@@ -128,7 +128,9 @@ def test_answers_of_encoders_are_those_of_transformers(folder, name, changes):
     torch.testing.assert_close(found, wanted, **CLOSE)
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "gemma", "gemma2", "gpt-neox", "gpt2"])
+@pytest.mark.parametrize(
+    "name", ["llama", "mistral", "gemma", "gemma2", "gpt-neox", "gpt2", "lfm2"]
+)
 def test_a_decoder_embeds_by_its_last_token(folder, name):
     """The state behind its last norm; a head of words is not used, tied or not."""
     loaded, reference = load_checkpoint(folder(name), task="embed"), tiny_models.make(name)

@@ -148,7 +148,7 @@ def test_pairs_are_those_of_transformers(pair: tuple[str, Tokenizer, Any]) -> No
         found = list(text.windows(first, second, longest=longest, overlap=stride))
         wanted = zip(wanted.input_ids, wanted.token_type_ids, wanted.offset_mapping, strict=True)
         assert [fields(window) for window in found] == list(wanted)
-    with pytest.raises(InputError, match=r"'hello' takes \d of 4 tokens"):
+    with pytest.raises(InputError, match=r"'hello' takes \d of the 4 tokens"):
         list(text.windows(first, second, longest=4, overlap=0))
 
 

@@ -543,9 +543,6 @@ ALIKE: dict[str, TinyModel] = {
     "mpnet": _classifier("MPNet", **_MPNET),
     "nomic-bert-embedding": _encoder("NomicBert", **BERT_SIZES),
     "gte": _classifier("Gte", **BERT_SIZES),
-    "lfm2-embedding": _encoder(
-        "Lfm2", **_QWEN, conv_L_cache=3, block_multiple_of=24, full_attn_idxs=[1]
-    ),
     "gte-embedding": _encoder("Gte", **{**BERT_SIZES, "type_vocab_size": 1}),
     "xlm-roberta-embedding": _encoder("XLMRoberta", **_ROBERTA),
     "camembert-classifier": _classifier("Camembert", **_ROBERTA),

@@ -167,7 +167,6 @@ def test_what_is_not_supported_is_named(tmp_path, file, values, message):
 @pytest.mark.parametrize(
     ("kinds", "message"),
     [
-        (("Transformer", "SpladePooling"), "modules SpladePooling"),
         (("StaticEmbedding",), "modules StaticEmbedding"),
         (("Transformer", "Normalize"), "Transformer, Normalize in this order"),
         (("Transformer", "Pooling", "Normalize", "Dense"), "Normalize"),
