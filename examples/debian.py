@@ -96,7 +96,7 @@ def part_of(source: str) -> str:
 def _fetch() -> Path:
     folder = INDEX
     lists = folder / "state" / "lists"
-    if not all(_translations(lists, language) for language in LANGUAGES):
+    if not _is_complete(lists):
         if not shutil.which("apt-get"):
             raise FetchError("the Debian index: needs apt-get")
         shutil.rmtree(folder, ignore_errors=True)
@@ -112,6 +112,13 @@ def _fetch() -> Path:
         if not any(lists.glob("*_Packages")):
             raise FetchError(f"the Debian index: cannot be fetched: {done.stderr.strip()[-300:]}")
     return lists
+
+
+def _is_complete(lists: Path) -> bool:
+    """Whether an index is there, of all languages: an older one was fetched without some."""
+    config = INDEX / "apt.conf"
+    named = config.read_text(encoding="utf-8") if config.is_file() else " ".join(LANGUAGES)
+    return any(lists.glob("*_Packages")) and all(code in named for code in LANGUAGES)
 
 
 def _environment() -> dict[str, str]:

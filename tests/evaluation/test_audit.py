@@ -36,7 +36,7 @@ def model(task, kind="encoder", **methods):
     manifest = types.SimpleNamespace(task=task)
     return types.SimpleNamespace(
         bundle=types.SimpleNamespace(path="bundle", manifest=manifest),
-        dims=types.SimpleNamespace(kind=kind, mels=0),
+        dims=types.SimpleNamespace(kind=kind, source_shape=()),
         options=DecodeOptions(num_beams=4, max_length=9, min_new_tokens=2),
         **methods,
     )

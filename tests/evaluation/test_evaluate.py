@@ -20,7 +20,12 @@ from seq2edge.runtime.sequences import GeneratedText
 
 def model(task="generate", kind="encoder-decoder", mels=0, sha="a", suffix=""):
     """A stand-in that answers with its input and a suffix, and counts what it was asked."""
-    found = types.SimpleNamespace(asked=[], dims=types.SimpleNamespace(kind=kind, mels=mels))
+    found = types.SimpleNamespace(
+        asked=[],
+        dims=types.SimpleNamespace(
+            kind=kind, mels=mels, source_shape=(mels, 3000) if mels else (), image=None
+        ),
+    )
     tokenizer = types.SimpleNamespace(source="t")
     files = {"t": types.SimpleNamespace(sha256=sha)}
     manifest = types.SimpleNamespace(task=task, tokenizer=tokenizer, files=files, labels=())
