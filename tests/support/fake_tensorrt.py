@@ -313,7 +313,8 @@ class Context:
     def _check_lengths(feed):
         """No operator says what it does outside of its tensors."""
         if "new_length" in feed:
-            columns, capacity = feed["input_ids"].shape[1], feed["past_key_0"].shape[2]
+            past = next(value for name, value in feed.items() if name.startswith("past_"))
+            columns, capacity = feed["input_ids"].shape[1], past.shape[2]
             if not ((feed["new_length"] >= 1) & (feed["new_length"] <= columns)).all():
                 raise MisuseError(f"new_length {feed['new_length']} of {columns} columns")
             if not (feed["cache_length"] + columns <= capacity).all():

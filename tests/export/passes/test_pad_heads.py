@@ -27,7 +27,7 @@ def test_caches_are_as_wide_as_the_kernel_needs(exported, name, size, padded):
         (widths[target],) = {value.shape[3] for value in values}
     assert widths == {"canonical": size, "onnxruntime": padded}
     backend = seq2edge.load(bundle.path, device="cpu", threads=1).backend
-    assert backend.make_caches(1, 4).tensors()[0].shape[3] == padded
+    assert backend.make_caches(1, 4).tensors()["key_0"].shape[3] == padded
 
 
 def test_other_graphs_stay_as_they_are(exported):
