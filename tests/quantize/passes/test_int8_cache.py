@@ -54,7 +54,7 @@ def test_beams_are_reordered_in_bytes(made):
     assert caches == []
     memory = models[1].backend.encode(np.array([[5, 6, 7]]), np.array([3]))
     cache = models[1].backend.start(memory, 3, 64)
-    assert {tensor.dtype for tensor in cache._caches.tensors()} == {np.dtype(np.int8)}
+    assert {tensor.dtype for tensor in cache._caches.tensors().values()} == {np.dtype(np.int8)}
 
 
 def test_the_manifest_tells(made):
