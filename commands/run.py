@@ -291,11 +291,21 @@ def transcribe(
     _check_logprobs(logprobs, as_json=as_json)
     model = load_model(bundle, execution, draft=decoding.draft)
     options = decoding.over(model.options).replace(logprobs=logprobs)
+    heard = (
+        (str(clip), model.transcribe([clip], options, language=language, task=task)[0])
+        for clip in clips
+    )
+    _write_down(heard, as_json=as_json, each=options.num_return_sequences)
+
+
+def _write_down(
+    results: Iterable[tuple[str, list[GeneratedText]]], *, as_json: bool, each: int
+) -> None:
+    """Print what clips or images became, as it comes; `each` texts of a file."""
     notes = AnswerNotes()
-    with Destination(None, as_json=as_json, each=options.num_return_sequences) as out:
-        for clip in clips:
-            texts = model.transcribe([clip], options, language=language, task=task)[0]
-            out.write(str(clip), texts)
+    with Destination(None, as_json=as_json, each=each) as out:
+        for file, texts in results:
+            out.write(file, texts)
             notes.count(texts)
     notes.say()
 
@@ -322,13 +332,12 @@ def read(
     _check_logprobs(logprobs, as_json=as_json)
     model = load_model(bundle, execution, draft=decoding.draft)
     options = decoding.over(model.options).replace(logprobs=logprobs)
-    notes = AnswerNotes()
-    with Destination(None, as_json=as_json, each=options.num_return_sequences) as out:
-        for group in batches(map(str, images), batch):
-            for image, texts in zip(group, model.read(group, options), strict=True):
-                out.write(image, texts)
-                notes.count(texts)
-    notes.say()
+    shown = (
+        pair
+        for group in batches(map(str, images), batch)
+        for pair in zip(group, model.read(group, options), strict=True)
+    )
+    _write_down(shown, as_json=as_json, each=options.num_return_sequences)
 
 
 @click.command()

@@ -38,6 +38,12 @@ class Package:
     section: str
     descriptions: dict[str, tuple[str, tuple[str, ...]]]
 
+    def parallel(self, language: str) -> list[tuple[str, str]]:
+        """Paragraphs in English and in that language, where there are equally many in both."""
+        nothing = ("", ())
+        one, other = (self.descriptions.get(code, nothing)[1] for code in ("en", language))
+        return list(zip(one, other, strict=True)) if len(one) == len(other) else []
+
 
 def packages() -> list[Package]:
     """All packages with an English description, by name. Raises FetchError with the reason."""

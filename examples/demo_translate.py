@@ -38,14 +38,10 @@ def pairs(count: int = COUNT) -> list[tuple[str, str]]:
 
     known: dict[str, str] = {}
     for package in debian.packages():
-        (_, english), (_, other) = (
-            package.descriptions.get(code, ("", ())) for code in ("en", "pt_BR")
-        )
-        if len(english) == len(other):
-            for text, translated in zip(english, other, strict=True):
-                one = re.fullmatch(r"[^.!?:]*\.", translated)
-                if one and SENTENCE.fullmatch(text) and text != translated:
-                    known.setdefault(text, translated)
+        for text, translated in package.parallel("pt_BR"):
+            one = re.fullmatch(r"[^.!?:]*\.", translated)
+            if one and SENTENCE.fullmatch(text) and text != translated:
+                known.setdefault(text, translated)
     listed = list(known.items())
     if len(listed) < count:
         raise FetchError(f"Debian's index: {len(listed)} sentences, needs {count}")

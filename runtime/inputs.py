@@ -84,10 +84,7 @@ class Inputs:
         if not isinstance(text, str) and len(text) != 2:
             raise InputError(f"input: {text!r:.60} is neither a text nor a pair of texts")
         first, second = (text, None) if isinstance(text, str) else text
-        limits = [longest]
-        if self._cut if cut is None else cut:
-            limits.append(self.text_positions)
-        longest = min((limit for limit in limits if limit is not None), default=None)
+        longest = self._bound(longest, cut=cut)
         if self.bundle.manifest.reranking is not None:
             encoded = self._prompted(first, second, instruction, longest)
         elif instruction is not None:
@@ -130,17 +127,21 @@ class Inputs:
         limit, also without `cut`. The special tokens around every text are kept, and
         `tokenizer.shortened` counts the texts cut. Raises InputError as `tokenizer.encode`.
         """
-        limits = [longest]
-        if self._cut if cut is None else cut:
-            limits.append(self._limits.text_positions(new_tokens))
         ids = self.tokenizer.encode(
             text,
             source_language=source_language,
             target_language=target_language,
-            longest=min((limit for limit in limits if limit is not None), default=None),
+            longest=self._bound(longest, cut=cut, new_tokens=new_tokens),
         )
         self._limits.check_text(ids, text)
         return ids
+
+    def _bound(self, longest: int | None, *, cut: bool | None, new_tokens: int = 0) -> int | None:
+        """The most ids of a text: `longest`, and with `cut` what there are positions for."""
+        limits = [longest]
+        if self._cut if cut is None else cut:
+            limits.append(self._limits.text_positions(new_tokens))
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """The ids that the model reads of a conversation, up to where its answer begins."""

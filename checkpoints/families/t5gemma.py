@@ -55,7 +55,7 @@ def _dims(config: Config, names: Names) -> Dims:
     stack = _stack(encoder)
     # So many tokens on either side, where a decoder's window holds so many with the last one.
     windows = tuple(window and window + 1 for window in stack.layer_windows)
-    dims = Dims(
+    return Dims(
         width=width,
         encoder_width=source_width if source_width != width else 0,
         vocab=decoder.size("vocab_size"),
@@ -65,9 +65,6 @@ def _dims(config: Config, names: Names) -> Dims:
         tied=bool(config.get("tie_word_embeddings", True)),
         logits_cap=second_scales(decoder, 0)["logits_cap"],
     )
-    encoder.check_all_read()
-    decoder.check_all_read()
-    return dims
 
 
 def _weights(dims: Dims, names: Names) -> Iterator[WeightMapping]:

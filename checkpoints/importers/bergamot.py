@@ -29,6 +29,7 @@ from seq2edge.checkpoints.importers.marian_lexicon import read_lexicon
 from seq2edge.errors import CheckpointError, UnsupportedError
 
 END, UNKNOWN = 0, 1  # ids, in every vocabulary
+BIAS = "final_logits_bias"
 NEVER = -32768.0  # a logit; exact in every float type
 POSITIONS = 1024  # sinusoids have no end, a table has one
 # What a setting must say; 1 and True are equal here.
@@ -93,6 +94,7 @@ def open_bergamot(path: Path) -> Source:
     if left:
         raise CheckpointError(f"{stored.path}: tensors that have no place: {', '.join(left[:5])}")
     source, target = (stored.extents(name)[0] for name in _tables(stored))
+    pieces = _vocabularies(path)
     return Source(
         path=path,
         source_format="bergamot",
@@ -106,8 +108,8 @@ def open_bergamot(path: Path) -> Source:
         },
         names=frozenset(parts),
         read=lambda name: _read(stored, parts[name], name),
-        pieces=_vocabularies(path),
-        lexicon=_lexicon(path, source, target),
+        pieces=pieces,
+        lexicon=_lexicon(path, source, target, shared=len(pieces) == 1),
     )
 
 
@@ -124,7 +126,7 @@ def _vocabularies(path: Path) -> dict[str, Path]:
     return named
 
 
-def _lexicon(path: Path, source: int, target: int) -> Lexicon | None:
+def _lexicon(path: Path, source: int, target: int, *, shared: bool) -> Lexicon | None:
     """The folder's lexical shortlist, if it has one."""
     present = sorted(path.glob("lex*.bin"))
     if len(present) > 1:
@@ -132,7 +134,6 @@ def _lexicon(path: Path, source: int, target: int) -> Lexicon | None:
         raise CheckpointError(f"{path}: holds {names}; keep one of them")
     if not present:
         return None
-    shared = len(_vocabularies(path)) == 1
     lexicon = read_lexicon(present[0], source=source, target=target, shared=shared)
     return dataclasses.replace(lexicon, vocab=target + 1)
 
@@ -212,7 +213,7 @@ def _parts(stored: MarianFile) -> Iterator[tuple[str, Part]]:
         yield "model.decoder.embed_tokens.weight", Part(name=target)
     else:
         yield "model.shared.weight", Part(name=source)
-    yield "final_logits_bias", Part(name="decoder_ff_logit_out_b")
+    yield BIAS, Part(name="decoder_ff_logit_out_b")
     for i in range(_number(stored, "enc-depth")):
         theirs, ours = f"encoder_l{i + 1}", f"model.encoder.layers.{i}"
         yield from _attention(f"{theirs}_self", f"{ours}.self_attn")
@@ -269,7 +270,7 @@ def _read(stored: MarianFile, part: Part, name: str) -> Tensor:
         values = values.T
     elif values.ndim == 2 and values.shape[0] == 1:
         values = values[0]
-    more = {"final_logits_bias": NEVER, **dict.fromkeys(_tables(stored)[1:], 0.0)}
-    for key in {name, part.name} & set(more):
-        values = np.concatenate((values, np.full_like(values[:1], more[key])))
+    if name == BIAS or part.name == _tables(stored)[1]:
+        start = np.full_like(values[:1], NEVER if name == BIAS else 0.0)
+        values = np.concatenate((values, start))
     return torch.from_numpy(np.ascontiguousarray(values))

@@ -13,7 +13,7 @@ import importlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,15 +33,17 @@ NAMES = {
 }
 MOST_AXES = 8
 TABLES = ("Wemb", "encoder_Wemb", "decoder_Wemb")
+# Type, extents and bytes of each.
+Tensors: TypeAlias = Mapping[str, tuple[int, tuple[int, ...], NDArray[np.uint8]]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MarianFile:
-    """Tensors as they are stored, each with its type and extents, and the settings."""
+    """Tensors as they are stored, and the settings."""
 
     path: Path
     settings: Mapping[str, Any]
-    tensors: Mapping[str, tuple[int, tuple[int, ...], NDArray[np.uint8]]]
+    tensors: Tensors
 
     def extents(self, name: str) -> tuple[int, ...]:
         """The tensor's shape. Raises CheckpointError where it is missing."""
@@ -99,9 +101,7 @@ def _few(count: int, reader: BinaryReader) -> int:
     return int(count)
 
 
-def _settings(
-    path: Path, tensors: Mapping[str, tuple[int, tuple[int, ...], NDArray[np.uint8]]]
-) -> dict[str, Any]:
+def _settings(path: Path, tensors: Tensors) -> dict[str, Any]:
     if SETTINGS not in tensors:
         raise CheckpointError(f"{path}: {SETTINGS} is missing")
     yaml: Any = importlib.import_module("yaml")  # without types

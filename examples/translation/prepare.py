@@ -80,12 +80,10 @@ def of_packages() -> Pairs:
     pairs: Pairs = {part: {} for part in PARTS}
     for package in packages():
         if "de" in package.descriptions:
-            (short, long), (kurz, lang) = (package.descriptions[code] for code in ("en", "de"))
+            short, kurz = (package.descriptions[code][0] for code in ("en", "de"))
             part = pairs[part_of(package.source)]
-            add(part, short, kurz)
-            if len(long) == len(lang):
-                for one, other in zip(long, lang, strict=True):
-                    add(part, one, other)
+            for one, other in ((short, kurz), *package.parallel("de")):
+                add(part, one, other)
     return distinct(pairs)
 
 
