@@ -8,10 +8,11 @@ that a crash leaves the old bundle or none.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,10 +20,12 @@ from typing import Any
 from seq2edge.bundle.manifest import (
     LARGEST_MANIFEST,
     MANIFEST,
+    SIGNATURE,
     GraphRecord,
     Manifest,
     check_file_name,
 )
+from seq2edge.bundle.origin import KeyFile, check_size, origin_of, read_signature
 from seq2edge.errors import BundleError
 from seq2edge.files.records import RecordError, parse_json
 from seq2edge.files.storage import (
@@ -47,17 +50,31 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, hashes: bool = False) -> Bundle:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        hashes: bool = False,
+        require_key: KeyFile | Sequence[KeyFile] | None = None,
+        sha256: str | None = None,
+    ) -> Bundle:
         """Check the manifest, the list of files and their sizes; with `hashes` their contents too.
 
-        Raises BundleError naming the file and what is wrong with it.
+        require_key: files of public keys, one of which must have signed the bundle; sha256: what
+        the manifest's hash must be. Both are checked before anything else is read, and mean hashes.
+        Raises BundleError naming the file and what is wrong with it, OptionError for keys and
+        hashes that are none.
         """
         folder = Path(path)
         _require_folder(folder)
-        manifest = read_manifest(folder / MANIFEST)
+        data = manifest_bytes(folder / MANIFEST)
+        origin = origin_of(require_key, sha256)
+        if origin is not None:
+            origin.check(data, read_signature(folder), str(folder))
+        manifest = Manifest.from_bytes(data, str(folder / MANIFEST))
         check_files(folder, manifest)
         bundle = cls(path=folder, manifest=manifest)
-        if hashes:
+        if hashes or origin is not None:
             bundle.verify_hashes()
         return bundle
 
@@ -65,6 +82,16 @@ class Bundle:
     def size(self) -> int:
         """Bytes of all listed files together."""
         return sum(record.size for record in self.manifest.files.values())
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the manifest, which pins the whole bundle: as a folder and as one file."""
+        return hashlib.sha256(manifest_bytes(self.path / MANIFEST)).hexdigest()
+
+    @property
+    def signed(self) -> bool:
+        """Whether there is a signature; whose, and whether it holds, `require_key` tells."""
+        return read_signature(self.path) is not None
 
     def file(self, name: str) -> Path:
         """Where a listed file lies. Raises BundleError for any other name."""
@@ -90,7 +117,7 @@ class Bundle:
 
 def read_manifest(path: Path) -> Manifest:
     """The manifest of a file. Raises BundleError when it is missing or not of this format."""
-    return Manifest.from_bytes(_manifest_bytes(path), str(path))
+    return Manifest.from_bytes(manifest_bytes(path), str(path))
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
@@ -104,8 +131,10 @@ def check_files(folder: Path, manifest: Manifest) -> None:
                 f"{folder / name}: {sizes[name]} bytes, but {MANIFEST} says {record.size}, "
                 "the file is damaged or was changed"
             )
-    for name in sizes:
-        if name != MANIFEST and name not in manifest.files:
+    for name, size in sizes.items():
+        if name == SIGNATURE:
+            check_size(size, str(folder / name))
+        elif name != MANIFEST and name not in manifest.files:
             raise BundleError(f"{folder}: file {name!r} is not listed in {MANIFEST}, remove it")
     for place, name in manifest.references():
         if name not in manifest.files:
@@ -177,11 +206,13 @@ class BundleWriter:
         files = {name: fingerprint(self._folder / name) for name in scan(self._folder)}
         return self.seal(dataclasses.replace(manifest, files=files).to_bytes())
 
-    def seal(self, manifest: bytes) -> Bundle:
+    def seal(self, manifest: bytes, signature: bytes | None = None) -> Bundle:
         """Like `finish`, with the bytes of a manifest whose hashes the caller has checked."""
         decoded = Manifest.from_bytes(manifest, str(self.destination / MANIFEST))
         with file_errors(self.destination):
             (self._folder / MANIFEST).write_bytes(manifest)
+            if signature is not None:
+                (self._folder / SIGNATURE).write_bytes(signature)
             check_files(self._folder, decoded)
             sync_folder(self._folder)
             self.check_destination()
@@ -201,12 +232,13 @@ class BundleWriter:
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """What `inspect` shows: the manifest as plain JSON values, with the folder and its size."""
+    """What `inspect` shows: the manifest as plain JSON values, and what of it is not in there."""
     manifest = dataclasses.asdict(bundle.manifest)
     files = manifest.pop("files")
     for graph in manifest["graphs"]:
         graph["size"] = files[graph["file"]]["size"]
-    return {"path": str(bundle.path), "size": bundle.size, **manifest, "files": files}
+    whole = {"path": str(bundle.path), "size": bundle.size, "sha256": bundle.sha256}
+    return {**whole, "signed": bundle.signed, **manifest, "files": files}
 
 
 def summarize(values: Mapping[str, Any]) -> Iterator[str]:
@@ -245,6 +277,8 @@ def summarize(values: Mapping[str, Any]) -> Iterator[str]:
             f"{spent['sampling_rate']:.3g} of the rows a step)"
         )
     yield f"made        {origin['created']} from {origin['source']} ({origin['source_format']})"
+    signed = "with a signature (whose: verify --require-key)" if values["signed"] else "not signed"
+    yield f"sha256      {values['sha256']}, {signed}"
 
 
 def _summarize_classes(values: Mapping[str, Any]) -> Iterator[str]:
@@ -306,7 +340,8 @@ def _require_folder(folder: Path) -> None:
         raise BundleError(f"{folder}: no such folder")
 
 
-def _manifest_bytes(path: Path) -> bytes:
+def manifest_bytes(path: Path) -> bytes:
+    """What the file holds. Raises BundleError where that is missing, too long or no plain file."""
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{path}: missing or not a regular file, so this is not a bundle")
     with file_errors(path), path.open("rb") as file:
@@ -327,7 +362,7 @@ def _require_own_files(folder: Path) -> None:
         raise BundleError(f"{folder}: not a folder, so it is not overwritten")
     refusal = f"{folder}: not a bundle, so it is not overwritten"
     try:
-        values = parse_json(_manifest_bytes(folder / MANIFEST))
+        values = parse_json(manifest_bytes(folder / MANIFEST))
         names = scan(folder)
     except (BundleError, RecordError) as error:
         raise BundleError(f"{refusal} ({error})") from error
@@ -335,5 +370,5 @@ def _require_own_files(folder: Path) -> None:
     if not isinstance(files, dict) or type(values.get("format")) is not int:
         raise BundleError(refusal)
     for name in names:
-        if name != MANIFEST and name not in files:
+        if name not in (MANIFEST, SIGNATURE, *files):
             raise BundleError(f"{folder}: {name!r} is no part of the bundle and would be lost")
