@@ -44,10 +44,14 @@ LISTED = 20  # labels that a summary names
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A bundle that was checked when it was opened."""
+    """A bundle that was checked when it was opened.
+
+    `trust_engines`: its engines, which are code, may be opened although others built them.
+    """
 
     path: Path
     manifest: Manifest
+    trust_engines: bool = False
 
     @classmethod
     def open(
@@ -57,6 +61,7 @@ class Bundle:
         hashes: bool = False,
         require_key: KeyFile | Sequence[KeyFile] | None = None,
         sha256: str | None = None,
+        trust_engines: bool = False,
     ) -> Bundle:
         """Check the manifest, the list of files and their sizes; with `hashes` their contents too.
 
@@ -73,7 +78,7 @@ class Bundle:
             origin.check(data, read_signature(folder), str(folder))
         manifest = Manifest.from_bytes(data, str(folder / MANIFEST))
         check_files(folder, manifest)
-        bundle = cls(path=folder, manifest=manifest)
+        bundle = cls(path=folder, manifest=manifest, trust_engines=trust_engines)
         if hashes or origin is not None:
             bundle.verify_hashes()
         return bundle

@@ -65,7 +65,12 @@ class Execution(Origin):
 
     device: str
     threads: int | None
+    trust_engines: bool
     hashes: bool = False
+
+    def demands(self) -> dict[str, Any]:
+        """The same, and whether its engines may be opened."""
+        return {**super().demands(), "trust_engines": self.trust_engines}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,13 +176,18 @@ def check_options(command: Command) -> Command:
 
 
 def _device(command: Command) -> Command:
+    command = click.option(
+        "--trust-engines",
+        is_flag=True,
+        help="Open TensorRT engines, which are code, though not built on this machine.",
+    )(THREADS(command))
     return click.option(
         "--device",
         type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
         default="auto",
         show_default=True,
         help="Where to run; auto takes the fastest that works.",
-    )(THREADS(command))
+    )(command)
 
 
 def decode_options(command: Command) -> Command:

@@ -46,6 +46,7 @@ def load(
     hashes: bool = False,
     require_key: KeyFile | Sequence[KeyFile] | None = None,
     sha256: str | None = None,
+    trust_engines: bool = False,
     cut: bool = False,
     draft: str | os.PathLike[str] | None = None,
 ) -> Model:
@@ -55,6 +56,7 @@ def load(
     canonical or onnxruntime, by default the fastest; hashes: also read and check every file;
     require_key: files of public keys, one of which must have signed the bundle and its draft;
     sha256: the hash that the manifest must have (`seq2edge inspect` prints it), both with hashes;
+    trust_engines: open TensorRT engines, which are code, that were not built on this machine too;
     cut: read long texts up to the encoder's positions instead of refusing them
     (`model.tokenizer.shortened` counts those); draft: the bundle of a smaller model of the same
     vocabulary, which guesses tokens that this one verifies.
@@ -63,7 +65,9 @@ def load(
     """
     if sha256 is not None and draft is not None:
         raise OptionError("sha256: pins one bundle; load the draft apart, and call `use_draft`")
-    bundle = Bundle.open(path, hashes=hashes, require_key=require_key, sha256=sha256)
+    bundle = Bundle.open(
+        path, hashes=hashes, require_key=require_key, sha256=sha256, trust_engines=trust_engines
+    )
     backend, reason = open_backend(bundle, device=device, threads=threads, graphs=graphs)
     model = Model(bundle, backend, reason=reason, cut=cut)
     if draft is not None:
@@ -74,6 +78,7 @@ def load(
             graphs=graphs,
             hashes=hashes,
             require_key=require_key,
+            trust_engines=trust_engines,
         )
         model.use_draft(guesses)
     return model
