@@ -16,10 +16,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from seq2edge.bundle.folder import Bundle, BundleWriter, check_record, manifest_bytes
+from seq2edge.bundle.folder import (
+    Bundle,
+    BundleWriter,
+    check_record,
+    manifest_bytes,
+    recorded_files,
+)
 from seq2edge.bundle.manifest import LARGEST_MANIFEST, MANIFEST, SIGNATURE, Manifest
 from seq2edge.bundle.origin import KeyFile, check_size, origin_of, read_signature, sign
 from seq2edge.errors import BundleError
+from seq2edge.files.records import RecordError
 from seq2edge.files.storage import FileRecord, copy_hashed, file_errors, replacing
 
 BLOCK = tarfile.BLOCKSIZE
@@ -64,6 +71,17 @@ def _check_target(target: Path, bundle: Bundle, *, overwrite: bool) -> None:
         raise BundleError(f"{target}: is a folder, name a file")
     if target.exists() and not overwrite:
         raise BundleError(f"{target}: exists, choose another place or overwrite it")
+    if target.exists() and not _is_packed(target):
+        raise BundleError(f"{target}: not a packed bundle, so it is not overwritten")
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether a file begins with a manifest, of any format, as `pack` writes it."""
+    try:
+        with file_errors(path), path.open("rb") as source:
+            return recorded_files(_read_manifest(source, path)) is not None
+    except (BundleError, RecordError):
+        return False
 
 
 def _write_small(sink: BinaryIO, name: str, data: bytes) -> None:

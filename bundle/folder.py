@@ -1,21 +1,21 @@
 """A bundle: one folder with graphs, weights, tokenizer and the manifest that lists them all.
 
 Reading trusts nothing: every file must be listed, regular, of the recorded size and inside the
-folder. Writing happens in a hidden folder beside the destination which is renamed at the end, so
-that a crash leaves the old bundle or none.
+folder. Writing happens in a hidden folder beside the destination, with which it is exchanged at the
+end, so that a crash at any time leaves the old bundle or the new one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 from seq2edge.bundle.manifest import (
     LARGEST_MANIFEST,
@@ -29,17 +29,17 @@ from seq2edge.bundle.origin import KeyFile, check_size, origin_of, read_signatur
 from seq2edge.errors import BundleError
 from seq2edge.files.records import RecordError, parse_json
 from seq2edge.files.storage import (
-    DISK_FULL,
     FileRecord,
     file_errors,
     fingerprint,
-    move_folder,
+    full_disk,
     scan,
-    sync_folder,
-    temporary_beside,
+    settle,
 )
+from seq2edge.files.workspace import NEW, put_folder, workspace
 
 LISTED = 20  # labels that a summary names
+Stamps: TypeAlias = dict[str, tuple[int, int, int]]  # of files: number, size, time of change
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,11 +168,14 @@ class BundleWriter:
     def __init__(self, destination: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         self.destination = Path(os.path.realpath(destination))
         self._overwrite = overwrite
-        self._folder = temporary_beside(self.destination)
+        self._replaced: Stamps | None = None  # files of the old bundle whose hashes were read
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> BundleWriter:
         self.check_destination()
         with file_errors(self.destination):
+            self._work = self._stack.enter_context(workspace(self.destination.parent))
+            self._folder = self._work / NEW
             self._folder.mkdir()
         return self
 
@@ -182,8 +185,8 @@ class BundleWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
+        self._stack.close()
+        if isinstance(error, Exception) and full_disk(error):
             with file_errors(self.destination):
                 raise error
 
@@ -219,9 +222,8 @@ class BundleWriter:
             if signature is not None:
                 (self._folder / SIGNATURE).write_bytes(signature)
             check_files(self._folder, decoded)
-            sync_folder(self._folder)
             self.check_destination()
-            move_folder(self._folder, self.destination)
+            put_folder(self._work, self.destination)
         return Bundle(path=self.destination, manifest=decoded)
 
     def check_destination(self) -> None:
@@ -229,11 +231,12 @@ class BundleWriter:
         parent = self.destination.parent
         if not parent.is_dir():
             raise BundleError(f"{self.destination}: folder {parent} does not exist, make it first")
+        settle(self.destination)
         if not os.path.lexists(self.destination) or _is_empty_folder(self.destination):
             return
         if not self._overwrite:
             raise BundleError(f"{self.destination}: exists, choose another place or overwrite it")
-        _require_own_files(self.destination)
+        self._replaced = _require_own_files(self.destination, self._replaced)
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
@@ -336,6 +339,7 @@ def _summarize_embedding(record: Mapping[str, Any] | None) -> Iterator[str]:
 
 
 def _require_folder(folder: Path) -> None:
+    settle(folder)
     if folder.is_file():
         raise BundleError(
             f"{folder}: a file, not a bundle folder, unpack it first: "
@@ -361,19 +365,47 @@ def _is_empty_folder(path: Path) -> bool:
         return path.is_dir() and not any(path.iterdir())
 
 
-def _require_own_files(folder: Path) -> None:
-    """Only a folder whose every file a manifest lists, of whatever format, may be replaced."""
+def _require_own_files(folder: Path, known: Stamps | None) -> Stamps:
+    """Only a folder of files as a manifest records them, of whatever format, may be replaced.
+
+    A file that it does not list, or that was changed, would be lost; one that is missing is not.
+    Hashes are read unless the files are those `known` from the last time.
+    """
     if not folder.is_dir():
         raise BundleError(f"{folder}: not a folder, so it is not overwritten")
     refusal = f"{folder}: not a bundle, so it is not overwritten"
     try:
-        values = parse_json(manifest_bytes(folder / MANIFEST))
-        names = scan(folder)
+        files = recorded_files(manifest_bytes(folder / MANIFEST))
+        names = [name for name in scan(folder) if name not in (MANIFEST, SIGNATURE)]
     except (BundleError, RecordError) as error:
         raise BundleError(f"{refusal} ({error})") from error
-    files = values.get("files") if isinstance(values, dict) else None
-    if not isinstance(files, dict) or type(values.get("format")) is not int:
+    if files is None:
         raise BundleError(refusal)
-    for name in names:
-        if name not in (MANIFEST, SIGNATURE, *files):
+    with file_errors(folder):
+        stamps = {name: _stamp(folder / name) for name in names}
+    for name in names if stamps != known else ():
+        if name not in files:
             raise BundleError(f"{folder}: {name!r} is no part of the bundle and would be lost")
+        if vars(fingerprint(folder / name)) != files[name]:
+            raise BundleError(
+                f"{folder}: {name!r} was changed and would be lost, or is damaged; "
+                "remove the folder to write a bundle there"
+            )
+    return stamps
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What changes with a file's contents."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def recorded_files(manifest: bytes) -> dict[str, Any] | None:
+    """The records of the files in a manifest of any format; None for JSON that is no manifest.
+
+    Raises RecordError for what is no JSON.
+    """
+    values = parse_json(manifest)
+    files = values.get("files") if isinstance(values, dict) else None
+    own = isinstance(files, dict) and type(values.get("format")) is int
+    return files if own else None

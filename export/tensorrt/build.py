@@ -14,7 +14,6 @@ import platform
 import resource
 import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -52,6 +51,7 @@ from seq2edge.export.tensorrt.timing_cache import TimingCache, default_file
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
 from seq2edge.files.progress import Progress
 from seq2edge.files.storage import FileRecord
+from seq2edge.files.workspace import workspace
 from seq2edge.runtime.backends.engine_check import EngineVerdict
 from seq2edge.runtime.backends.engine_trust import built_here, note_built
 from seq2edge.runtime.backends.tensorrt import check_engines
@@ -151,7 +151,7 @@ def build_bundle(request: BuildRequest, progress: Progress = lambda *_: None) ->
     made: dict[Role, tuple[EngineInfo, bytes]] = {}
     kept: dict[Role, EngineInfo] = {}
     # On the bundle's disk: graphs of its size may be written there.
-    with tempfile.TemporaryDirectory(dir=bundle.path.parent, prefix=".seq2edge-") as folder:
+    with workspace(bundle.path.parent) as folder:
         for number, record in enumerate(records):
 
             def show(part: float, role: Role = record.role, number: int = number) -> None:
@@ -162,7 +162,7 @@ def build_bundle(request: BuildRequest, progress: Progress = lambda *_: None) ->
             if there is not None:
                 kept[record.role] = there
                 continue
-            graph = _prepare(request, record, Path(folder))
+            graph = _prepare(request, record, folder)
             begin = time.monotonic()
             engine = build_engine(
                 graph,
