@@ -6,6 +6,10 @@ import builtins
 import dataclasses
 import json
 import os
+import re
+import shlex
+import shutil
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -244,6 +248,18 @@ def test_keys_of_openssh_are_read_too(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "id.pub").write_bytes(public + b" someone@somewhere\n")
     file = pack(folder, tmp_path / "a.s2e", key=tmp_path / "id")
     assert unpack(file, tmp_path / "out", require_key=tmp_path / "id.pub").signed
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_keys_are_made_as_the_page_says(folder: Path, tmp_path: Path) -> None:
+    """By the two commands of docs/updates.md."""
+    page = Path(__file__).resolve().parents[2] / "docs" / "updates.md"
+    commands = re.findall(r"^openssl .*", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        subprocess.run(shlex.split(command, comments=True), cwd=tmp_path, check=True)
+    file = pack(folder, tmp_path / "a.s2e", key=tmp_path / "update.pem")
+    assert unpack(file, tmp_path / "out", require_key=tmp_path / "update.pub.pem").signed
 
 
 def other_keys() -> dict[str, bytes]:
