@@ -36,7 +36,9 @@ PAST = "past_"  # the inputs that are caches
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Graphs in order of preference. The fused ones are for the CPU: the operator of their caches has no
 # float32 kernel in the CUDA provider, and left to the CPU beside it, it fails or answers otherwise.
-TARGETS = {"cpu": ("onnxruntime", "canonical"), "cuda": ("canonical",)}
+# Those for TensorRT are canonical ones in half precision, whose operators the CUDA provider has.
+TARGETS = {"cpu": ("onnxruntime", "canonical"), "cuda": ("canonical", "tensorrt")}
+DEVICE_RELEASE = "1.31"  # the oldest that runs graphs for TensorRT, whose records name none
 # Products in float32 stay in float32, as PyTorch's do: TF32 has ten bits, so tokens would differ.
 PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
 ERRORS_ALONE = 3  # of the library's log: that shapes are computed on the CPU is as it should be
@@ -51,7 +53,7 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
     capacity: int | None = None
-    running: bool  # on the CPU, where rows move with a few copies
+    running = True
 
     def __init__(
         self,
@@ -63,13 +65,14 @@ class OnnxRuntimeBackend:
     ) -> None:
         self._ort = import_onnxruntime()
         self.device = device
-        self.running = device == "cpu"
         version = str(self._ort.__version__)
         self._provider = check_device(self._ort, device)
         self.target = target or choose_target(bundle, version, device)
-        if self.target in TARGETS["cpu"] and self.target not in TARGETS[device]:
+        places = [place for place, targets in TARGETS.items() if self.target in targets]
+        if places and device not in places:
+            where = "the cpu" if places == ["cpu"] else " and ".join(places)
             raise BackendError(
-                f"graphs: {self.target} is for the cpu alone; leave it out for {device}"
+                f"graphs: {self.target} is for {where} alone; leave it out for {device}"
             )
         if not runs(bundle, self.target, version):
             raise BackendError(
@@ -91,7 +94,7 @@ class OnnxRuntimeBackend:
         self._layout = {
             name.removeprefix(PAST): (
                 (int(put.shape[1]), int(put.shape[3])),
-                CACHE_TYPES[put.type],
+                _cache_type(bundle, put.type),
             )
             for name, put in inputs.items()
             if name.startswith(PAST)
@@ -220,6 +223,15 @@ class OnnxRuntimeBackend:
         return pooled
 
 
+def _cache_type(bundle: Bundle, name: str) -> type[Any]:
+    """The type of a cache's numbers. Raises BackendError where numpy has none."""
+    if name not in CACHE_TYPES:
+        raise BackendError(
+            f"{bundle.path}: its caches are {name}, which engines alone have; quantize by fp16"
+        )
+    return CACHE_TYPES[name]
+
+
 def import_onnxruntime() -> Any:
     """The library, or a BackendError that says what to install."""
     try:
@@ -269,7 +281,9 @@ def choose_target(bundle: Bundle, version: str, device: str = "cpu") -> str:
     if not ours:
         remedy = "quantize for onnxruntime to run it here"
         if device != "cpu" and present.intersection(TARGETS["cpu"]):
-            remedy = f"they run on the cpu; for {device} take the float bundle"
+            remedy = (
+                f"they run on the cpu; for {device} take the float bundle, or quantize that by fp16"
+            )
         raise BackendError(
             f"{bundle.path}: holds graphs for {', '.join(sorted(present))} alone; {remedy}"
         )
@@ -292,7 +306,8 @@ def graph_release(bundle: Bundle, target: str) -> str:
     graphs = [graph for graph in bundle.manifest.graphs if graph.target == target]
     if not graphs:
         raise BackendError(f"{bundle.path}: has no graphs for {target!r}")
-    return max((graph.requires.get("onnxruntime", "0") for graph in graphs), key=_release)
+    least = DEVICE_RELEASE if target == "tensorrt" else "0"
+    return max((graph.requires.get("onnxruntime", least) for graph in graphs), key=_release)
 
 
 def _release(version: str) -> tuple[int, ...]:

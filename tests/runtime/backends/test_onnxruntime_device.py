@@ -12,9 +12,9 @@ from engine_decoding import OPTIONS, decoded, reference_of
 
 from seq2edge.bundle import Bundle
 from seq2edge.errors import BackendError, CapacityError
-from seq2edge.runtime.backends.engine_calls import GRAPHS
+from seq2edge.runtime.backends.device_caches import IDLE_SETS
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from seq2edge.runtime.backends.onnxruntime_device import CAPACITY_STEP, IDLE_SETS
+from seq2edge.runtime.backends.onnxruntime_device import CAPACITY_STEP, GRAPHS
 
 ONE = np.ones(1, dtype=np.int64)
 
