@@ -13,10 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tokenizers
-
 from seq2edge.bundle.manifest import TokenizerRecord
-from seq2edge.errors import BundleError, InputError
+from seq2edge.errors import InputError, foreign_errors
+from seq2edge.runtime.tokenizer_file import TokenizerFile
 
 if TYPE_CHECKING:
     from seq2edge.runtime.templates import ChatTemplate
@@ -55,8 +54,11 @@ class Tokenizer:
         self.record = record
         self.shortened = 0  # texts that were cut
         self._counting = threading.Lock()
-        self._source = _read_tokenizer(folder / record.source)
-        self._target = _read_tokenizer(folder / record.target) if record.target else self._source
+        self._source_file = TokenizerFile.read(folder / record.source)
+        self._target_file = (
+            TokenizerFile.read(folder / record.target) if record.target else self._source_file
+        )
+        self._source, self._target = self._source_file.library, self._target_file.library
         self._template = folder / record.chat_template if record.chat_template else None
 
     def encode(
@@ -210,10 +212,7 @@ class Tokenizer:
 
         Raises InputError for text that is not Unicode.
         """
-        try:
-            ids: list[int] = self._target.encode(text, add_special_tokens=False).ids
-        except (TypeError, UnicodeEncodeError) as error:
-            raise InputError(f"text: {text!r:.60} is not Unicode text: {error}") from None
+        ids: list[int] = self._target_file.encode(text, special_tokens=False).ids
         return ids
 
     def token_id(self, token: str) -> int:
@@ -229,7 +228,8 @@ class Tokenizer:
     def join(self, tokens: Sequence[str]) -> str:
         """The text of some tokens of a source."""
         decoder = self._source.decoder
-        return " ".join(tokens) if decoder is None else str(decoder.decode(list(tokens)))
+        with foreign_errors(InputError, "tokens: cannot be joined"):
+            return " ".join(tokens) if decoder is None else str(decoder.decode(list(tokens)))
 
     @property
     def cleaned(self) -> tuple[str, ...]:
@@ -268,7 +268,7 @@ class Tokenizer:
         for number in numbers:
             if not 0 <= number < 2**32:
                 raise InputError(f"token id {number}: not between 0 and the vocabulary's {size}")
-        text: str = self._target.decode(numbers, skip_special_tokens=skip_special_tokens)
+        text = self._target_file.decode(numbers, skip_special_tokens=skip_special_tokens)
         return self.clean(text) if clean else text
 
     def clean(self, text: str) -> str:
@@ -311,11 +311,7 @@ class Tokenizer:
 
         The special tokens that stand around every text are kept.
         """
-        try:
-            encoding = self._source.encode(text, second, add_special_tokens=special_tokens)
-        except (TypeError, UnicodeEncodeError) as error:
-            shown = text if second is None else (text, second)
-            raise InputError(f"text: {shown!r:.60} is not Unicode text: {error}") from None
+        encoding = self._source_file.encode(text, second, special_tokens=special_tokens)
         around = zip(encoding.special_tokens_mask, encoding.sequence_ids, strict=True)
         encoded = EncodedText(
             ids=encoding.ids,
@@ -390,13 +386,3 @@ def _fitting(texts: Sequence[int | None], longest: int) -> list[int]:
         if text is not None:
             counts[text] += 1
     return places
-
-
-def _read_tokenizer(path: Path) -> tokenizers.Tokenizer:
-    try:
-        tokenizer = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # the library raises nothing narrower
-        raise BundleError(f"{path}: not a tokenizer: {error}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
