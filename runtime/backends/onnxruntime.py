@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import os
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from seq2edge.runtime.backends.onnxruntime_buffers import (
     Memory,
 )
 from seq2edge.runtime.backends.onnxruntime_cache import OnnxRuntimeCache, run_error
+from seq2edge.runtime.memory import allocating
 
 PAST = "past_"  # the inputs that are caches
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -143,10 +145,19 @@ class OnnxRuntimeBackend:
         return OnnxRuntimeCache(self, memory, rows, capacity)
 
     def make_caches(self, rows: int, capacity: int) -> HostCaches | DeviceCaches:
-        """Empty caches of all layers."""
-        if self.device == "cpu":
-            return HostCaches(self._layout, rows, capacity)
-        return DeviceCaches(self._ort, self.device, self._layout, rows, capacity)
+        """Empty caches of all layers. Raises CapacityError where there is no room for them."""
+        with self.allocating(rows, capacity):
+            if self.device == "cpu":
+                return HostCaches(self._layout, rows, capacity)
+            return DeviceCaches(self._ort, self.device, self._layout, rows, capacity)
+
+    def allocating(self, rows: int, capacity: int) -> AbstractContextManager[None]:
+        """Around what makes caches of this size."""
+        values = (
+            heads * size * np.dtype(kind).itemsize for (heads, size), kind in self._layout.values()
+        )
+        what = f"caches of {rows:,} rows of {capacity:,} tokens in {len(self._layout):,} tensors"
+        return allocating(rows * capacity * sum(values), what)
 
     def step(
         self, tokens: Tokens, new_length: Lengths, cache: OnnxRuntimeCache, positions: int = 1

@@ -206,7 +206,8 @@ class OnnxRuntimeCache:
 
     def _resize(self, rows: NDArray[np.int64]) -> None:
         """Other rows or another capacity: row i holds what row `rows[i]` held."""
-        self._caches.resize(rows, self._capacity, self._longest)
+        with self._backend.allocating(len(rows), self._capacity):
+            self._caches.resize(rows, self._capacity, self._longest)
         self._binding = None
 
     def _bound(self, shape: tuple[int, ...], positions: int) -> Any:
