@@ -48,28 +48,34 @@ class Seq2EdgeError(Exception):
 
 
 @contextmanager
-def foreign_errors(kind: type[Seq2EdgeError], subject: str) -> Iterator[None]:
+def foreign_errors(
+    kind: type[Seq2EdgeError], subject: object, *passing: type[Exception]
+) -> Iterator[None]:
     """Whatever a library raises about foreign bytes becomes an error of that kind about `subject`.
 
     That is also a panic of one that is written in Rust, which no `except Exception` catches. Errors
-    of ours, and what stops a program, pass.
+    of ours, those that are to be `passing`, and what stops a program, pass.
     """
     try:
         yield
     except Seq2EdgeError:
         raise
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        panicked = type(error).__name__ == "PanicException"
+        if isinstance(error, passing) or not (panicked or isinstance(error, Exception)):
             raise
         raise kind(f"{subject}: {_reason(error)}") from error
 
 
 def _reason(error: BaseException) -> str:
+    """What it says; of errors that say less than their name means, that too."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if isinstance(error, MemoryError):
         return f"out of memory {error}".strip()
-    return str(error) or type(error).__name__
+    if isinstance(error, (LookupError, TypeError, AttributeError)) or not str(error):
+        return f"{type(error).__name__}: {error}".removesuffix(": ")
+    return str(error)
 
 
 class CheckpointError(Seq2EdgeError):
