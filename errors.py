@@ -32,11 +32,18 @@ _UNPRINTABLE = re.compile(
 )
 
 
+def printable(text: str, kept: str = "\t\n") -> str:
+    """A text that a terminal shows and does not act on, but for the characters that are kept."""
+    return _UNPRINTABLE.sub(
+        lambda match: match[0] if match[0] in kept else match[0].encode("unicode_escape").decode(),
+        text,
+    )
+
+
 def one_line(text: str) -> str:
-    """A text as one line that a terminal shows and does not act on."""
+    """The same as one line, and not a long one."""
     if _UNPRINTABLE.search(text):
-        text = re.sub(r"\s*[\r\n]\s*", " ", text.strip())
-        text = _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+        text = printable(re.sub(r"\s*[\r\n]\s*", " ", text.strip()), kept="")
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]} ..."
 
 

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from seq2edge.bundle.folder import Bundle, BundleWriter, check_record
 from seq2edge.bundle.manifest import LARGEST_MANIFEST, MANIFEST, Manifest
 from seq2edge.errors import BundleError
-from seq2edge.files.storage import FileRecord, copy_hashed, file_errors, replacing
+from seq2edge.files.storage import FileRecord, copy_hashed, file_errors, replacing, require_regular
 
 BLOCK = tarfile.BLOCKSIZE
 LIMIT = 64 * 2**30  # bytes that `unpack` writes unless told otherwise
@@ -96,7 +96,7 @@ def unpack(
     path = Path(file)
     with (
         file_errors(path),
-        path.open("rb") as source,
+        _open_regular(path) as source,
         BundleWriter(destination, overwrite=overwrite) as writer,
     ):
         data = _read_manifest(source, path)
@@ -104,6 +104,12 @@ def unpack(
         _check_total(path, manifest, limit_bytes)
         _extract_members(source, path, manifest, writer)
         return writer.seal(data)
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """A file to read; a pipe or a device may never end."""
+    require_regular(path)
+    return path.open("rb")
 
 
 def _read_manifest(source: BinaryIO, path: Path) -> bytes:

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import io
 import os
+import re
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.engine_info import ALIGNMENT, LAST_POSITIONS, SEGMENTS, TOP_VALUES
 from seq2edge.bundle.manifest import GraphRecord
-from seq2edge.errors import BackendError
+from seq2edge.errors import BackendError, foreign_errors
 from seq2edge.runtime.backend import (
     Answer,
     Features,
@@ -89,16 +90,17 @@ class OnnxRuntimeBackend:
         inputs = {put.name: put for put in decoder.get_inputs()} if decoder is not None else {}
         outputs = {put.name: put for put in decoder.get_outputs()} if decoder is not None else {}
         # By the graph: its heads may be padded, see pad_heads.py.
-        self._layout = {
-            name.removeprefix(PAST): (
-                (int(put.shape[1]), int(put.shape[3])),
-                CACHE_TYPES[put.type],
-            )
-            for name, put in inputs.items()
-            if name.startswith(PAST)
-        }
-        # Older bundles neither give the largest logits apart nor answer several tokens.
-        self.top_k = int(outputs[TOP_VALUES].shape[1]) if TOP_VALUES in outputs else 0
+        with foreign_errors(BackendError, f"{bundle.path}: the decoder's inputs are none of ours"):
+            self._layout = {
+                name.removeprefix(PAST): (
+                    (int(put.shape[1]), int(put.shape[3])),
+                    CACHE_TYPES[put.type],
+                )
+                for name, put in inputs.items()
+                if name.startswith(PAST)
+            }
+            # Older bundles neither give the largest logits apart nor answer several tokens.
+            self.top_k = int(outputs[TOP_VALUES].shape[1]) if TOP_VALUES in outputs else 0
         self.verifies = LAST_POSITIONS in inputs
         self.aligns = ALIGNMENT in outputs
 
@@ -128,12 +130,12 @@ class OnnxRuntimeBackend:
         """See Backend."""
         session = self.sessions["encoder"]
         names = [output.name for output in session.get_outputs()]
-        binding = session.io_binding()
-        binding.bind_cpu_input(self._source, np.ascontiguousarray(source))
-        binding.bind_cpu_input("source_length", np.ascontiguousarray(source_length))
-        for name in names:
-            binding.bind_output(name, self.device)
         try:
+            binding = session.io_binding()
+            binding.bind_cpu_input(self._source, np.ascontiguousarray(source))
+            binding.bind_cpu_input("source_length", np.ascontiguousarray(source_length))
+            for name in names:
+                binding.bind_output(name, self.device)
             session.run_with_iobinding(binding)
         except Exception as error:  # its exceptions have no common base
             raise run_error(error, "encoder") from error
@@ -283,7 +285,7 @@ def _release(version: str) -> tuple[int, ...]:
     """1.23.2 -> (1, 23, 2); what follows the numbers is left out."""
     parts = []
     for part in version.split("."):
-        if not part.isdigit():
+        if not re.fullmatch("[0-9]{1,9}", part):
             break
         parts.append(int(part))
     return tuple(parts)

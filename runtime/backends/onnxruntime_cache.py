@@ -167,13 +167,13 @@ class OnnxRuntimeCache:
         new = tokens.shape[1]
         if self._longest + new > self._capacity:
             self.reserve(self._longest + new)
-        binding = self._bound(tokens.shape, positions)
-        self._tokens[:] = tokens
-        self._new_length[:] = new_length
         on_host = self._backend.device == "cpu"
-        if not on_host:
-            self._bind_changing()  # a device copies what is bound, see `_bind_array`
         try:
+            binding = self._bound(tokens.shape, positions)
+            self._tokens[:] = tokens
+            self._new_length[:] = new_length
+            if not on_host:
+                self._bind_changing()  # a device copies what is bound, see `_bind_array`
             self._backend.sessions["decoder"].run_with_iobinding(binding)
         except Exception as error:  # its exceptions have no common base
             raise run_error(error, "decoder") from error
