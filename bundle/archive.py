@@ -78,7 +78,7 @@ def _check_target(target: Path, bundle: Bundle, *, overwrite: bool) -> None:
 def _is_packed(path: Path) -> bool:
     """Whether a file begins with a manifest, of any format, as `pack` writes it."""
     try:
-        with file_errors(path), path.open("rb") as source:
+        with file_errors(path), _open_regular(path) as source:
             return recorded_files(_read_manifest(source, path)) is not None
     except (BundleError, RecordError):
         return False

@@ -11,6 +11,7 @@ import click
 from seq2edge.bundle.manifest import Task
 from seq2edge.commands.options import PATH, progress_bar
 from seq2edge.commands.terminal import show
+from seq2edge.errors import OptionError, foreign_errors
 from seq2edge.files.storage import file_errors
 
 
@@ -121,7 +122,7 @@ def _template(name: str) -> str:
     file = Path(name)
     if not file.exists():
         return name
-    with file_errors(file):
+    with foreign_errors(OptionError, file), file_errors(file):
         return file.read_text(encoding="utf-8")
 
 

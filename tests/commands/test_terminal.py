@@ -42,3 +42,14 @@ def test_errors_of_commands_are_one_line(tmp_path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(click.Group, "invoke", full)
     assert call("inspect", tmp_path).stderr == "Error: out of memory\n"
+
+
+@pytest.mark.parametrize("option", ["--json-schema", "--grammar"])
+def test_options_that_are_no_text_are_one_line(tmp_path, option: str) -> None:
+    """A file of another encoding, or none."""
+    (tmp_path / "rules").write_bytes(b"\xff\n")
+    for name in ("rules", "none"):
+        result = call("run", tmp_path, "text", option, tmp_path / name)
+        assert result.exit_code in (1, 2)
+        assert result.stderr.splitlines()[-1].startswith("Error: ")
+        assert isinstance(result.exception, SystemExit)
