@@ -15,6 +15,7 @@ from seq2edge.commands.options import (
     check_options,
     origin_options,
 )
+from seq2edge.commands.terminal import show
 
 
 @click.command()
@@ -53,10 +54,10 @@ def inspect(bundle: Path, *, as_json: bool) -> None:
 
     values = describe(Bundle.open(bundle))
     if as_json:
-        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        show(json.dumps(values, indent=2, ensure_ascii=False))
         return
     for line in summarize(values):
-        click.echo(line)
+        show(line)
 
 
 @click.command()

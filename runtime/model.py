@@ -529,12 +529,14 @@ class Model(Understanding):
         allowed = None
         if self._lexicon is not None and not isinstance(source, np.ndarray):
             allowed = self._lexicon.allowed(source)
+        new_tokens = self._limits.new_tokens(len(start), options)
+        self._limits.check_memory(rows_of(options), len(start), new_tokens, options.capacity)
         return Request(
             prompt=start,
             source=None if self.dims.kind == "decoder" else source,
             positions=self.dims.source_positions,
             options=options,
-            max_new_tokens=self._limits.new_tokens(len(start), options),
+            max_new_tokens=new_tokens,
             holds_stop=holds_stop,
             processors=processors,
             allowed=allowed,
