@@ -83,6 +83,8 @@ class OnnxRuntimeBackend:
                 f"{graph_release(bundle, self.target)}, {version} is installed"
             )
         self._gpu = Device(import_cuda(), remedy=REMEDY) if device == "cuda" else None
+        for role in bundle.manifest.kind.split("-"):
+            bundle.graph(role, self.target)  # must be there
         self._source = bundle.manifest.dims.source_name
         self.vocab = bundle.manifest.dims.vocab
         self.sessions = {
@@ -290,6 +292,8 @@ def _load_cuda_libraries(ort: Any) -> None:
 def choose_target(bundle: Bundle, version: str, device: str = "cpu") -> str:
     """The graphs that this version of ONNX Runtime runs on the device, fastest first."""
     present = {graph.target for graph in bundle.manifest.graphs}
+    if not present:
+        raise BackendError(f"{bundle.path}: has no graphs, nothing can run it")
     ours = [target for target in TARGETS[device] if target in present]
     if not ours:
         remedy = "quantize for onnxruntime to run it here"
