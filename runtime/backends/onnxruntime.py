@@ -92,6 +92,8 @@ class OnnxRuntimeBackend:
             for graph in bundle.manifest.graphs
             if graph.target == self.target
         }
+        if self._gpu is not None:
+            self._gpu.before_close(self.sessions.clear)
         decoder = self.sessions.get("decoder")
         inputs = {put.name: put for put in decoder.get_inputs()} if decoder is not None else {}
         outputs = {put.name: put for put in decoder.get_outputs()} if decoder is not None else {}
