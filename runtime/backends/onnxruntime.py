@@ -9,6 +9,8 @@ import contextlib
 import importlib.util
 import io
 import os
+import re
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.engine_info import ALIGNMENT, LAST_POSITIONS, SEGMENTS, TOP_VALUES
 from seq2edge.bundle.manifest import GraphRecord
-from seq2edge.errors import BackendError
+from seq2edge.errors import BackendError, foreign_errors
 from seq2edge.runtime.backend import (
     Answer,
     Features,
@@ -31,6 +33,7 @@ from seq2edge.runtime.backends.device import Device, import_cuda
 from seq2edge.runtime.backends.onnxruntime_buffers import CACHE_TYPES, HostCaches, Memory
 from seq2edge.runtime.backends.onnxruntime_cache import OnnxRuntimeCache, run_error
 from seq2edge.runtime.backends.onnxruntime_device import REMEDY, DeviceCache, DeviceDecoder
+from seq2edge.runtime.memory import allocating
 
 PAST = "past_"  # the inputs that are caches
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -80,6 +83,8 @@ class OnnxRuntimeBackend:
                 f"{graph_release(bundle, self.target)}, {version} is installed"
             )
         self._gpu = Device(import_cuda(), remedy=REMEDY) if device == "cuda" else None
+        for role in bundle.manifest.kind.split("-"):
+            bundle.graph(role, self.target)  # must be there
         self._source = bundle.manifest.dims.source_name
         self.vocab = bundle.manifest.dims.vocab
         self.sessions = {
@@ -87,20 +92,23 @@ class OnnxRuntimeBackend:
             for graph in bundle.manifest.graphs
             if graph.target == self.target
         }
+        if self._gpu is not None:
+            self._gpu.before_close(self.sessions.clear)
         decoder = self.sessions.get("decoder")
         inputs = {put.name: put for put in decoder.get_inputs()} if decoder is not None else {}
         outputs = {put.name: put for put in decoder.get_outputs()} if decoder is not None else {}
         # By the graph: its heads may be padded, see pad_heads.py.
-        self._layout = {
-            name.removeprefix(PAST): (
-                (int(put.shape[1]), int(put.shape[3])),
-                _cache_type(bundle, put.type),
-            )
-            for name, put in inputs.items()
-            if name.startswith(PAST)
-        }
-        # Older bundles neither give the largest logits apart nor answer several tokens.
-        self.top_k = int(outputs[TOP_VALUES].shape[1]) if TOP_VALUES in outputs else 0
+        with foreign_errors(BackendError, f"{bundle.path}: the decoder's inputs are none of ours"):
+            self._layout = {
+                name.removeprefix(PAST): (
+                    (int(put.shape[1]), int(put.shape[3])),
+                    _cache_type(bundle, put.type),
+                )
+                for name, put in inputs.items()
+                if name.startswith(PAST)
+            }
+            # Older bundles neither give the largest logits apart nor answer several tokens.
+            self.top_k = int(outputs[TOP_VALUES].shape[1]) if TOP_VALUES in outputs else 0
         self.verifies = LAST_POSITIONS in inputs and self._gpu is None
         self.aligns = ALIGNMENT in outputs
         self._on_device = self._open_device_decoder(decoder) if decoder is not None else None
@@ -146,13 +154,13 @@ class OnnxRuntimeBackend:
         """See Backend."""
         session = self.sessions["encoder"]
         names = [output.name for output in session.get_outputs()]
-        binding = session.io_binding()
-        binding.bind_cpu_input(self._source, np.ascontiguousarray(source))
-        binding.bind_cpu_input("source_length", np.ascontiguousarray(source_length))
-        for name in names:
-            binding.bind_output(name, self.device)
         with self._gpu.lock if self._gpu is not None else contextlib.nullcontext():
             try:
+                binding = session.io_binding()
+                binding.bind_cpu_input(self._source, np.ascontiguousarray(source))
+                binding.bind_cpu_input("source_length", np.ascontiguousarray(source_length))
+                for name in names:
+                    binding.bind_output(name, self.device)
                 session.run_with_iobinding(binding)
             except Exception as error:  # its exceptions have no common base
                 raise run_error(error, "encoder") from error
@@ -168,8 +176,17 @@ class OnnxRuntimeBackend:
         return OnnxRuntimeCache(self, memory, rows, capacity)
 
     def make_caches(self, rows: int, capacity: int) -> HostCaches:
-        """Empty caches of all layers on the CPU."""
-        return HostCaches(self._layout, rows, capacity)
+        """Empty caches of all layers on the CPU. Raises CapacityError where there is no room."""
+        with self.allocating(rows, capacity):
+            return HostCaches(self._layout, rows, capacity)
+
+    def allocating(self, rows: int, capacity: int) -> AbstractContextManager[None]:
+        """Around what makes caches of this size."""
+        values = (
+            heads * size * np.dtype(kind).itemsize for (heads, size), kind in self._layout.values()
+        )
+        what = f"caches of {rows:,} rows of {capacity:,} tokens in {len(self._layout):,} tensors"
+        return allocating(rows * capacity * sum(values), what)
 
     def step(
         self,
@@ -277,6 +294,8 @@ def _load_cuda_libraries(ort: Any) -> None:
 def choose_target(bundle: Bundle, version: str, device: str = "cpu") -> str:
     """The graphs that this version of ONNX Runtime runs on the device, fastest first."""
     present = {graph.target for graph in bundle.manifest.graphs}
+    if not present:
+        raise BackendError(f"{bundle.path}: has no graphs, nothing can run it")
     ours = [target for target in TARGETS[device] if target in present]
     if not ours:
         remedy = "quantize for onnxruntime to run it here"
@@ -314,7 +333,7 @@ def _release(version: str) -> tuple[int, ...]:
     """1.23.2 -> (1, 23, 2); what follows the numbers is left out."""
     parts = []
     for part in version.split("."):
-        if not part.isdigit():
+        if not re.fullmatch("[0-9]{1,9}", part):
             break
         parts.append(int(part))
     return tuple(parts)
