@@ -300,7 +300,7 @@ def _check_ids(
     for name, limit in ((SOURCE, source_vocab), (TARGET, vocab)):
         if name not in converted.files:
             continue
-        tokenizer = Tokenizer.from_str(converted.files[name].decode())
+        tokenizer = _parse(converted.files[name], folder / name)
         end = converted.record.unknown_from if name == SOURCE else None
         pieces = tokenizer.get_vocab(with_added_tokens=True)
         beyond = {t for t, i in pieces.items() if i >= limit and (end is None or i < end)} - spare
