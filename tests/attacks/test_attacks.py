@@ -58,5 +58,8 @@ def test_the_runner_sees_what_goes_wrong(artefacts):
     quickly = ("--seconds", "1", "--patience", "8")
     rows = {row["name"]: row["faults"] for row in runner(str(artefacts), "traps", *quickly)}
     assert not rows.pop("traps: nothing")
+    ended = ("of computing", "GB", "hangs")  # on a busy machine whichever comes first
     for name, faults in rows.items():
-        assert any(name.removeprefix("traps: ") in fault for fault in faults), (name, faults)
+        fault = name.removeprefix("traps: ")
+        wanted = ended if fault in ended else (fault,)
+        assert any(word in said for word in wanted for said in faults), (name, faults)
