@@ -83,6 +83,8 @@ class OnnxRuntimeBackend:
                 f"{graph_release(bundle, self.target)}, {version} is installed"
             )
         self._gpu = Device(import_cuda(), remedy=REMEDY) if device == "cuda" else None
+        for role in bundle.manifest.kind.split("-"):
+            bundle.graph(role, self.target)  # must be there
         self._source = bundle.manifest.dims.source_name
         self.vocab = bundle.manifest.dims.vocab
         self.sessions = {
@@ -90,6 +92,8 @@ class OnnxRuntimeBackend:
             for graph in bundle.manifest.graphs
             if graph.target == self.target
         }
+        if self._gpu is not None:
+            self._gpu.before_close(self.sessions.clear)
         decoder = self.sessions.get("decoder")
         inputs = {put.name: put for put in decoder.get_inputs()} if decoder is not None else {}
         outputs = {put.name: put for put in decoder.get_outputs()} if decoder is not None else {}
@@ -290,6 +294,8 @@ def _load_cuda_libraries(ort: Any) -> None:
 def choose_target(bundle: Bundle, version: str, device: str = "cpu") -> str:
     """The graphs that this version of ONNX Runtime runs on the device, fastest first."""
     present = {graph.target for graph in bundle.manifest.graphs}
+    if not present:
+        raise BackendError(f"{bundle.path}: has no graphs, nothing can run it")
     ours = [target for target in TARGETS[device] if target in present]
     if not ours:
         remedy = "quantize for onnxruntime to run it here"

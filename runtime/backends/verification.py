@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.manifest import Manifest
-from seq2edge.bundle.reference import REFERENCE, read_reference
 from seq2edge.errors import BackendError, EngineError, ForeignEngineError
 from seq2edge.runtime import parity
 from seq2edge.runtime.backend import open_backend
+from seq2edge.runtime.recorded import read_recorded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,13 +66,15 @@ def _verify_graphs(
     )
 
     targets = list(dict.fromkeys(graph.target for graph in bundle.manifest.graphs))
+    if not targets:
+        raise BackendError(f"{bundle.path}: has no graphs, nothing can run it")
     library = import_onnxruntime()
     installed = str(library.__version__)
     device = fastest_device(library) if device == "auto" else device
     ours = [target for target in targets if target in TARGETS.get(device, ())]
     if ours and not any(runs(bundle, target, installed) for target in ours):
         raise BackendError(f"{bundle.path}: onnxruntime {installed} runs none of its graphs")
-    reference = read_reference(bundle.file(REFERENCE))
+    reference = read_recorded(bundle)
     for target in targets:
         if target not in ours:
             yield target, _passed_over(_elsewhere(bundle, target, device))
