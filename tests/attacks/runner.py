@@ -16,6 +16,7 @@ import dataclasses
 import fnmatch
 import importlib
 import json
+import math
 import os
 import re
 import resource
@@ -45,8 +46,8 @@ KINDS = {  # module: whether its cases read checkpoints, with torch
     "checkpoints": True,
     "inputs": True,
 }
-SECONDS = 10  # of computing
-PATIENCE = 30.0  # seconds in all: a case that waits for something computes nothing
+SECONDS = 10  # of computing, a command
+PATIENCE = 30.0  # seconds in all, a command: one that waits for something computes nothing
 MEMORY = 10**9  # bytes beyond what the parent has
 LONGEST = 2000  # characters of a line
 COMMANDS = {  # of each artefact; the first that is no `inspect` decides the outcome
@@ -81,7 +82,7 @@ OPENED, READ = 0x20, 0x1  # inotify's IN_OPEN and IN_ACCESS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Of a case: seconds of computing, and in all."""
+    """Of a command: seconds of computing, and in all."""
 
     seconds: int
     patience: float
@@ -232,7 +233,7 @@ def _fork(
         pid, status, usage = os.wait4(child, os.WNOHANG)
         if pid:
             break
-        if time.monotonic() - began > limits.patience:
+        if time.monotonic() - began > limits.patience * len(commands):
             ended = f"hangs for {limits.patience:g} s"
         elif _memory(child) - base > 1.5 * MEMORY:
             ended = f"more than {1.5 * MEMORY / 1e9} GB"
@@ -266,11 +267,12 @@ def _play(
     os.setsid()
     os.chdir(place)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (limits.seconds, limits.seconds + 5))
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**31, 2**31))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     steps: list[dict[str, Any]] = []
     for command in commands:
+        most = math.ceil(time.process_time()) + limits.seconds
+        resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
         code, out, err = _command(command, steps_file)
         steps.append({"command": command, "code": code, "out": out[:100_000], "err": err[:100_000]})
         steps_file.write_text(json.dumps(steps))
@@ -364,8 +366,8 @@ def main() -> None:
     parser.add_argument("--only", default="*", help="a pattern of names")
     parser.add_argument("--part", type=int, default=1, help="one of so many cases, by its name")
     parser.add_argument("--list", action="store_true", help="names alone")
-    parser.add_argument("--seconds", type=int, default=SECONDS, help="of computing, a case")
-    parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds in all, a case")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="of computing, a command")
+    parser.add_argument("--patience", type=float, default=PATIENCE, help="in all, a command")
     arguments = parser.parse_args()
     limits = Limits(seconds=arguments.seconds, patience=arguments.patience)
     chosen = (
