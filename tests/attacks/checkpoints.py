@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from case import Case, Change, json_edited, rewritten, written
+from case import Case, Change, Outcome, json_edited, rewritten, written
 
 WEIGHTS = "model.safetensors"
 ESCAPE = "\x1b[2J\nError: all is well"
@@ -72,7 +72,8 @@ def _json_files(name: str) -> Iterator[Case]:
         yield _case(f"{name} is {what}", written(name, raw), outcome=outcome)
     yield _case(f"{name} in Latin-1", written(name, b'{"a": "\xe9"}'))
     yield _case(f"{name} in UTF-16", rewritten(name, lambda d: d.decode().encode("utf-16")))
-    yield _case(f"{name} is a pipe", _instead(name, os.mkfifo))
+    missing: Outcome = "either" if name == "generation_config.json" else "refused"
+    yield _case(f"{name} is a pipe", _instead(name, os.mkfifo), outcome=missing)
     yield _case(
         f"{name} is a device without end", _instead(name, lambda path: path.symlink_to("/dev/zero"))
     )
@@ -203,7 +204,8 @@ def _safetensors() -> Iterator[Case]:
             ESCAPE + name if name != "__metadata__" else name: value for name, value in v.items()
         },
     }.items():
-        yield _case(f"weights with {what}", _header(change))
+        outcome = "either" if what == "an unknown key" else "refused"
+        yield _case(f"weights with {what}", _header(change), outcome=outcome)
     yield _case("weights are a pipe", _instead(WEIGHTS, os.mkfifo))
     yield _case(
         "weights are a device without end",

@@ -110,11 +110,14 @@ GENERATION: dict[str, object] = {
 HARMLESS = {  # these are the user's to choose, and cost little
     "no_repeat_ngram_size of 10^18",
     "num_beams beyond the vocabulary",
-    "100,000 stop_strings",
-    "a stop string of a megabyte",
     "a seed of 10^18",
 }
-BOUNDED = {"max_length of 10^9", "prompt lookup of 10^9"}  # by the positions, or refused
+BOUNDED = {
+    "max_length of 10^9",
+    "prompt lookup of 10^9",
+    "100,000 stop_strings",
+    "a stop string of a megabyte",
+}  # by the positions, or refused
 
 
 def cases() -> Iterator[Case]:

@@ -15,6 +15,7 @@ import ctypes
 import dataclasses
 import fnmatch
 import importlib
+import io
 import json
 import math
 import os
@@ -108,7 +109,7 @@ class Step:
     def faults(self) -> Iterator[str]:
         """What a user should not have seen."""
         name = self.command[0]
-        text = self.err + (self.out if name in ("inspect", "verify", "unpack", "export") else "")
+        text = self.err + self.out
         if foreign := FOREIGN.search(text):
             last = [line for line in self.err.splitlines() if line.strip()] or [""]
             yield f"{name}: {foreign[0]!r}, ... {last[-1]!r:.300}"
@@ -124,6 +125,14 @@ class Step:
             yield f"{name}: accepted, but says {lines[:2]!r:.200}"
         if longest := max(map(len, lines), default=0) // LONGEST:
             yield f"{name}: a line of more than {longest * LONGEST} characters"
+
+
+class Terminal(io.TextIOWrapper):
+    """Says that it is one: what is printed there must not act on it."""
+
+    def isatty(self) -> bool:
+        """It is not."""
+        return True
 
 
 class Watch:
@@ -279,13 +288,14 @@ def _play(
 
 
 def _stop_before_tracing() -> None:
-    """An export whose checkpoint was read whole is done: what follows reads nothing more of it."""
+    """An export has no graphs, and is done when its manifest is made: all was read by then."""
     from seq2edge.export import pipeline
 
     def accept(*_: object, **__: object) -> None:
         raise SystemExit(0)
 
-    pipeline._write_graphs = accept  # type: ignore[assignment]
+    pipeline._write_graphs = lambda *_: ()  # type: ignore[assignment]
+    pipeline.record_reference = accept  # type: ignore[assignment]
 
 
 def _command(command: tuple[str, ...], scratch: Path) -> tuple[int, str, str]:
@@ -296,7 +306,7 @@ def _command(command: tuple[str, ...], scratch: Path) -> tuple[int, str, str]:
     for number, name in ((1, ".out"), (2, ".err")):
         captured.append(scratch.with_suffix(name))
         os.dup2(os.open(captured[-1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    sys.stdout = os.fdopen(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stdout = Terminal(os.fdopen(1, "wb", closefd=False), "utf-8", "backslashreplace")
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
     if command[0] == "export":
         _stop_before_tracing()
