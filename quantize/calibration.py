@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.engine_info import LAST_POSITIONS, SEGMENTS
+from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import GraphFlavour, Role
 from seq2edge.errors import BackendError, InputError
 from seq2edge.evaluation.answers import ids_of
@@ -106,7 +107,7 @@ class Calibration:
             graph.role: InstrumentedSession(
                 self,
                 graph.role,
-                ir.load(self.bundle.file(graph.file)),
+                ir.load(checked_graph(self.bundle, graph)),
                 names.get(graph.role, ()),
                 outputs=graph.role == "encoder",
                 largest=largest,

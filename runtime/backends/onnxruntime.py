@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.engine_info import ALIGNMENT, LAST_POSITIONS, SEGMENTS, TOP_VALUES
+from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import GraphRecord
 from seq2edge.errors import BackendError
 from seq2edge.runtime.backend import (
@@ -101,6 +102,7 @@ class OnnxRuntimeBackend:
         self.aligns = ALIGNMENT in outputs
 
     def _open(self, bundle: Bundle, graph: GraphRecord, threads: int | None) -> Any:
+        path = checked_graph(bundle, graph)
         options = self._ort.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
@@ -109,12 +111,12 @@ class OnnxRuntimeBackend:
         provider = self._provider
         try:
             session = self._ort.InferenceSession(
-                os.fspath(bundle.file(graph.file)),
+                os.fspath(path),
                 options,
                 providers=[(provider, PROVIDER_OPTIONS[self.device])],
             )
         except Exception as error:  # its exceptions have no common base
-            raise BackendError(f"{bundle.path / graph.file}: onnxruntime: {error}") from error
+            raise BackendError(f"{path}: onnxruntime: {error}") from error
         if session.get_providers()[0] != provider:
             raise BackendError(
                 f"onnxruntime: asked for {provider}, got {session.get_providers()[0]}; "
