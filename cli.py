@@ -16,6 +16,7 @@ from seq2edge.commands.build import build, targets
 from seq2edge.commands.bundle import inspect, pack, unpack, verify
 from seq2edge.commands.canary import canary
 from seq2edge.commands.chat import chat
+from seq2edge.commands.clean import clean
 from seq2edge.commands.convert_weights import convert_weights
 from seq2edge.commands.distil import distil
 from seq2edge.commands.doctor import doctor
@@ -42,6 +43,7 @@ GROUPS = {
         build,
         pack,
         unpack,
+        clean,
     ],
     "Run it": [run, chat, transcribe, read, classify, rerank, embed, tag, answer, fill],
     "Measure it": [verify, inspect, evaluate, audit, doctor],

@@ -24,6 +24,7 @@ from seq2edge.checkpoints.importers.sentence_transformers import (
 )
 from seq2edge.checkpoints.tokenizer import COMPANIONS, VOCABULARIES
 from seq2edge.errors import CheckpointError, OptionError
+from seq2edge.files.storage import settle
 
 CONFIG = "config.json"
 SMALL = (
@@ -60,6 +61,7 @@ def find_checkpoint(name: str | Path, hub: Hub) -> tuple[Path, str]:
     what is neither there nor on the hub, and OptionError for a revision of a folder.
     """
     path = Path(name)
+    settle(path, CheckpointError)
     if path.exists() or not NAME.fullmatch(str(name)):
         if hub.revision is not None:
             raise OptionError(f"revision: {name} is no model of a hub")

@@ -24,6 +24,7 @@ from seq2edge.checkpoints.importers.huggingface import Source, open_folder
 from seq2edge.checkpoints.importers.sentence_transformers import MODULES, SentenceFolder
 from seq2edge.checkpoints.reranker import TASK, Reranker, read_reranker
 from seq2edge.errors import CheckpointError, UnsupportedError
+from seq2edge.files.storage import settle
 from seq2edge.model.dims import DenseDims, Dims
 from seq2edge.model.positions import RelativeBias, RelativePlaces, Rotary
 from seq2edge.model.transformer import Transformer
@@ -108,6 +109,7 @@ def open_source(path: Path) -> Source:
     """Tell what kind of checkpoint this is and open it."""
     from seq2edge.checkpoints.importers import open_foreign
 
+    settle(path, CheckpointError)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder")
     foreign = open_foreign(path)

@@ -18,7 +18,7 @@ from seq2edge.checkpoints.importers.huggingface import INDEX, SINGLE
 from seq2edge.checkpoints.importers.json_file import read_json
 from seq2edge.checkpoints.importers.sentence_transformers import MODULES, module_folders
 from seq2edge.errors import CheckpointError
-from seq2edge.files.storage import file_errors, replacing_folder
+from seq2edge.files.storage import file_errors, full_disk, replacing_folder
 
 PICKLE = "pytorch_model.bin"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
@@ -125,6 +125,8 @@ def _read(file: Path, destination: Path, *, tied: bool) -> dict[str, Any]:
         said = json.loads(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError):
         lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        if full := full_disk(RuntimeError(lines[-1])):
+            raise full from None
         raise CheckpointError(f"{file}: reading it failed: {lines[-1]:.200}") from None
     if "error" in said:
         raise CheckpointError(f"{file}: {said['error']}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from seq2edge.bundle.manifest import SpecialTokens, TokenizerRecord
 from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.files.records import decode, record_errors
 from seq2edge.files.storage import file_errors
+from seq2edge.files.workspace import temporary_folder
 
 SOURCE, TARGET, TEMPLATE = "tokenizer.json", "tokenizer.target.json", "chat_template.jinja"
 VOCABULARIES = (
@@ -99,8 +99,7 @@ def convert_tokenizer(
     for name, data in stored.items():
         _check_file(folder / name, data)
     _check_vocabulary(folder, stored)
-    with tempfile.TemporaryDirectory() as temporary:
-        copy = Path(temporary)
+    with temporary_folder() as copy:
         for name, data in stored.items():
             (copy / name).write_bytes(data)
         minimal = {key: config[key] for key in CONFIG_KEYS if config.get(key) is not None}

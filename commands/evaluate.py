@@ -24,6 +24,7 @@ from seq2edge.commands.options import (
     runtime_options,
     say_cut,
 )
+from seq2edge.errors import OptionError
 
 if TYPE_CHECKING:
     from seq2edge.evaluation.answers import ModelRequest
@@ -92,6 +93,9 @@ def evaluate(
     from seq2edge.bundle import Bundle
     from seq2edge.evaluation import evaluate as evaluation
     from seq2edge.evaluation.answers import ModelRequest
+
+    if execution.sha256 and baseline:
+        raise OptionError("sha256: pins one bundle, leave it or the baseline out")
 
     def opened(path: Path) -> tuple[Model, ModelRequest]:
         """The model, asked with its bundle's own options where none are on the command line."""

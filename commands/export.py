@@ -111,6 +111,7 @@ def export(
         click.echo(f"original: {compared.implementation} answers within {within:.1e}", err=True)
     elif compared is not None:
         click.echo(f"original: not compared, {compared.reason}", err=True)
+    click.echo(f"sha256: {report.bundle.sha256}", err=True)
     click.echo(f"{report.bundle.path} ({report.bundle.size / 1e6:.1f} MB)")
 
 

@@ -1,4 +1,7 @@
-"""ONNX Runtime: sessions over a bundle's graphs, caches bound once and written in place."""
+"""ONNX Runtime: sessions over a bundle's graphs, caches bound once and written in place.
+
+On the CPU `onnxruntime_cache` has them, on a CUDA device `onnxruntime_device`.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,10 @@ from seq2edge.runtime.backend import (
     all_logits,
     driver_error,
 )
-from seq2edge.runtime.backends.onnxruntime_buffers import (
-    CACHE_TYPES,
-    DeviceCaches,
-    HostCaches,
-    Memory,
-)
+from seq2edge.runtime.backends.device import Device, import_cuda
+from seq2edge.runtime.backends.onnxruntime_buffers import CACHE_TYPES, HostCaches, Memory
 from seq2edge.runtime.backends.onnxruntime_cache import OnnxRuntimeCache, run_error
+from seq2edge.runtime.backends.onnxruntime_device import REMEDY, DeviceCache, DeviceDecoder
 
 PAST = "past_"  # the inputs that are caches
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -77,6 +77,7 @@ class OnnxRuntimeBackend:
                 f"{bundle.path}: its {self.target} graphs need onnxruntime "
                 f"{graph_release(bundle, self.target)}, {version} is installed"
             )
+        self._gpu = Device(import_cuda(), remedy=REMEDY) if device == "cuda" else None
         self._source = bundle.manifest.dims.source_name
         self.vocab = bundle.manifest.dims.vocab
         self.sessions = {
@@ -98,25 +99,40 @@ class OnnxRuntimeBackend:
         }
         # Older bundles neither give the largest logits apart nor answer several tokens.
         self.top_k = int(outputs[TOP_VALUES].shape[1]) if TOP_VALUES in outputs else 0
-        self.verifies = LAST_POSITIONS in inputs
+        self.verifies = LAST_POSITIONS in inputs and self._gpu is None
         self.aligns = ALIGNMENT in outputs
+        self._on_device = self._open_device_decoder(decoder) if decoder is not None else None
+
+    def _open_device_decoder(self, decoder: Any) -> DeviceDecoder | None:
+        if self._gpu is None:
+            return None
+        return DeviceDecoder(
+            self._ort,
+            self._gpu,
+            lambda model: self._session(model, "the graph that chooses tokens", None),
+            decoder,
+            self._layout,
+            self.vocab,
+        )
 
     def _open(self, bundle: Bundle, graph: GraphRecord, threads: int | None) -> Any:
         path = checked_graph(bundle, graph)
+        return self._session(os.fspath(path), str(path), threads)
+
+    def _session(self, model: str | bytes, subject: str, threads: int | None) -> Any:
+        """A session of a graph, by its path or in bytes."""
         options = self._ort.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
-        if self.device != "cpu":
+        provider, settings = self._provider, PROVIDER_OPTIONS[self.device]
+        if self._gpu is not None:
             options.log_severity_level = ERRORS_ALONE
-        provider = self._provider
+            stream = {"has_user_compute_stream": "1", "user_compute_stream": str(self._gpu.handle)}
+            settings = {**settings, **stream}
         try:
-            session = self._ort.InferenceSession(
-                os.fspath(path),
-                options,
-                providers=[(provider, PROVIDER_OPTIONS[self.device])],
-            )
+            session = self._ort.InferenceSession(model, options, providers=[(provider, settings)])
         except Exception as error:  # its exceptions have no common base
-            raise BackendError(f"{path}: onnxruntime: {error}") from error
+            raise BackendError(f"{subject}: onnxruntime: {error}") from error
         if session.get_providers()[0] != provider:
             raise BackendError(
                 f"onnxruntime: asked for {provider}, got {session.get_providers()[0]}; "
@@ -133,27 +149,37 @@ class OnnxRuntimeBackend:
         binding.bind_cpu_input("source_length", np.ascontiguousarray(source_length))
         for name in names:
             binding.bind_output(name, self.device)
-        try:
-            session.run_with_iobinding(binding)
-        except Exception as error:  # its exceptions have no common base
-            raise run_error(error, "encoder") from error
+        with self._gpu.lock if self._gpu is not None else contextlib.nullcontext():
+            try:
+                session.run_with_iobinding(binding)
+            except Exception as error:  # its exceptions have no common base
+                raise run_error(error, "encoder") from error
         values = dict(zip(names, binding.get_outputs(), strict=True))
         return Memory(values, np.array(source_length, dtype=np.int64))
 
-    def start(self, memory: Memory | None, rows: int, capacity: int | None) -> OnnxRuntimeCache:
+    def start(
+        self, memory: Memory | None, rows: int, capacity: int | None
+    ) -> OnnxRuntimeCache | DeviceCache:
         """See Backend."""
+        if self._on_device is not None:
+            return DeviceCache(self._on_device, memory, rows, capacity)
         return OnnxRuntimeCache(self, memory, rows, capacity)
 
-    def make_caches(self, rows: int, capacity: int) -> HostCaches | DeviceCaches:
-        """Empty caches of all layers."""
-        if self.device == "cpu":
-            return HostCaches(self._layout, rows, capacity)
-        return DeviceCaches(self._ort, self.device, self._layout, rows, capacity)
+    def make_caches(self, rows: int, capacity: int) -> HostCaches:
+        """Empty caches of all layers on the CPU."""
+        return HostCaches(self._layout, rows, capacity)
 
     def step(
-        self, tokens: Tokens, new_length: Lengths, cache: OnnxRuntimeCache, positions: int = 1
+        self,
+        tokens: Tokens,
+        new_length: Lengths,
+        cache: OnnxRuntimeCache | DeviceCache,
+        positions: int = 1,
     ) -> Answer:
         """See Backend."""
+        if isinstance(cache, DeviceCache):
+            assert positions == 1, "it answers the last token alone"
+            return cache.step(tokens, new_length)
         rows, new = tokens.shape
         if new > 1 and rows > 1 and self.target == "onnxruntime" and cache.length.any():
             return self._step_by_column(tokens, new_length, cache)

@@ -124,10 +124,22 @@ def test_packing_to_a_wrong_place_is_refused(
 
 
 def test_packing_overwrites_when_told(bundle: Bundle, tmp_path: Path) -> None:
-    """An existing file is replaced at once."""
-    (tmp_path / "old.s2e").write_bytes(b"old")
-    pack(bundle.path, tmp_path / "old.s2e", overwrite=True)
-    assert unpack(tmp_path / "old.s2e", tmp_path / "out").manifest == bundle.manifest
+    """An existing packed bundle, of whatever format, is replaced at once."""
+    file = pack(bundle.path, tmp_path / "old.s2e")
+    file.write_bytes(file.read_bytes().replace(b'"format": 4', b'"format": 9'))
+    pack(bundle.path, file, overwrite=True)
+    assert unpack(file, tmp_path / "out").manifest == bundle.manifest
+
+
+@pytest.mark.parametrize("data", [b"", b"old", bytes(2048), b"{}"])
+def test_packing_overwrites_nothing_but_packed_bundles(
+    bundle: Bundle, tmp_path: Path, data: bytes
+) -> None:
+    """Another file is somebody's."""
+    (tmp_path / "notes").write_bytes(data)
+    with pytest.raises(BundleError, match="notes: not a packed bundle, so it is not overwritten"):
+        pack(bundle.path, tmp_path / "notes", overwrite=True)
+    assert (tmp_path / "notes").read_bytes() == data
 
 
 def test_a_full_disk_leaves_no_packed_file(

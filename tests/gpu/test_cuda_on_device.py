@@ -70,6 +70,32 @@ def test_an_encoder_on_the_device_gives_the_same_scores(cuda, bundles):
     np.testing.assert_allclose(scores, wanted, atol=parity.TOLERANCES["float32"].absolute)
 
 
+@pytest.mark.parametrize("name", ["bart", "llama"])
+def test_steps_are_recorded_and_found_again(cuda, bundles, name):
+    """With beams too; a second request of the same sizes records nothing."""
+    backend = OnnxRuntimeBackend(bundles(name), device="cuda")
+    for options in OPTIONS.values():
+        tokens(backend, bundles(name), options, 0)
+        steps = backend._on_device.steps
+        recorded, replays = len(steps._graphs), steps.replays
+        assert replays > 0
+        tokens(backend, bundles(name), options, 0)
+        assert len(steps._graphs) == recorded
+        assert steps.replays > replays
+
+
+def test_saved_keys_and_values_come_back(cuda, bundles):
+    """Read from the device and written to another cache, which goes on as the first."""
+    backend = OnnxRuntimeBackend(bundles("llama"), device="cuda")
+    prompt, ones = np.random.default_rng(0).integers(3, 90, (1, 9)), np.ones(1, dtype=np.int64)
+    first, second = (backend.start(None, 1, None) for _ in range(2))
+    backend.step(prompt, ones * 9, first)
+    second.write(first.read(), 9)
+    for token in ([[5]], [[6]], [[7]]):
+        answers = [backend.step(np.array(token), ones, cache).logits() for cache in (first, second)]
+        np.testing.assert_allclose(*answers, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", GENERATORS)
 def test_the_layers_run_on_the_device(cuda, bundles, name, tmp_path):
     """No product, attention or cache of the canonical decoder is left to the CPU."""
