@@ -100,11 +100,10 @@ def make_samples(folder: Path) -> None:
 def operations(folder: Path) -> list[Operation]:
     """All of them, on these samples."""
     plain, small, short = folder / "plain", folder / "small", folder / "short"
-    words = folder / "words"
+    recipe = small_recipes.spelling(folder / "words", optimizer__steps=10)
+    run = prepare_run(recipe, folder / "run", lambda _: None)
 
     def save(destination: Path) -> None:
-        recipe = small_recipes.spelling(words, optimizer__steps=10)
-        run = prepare_run(recipe, folder / "run", lambda _: None)
         weights = {"weight": torch.ones(20_000), "bias": torch.ones(8)}
         save_model(destination, weights, run, {"card": "new"})
 
@@ -205,6 +204,11 @@ class Rig:
         self.rng = random.Random(seed)
         self.faults: list[str] = []
 
+    def fault(self, text: str) -> None:
+        """Something went wrong."""
+        self.faults.append(text)
+        print(f"FAULT  {text}", flush=True)
+
     def kill(self, operation: Operation, kills: int) -> Counter[str]:
         """Kill it so many times; how each ended."""
         path = self.place / "it"
@@ -232,7 +236,7 @@ class Rig:
                 outcome = killing.end(lambda: operation.run(path), kill_after=moment, swap=swap)
             number += 1
             if outcome == "failed":
-                self.faults.append(f"{operation.name}, {how}: failed")
+                self.fault(f"{operation.name}, {how}: failed")
             if outcome != "killed":
                 continue
             counts["noted"] += not os.path.lexists(path)
@@ -253,9 +257,9 @@ class Rig:
                 return "old"
             if operation.is_new(path):
                 return "new"
-            self.faults.append(f"{operation.name}, {how}: neither the old nor the new")
+            self.fault(f"{operation.name}, {how}: neither the old nor the new")
         except Exception as error:  # noqa: BLE001 - a fault whatever it is
-            self.faults.append(f"{operation.name}, {how}: {type(error).__name__}: {error}")
+            self.fault(f"{operation.name}, {how}: {type(error).__name__}: {error}")
         return "broken"
 
     def next(self, operation: Operation, path: Path, how: str, *, itself: bool) -> None:
@@ -268,10 +272,10 @@ class Rig:
             small = operation.old.parent / "small.s2e"
             run = lambda: (archive.unpack(small, path, overwrite=True), list(clean()))  # noqa: E731
         if killing.end(run) != "done":
-            self.faults.append(f"{operation.name}, {how}: the next run failed")
+            self.fault(f"{operation.name}, {how}: the next run failed")
         left = [each.name for each in (*self.place.iterdir(), *self.temporary.iterdir())]
         if left != [path.name]:
-            self.faults.append(f"{operation.name}, {how}: left {left}")
+            self.fault(f"{operation.name}, {how}: left {left}")
 
     def fill(self, operation: Operation, room: str, amount: int) -> str:
         """Run it with little room: the error must be a line, the old one in place and alone."""
@@ -298,14 +302,14 @@ class Rig:
         (self.place / ".filler").unlink(missing_ok=True)
         where = f"{operation.name}, {amount} bytes of {room}"
         if outcome != "done":
-            self.faults.append(f"{where}: {outcome}")
+            self.fault(f"{where}: {outcome}")
         elif said and (len(said.splitlines()) != 1 or digest(path) != before):
-            self.faults.append(f"{where}: the old one was changed, or {said!r}")
+            self.fault(f"{where}: the old one was changed, or {said!r}")
         elif said and not any(word in said for word in ("too large", "No space", "quota")):
-            self.faults.append(f"{where}: {said}")
+            self.fault(f"{where}: {said}")
         left = [each.name for each in (*self.place.iterdir(), *self.temporary.iterdir())]
         if left != [path.name]:
-            self.faults.append(f"{where}: left {left}")
+            self.fault(f"{where}: left {left}")
         return "refused" if said else "enough"
 
 
@@ -330,8 +334,6 @@ def main() -> None:
             fill_all(rig, chosen, kind)
         print("quota: not run here, kernels with quotas on a mounted file system are rare;")
         print("       the number of its error is tested in tests/files/test_storage.py")
-    for fault in rig.faults:
-        print(f"FAULT  {fault}")
     print(f"{len(rig.faults)} faults")
     sys.exit(bool(rig.faults))
 
@@ -404,7 +406,9 @@ def cut(rig: Rig, operation: Operation, images: Path, swap: int | None) -> Count
 
 def mount(image: Path, place: Path) -> bool:
     """Whether an image of a file system could be mounted."""
-    command = ["mount", "-o", "loop", str(image), str(place)]
+    # Nothing is written earlier than it is asked for, as on file systems that promise less.
+    options = "loop,data=writeback,noauto_da_alloc"
+    command = ["mount", "-o", options, str(image), str(place)]
     return not subprocess.run(command, capture_output=True, check=False).returncode
 
 

@@ -77,7 +77,10 @@ class Soak:
                 if answer is not None and self.first.setdefault(key, answer) != answer:
                     self.changed.append(f"{key}: {self.first[key]}, now {answer}")
             if self.rng.random() < 0.02:
-                memory[min(4 * done // generations, 3)].append(resident())
+                quarter = min(4 * done // generations, 3)
+                memory[quarter].append(resident())
+                if len(memory[quarter]) == 1:
+                    print(f"{done:,} generations, {memory[quarter][0]:.1f} MB", flush=True)
         gc.collect()
         memory[3].append(resident())
         return [statistics.median(each) if each else float("nan") for each in memory]
