@@ -20,14 +20,13 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from seq2edge.bundle.consistency import CLIP
 from seq2edge.errors import InputError
 
 Samples: TypeAlias = NDArray[np.float32]  # (length,), full scale is -1 to 1
 Wide: TypeAlias = NDArray[np.float64]
 
-SAMPLING_RATE = 16_000  # Hz
-FFT = 400  # samples per window
-HOP = 160  # samples between windows
+SAMPLING_RATE, FFT, HOP = CLIP  # Hz, samples per window, samples between windows
 SECONDS = 30  # length of the window that the encoder takes
 FRAMES = SECONDS * SAMPLING_RATE // HOP
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -32,6 +33,39 @@ def check_listed(options: DecodeOptions, listed: Collection[int]) -> None:
                 raise OptionError(
                     f"{name}: token {token} is not on the shortlist, nothing makes it likely"
                 )
+
+
+def check_vocabulary(options: DecodeOptions, dims: Dims) -> None:
+    """Raise OptionError where options name a token that the decoder's vocabulary does not have."""
+    for name, ids in _tokens_of(options, dims).items():
+        largest = max(ids, default=0)
+        if largest >= dims.vocab:
+            raise OptionError(f"{name}: token {largest}, the vocabulary has {dims.vocab}")
+
+
+def _tokens_of(options: DecodeOptions, dims: Dims) -> dict[str, Iterable[int]]:
+    """Every token that decoding with these options may feed, forbid, favour or wait for."""
+    start = options.decoder_start_token_id
+    if start is None and dims.kind == "encoder-decoder":
+        start = options.bos_token_id
+    single = {
+        "pad_token_id": options.pad_token_id,
+        "decoder_start_token_id": start,
+        "forced_bos_token_id": options.forced_bos_token_id,
+    }
+    sequences = {
+        "bad_words_ids": options.bad_words_ids,
+        "sequence_bias": [ids for ids, _ in options.sequence_bias],
+    }
+    return {
+        **{name: () if token is None else (token,) for name, token in single.items()},
+        "eos_token_id": options.eos_token_id,
+        "decoder_prompt": options.decoder_prompt,
+        "forced_eos_token_id": options.forced_eos_token_id,
+        "suppress_tokens": options.suppress_tokens,
+        "begin_suppress_tokens": options.begin_suppress_tokens,
+        **{name: itertools.chain.from_iterable(words) for name, words in sequences.items()},
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,6 +126,7 @@ class Limits:
 
     def check_options(self, options: DecodeOptions) -> None:
         """Raise OptionError for options that the model or a shortlist cannot honour."""
+        check_vocabulary(options, self.dims)
         for name in ("encoder_no_repeat_ngram_size", "encoder_repetition_penalty"):
             changed = getattr(options, name) != DecodeOptions.__dataclass_fields__[name].default
             if changed and self.dims.task != "generate":

@@ -221,6 +221,12 @@ class Tokenizer:
         return -1 if token_id is None else int(token_id)
 
     @property
+    def unknown_ids(self) -> set[int]:
+        """What text becomes that the vocabulary has no token for."""
+        names = {self.record.special.unk, getattr(self._source.model, "unk_token", None)}
+        return {i for name in names for i in self._special_id(name)}
+
+    @property
     def marks_pieces(self) -> bool:
         """Whether a token shows that its word began before it, as WordPiece writes ##."""
         return bool(getattr(self._source.model, "continuing_subword_prefix", None))
@@ -235,6 +241,13 @@ class Tokenizer:
     def cleaned(self) -> tuple[str, ...]:
         """Parts of a decoded text that lose the space before them."""
         return CLEANED if self.record.clean_up else ()
+
+    def source_tokens(self) -> dict[str, int]:
+        """Every token that a text may become, and its id: no special ones, none to decode alone."""
+        added = self._source.get_added_tokens_decoder()
+        special = {token.content for token in added.values() if token.special}
+        tokens: dict[str, int] = self._source.get_vocab()
+        return {t: i for t, i in tokens.items() if t not in special and not t.startswith(HIDDEN)}
 
     def ids_of_tokens(self) -> dict[str, int]:
         """Every token that the model generates, and its id."""

@@ -29,6 +29,7 @@ from seq2edge.bundle.engine_info import (
     top_outputs,
     write_engine_info,
 )
+from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import EngineRecord, GraphRecord, Role, TensorRecord, utc_now
 from seq2edge.errors import (
     BackendError,
@@ -211,9 +212,10 @@ def make_profiles(sizes: EngineSizes, role: Role) -> tuple[Profile, ...]:
 def _prepare(request: BuildRequest, record: GraphRecord, folder: Path) -> Path:
     """The graph that the target's parser reads; in the bundle already, or written to `folder`."""
     bundle, top_k = request.bundle, request.top_k(record.role)
+    source = checked_graph(bundle, record)
     if record.target == "tensorrt" and request.form == "masked" and not top_k:
-        return bundle.file(record.file)
-    model = load_graph(bundle.file(record.file))
+        return source
+    model = load_graph(source)
     if record.target == "canonical":
         DropAlignment()(model)
         LengthToMask()(model)

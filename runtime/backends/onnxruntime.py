@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.engine_info import ALIGNMENT, LAST_POSITIONS, SEGMENTS, TOP_VALUES
+from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import GraphRecord
 from seq2edge.errors import BackendError, foreign_errors
 from seq2edge.runtime.backend import (
@@ -44,7 +45,7 @@ TARGETS = {"cpu": ("onnxruntime", "canonical"), "cuda": ("canonical", "tensorrt"
 DEVICE_RELEASE = "1.31"  # the oldest that runs graphs for TensorRT, whose records name none
 # Products in float32 stay in float32, as PyTorch's do: TF32 has ten bits, so tokens would differ.
 PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
-ERRORS_ALONE = 3  # of the library's log: that shapes are computed on the CPU is as it should be
+FATAL_ALONE = 4  # of the library's log: its errors are raised too, and say names as they stand
 
 
 class OnnxRuntimeBackend:
@@ -83,6 +84,8 @@ class OnnxRuntimeBackend:
                 f"{graph_release(bundle, self.target)}, {version} is installed"
             )
         self._gpu = Device(import_cuda(), remedy=REMEDY) if device == "cuda" else None
+        for role in bundle.manifest.kind.split("-"):
+            bundle.graph(role, self.target)  # must be there
         self._source = bundle.manifest.dims.source_name
         self.vocab = bundle.manifest.dims.vocab
         self.sessions = {
@@ -90,6 +93,8 @@ class OnnxRuntimeBackend:
             for graph in bundle.manifest.graphs
             if graph.target == self.target
         }
+        if self._gpu is not None:
+            self._gpu.before_close(self.sessions.clear)
         decoder = self.sessions.get("decoder")
         inputs = {put.name: put for put in decoder.get_inputs()} if decoder is not None else {}
         outputs = {put.name: put for put in decoder.get_outputs()} if decoder is not None else {}
@@ -122,17 +127,17 @@ class OnnxRuntimeBackend:
         )
 
     def _open(self, bundle: Bundle, graph: GraphRecord, threads: int | None) -> Any:
-        file = bundle.file(graph.file)
-        return self._session(os.fspath(file), str(file), threads)
+        path = checked_graph(bundle, graph)
+        return self._session(os.fspath(path), str(path), threads)
 
     def _session(self, model: str | bytes, subject: str, threads: int | None) -> Any:
         """A session of a graph, by its path or in bytes."""
         options = self._ort.SessionOptions()
+        options.log_severity_level = FATAL_ALONE
         if threads is not None:
             options.intra_op_num_threads = threads
         provider, settings = self._provider, PROVIDER_OPTIONS[self.device]
         if self._gpu is not None:
-            options.log_severity_level = ERRORS_ALONE
             stream = {"has_user_compute_stream": "1", "user_compute_stream": str(self._gpu.handle)}
             settings = {**settings, **stream}
         try:
@@ -290,6 +295,8 @@ def _load_cuda_libraries(ort: Any) -> None:
 def choose_target(bundle: Bundle, version: str, device: str = "cpu") -> str:
     """The graphs that this version of ONNX Runtime runs on the device, fastest first."""
     present = {graph.target for graph in bundle.manifest.graphs}
+    if not present:
+        raise BackendError(f"{bundle.path}: has no graphs, nothing can run it")
     ours = [target for target in TARGETS[device] if target in present]
     if not ours:
         remedy = "quantize for onnxruntime to run it here"

@@ -100,10 +100,14 @@ class DeviceDecoder:
         layout: Layout,
         vocab: int,
     ) -> None:
-        self.ort, self.device, self.decoder, self.vocab = ort, device, decoder, vocab
+        self.ort, self.device, self.vocab = ort, device, vocab
         self.top_k = min(TOP, vocab)
         self.top = top_outputs(self.top_k)
-        self.choice = open_session(choice_graph(vocab, self.top_k))
+        self.sessions = {
+            "decoder": decoder,
+            "choice": open_session(choice_graph(vocab, self.top_k)),
+        }
+        device.before_close(self.sessions.clear)
         self.aligns = any(put.name == ALIGNMENT for put in decoder.get_outputs())
         cross = [put for put in decoder.get_inputs() if put.name.startswith(CROSS)]
         sizes = {put.name: (put.shape[1], put.shape[3]) for put in cross}
@@ -161,7 +165,7 @@ class DecoderCall:
         sets = [(s.address, s.rows, s.capacity) for s in (caches, source) if s is not None]
         alignment = self.alignment.data_ptr() if self.alignment is not None else 0
         self.key: Hashable = (buffers.logits, new, alignment, *sets)
-        self._bindings: tuple[Any, Any] | None = None
+        self._bindings: dict[str, Any] = {}
 
     def is_of(self, caches: CacheSet, source: CacheSet | None) -> bool:
         """Whether it reads and writes these."""
@@ -169,14 +173,15 @@ class DecoderCall:
 
     def run(self) -> None:
         """Enqueue both. Raises BackendError."""
-        self._bindings = self._bindings or (self._bind_decoder(), self._bind_choice())
+        if not self._bindings:
+            self._bindings = {"decoder": self._bind_decoder(), "choice": self._bind_choice()}
         decoder = self._decoder
-        for session, binding in zip((decoder.decoder, decoder.choice), self._bindings, strict=True):
-            decoder.run(session, binding)
+        for role, binding in self._bindings.items():
+            decoder.run(decoder.sessions[role], binding)
 
     def _bind_decoder(self) -> Any:
         decoder, buffers, rows = self._decoder, self.buffers, self._caches.rows
-        binding = decoder.decoder.io_binding()
+        binding = decoder.sessions["decoder"].io_binding()
         shapes = {"input_ids": (rows, self._new), "new_length": (rows,), "cache_length": (rows,)}
         if self._source is not None:
             shapes["source_length"] = (self._source.rows,)
@@ -195,7 +200,7 @@ class DecoderCall:
         return binding
 
     def _bind_choice(self) -> Any:
-        binding, rows = self._decoder.choice.io_binding(), self._caches.rows
+        binding, rows = self._decoder.sessions["choice"].io_binding(), self._caches.rows
         self._bind_logits(binding.bind_input)
         for tensor in self._decoder.top:
             shape, place = shape_of(tensor, {"rows": rows}), self.buffers.top.address(tensor.name)

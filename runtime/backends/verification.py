@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Iterator
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import Manifest
-from seq2edge.bundle.reference import REFERENCE, read_reference
 from seq2edge.errors import BackendError, EngineError, ForeignEngineError
 from seq2edge.runtime import parity
 from seq2edge.runtime.backend import open_backend
+from seq2edge.runtime.recorded import read_recorded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,10 @@ def verify_graphs(
     What cannot run here (graphs that the installed ONNX Runtime is too old for, engines without
     their device or library) is told and passed over, as long as one runs. `device` tensorrt means
     engines alone, cpu and cuda graphs alone. Raises BackendError where none runs that was asked
-    for.
+    for, and BundleError for a graph that nothing may run.
     """
+    for graph in bundle.manifest.graphs:  # those too that do not run here
+        checked_graph(bundle, graph)
     engines = list(dict.fromkeys(engine.target for engine in bundle.manifest.engines))
     if device == "tensorrt":
         if not engines:
@@ -66,13 +69,15 @@ def _verify_graphs(
     )
 
     targets = list(dict.fromkeys(graph.target for graph in bundle.manifest.graphs))
+    if not targets:
+        raise BackendError(f"{bundle.path}: has no graphs, nothing can run it")
     library = import_onnxruntime()
     installed = str(library.__version__)
     device = fastest_device(library) if device == "auto" else device
     ours = [target for target in targets if target in TARGETS.get(device, ())]
     if ours and not any(runs(bundle, target, installed) for target in ours):
         raise BackendError(f"{bundle.path}: onnxruntime {installed} runs none of its graphs")
-    reference = read_reference(bundle.file(REFERENCE))
+    reference = read_recorded(bundle)
     for target in targets:
         if target not in ours:
             yield target, _passed_over(_elsewhere(bundle, target, device))
