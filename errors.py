@@ -22,8 +22,11 @@ it is called, see `foreign_errors`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LONGEST = 4000  # characters of a message
 # Controls and escapes, lone surrogates, and marks that turn the direction of a line.

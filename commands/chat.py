@@ -17,7 +17,7 @@ from seq2edge.commands.options import (
     runtime_options,
 )
 from seq2edge.commands.terminal import show
-from seq2edge.errors import Seq2EdgeError
+from seq2edge.errors import InputError, Seq2EdgeError
 
 if TYPE_CHECKING:
     from seq2edge.runtime.session import Session
@@ -48,6 +48,8 @@ def chat(bundle: Path, *, system: str | None, decoding: Decoding, execution: Exe
         except (EOFError, KeyboardInterrupt):
             click.echo()
             return
+        except UnicodeDecodeError as error:
+            raise InputError(f"standard input: no UTF-8 from byte {error.start + 1} on") from None
         if text in ("/quit", "/exit"):
             return
         if text == "/reset":

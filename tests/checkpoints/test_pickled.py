@@ -260,7 +260,7 @@ def test_pickles_that_become_larger_are_refused(tmp_path, kind):
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
-    "data", [b"", b"\x80\x02", b"\x80\x02\x8a\xff", b"PK\x03\x04" * 9, b"(" * 10**6]
+    "data", [b"", b"\x80\x02", b"\x80\x02\x8a\xff", b"PK\x03\x04" * 9, b"(" * 10**4]
 )
 def test_damaged_pickles_are_one_line(tmp_path, data):
     """Whatever the reader raises."""

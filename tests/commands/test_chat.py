@@ -46,3 +46,15 @@ def test_a_translator_cannot_chat(speaking):
     result = call("chat", str(speaking("bart")))
     assert result.exit_code == 1
     assert "kind encoder-decoder cannot chat" in result.stderr
+
+
+def test_input_that_is_no_text_is_one_line(bundle, monkeypatch):
+    """Whatever a pipe holds."""
+
+    def broken(_):
+        return b"\xff".decode()
+
+    monkeypatch.setattr("builtins.input", broken)
+    result = call("chat", bundle)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == "Error: standard input: no UTF-8 from byte 1 on"
