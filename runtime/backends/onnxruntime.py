@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.engine_info import ALIGNMENT, LAST_POSITIONS, SEGMENTS, TOP_VALUES
+from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import GraphRecord
 from seq2edge.errors import BackendError, foreign_errors
 from seq2edge.runtime.backend import (
@@ -126,8 +127,8 @@ class OnnxRuntimeBackend:
         )
 
     def _open(self, bundle: Bundle, graph: GraphRecord, threads: int | None) -> Any:
-        file = bundle.file(graph.file)
-        return self._session(os.fspath(file), str(file), threads)
+        path = checked_graph(bundle, graph)
+        return self._session(os.fspath(path), str(path), threads)
 
     def _session(self, model: str | bytes, subject: str, threads: int | None) -> Any:
         """A session of a graph, by its path or in bytes."""
