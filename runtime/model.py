@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from seq2edge.runtime.session import Session
     from seq2edge.runtime.words import WordAlignment
 
+MOST_ROWS = 1000  # of one text, as a bundle's own defaults; whoever calls may ask for more
 AHEAD = 2  # times as many texts as are decoded at a time are read ahead
 
 
@@ -100,6 +101,8 @@ class Model(Understanding):
         try:
             self.options = DecodeOptions.from_dict(dict(bundle.manifest.generation or {}))
             self._limits.check_options(self.options)
+            if (rows := rows_of(self.options)) > MOST_ROWS:
+                raise OptionError(f"{rows:,} beams or samples of a text, at most {MOST_ROWS:,}")
         except OptionError as error:
             place = f"{bundle.path / MANIFEST}: generation"
             raise BundleError(f"{place}: {error}; export the checkpoint again") from error

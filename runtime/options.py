@@ -265,11 +265,20 @@ _NUMBERS = (
 )
 # What a number has to be, in words and as a check.
 _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "repetition_penalty": ("more than 0", lambda value: value > 0),
-    "encoder_repetition_penalty": ("more than 0", lambda value: value > 0),
+    "length_penalty": ("-50 to 50", lambda value: abs(value) <= 50),  # powers of a length
+    "repetition_penalty": ("more than 0, 1e-30 to 1e30", lambda value: 1e-30 <= value <= 1e30),
+    "encoder_repetition_penalty": (
+        "more than 0, 1e-30 to 1e30",
+        lambda value: 1e-30 <= value <= 1e30,
+    ),
+    "frequency_penalty": ("-1e30 to 1e30", lambda value: abs(value) <= 1e30),
+    "presence_penalty": ("-1e30 to 1e30", lambda value: abs(value) <= 1e30),
     "epsilon_cutoff": ("0 to less than 1", lambda value: 0 <= value < 1),
     "eta_cutoff": ("0 to less than 1", lambda value: 0 <= value < 1),
-    "temperature": ("more than 0; to take the likeliest, do_sample=False", lambda value: value > 0),
+    "temperature": (
+        "more than 0; to take the likeliest, do_sample=False",
+        lambda value: value >= 1e-30,
+    ),
     "top_p": ("0 to 1", lambda value: 0 <= value <= 1),
     "min_p": ("0 to 1", lambda value: 0 <= value <= 1),
     "typical_p": ("more than 0, up to 1", lambda value: 0 < value <= 1),

@@ -145,6 +145,9 @@ def _generation() -> Iterator[Case]:
         edit = json_edited(name, lambda v, values=values: v.update(values))
         either = what in (
             "an unknown option",
+            "tokens beyond the vocabulary",  # which are left out
+            "tokens below zero",
+            "beams without end",  # the user is told to choose fewer
             "an option of control characters",
             "a length below zero",
             "a temperature of 0",
