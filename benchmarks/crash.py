@@ -4,8 +4,10 @@ Each operation (export, quantize, shorten, build, pack, unpack, and what train s
 is at its destination on a tiny model, and is killed by SIGKILL before one of its changes on the
 disk (renames, links, folders, fsync, unlink, the exchange of two paths) or at a random time; half
 of the runs find a file system that exchanges nothing. After each kill the destination must open
-with the right hashes, as the old or the new one, and be alone there after the next run. Then every
-operation runs out of room: a limit of a file's size, a small file system.
+with the right hashes, as the old or the new one, and be alone there after the next run. Power is
+cut too: at every change the image of a mounted ext4 is copied as it is, without what is not forced
+onto it, and the copy is mounted. Then every operation runs out of room: a limit of a file's size, a
+small file system.
 
     python benchmarks/crash.py [--kills 500] [--operations pack unpack] [--folder .cache/crash]
 
@@ -64,6 +66,7 @@ SHARES = {  # of the kills
 }
 SIZES = BuildSizes(batch=(1, 1, 1), beams=1, source=(1, 8, 16), prompt=(1, 4, 8), capacity=24)
 IDS = tuple(range(40))
+IMAGE = 8 * 2**20  # bytes of a file system to cut the power of
 LIMITS = (0, 4096, 20_000, 60_000)  # bytes of a file
 ROOM = (0, 8192, 40_000, 120_000)  # bytes that a small file system has left
 
@@ -322,6 +325,7 @@ def main() -> None:
         chosen = [each for each in operations(samples) if each.name in arguments.operations]
         chosen.sort(key=lambda each: list(SHARES).index(each.name))
         kill_all(rig, chosen, arguments.kills)
+        cut_all(rig, chosen)
         for kind in ("file size", "file system"):
             fill_all(rig, chosen, kind)
         print("quota: not run here, kernels with quotas on a mounted file system are rare;")
@@ -352,6 +356,63 @@ def kill_all(rig: Rig, chosen: list[Operation], kills: int) -> None:
 COLUMNS = {"changes": 8, "killed": 8, "old": 6, "new": 6, "noted": 7, "left": 6}
 
 
+def cut_all(rig: Rig, chosen: list[Operation]) -> None:
+    """Cut the power at every change of the cheap operations, where images can be mounted."""
+    images = rig.place.parent
+    with (images / "base.img").open("wb") as file:
+        file.truncate(IMAGE)
+    made = subprocess.run(
+        ["mkfs.ext4", "-q", images / "base.img"], capture_output=True, check=False
+    )
+    if made.returncode or not mount(images / "base.img", rig.place):
+        print("power: not run, no image of a file system can be mounted here")
+        return
+    unmount(rig.place)
+    for operation in (each for each in chosen if each.cheap):
+        counts: Counter[str] = Counter()
+        for swap in (None, errno.ENOSYS):
+            counts += cut(rig, operation, images, swap)
+        print(f"power, {operation.name}: {dict(counts)}", flush=True)
+
+
+def cut(rig: Rig, operation: Operation, images: Path, swap: int | None) -> Counter[str]:
+    """Cut the power before each change of one operation; what was there afterwards."""
+    path, old = rig.place / "it", digest(operation.old)
+    mount(images / "base.img", rig.place)
+    copy(operation.old, path)
+    unmount(rig.place)  # writes all
+    shutil.copyfile(images / "base.img", images / "old.img")
+    mount(images / "base.img", rig.place)
+    changes = killing.count_changes(lambda: operation.run(path), swap=swap)
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+    unmount(rig.place)
+    counts: Counter[str] = Counter()
+    for change in range(changes):
+        how = f"power cut before change {change}, exchange {swap}"
+        shutil.copyfile(images / "old.img", images / "live.img")
+        mount(images / "live.img", rig.place)
+        killing.end(lambda: operation.run(path), kill_at=change, swap=swap)
+        shutil.copyfile(images / "live.img", images / "cut.img")
+        unmount(rig.place)
+        mount(images / "cut.img", rig.place)
+        shutil.rmtree(rig.place / "lost+found", ignore_errors=True)
+        counts[rig.check(operation, path, old, how)] += 1
+        rig.next(operation, path, how, itself=True)
+        unmount(rig.place)
+    return counts
+
+
+def mount(image: Path, place: Path) -> bool:
+    """Whether an image of a file system could be mounted."""
+    command = ["mount", "-o", "loop", str(image), str(place)]
+    return not subprocess.run(command, capture_output=True, check=False).returncode
+
+
+def unmount(place: Path) -> None:
+    """Write what is due, and take it away."""
+    subprocess.run(["umount", str(place)], check=True)
+
+
 def fill_all(rig: Rig, chosen: list[Operation], kind: str) -> None:
     """Every operation with ever more room of that kind."""
     mounted = kind == "file system"
@@ -367,7 +428,7 @@ def fill_all(rig: Rig, chosen: list[Operation], kind: str) -> None:
             print(f"{kind}, {operation.name}: {dict(outcomes)}", flush=True)
     finally:
         if mounted:
-            subprocess.run(["umount", str(rig.place)], check=True)
+            unmount(rig.place)
 
 
 if __name__ == "__main__":

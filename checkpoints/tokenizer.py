@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from tokenizers import Regex, Tokenizer, decoders
 
 from seq2edge.bundle.manifest import SpecialTokens, TokenizerRecord
-from seq2edge.checkpoints.importers.json_file import LARGEST
+from seq2edge.checkpoints.importers.json_file import LARGEST, LARGEST_JSON
 from seq2edge.checkpoints.reading import reads_checkpoint
 from seq2edge.errors import CheckpointError, UnsupportedError, foreign_errors
 from seq2edge.files.records import decode, record_errors
@@ -145,7 +145,10 @@ def _stored(folder: Path) -> dict[str, bytes]:
         path = folder / name
         try:
             if path.is_file():
-                files[name] = read_regular(path, LARGEST, CheckpointError)
+                plain = path.suffix == ".json" and name != SOURCE
+                files[name] = read_regular(
+                    path, LARGEST_JSON if plain else LARGEST, CheckpointError
+                )
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error}") from error
     return files
@@ -154,7 +157,7 @@ def _stored(folder: Path) -> dict[str, bytes]:
 def _check_file(path: Path, data: bytes) -> None:
     """Refuse a file that is damaged in itself, so that the error can name it."""
     try:
-        if path.suffix == ".json":
+        if path.suffix == ".json" and path.name != SOURCE:
             json.loads(data)
         elif path.suffix in (".txt", ".jinja"):
             data.decode("utf-8")
@@ -300,7 +303,7 @@ def _check_ids(
     for name, limit in ((SOURCE, source_vocab), (TARGET, vocab)):
         if name not in converted.files:
             continue
-        tokenizer = Tokenizer.from_str(converted.files[name].decode())
+        tokenizer = _parse(converted.files[name], folder / name)
         end = converted.record.unknown_from if name == SOURCE else None
         pieces = tokenizer.get_vocab(with_added_tokens=True)
         beyond = {t for t, i in pieces.items() if i >= limit and (end is None or i < end)} - spare

@@ -52,7 +52,7 @@ def check_tokenizer(tokenizer: Tokenizer, rows: int) -> list[str]:
     """Two texts that the tokenizer tells apart; `rows` is how many tokens have an embedding.
 
     Raises InputError for tokens that have none, special tokens that are unknown, and where all
-    texts are the same tokens or all tokens the same text.
+    texts have the same known tokens or all tokens are the same text.
     """
     end = tokenizer.record.unknown_from
     for token, number in tokenizer.source_tokens().items():
@@ -61,10 +61,13 @@ def check_tokenizer(tokenizer: Tokenizer, rows: int) -> list[str]:
     for name, token in vars(tokenizer.record.special).items():
         if token is not None and tokenizer.token_id(token) < 0:
             raise InputError(f"tokenizer: special token {name}: {token!r} is none of its tokens")
-    read = {tuple(tokenizer.encode(text)): text for text in _texts(tokenizer)}
-    texts = [text for ids, text in read.items() if ids and max(ids) < rows]
+    known = {
+        tuple(set(tokenizer.encode(text, special_tokens=False)) - tokenizer.unknown_ids): text
+        for text in _texts(tokenizer)
+    }
+    texts = [text for ids, text in known.items() if ids and max(ids) < rows]
     if len(texts) < 2:
-        raise InputError("tokenizer: all texts become the same tokens")
+        raise InputError("tokenizer: it tells no two texts apart")
     numbers = sorted(tokenizer.ids_of_tokens().values())
     answers = [[numbers[place]] for place in _places(len(numbers))]
     answers += [tokenizer.encode_target(text) for text in texts]  # one byte may be no text

@@ -35,6 +35,7 @@ from seq2edge.runtime.template_budget import (
     weigh,
 )
 
+VARIABLES = ("_loop_vars", "_block_vars")  # which the compiler passes beside the template's own
 LONGEST = 2**17  # bytes of a template: five times the longest that is known
 
 
@@ -148,7 +149,8 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, function: Any, /, *args: Any, **names: Any) -> Any:
         self.budget.spend()
-        args = checked_method(self.budget, function, args, names)
+        own = {name: value for name, value in names.items() if name not in VARIABLES}
+        args = checked_method(self.budget, function, args, own)
         return self.budget.made(super().call(context, function, *args, **names))
 
 

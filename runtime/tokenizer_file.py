@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from seq2edge.files.storage import read_regular
 from seq2edge.runtime.timed import within
 
 LARGEST = 2**26  # bytes of a file: the largest that are known have half of it
+ENTRIES = 2**21  # commas of a file: tokens and merges, of which memory takes hundreds of bytes each
 LONGEST_TOKEN = 4096  # characters
 READ = 2**22  # characters of a text, where nothing makes it longer
 GROWTH = 256  # times that a text may become longer
@@ -40,6 +42,8 @@ class TokenizerFile:
         """Raises an error of that kind about `subject` for no tokenizer, or an unbounded one."""
         with foreign_errors(kind, f"{subject}: not a tokenizer"):
             text = data.decode("utf-8")
+            if text.count(",") > ENTRIES:
+                raise kind(f"{subject}: more than {ENTRIES:,} entries")
             self.library = tokenizers.Tokenizer.from_str(text)
             self.library.no_truncation()
             self.library.no_padding()
@@ -121,7 +125,7 @@ def _check_parts(
         if len(getattr(library.model, name, None) or "") > AFFIX:
             raise kind(f"{subject}{name}: more than {AFFIX} characters")
     # Quotes end a string; those inside of one are taken out first. No JSON is read twice for it.
-    if max(map(len, text.replace('\\"', "__").split('"'))) > LONGEST_TOKEN:
+    if re.search(f'"[^"]{{{LONGEST_TOKEN + 1}}}', text.replace('\\"', "__")):
         _check_tokens(library, subject, kind)
     return growths["normalizer"], growths["decoder"]
 

@@ -29,6 +29,7 @@ from seq2edge.bundle.engine_info import (
     top_outputs,
     write_engine_info,
 )
+from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import EngineRecord, GraphRecord, Role, TensorRecord, utc_now
 from seq2edge.errors import (
     BackendError,
@@ -44,6 +45,7 @@ from seq2edge.export.passes.parser_operators import find_parser
 from seq2edge.export.passes.scale_queries import ScaleQueries
 from seq2edge.export.passes.split_heads import SplitHeads
 from seq2edge.export.passes.top_logits import TopLogits
+from seq2edge.export.stored_graph import load_graph
 from seq2edge.export.tensorrt.engine import BuiltEngine, Profile, build_engine, decoder_profiles
 from seq2edge.export.tensorrt.sizes import BuildSizes, engine_graphs, fitted_sizes
 from seq2edge.export.tensorrt.targets import Target, check, check_build, find_target, graph_form
@@ -210,9 +212,10 @@ def make_profiles(sizes: EngineSizes, role: Role) -> tuple[Profile, ...]:
 def _prepare(request: BuildRequest, record: GraphRecord, folder: Path) -> Path:
     """The graph that the target's parser reads; in the bundle already, or written to `folder`."""
     bundle, top_k = request.bundle, request.top_k(record.role)
+    source = checked_graph(bundle, record)
     if record.target == "tensorrt" and request.form == "masked" and not top_k:
-        return bundle.file(record.file)
-    model = ir.load(bundle.file(record.file))
+        return source
+    model = load_graph(source)
     if record.target == "canonical":
         DropAlignment()(model)
         LengthToMask()(model)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.engine_info import ALIGNMENT, LAST_POSITIONS, SEGMENTS, TOP_VALUES
+from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import GraphRecord
 from seq2edge.errors import BackendError, foreign_errors
 from seq2edge.runtime.backend import (
@@ -44,7 +45,7 @@ TARGETS = {"cpu": ("onnxruntime", "canonical"), "cuda": ("canonical", "tensorrt"
 DEVICE_RELEASE = "1.31"  # the oldest that runs graphs for TensorRT, whose records name none
 # Products in float32 stay in float32, as PyTorch's do: TF32 has ten bits, so tokens would differ.
 PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
-ERRORS_ALONE = 3  # of the library's log: that shapes are computed on the CPU is as it should be
+FATAL_ALONE = 4  # of the library's log: its errors are raised too, and say names as they stand
 
 
 class OnnxRuntimeBackend:
@@ -126,17 +127,17 @@ class OnnxRuntimeBackend:
         )
 
     def _open(self, bundle: Bundle, graph: GraphRecord, threads: int | None) -> Any:
-        file = bundle.file(graph.file)
-        return self._session(os.fspath(file), str(file), threads)
+        path = checked_graph(bundle, graph)
+        return self._session(os.fspath(path), str(path), threads)
 
     def _session(self, model: str | bytes, subject: str, threads: int | None) -> Any:
         """A session of a graph, by its path or in bytes."""
         options = self._ort.SessionOptions()
+        options.log_severity_level = FATAL_ALONE
         if threads is not None:
             options.intra_op_num_threads = threads
         provider, settings = self._provider, PROVIDER_OPTIONS[self.device]
         if self._gpu is not None:
-            options.log_severity_level = ERRORS_ALONE
             stream = {"has_user_compute_stream": "1", "user_compute_stream": str(self._gpu.handle)}
             settings = {**settings, **stream}
         try:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import Manifest
 from seq2edge.errors import BackendError, EngineError, ForeignEngineError
 from seq2edge.runtime import parity
@@ -30,8 +31,10 @@ def verify_graphs(
     What cannot run here (graphs that the installed ONNX Runtime is too old for, engines without
     their device or library) is told and passed over, as long as one runs. `device` tensorrt means
     engines alone, cpu and cuda graphs alone. Raises BackendError where none runs that was asked
-    for.
+    for, and BundleError for a graph that nothing may run.
     """
+    for graph in bundle.manifest.graphs:  # those too that do not run here
+        checked_graph(bundle, graph)
     engines = list(dict.fromkeys(engine.target for engine in bundle.manifest.engines))
     if device == "tensorrt":
         if not engines:

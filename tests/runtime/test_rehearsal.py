@@ -306,7 +306,7 @@ WAYS: dict[str, tuple[str, Change, str]] = {
     "fewer labels than logits": ("bert", says("labels", value=["a"]), "tell 3 labels apart"),
     "a damaged tokenizer": ("bart", with_file("tokenizer.json", "{}"), "not a tokenizer"),
     "a foreign tokenizer": ("bart", with_tokenizer(longer_vocabulary), "the vocabulary has 96"),
-    "a tokenizer of one word": ("bart", with_tokenizer(only_unknown), "become the same text"),
+    "a tokenizer of one word": ("bart", with_tokenizer(only_unknown), "tells no two texts apart"),
     "another file as tokenizer": ("bart", swapped_files, "reference.npz: not a tokenizer"),
     "an unknown special token": (
         "bart",

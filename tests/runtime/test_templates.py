@@ -228,3 +228,74 @@ def test_a_pipe_is_no_template(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "chat.jinja")
     with limited(), pytest.raises(BundleError, match="not a regular file"):
         ChatTemplate(tmp_path / "chat.jinja")
+
+
+THINKING = """
+{%- macro show(content, thinks=false, tag='think') -%}
+{%- if content is string -%}{{ content }}
+{%- elif content is iterable and content is not mapping -%}
+{%- for part in content -%}{%- if part.type == 'text' -%}{{ part['text'] }}{%- endif -%}{%- endfor -%}
+{%- else -%}{{ raise_exception('unexpected content') }}{%- endif -%}
+{%- if thinks -%}{{ '<' ~ tag ~ '/>' }}{%- endif -%}
+{%- endmacro -%}
+{%- set ns = namespace(last=messages|length - 1, multi=true, names=[]) -%}
+{%- for message in messages[::-1] -%}
+{%- set index = (messages|length - 1) - loop.index0 -%}
+{%- if ns.multi and message.role == 'user' and not (message.content is string and message.content.startswith('<x>')) -%}
+{%- set ns.multi = false -%}{%- set ns.last = index -%}{%- endif -%}
+{%- endfor -%}
+{%- for message in messages -%}
+{%- if loop.first and message.role != 'system' -%}<|sys|>{{ strftime_now('%Y')|length }}{%- endif -%}
+{%- if message.role == 'assistant' -%}
+{%- set content = message.content -%}
+{%- if '</think>' in content -%}
+{%- set thought = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') -%}
+{%- set content = content.split('</think>')[-1].lstrip('\\n') -%}
+[{{ thought }}]
+{%- endif -%}
+{{- '<|' + message.role + '|>' + content -}}
+{%- if message.tool_calls -%}
+{%- for call in message.tool_calls -%}
+{%- set function = call.function if call.function is defined else call -%}
+{{ function.name }}({{ function.arguments | tojson }}){{ ', ' if not loop.last }}
+{%- for key, value in function.arguments | items %}{{ key }}={{ value }};{% endfor -%}
+{%- for key in function.arguments | dictsort %}{{ key[0] | upper }}{% endfor -%}
+{%- endfor -%}
+{%- endif -%}
+{%- elif message.role in ['user', 'system'] -%}
+{{ show(message.content, thinks=loop.index0 > ns.last, tag='t') | trim }}
+{%- else -%}
+{%- if loop.previtem and loop.previtem.role != 'tool' -%}<tools>{%- endif -%}
+{{ loop.cycle('a', 'b') }}{{ message.content | string | replace('"', "'") | indent(2, true) }}
+{%- endif -%}
+{%- set ns.names = ns.names + [message.role] -%}
+{%- endfor -%}
+{{ ns.names | unique | join(',') }}{{ messages | selectattr('role', 'equalto', 'user') | list | length }}
+{{- messages | map(attribute='role') | map('upper') | join('|') }}{{ messages | rejectattr('tool_calls') | list | count }}
+{{- (messages | last).role }}{{ messages[-1]['role'] | default('none') }}{{ [1, 2, 3] | sum }}{{ 7 // 2 }}{{ -3 | abs }}
+{{- '%s-%02d' | format('a', 5) }}{{ '%s' % 'b' }}{{ {'a': 1}.get('b', 'c') }}{{ 'x' * 3 }}{{ [0] * 2 }}{{ 'a' in 'cat' }}
+{{- messages | groupby('role') | map('first') | list | tojson(indent=1) }}{{ 5 is divisibleby 5 }}{{ none is none }}
+{%- filter upper %} done {% endfilter -%}
+"""
+
+
+def test_what_published_templates_do_is_what_transformers_writes(tmp_path: Path) -> None:
+    """Thoughts, tools, parts, macros, namespaces, loops and filters of all that is known."""
+    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    call = {"function": {"name": "f", "arguments": {"b": [1, {"c": "é"}], "a": None}}}
+    chat = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "image"}]},
+        {
+            "role": "assistant",
+            "content": "<think>\nhm\n</think>\n\nyes",
+            "tool_calls": [call, call],
+        },
+        {"role": "tool", "content": '{"x": "y"}'},
+        {"role": "tool", "content": {"x": ["z"]}},
+        {"role": "assistant", "content": "so"},
+        {"role": "user", "content": "  and?  "},
+    ]
+    expected = utils._compile_jinja_template(THINKING).render(messages=chat)
+    (tmp_path / "chat.jinja").write_text(THINKING, encoding="utf-8")
+    assert ChatTemplate(tmp_path / "chat.jinja").render(chat) == expected

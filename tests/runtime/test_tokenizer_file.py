@@ -133,6 +133,12 @@ REFUSED = {
         text_of(model={**WORDS, "vocab": {"a" * 10**6: 0, "<unk>": 1}}),
         "a token of more than 4,096",
     ),
+    "many entries": (
+        text_of(
+            model={**WORDS, "vocab": {**WORDS["vocab"], **{f"{i:x}": i for i in range(3, 2**21)}}}
+        ),
+        "more than 2,097,152 entries",
+    ),
     "a long token of quotes": (
         text_of(model={**WORDS, "vocab": {'"' * 10**6: 0, "<unk>": 1}}),
         "a token of more than 4,096",
