@@ -51,7 +51,8 @@ def verify(bundle: Path, *, no_run: bool, execution: Execution) -> None:
     from seq2edge.runtime.model import load
     from seq2edge.runtime.rehearsal import rehearse
 
-    for line in rehearse(load(bundle, device=execution.device, threads=execution.threads)):
+    model = load(bundle, device=execution.device, threads=execution.threads, **execution.demands())
+    for line in rehearse(model):
         click.echo(line)
 
 

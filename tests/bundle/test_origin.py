@@ -202,7 +202,7 @@ def test_a_changed_bundle_loses_its_signature(signed: Path, tmp_path: Path) -> N
     with BundleWriter(old.path, overwrite=True) as writer:
         for name in old.manifest.files:
             writer.path(name).write_bytes((old.path / name).read_bytes())
-        new = writer.finish(dataclasses.replace(old.manifest, labels=("other",)))
+        new = writer.finish(dataclasses.replace(old.manifest, family="other"))
     assert not new.signed
     assert not (new.path / SIGNATURE).exists()
 
