@@ -16,6 +16,7 @@ from seq2edge.commands.build import build, targets
 from seq2edge.commands.bundle import inspect, pack, unpack, verify
 from seq2edge.commands.canary import canary
 from seq2edge.commands.chat import chat
+from seq2edge.commands.clean import clean
 from seq2edge.commands.convert_weights import convert_weights
 from seq2edge.commands.distil import distil
 from seq2edge.commands.doctor import doctor
@@ -29,7 +30,7 @@ from seq2edge.commands.shortlist import shortlist
 from seq2edge.commands.sweep import sweep
 from seq2edge.commands.tag import tag
 from seq2edge.commands.train import train
-from seq2edge.errors import Seq2EdgeError
+from seq2edge.errors import Seq2EdgeError, one_line
 
 # As `seq2edge --help` lists them.
 GROUPS = {
@@ -42,6 +43,7 @@ GROUPS = {
         build,
         pack,
         unpack,
+        clean,
     ],
     "Run it": [run, chat, transcribe, read, classify, rerank, embed, tag, answer, fill],
     "Measure it": [verify, inspect, evaluate, audit, doctor],
@@ -69,6 +71,8 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except Seq2EdgeError as error:
             raise click.ClickException(str(error)) from error
+        except MemoryError as error:
+            raise click.ClickException(f"out of memory {one_line(str(error))}".strip()) from error
 
 
 HELP_NAMES = ["-h", "--help"]

@@ -1,64 +1,86 @@
 """A bundle: one folder with graphs, weights, tokenizer and the manifest that lists them all.
 
 Reading trusts nothing: every file must be listed, regular, of the recorded size and inside the
-folder. Writing happens in a hidden folder beside the destination which is renamed at the end, so
-that a crash leaves the old bundle or none.
+folder. Writing happens in a hidden folder beside the destination, with which it is exchanged at the
+end, so that a crash at any time leaves the old bundle or the new one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 from seq2edge.bundle.consistency import check_weights
 from seq2edge.bundle.manifest import (
     LARGEST_MANIFEST,
     MANIFEST,
+    SIGNATURE,
     GraphRecord,
     Manifest,
     check_file_name,
 )
+from seq2edge.bundle.origin import KeyFile, check_size, origin_of, read_signature
 from seq2edge.errors import BundleError
 from seq2edge.files.records import RecordError, parse_json
 from seq2edge.files.storage import (
-    DISK_FULL,
     FileRecord,
     file_errors,
     fingerprint,
-    move_folder,
+    full_disk,
     scan,
-    sync_folder,
-    temporary_beside,
+    settle,
 )
+from seq2edge.files.workspace import NEW, put_folder, workspace
 
 LISTED = 20  # labels that a summary names
+Stamps: TypeAlias = dict[str, tuple[int, int, int]]  # of files: number, size, time of change
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A bundle that was checked when it was opened."""
+    """A bundle that was checked when it was opened.
+
+    `trust_engines`: its engines, which are code, may be opened although others built them.
+    """
 
     path: Path
     manifest: Manifest
+    trust_engines: bool = False
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, hashes: bool = False) -> Bundle:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        hashes: bool = False,
+        require_key: KeyFile | Sequence[KeyFile] | None = None,
+        sha256: str | None = None,
+        trust_engines: bool = False,
+    ) -> Bundle:
         """Check the manifest, the list of files and their sizes; with `hashes` their contents too.
 
-        Raises BundleError naming the file and what is wrong with it.
+        require_key: files of public keys, one of which must have signed the bundle; sha256: what
+        the manifest's hash must be. Both are checked before anything else is read, and mean hashes.
+        Raises BundleError naming the file and what is wrong with it, OptionError for keys and
+        hashes that are none.
         """
         folder = Path(path)
         _require_folder(folder)
-        manifest = read_manifest(folder / MANIFEST)
+        data = manifest_bytes(folder / MANIFEST)
+        origin = origin_of(require_key, sha256)
+        if origin is not None:
+            origin.check(data, read_signature(folder), str(folder))
+        manifest = Manifest.from_bytes(data, str(folder / MANIFEST))
         check_files(folder, manifest)
-        bundle = cls(path=folder, manifest=manifest)
-        if hashes:
+        bundle = cls(path=folder, manifest=manifest, trust_engines=trust_engines)
+        if hashes or origin is not None:
             bundle.verify_hashes()
         return bundle
 
@@ -66,6 +88,16 @@ class Bundle:
     def size(self) -> int:
         """Bytes of all listed files together."""
         return sum(record.size for record in self.manifest.files.values())
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the manifest, which pins the whole bundle: as a folder and as one file."""
+        return hashlib.sha256(manifest_bytes(self.path / MANIFEST)).hexdigest()
+
+    @property
+    def signed(self) -> bool:
+        """Whether there is a signature; whose, and whether it holds, `require_key` tells."""
+        return read_signature(self.path) is not None
 
     def file(self, name: str) -> Path:
         """Where a listed file lies. Raises BundleError for any other name."""
@@ -91,7 +123,7 @@ class Bundle:
 
 def read_manifest(path: Path) -> Manifest:
     """The manifest of a file. Raises BundleError when it is missing or not of this format."""
-    return Manifest.from_bytes(_manifest_bytes(path), str(path))
+    return Manifest.from_bytes(manifest_bytes(path), str(path))
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
@@ -105,8 +137,10 @@ def check_files(folder: Path, manifest: Manifest) -> None:
                 f"{folder / name}: {sizes[name]} bytes, but {MANIFEST} says {record.size}, "
                 "the file is damaged or was changed"
             )
-    for name in sizes:
-        if name != MANIFEST and name not in manifest.files:
+    for name, size in sizes.items():
+        if name == SIGNATURE:
+            check_size(size, str(folder / name))
+        elif name != MANIFEST and name not in manifest.files:
             raise BundleError(f"{folder}: file {name!r} is not listed in {MANIFEST}, remove it")
     for place, name in manifest.references():
         if name not in manifest.files:
@@ -136,11 +170,14 @@ class BundleWriter:
     def __init__(self, destination: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         self.destination = Path(os.path.realpath(destination))
         self._overwrite = overwrite
-        self._folder = temporary_beside(self.destination)
+        self._replaced: Stamps | None = None  # files of the old bundle whose hashes were read
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> BundleWriter:
         self.check_destination()
         with file_errors(self.destination):
+            self._work = self._stack.enter_context(workspace(self.destination.parent))
+            self._folder = self._work / NEW
             self._folder.mkdir()
         return self
 
@@ -150,8 +187,8 @@ class BundleWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in DISK_FULL:
+        self._stack.close()
+        if isinstance(error, Exception) and full_disk(error):
             with file_errors(self.destination):
                 raise error
 
@@ -179,15 +216,16 @@ class BundleWriter:
         files = {name: fingerprint(self._folder / name) for name in scan(self._folder)}
         return self.seal(dataclasses.replace(manifest, files=files).to_bytes())
 
-    def seal(self, manifest: bytes) -> Bundle:
+    def seal(self, manifest: bytes, signature: bytes | None = None) -> Bundle:
         """Like `finish`, with the bytes of a manifest whose hashes the caller has checked."""
         decoded = Manifest.from_bytes(manifest, str(self.destination / MANIFEST))
         with file_errors(self.destination):
             (self._folder / MANIFEST).write_bytes(manifest)
+            if signature is not None:
+                (self._folder / SIGNATURE).write_bytes(signature)
             check_files(self._folder, decoded)
-            sync_folder(self._folder)
             self.check_destination()
-            move_folder(self._folder, self.destination)
+            put_folder(self._work, self.destination)
         return Bundle(path=self.destination, manifest=decoded)
 
     def check_destination(self) -> None:
@@ -195,20 +233,22 @@ class BundleWriter:
         parent = self.destination.parent
         if not parent.is_dir():
             raise BundleError(f"{self.destination}: folder {parent} does not exist, make it first")
+        settle(self.destination)
         if not os.path.lexists(self.destination) or _is_empty_folder(self.destination):
             return
         if not self._overwrite:
             raise BundleError(f"{self.destination}: exists, choose another place or overwrite it")
-        _require_own_files(self.destination)
+        self._replaced = _require_own_files(self.destination, self._replaced)
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """What `inspect` shows: the manifest as plain JSON values, with the folder and its size."""
+    """What `inspect` shows: the manifest as plain JSON values, and what of it is not in there."""
     manifest = dataclasses.asdict(bundle.manifest)
     files = manifest.pop("files")
     for graph in manifest["graphs"]:
         graph["size"] = files[graph["file"]]["size"]
-    return {"path": str(bundle.path), "size": bundle.size, **manifest, "files": files}
+    whole = {"path": str(bundle.path), "size": bundle.size, "sha256": bundle.sha256}
+    return {**whole, "signed": bundle.signed, **manifest, "files": files}
 
 
 def summarize(values: Mapping[str, Any]) -> Iterator[str]:
@@ -247,6 +287,8 @@ def summarize(values: Mapping[str, Any]) -> Iterator[str]:
             f"{spent['sampling_rate']:.3g} of the rows a step)"
         )
     yield f"made        {origin['created']} from {origin['source']} ({origin['source_format']})"
+    signed = "with a signature (whose: verify --require-key)" if values["signed"] else "not signed"
+    yield f"sha256      {values['sha256']}, {signed}"
 
 
 def _summarize_classes(values: Mapping[str, Any]) -> Iterator[str]:
@@ -299,6 +341,7 @@ def _summarize_embedding(record: Mapping[str, Any] | None) -> Iterator[str]:
 
 
 def _require_folder(folder: Path) -> None:
+    settle(folder)
     if folder.is_file():
         raise BundleError(
             f"{folder}: a file, not a bundle folder, unpack it first: "
@@ -308,7 +351,8 @@ def _require_folder(folder: Path) -> None:
         raise BundleError(f"{folder}: no such folder")
 
 
-def _manifest_bytes(path: Path) -> bytes:
+def manifest_bytes(path: Path) -> bytes:
+    """What the file holds. Raises BundleError where that is missing, too long or no plain file."""
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{path}: missing or not a regular file, so this is not a bundle")
     with file_errors(path), path.open("rb") as file:
@@ -323,19 +367,47 @@ def _is_empty_folder(path: Path) -> bool:
         return path.is_dir() and not any(path.iterdir())
 
 
-def _require_own_files(folder: Path) -> None:
-    """Only a folder whose every file a manifest lists, of whatever format, may be replaced."""
+def _require_own_files(folder: Path, known: Stamps | None) -> Stamps:
+    """Only a folder of files as a manifest records them, of whatever format, may be replaced.
+
+    A file that it does not list, or that was changed, would be lost; one that is missing is not.
+    Hashes are read unless the files are those `known` from the last time.
+    """
     if not folder.is_dir():
         raise BundleError(f"{folder}: not a folder, so it is not overwritten")
     refusal = f"{folder}: not a bundle, so it is not overwritten"
     try:
-        values = parse_json(_manifest_bytes(folder / MANIFEST))
-        names = scan(folder)
+        files = recorded_files(manifest_bytes(folder / MANIFEST))
+        names = [name for name in scan(folder) if name not in (MANIFEST, SIGNATURE)]
     except (BundleError, RecordError) as error:
         raise BundleError(f"{refusal} ({error})") from error
-    files = values.get("files") if isinstance(values, dict) else None
-    if not isinstance(files, dict) or type(values.get("format")) is not int:
+    if files is None:
         raise BundleError(refusal)
-    for name in names:
-        if name != MANIFEST and name not in files:
+    with file_errors(folder):
+        stamps = {name: _stamp(folder / name) for name in names}
+    for name in names if stamps != known else ():
+        if name not in files:
             raise BundleError(f"{folder}: {name!r} is no part of the bundle and would be lost")
+        if vars(fingerprint(folder / name)) != files[name]:
+            raise BundleError(
+                f"{folder}: {name!r} was changed and would be lost, or is damaged; "
+                "remove the folder to write a bundle there"
+            )
+    return stamps
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What changes with a file's contents."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def recorded_files(manifest: bytes) -> dict[str, Any] | None:
+    """The records of the files in a manifest of any format; None for JSON that is no manifest.
+
+    Raises RecordError for what is no JSON.
+    """
+    values = parse_json(manifest)
+    files = values.get("files") if isinstance(values, dict) else None
+    own = isinstance(files, dict) and type(values.get("format")) is int
+    return files if own else None

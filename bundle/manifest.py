@@ -30,6 +30,7 @@ from seq2edge.model.dims import Dims
 
 FORMAT: Final = 4
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"  # beside it, in a signed bundle
 LARGEST_MANIFEST = 16 * 2**20  # bytes
 LARGEST_EDGE = 2**14  # pixels that an image is resized to
 _DEVICES = {
@@ -496,7 +497,7 @@ def _check_names(names: Mapping[str, FileRecord] | tuple[str, ...]) -> None:
             raise BundleError(f"files: {other!r} and {name!r} differ only in upper and lower case")
     for name in names:
         parts = name.casefold().split("/")
-        if parts[0] == MANIFEST:
+        if parts[0] in (MANIFEST, SIGNATURE):
             raise BundleError(f"files: {name!r} is reserved for the manifest itself")
         if any(part.split(".")[0].upper() in _DEVICES for part in parts):
             raise BundleError(f"files: {name!r} is a device name on Windows, rename it")

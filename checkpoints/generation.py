@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from seq2edge.errors import CheckpointError, foreign_errors
 from seq2edge.model.dims import Dims
 from seq2edge.runtime.options import DecodeOptions
 
@@ -95,7 +96,8 @@ def read_generation(
         if config.get(name) is not None:
             options.setdefault(name, config[name])
     if "suppress_tokens" in options:
-        options["suppress_tokens"] = [t for t in options["suppress_tokens"] if t >= 0]
+        with foreign_errors(CheckpointError, "generation_config.json: suppress_tokens"):
+            options["suppress_tokens"] = [t for t in options["suppress_tokens"] if t >= 0]
     return GenerationDefaults(options=options, ignored=ignored, extras=extras)
 
 

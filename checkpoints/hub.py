@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import os
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -24,6 +25,8 @@ from seq2edge.checkpoints.importers.sentence_transformers import (
 )
 from seq2edge.checkpoints.tokenizer import COMPANIONS, VOCABULARIES
 from seq2edge.errors import CheckpointError, OptionError
+from seq2edge.files.leftovers import BLOBS, sweep_downloads
+from seq2edge.files.storage import settle
 
 CONFIG = "config.json"
 SMALL = (
@@ -60,6 +63,7 @@ def find_checkpoint(name: str | Path, hub: Hub) -> tuple[Path, str]:
     what is neither there nor on the hub, and OptionError for a revision of a folder.
     """
     path = Path(name)
+    settle(path, CheckpointError)
     if path.exists() or not NAME.fullmatch(str(name)):
         if hub.revision is not None:
             raise OptionError(f"revision: {name} is no model of a hub")
@@ -77,6 +81,8 @@ def _fetch(repo: str, hub: Hub) -> Path:
             f"{repo}: no such folder; to fetch it install seq2edge[export]: {error}"
         ) from error
     endpoint = os.environ.get("HF_ENDPOINT")
+    model = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    deque(sweep_downloads(model / BLOBS), maxlen=0)
 
     def download(file: str, revision: str) -> Path:
         path = huggingface_hub.hf_hub_download(

@@ -7,7 +7,6 @@ on text of many scripts.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from seq2edge.checkpoints.tokenizer import (
     to_bytes,
 )
 from seq2edge.errors import CheckpointError, UnsupportedError
+from seq2edge.files.workspace import temporary_folder
 from seq2edge.runtime.tokenizer import Tokenizer
 
 SAMPLE = (
@@ -159,10 +159,10 @@ def _tokens(original: Original, contents: Mapping[str, int]) -> tuple[tokenizers
 
 def _proven(converted: Converted, original: Original, folder: Path) -> Converted:
     """Refuse a rebuilt tokenizer that differs from the original on the sample."""
-    with tempfile.TemporaryDirectory() as temporary:
+    with temporary_folder() as temporary:
         for name, data in converted.files.items():
-            (Path(temporary) / name).write_bytes(data)
-        text = Tokenizer(Path(temporary), converted.record)
+            (temporary / name).write_bytes(data)
+        text = Tokenizer(temporary, converted.record)
         for line in SAMPLE:
             ids, expected = text.encode(line), original(line).input_ids
             if ids != expected:

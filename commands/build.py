@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from seq2edge.commands.options import BUNDLE, PATH, progress_bar
+from seq2edge.commands.options import BUNDLE, PATH, progress_bar, say_unsigned
 from seq2edge.errors import OptionError
 
 if TYPE_CHECKING:
@@ -123,8 +123,10 @@ def _build(
     from seq2edge.export.tensorrt.build import build_bundle, plan_request
 
     request = plan_request(bundle, target, sizes, timing_cache=timing_cache)
+    signed = bundle.signed
     with progress_bar("build") as show:
         report = build_bundle(request, show)
+    say_unsigned(signed=signed and not report.bundle.signed)
     for remark in report.remarks:
         click.echo(remark, err=True)
     return [_values(report)] if as_json else _describe(report)

@@ -7,13 +7,21 @@ from pathlib import Path
 
 import click
 
-from seq2edge.commands.options import BUNDLE, PATH, Execution, runtime_options
+from seq2edge.commands.options import (
+    BUNDLE,
+    PATH,
+    Execution,
+    Origin,
+    check_options,
+    origin_options,
+)
+from seq2edge.commands.terminal import show
 
 
 @click.command()
 @BUNDLE
 @click.option("--no-run", is_flag=True, help="Check the files alone.")
-@runtime_options
+@check_options
 def verify(bundle: Path, *, no_run: bool, execution: Execution) -> None:
     """Check BUNDLE: every file, every graph, and that it can do its task.
 
@@ -23,7 +31,7 @@ def verify(bundle: Path, *, no_run: bool, execution: Execution) -> None:
     """
     from seq2edge.bundle import Bundle
 
-    opened = Bundle.open(bundle, hashes=True)
+    opened = Bundle.open(bundle, hashes=True, **execution.demands())
     click.echo(f"files: {len(opened.manifest.files)} with the recorded sizes and hashes")
     if no_run:
         return
@@ -56,29 +64,39 @@ def inspect(bundle: Path, *, as_json: bool) -> None:
 
     values = describe(Bundle.open(bundle))
     if as_json:
-        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        show(json.dumps(values, indent=2, ensure_ascii=False))
         return
     for line in summarize(values):
-        click.echo(line)
+        show(line)
 
 
 @click.command()
 @BUNDLE
 @click.argument("file", type=PATH)
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
-def pack(bundle: Path, file: Path, *, overwrite: bool) -> None:
+@click.option(
+    "--sign",
+    "key",
+    type=PATH,
+    metavar="KEY",
+    help="Sign it with this private key (Ed25519, PEM); devices check it with --require-key.",
+)
+def pack(bundle: Path, file: Path, *, overwrite: bool, key: Path | None) -> None:
     """Make one FILE of BUNDLE, to copy to a device."""
-    from seq2edge.bundle import archive
+    from seq2edge.bundle import Bundle, archive
 
-    click.echo(archive.pack(bundle, file, overwrite=overwrite))
+    click.echo(archive.pack(bundle, file, overwrite=overwrite, key=key))
+    click.echo(f"sha256: {Bundle.open(bundle).sha256}", err=True)
 
 
 @click.command()
 @click.argument("file", type=PATH)
 @click.argument("bundle", type=PATH)
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
-def unpack(file: Path, bundle: Path, *, overwrite: bool) -> None:
+@origin_options
+def unpack(file: Path, bundle: Path, *, overwrite: bool, origin: Origin) -> None:
     """Make the folder BUNDLE of a packed FILE, checking every hash."""
     from seq2edge.bundle import archive
 
-    click.echo(archive.unpack(file, bundle, overwrite=overwrite).path)
+    unpacked = archive.unpack(file, bundle, overwrite=overwrite, **origin.demands())
+    click.echo(unpacked.path)

@@ -24,6 +24,7 @@ from seq2edge.commands.options import (
     runtime_options,
     say_cut,
 )
+from seq2edge.errors import OptionError
 
 if TYPE_CHECKING:
     from seq2edge.evaluation.answers import ModelRequest
@@ -93,6 +94,9 @@ def evaluate(
     from seq2edge.evaluation import evaluate as evaluation
     from seq2edge.evaluation.answers import ModelRequest
 
+    if execution.sha256 and baseline:
+        raise OptionError("sha256: pins one bundle, leave it or the baseline out")
+
     def opened(path: Path) -> tuple[Model, ModelRequest]:
         """The model, asked with its bundle's own options where none are on the command line."""
         model = load_model(path, execution, cut=cut, draft=decoding.draft)
@@ -105,7 +109,8 @@ def evaluate(
             batch=batch,
         )
 
-    domains = evaluation.read_domains(data, Bundle.open(bundle).manifest.task, limit=limit)
+    kind = Bundle.open(bundle, **execution.demands()).manifest.task
+    domains = evaluation.read_domains(data, kind, limit=limit)
     examples = [example for examples in domains.values() for example in examples]
     model, request = opened(bundle)
     metrics = evaluation.choose_metrics(model, examples, names, request)

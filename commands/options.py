@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
 
+from seq2edge.errors import OptionError, foreign_errors
 from seq2edge.files.storage import file_errors
 
 if TYPE_CHECKING:
@@ -45,11 +46,32 @@ DRAWING = ("seed", "temperature", "top_k", "top_p", "min_p", "typical_p")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Execution:
-    """Where a model runs: `auto` is the fastest device that works, None is all cores."""
+class Origin:
+    """Whose bundle is accepted: signed by one of these keys, of this hash; anybody's without."""
+
+    require_key: tuple[Path, ...]
+    sha256: str | None
+
+    def demands(self) -> dict[str, Any]:
+        """Arguments of whatever opens a bundle."""
+        return {"require_key": self.require_key or None, "sha256": self.sha256}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Execution(Origin):
+    """Where a model runs: `auto` is the fastest device that works, None is all cores.
+
+    And what is asked of its bundle before; `hashes`: that every file be what the manifest says.
+    """
 
     device: str
     threads: int | None
+    trust_engines: bool
+    hashes: bool = False
+
+    def demands(self) -> dict[str, Any]:
+        """The same, and whether its engines may be opened."""
+        return {**super().demands(), "trust_engines": self.trust_engines}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,7 +114,7 @@ class Decoding:
         changes.pop("draft", None)  # a bundle of its own, see `load_model`
         for name in ("json_schema", "grammar"):
             if name in changes:
-                with file_errors(changes[name]):
+                with foreign_errors(OptionError, changes[name]), file_errors(changes[name]):
                     changes[name] = changes[name].read_text(encoding="utf-8")
         if self.do_sample is None and any(name in changes for name in DRAWING):
             changes["do_sample"] = True
@@ -112,12 +134,12 @@ def in_record(record: type, name: str) -> Callable[[Command], Command]:
 
     Stands below the options themselves: `click` passes each by its name.
     """
-    fields = [field.name for field in dataclasses.fields(record)]
+    fields = {field.name for field in dataclasses.fields(record)}
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def call(**values: Any) -> None:
-            options = record(**{field: values.pop(field) for field in fields})
+            options = record(**{field: values.pop(field) for field in fields & values.keys()})
             command(**values, **{name: options})
 
         return call
@@ -125,9 +147,41 @@ def in_record(record: type, name: str) -> Callable[[Command], Command]:
     return decorate
 
 
+def _origin(command: Command) -> Command:
+    """The options themselves; a record takes them below."""
+    command = click.option(
+        "--sha256", metavar="HASH", help="Only the bundle whose manifest has it; see inspect."
+    )(command)
+    return click.option(
+        "--require-key",
+        type=PATH,
+        multiple=True,
+        help="Only a bundle that this public key's owner signed; repeat for any of several.",
+    )(command)
+
+
+def origin_options(command: Command) -> Command:
+    """Options of a command that reads a bundle and runs nothing, handed over as `origin`."""
+    return _origin(in_record(Origin, "origin")(command))
+
+
 def runtime_options(command: Command) -> Command:
     """Options of every command that runs a model, handed over as `execution`."""
-    command = THREADS(in_record(Execution, "execution")(command))
+    hashes = click.option("--hashes", is_flag=True, help="Check every file's hash before.")
+    return _device(hashes(_origin(in_record(Execution, "execution")(command))))
+
+
+def check_options(command: Command) -> Command:
+    """The same for a command that checks every hash anyway."""
+    return _device(_origin(in_record(Execution, "execution")(command)))
+
+
+def _device(command: Command) -> Command:
+    command = click.option(
+        "--trust-engines",
+        is_flag=True,
+        help="Open TensorRT engines, which are code, though not built on this machine.",
+    )(THREADS(command))
     return click.option(
         "--device",
         type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
@@ -205,7 +259,15 @@ def load_model(
     """The bundle on a backend; which one and why goes to stderr."""
     from seq2edge.runtime.model import load
 
-    model = load(bundle, device=execution.device, threads=execution.threads, cut=cut, draft=draft)
+    model = load(
+        bundle,
+        device=execution.device,
+        threads=execution.threads,
+        hashes=execution.hashes,
+        cut=cut,
+        draft=draft,
+        **execution.demands(),
+    )
     click.echo(f"seq2edge: {model.reason}", err=True)
     return model
 
@@ -214,6 +276,12 @@ def say_cut(model: Model) -> None:
     """How many texts were cut, on stderr."""
     if count := model.tokenizer.shortened:
         click.echo(f"cut: {count:,} texts to the longest that the model takes", err=True)
+
+
+def say_unsigned(*, signed: bool) -> None:
+    """That what was made of a signed bundle is not signed, on stderr."""
+    if signed:
+        click.echo("not signed: the signature was the old bundle's; see pack --sign", err=True)
 
 
 @contextmanager

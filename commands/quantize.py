@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from seq2edge.commands.options import BUNDLE, METRICS, PATH, THREADS, progress_bar
+from seq2edge.commands.options import BUNDLE, METRICS, PATH, THREADS, progress_bar, say_unsigned
 
 if TYPE_CHECKING:
     from seq2edge.quantize.recipes import RangeMethod
@@ -112,7 +112,8 @@ def quantize(
         threads=threads,
         overwrite=overwrite,
     )
-    task = Bundle.open(bundle).manifest.task
+    opened = Bundle.open(bundle)
+    task, signed = opened.manifest.task, opened.signed
     examples = [
         read_examples(path, task) if path is not None else [] for path in (calibration, evaluation)
     ]
@@ -131,6 +132,7 @@ def quantize(
         click.echo(f"report: {quantized.page}", err=True)
     for name in quantized.report.kept:
         click.echo(f"kept in float: {name}", err=True)
+    say_unsigned(signed=signed)
     if as_json:
         click.echo(json.dumps(quantized.values(), ensure_ascii=False))
         return

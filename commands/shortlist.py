@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from seq2edge.commands.options import BUNDLE, PATH, THREADS, progress_bar
+from seq2edge.commands.options import BUNDLE, PATH, THREADS, progress_bar, say_unsigned
 
 
 @click.command()
@@ -50,9 +50,9 @@ def shortlist(
         raise click.UsageError("give --ids or --texts")
     if most is not None and texts is None:
         raise click.UsageError("--most is for --texts")
-    examples = []
-    if texts is not None:
-        examples = read_examples(texts, Bundle.open(bundle).manifest.task)
+    opened = Bundle.open(bundle)
+    signed = opened.signed
+    examples = read_examples(texts, opened.manifest.task) if texts is not None else []
     with progress_bar("read") as show:
         report = shorten_vocabulary(
             bundle,
@@ -68,5 +68,6 @@ def shortlist(
     click.echo(f"shortlist: {len(report.ids):,} of {vocab:,} tokens")
     for target, difference in report.difference.items():
         click.echo(f"{target}: their logits within {difference:.1e} of the whole bundle's")
+    say_unsigned(signed=signed)
     before, after = report.source.size / 1e6, report.bundle.size / 1e6
     click.echo(f"{report.bundle.path} ({after:.1f} MB, before {before:.1f} MB)")

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from seq2edge.bundle.engine_info import ALIGNMENT, SEGMENTS
+from seq2edge.bundle.contract import Contract, Shape, decoder_contract, encoder_contract
 from seq2edge.errors import ExportError
-from seq2edge.model.dims import Dims, StackDims
+from seq2edge.model.dims import Dims
 from seq2edge.model.layers import Kept
 from seq2edge.model.operators import OPSET
 from seq2edge.model.transformer import Heads, Transformer
-
-Shape = tuple[int | str, ...]
 
 
 class EncoderGraph(nn.Module):
@@ -83,38 +79,6 @@ class DecoderGraph(nn.Module):
         return [tuple(itertools.islice(tensors, len(names))) for names in kept]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Contract:
-    """Names and shapes of a graph's inputs and outputs; strings are the contract's symbols."""
-
-    inputs: Mapping[str, Shape]
-    outputs: Mapping[str, Shape]
-
-
-def encoder_contract(model: Transformer) -> Contract:
-    """What `encoder.onnx` takes and gives."""
-    dims = model.dims
-    source: Shape = ("batch", *(dims.source_shape or ("source",)))
-    outputs: Mapping[str, Shape]
-    if dims.kind == "encoder":
-        by_head: dict[str, dict[str, Shape]] = {
-            "classifier": {"logits": ("batch", dims.labels)},
-            "embedding": {"embedding": ("batch", dims.embedding_width)},
-            "tokens": {"logits": ("batch", "source", dims.labels)},
-            "span": {"logits": ("batch", "source", dims.labels)},
-            "sparse": {"embedding": ("batch", dims.embedding_width)},
-            "masked": {"logits": ("batch", "source", dims.vocab)},
-        }
-        outputs = by_head[dims.head]
-    else:
-        assert dims.decoder is not None
-        outputs = _cross_shapes(dims.decoder, dims.source_positions or "source")
-    inputs: dict[str, Shape] = {dims.source_name: source, "source_length": ("batch",)}
-    if dims.kind == "encoder" and dims.token_types > 1:
-        inputs[SEGMENTS] = source
-    return Contract(inputs=inputs, outputs=outputs)
-
-
 def alignment_heads(dims: Dims, known: Heads = ()) -> Heads:
     """The heads whose attention says which source a token comes from, pairs (layer, head).
 
@@ -135,45 +99,9 @@ def alignment_heads(dims: Dims, known: Heads = ()) -> Heads:
     return known or tuple((max(0, layers - 2), head) for head in range(heads))
 
 
-def decoder_contract(model: Transformer, alignment: Heads = ()) -> Contract:
-    """What `decoder.onnx` takes and gives."""
-    dims = model.dims
-    assert dims.decoder is not None
-    inputs: dict[str, Shape] = {
-        "input_ids": ("rows", "new"),
-        "new_length": ("rows",),
-        "cache_length": ("rows",),
-    }
-    if dims.encoder is not None:
-        inputs["source_length"] = ("batch",)
-        inputs |= _cross_shapes(dims.decoder, "source")
-    inputs |= _cache_shapes("past", dims)
-    outputs: dict[str, Shape] = {"logits": ("rows", dims.vocab)}
-    outputs |= _cache_shapes("present", dims)
-    if alignment:
-        outputs[ALIGNMENT] = ("rows", "source")
-    return Contract(inputs=inputs, outputs=outputs)
-
-
-def _cross_shapes(stack: StackDims, length: str | int) -> dict[str, Shape]:
-    shape: Shape = ("batch", stack.kv_heads, length, stack.head_dim)
-    return {
-        f"cross_{part}_{layer}": shape for layer in range(stack.layers) for part in ("key", "value")
-    }
-
-
-def _cache_shapes(prefix: str, dims: Dims) -> dict[str, Shape]:
-    assert dims.decoder is not None
-    return {
-        f"{prefix}_{part}_{layer}": ("rows", heads, "capacity", size)
-        for layer, kept in enumerate(dims.decoder.caches(dims.width))
-        for part, (heads, size) in kept.items()
-    }
-
-
 def trace_encoder(model: Transformer) -> ir.Model:
     """`encoder.onnx` as a graph in memory; its weights are the model's own tensors."""
-    contract = encoder_contract(model)
+    contract = encoder_contract(model.dims)
     example = {"batch": 2, "source": 3}
     inputs = tuple(_example(name, shape, example) for name, shape in contract.inputs.items())
     shapes = tuple(_dynamic(shape) for shape in contract.inputs.values())
@@ -182,7 +110,7 @@ def trace_encoder(model: Transformer) -> ir.Model:
 
 def trace_decoder(model: Transformer, alignment: Heads = ()) -> ir.Model:
     """`decoder.onnx` as a graph in memory; its weights are the model's own tensors."""
-    contract = decoder_contract(model, alignment)
+    contract = decoder_contract(model.dims, alignment=bool(alignment))
     # Sizes that differ pairwise, so that no two symbols are taken for one.
     example = {"batch": 2, "rows": 6, "source": 5, "new": 3, "capacity": 7}
     tensors = {n: _example(n, shape, example) for n, shape in contract.inputs.items()}

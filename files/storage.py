@@ -7,17 +7,26 @@ import dataclasses
 import errno
 import hashlib
 import os
-import secrets
-import shutil
+import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO, TypeAlias
 
 from seq2edge.errors import BundleError, Seq2EdgeError
+from seq2edge.files.exchange import sync
 from seq2edge.files.records import Pattern
+from seq2edge.files.workspace import NEW, finish_replacement, put_folder, workspace
 
 CHUNK = 2**20  # bytes read at a time
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+REMEDIES = {
+    errno.ENOSPC: ", free some space or choose another disk",
+    errno.EDQUOT: ", free some space, ask for a larger quota or choose another disk",
+    errno.EFBIG: ", raise the limit of a file's size (ulimit -f) or choose another disk",
+    errno.EXDEV: ", it is a mount or part of a container's image, choose another place",
+    errno.EBUSY: ", it is a mount or in use, choose another place",
+}
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Sha256: TypeAlias = Annotated[
     str,
     Pattern(regex=r"[0-9a-f]{64}", meaning="64 lower-case hexadecimal digits", longest=64),
@@ -72,9 +81,20 @@ def copy_hashed(source: BinaryIO, sink: BinaryIO | None, size: int | None) -> Fi
     return FileRecord(size=done, sha256=digest.hexdigest())
 
 
-def temporary_beside(path: Path) -> Path:
-    """A new hidden name in the same folder, and so on the same file system, as `path`."""
-    return path.parent / f".seq2edge-{secrets.token_hex(6)}.partial"
+def require_regular(path: Path, kind: type[Seq2EdgeError] = BundleError) -> None:
+    """Raise for a pipe or a device, which may never end. Raises OSError where nothing is there."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise kind(f"{path}: not a regular file")
+
+
+def read_regular(path: Path, most: int, kind: type[Seq2EdgeError] = BundleError) -> bytes:
+    """The bytes of a file, of at most so many. Raises OSError where it cannot be read."""
+    require_regular(path, kind)
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise kind(f"{path}: more than {most:,} bytes")
+    return data
 
 
 @contextlib.contextmanager
@@ -86,71 +106,67 @@ def replacing(path: Path) -> Iterator[Path]:
 
     An exception leaves `path` as it was. Raises OSError where the file system refuses.
     """
-    partial = temporary_beside(path)
-    try:
-        yield partial
-        sync(partial)
-        partial.replace(path)
+    with workspace(path.parent) as work:
+        yield work / NEW
+        sync(work / NEW)
+        (work / NEW).replace(path)
         sync(path.parent)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """The same for a folder: yields a new, empty one; missing parents are made."""
-    partial = temporary_beside(path)
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        sync_folder(partial)
-        move_folder(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with workspace(path.parent) as work:
+        (work / NEW).mkdir()
+        yield work / NEW
+        put_folder(work, path)
 
 
-def move_folder(folder: Path, path: Path) -> None:
-    """Move `folder` to `path`, both on one file system; what was at `path` is removed.
+def settle(path: Path, kind: type[Seq2EdgeError] = BundleError) -> None:
+    """Whoever opens `path` finishes its replacement first, where a run was cut in the middle of it.
 
-    Raises OSError where that cannot be, and then `path` is as it was.
+    Raises an error of that kind where this may not be written.
     """
-    old = temporary_beside(path) if path.exists() else None
-    if old is not None:
-        path.rename(old)
     try:
-        folder.rename(path)
-    except OSError:
-        if old is not None:
-            old.rename(path)
-        raise
-    sync(path.parent)
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Force a file or a folder onto the disk, where the system can."""
-    if os.name == "nt":  # needs a handle open for writing and knows no folders
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sync_folder(folder: Path) -> None:
-    """Force a folder and everything in it onto the disk."""
-    for path in (*folder.rglob("*"), folder):
-        sync(path)
+        finish_replacement(path)
+    except OSError as error:
+        raise kind(
+            f"{path}: its replacement was cut and cannot be finished ({error.strerror or error}), "
+            f"let who may write there call: seq2edge clean {path.parent}"
+        ) from error
 
 
 @contextlib.contextmanager
 def file_errors(subject: Path, kind: type[Seq2EdgeError] = BundleError) -> Iterator[None]:
-    """What the file system refuses becomes an error of that kind about `subject`."""
+    """What the file system refuses becomes an error of that kind about `subject`.
+
+    A full disk is one too where a library tells of it in an exception of its own.
+    """
     try:
         yield
-    except OSError as error:
-        remedy = ", free some space or choose another disk" if error.errno in DISK_FULL else ""
-        raise kind(f"{subject}: {error.strerror or error}{remedy}") from error
+    except Seq2EdgeError:
+        raise
+    except Exception as error:
+        cause = error if isinstance(error, OSError) else full_disk(error)
+        if cause is None:
+            raise
+        number = cause.errno or 0
+        raise kind(f"{subject}: {cause.strerror or cause}{REMEDIES.get(number, '')}") from error
+
+
+def full_disk(error: BaseException | None) -> OSError | None:
+    """The refusal to write more that an exception comes from or tells of, None where there is none.
+
+    Libraries in Rust say it in words: "I/O error: No space left on device (os error 28)".
+    """
+    while error is not None:
+        if isinstance(error, OSError):
+            number = error.errno
+        else:
+            words = re.search(r"\(os error (\d+)\)", str(error))
+            number = int(words[1]) if words else None
+        if number in DISK_FULL:
+            return OSError(number, os.strerror(number))
+        error = error.__cause__ or error.__context__
+    return None

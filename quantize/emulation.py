@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from seq2edge.bundle import Bundle, BundleWriter
-from seq2edge.bundle.manifest import Role
+from seq2edge.bundle.manifest import GraphRecord, Role
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
 
 FLOAT = ir.DataType.FLOAT
@@ -28,7 +28,11 @@ NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 def emulate_bundle(folder: Path, source: Bundle, models: Mapping[Role, ir.Model]) -> Bundle:
     """A float32 bundle in `folder` that answers as `models` would; they are left as they are."""
-    graphs = [g for g in source.manifest.graphs if g.target == "canonical" and g.role in models]
+    graphs = [
+        _record(graph, models[graph.role])
+        for graph in source.manifest.graphs
+        if graph.target == "canonical" and graph.role in models
+    ]
     manifest = dataclasses.replace(
         source.manifest, graphs=tuple(graphs), engines=(), precision="float32", quantization=None
     )
@@ -44,6 +48,12 @@ def emulate_bundle(folder: Path, source: Bundle, models: Mapping[Role, ir.Model]
             if name not in own:
                 shutil.copyfile(source.file(name), writer.path(name))
         return writer.finish(manifest)
+
+
+def _record(graph: GraphRecord, model: ir.Model) -> GraphRecord:
+    """The canonical graph's without what the model has not, an alignment."""
+    names = {value.name for value in model.graph.outputs}
+    return dataclasses.replace(graph, outputs=tuple(t for t in graph.outputs if t.name in names))
 
 
 def emulate(model: ir.Model) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from seq2edge.errors import OptionError
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.metrics import METRICS, find_metric
 from seq2edge.files.progress import Progress
+from seq2edge.files.workspace import temporary_folder
 from seq2edge.quantize.quantizer import QuantizationReport, Quantizer
 from seq2edge.quantize.recipes import Options, RangeMethod, find_recipe, find_target
 from seq2edge.quantize.report import write_report
@@ -118,7 +118,7 @@ def run(
         raise OptionError("metric: is measured on examples for evaluation, give some")
     if options.recipe == AUTO:
         return _run_search(source, destination, options, calibration, evaluation, progress)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         report = quantize_bundle(
             source,
             destination,
@@ -128,7 +128,7 @@ def run(
             calibration=calibration,
             language=options.language,
             threads=options.threads,
-            emulation=Path(folder) / "emulated",
+            emulation=folder / "emulated",
             overwrite=options.overwrite,
             progress=progress,
         )

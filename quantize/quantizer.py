@@ -7,7 +7,6 @@ import functools
 import hashlib
 import importlib.metadata
 import shutil
-import tempfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -31,6 +30,7 @@ from seq2edge.errors import BundleError, ExportError, OptionError
 from seq2edge.evaluation.examples import Example
 from seq2edge.export.weights import WEIGHTS, WeightsWriter, dtype_name
 from seq2edge.files.progress import PartProgress, Progress
+from seq2edge.files.workspace import temporary_folder
 from seq2edge.quantize import onnxruntime_graphs, tensorrt_graphs
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.emulation import emulate_bundle
@@ -359,8 +359,8 @@ def _measure(
             OnnxRuntimeBackend(writer.preview(manifest), target="onnxruntime"), reference
         )
     else:
-        with tempfile.TemporaryDirectory() as temporary:
-            twin = emulate_bundle(emulation or Path(temporary) / "twin", bundle, models)
+        with temporary_folder() as temporary:
+            twin = emulate_bundle(emulation or temporary / "twin", bundle, models)
             measured = parity.replay(OnnxRuntimeBackend(twin, target="canonical"), reference)
     if measured.max_relative >= parity.NO_NUMBER:
         raise ExportError(

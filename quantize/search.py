@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from seq2edge.evaluation.metrics import (
 )
 from seq2edge.evaluation.tables import aligned
 from seq2edge.files.progress import Progress
+from seq2edge.files.workspace import workspace
 from seq2edge.quantize.benchmark import (
     BATCHES,
     Throughput,
@@ -201,10 +201,8 @@ def quantize_automatically(
         )
     if not evaluation:
         raise OptionError("evaluation: auto needs examples, the budget is about them")
-    with tempfile.TemporaryDirectory(dir=Path(destination).absolute().parent) as folder:
-        search = _Searcher(
-            quantizer, budget, evaluation, options, Path(folder), language, progress
-        ).run()
+    with workspace(Path(destination).absolute().parent) as folder:
+        search = _Searcher(quantizer, budget, evaluation, options, folder, language, progress).run()
     report = quantizer.write(
         destination,
         RECIPES[search.chosen.recipe],

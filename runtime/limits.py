@@ -11,8 +11,10 @@ import numpy as np
 from seq2edge.errors import CapacityError, InputError, OptionError
 from seq2edge.model.dims import Dims
 from seq2edge.runtime.backend import Backend, Lengths
+from seq2edge.runtime.memory import check_bytes
 from seq2edge.runtime.options import DecodeOptions
 
+ID_BYTES, SCORE_BYTES = 8, 4  # of a token in a row's history, and of its score
 DEFAULT_NEW_TOKENS = 1024  # where neither options, checkpoint nor positions set an end
 
 
@@ -185,6 +187,22 @@ class Limits:
                 f"{options.capacity}; set a larger capacity, none, or a lower max_new_tokens"
             )
         return limit
+
+    def check_memory(self, rows: int, prompt: int, new_tokens: int, capacity: int | None) -> None:
+        """Raise CapacityError for a request of so many rows that the machine cannot hold.
+
+        Counted is what is taken in any case, keys and values as a byte each; what they need as they
+        are kept is known to the backend.
+        """
+        stack = self.dims.decoder
+        assert stack is not None
+        cached = (capacity or prompt + 1) * stack.layers * 2 * stack.kv_heads * stack.head_dim
+        row = cached + ID_BYTES * (prompt + new_tokens) + SCORE_BYTES * self.dims.vocab
+        check_bytes(
+            rows * row,
+            f"{rows:,} rows of {prompt + new_tokens:,} tokens (of a cache for "
+            f"{capacity or prompt + 1:,} each, {stack.layers:,} layers)",
+        )
 
     def _decoder_positions(self) -> tuple[int | None, str]:
         """How many tokens its positions or an engine's cache hold, and words on which it is."""

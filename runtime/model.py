@@ -16,6 +16,7 @@ import numpy as np
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.lexicon import read_lexicon
 from seq2edge.bundle.manifest import MANIFEST
+from seq2edge.bundle.origin import KeyFile
 from seq2edge.errors import BundleError, InputError, OptionError
 from seq2edge.runtime.backend import Backend, Features, Memory, open_backend
 from seq2edge.runtime.inputs import Audio, Ids, refuse_one_string
@@ -44,6 +45,9 @@ def load(
     threads: int | None = None,
     graphs: str | None = None,
     hashes: bool = False,
+    require_key: KeyFile | Sequence[KeyFile] | None = None,
+    sha256: str | None = None,
+    trust_engines: bool = False,
     cut: bool = False,
     draft: str | os.PathLike[str] | None = None,
 ) -> Model:
@@ -51,17 +55,33 @@ def load(
 
     device: auto, cpu, cuda or tensorrt; threads: for the CPU, all cores by default; graphs:
     canonical or onnxruntime, by default the fastest; hashes: also read and check every file;
+    require_key: files of public keys, one of which must have signed the bundle and its draft;
+    sha256: the hash that the manifest must have (`seq2edge inspect` prints it), both with hashes;
+    trust_engines: open TensorRT engines, which are code, that were not built on this machine too;
     cut: read long texts up to the encoder's positions instead of refusing them
     (`model.tokenizer.shortened` counts those); draft: the bundle of a smaller model of the same
     vocabulary, which guesses tokens that this one verifies.
     Raises BundleError for a damaged bundle, BackendError where nothing here can run it, and
     EngineError where tensorrt was asked for and its engine does not work.
     """
-    bundle = Bundle.open(path, hashes=hashes)
+    if sha256 is not None and draft is not None:
+        raise OptionError("sha256: pins one bundle; load the draft apart, and call `use_draft`")
+    bundle = Bundle.open(
+        path, hashes=hashes, require_key=require_key, sha256=sha256, trust_engines=trust_engines
+    )
     backend, reason = open_backend(bundle, device=device, threads=threads, graphs=graphs)
     model = Model(bundle, backend, reason=reason, cut=cut)
     if draft is not None:
-        model.use_draft(load(draft, device=device, threads=threads, graphs=graphs))
+        guesses = load(
+            draft,
+            device=device,
+            threads=threads,
+            graphs=graphs,
+            hashes=hashes,
+            require_key=require_key,
+            trust_engines=trust_engines,
+        )
+        model.use_draft(guesses)
     return model
 
 
@@ -518,12 +538,14 @@ class Model(Understanding):
         allowed = None
         if self._lexicon is not None and not isinstance(source, np.ndarray):
             allowed = self._lexicon.allowed(source)
+        new_tokens = self._limits.new_tokens(len(start), options)
+        self._limits.check_memory(rows_of(options), len(start), new_tokens, options.capacity)
         return Request(
             prompt=start,
             source=None if self.dims.kind == "decoder" else source,
             positions=self.dims.source_positions,
             options=options,
-            max_new_tokens=self._limits.new_tokens(len(start), options),
+            max_new_tokens=new_tokens,
             holds_stop=holds_stop,
             processors=processors,
             allowed=allowed,

@@ -13,7 +13,9 @@ import seq2edge
 from seq2edge import cli
 
 GROUPS = {
-    "Make a bundle": "convert-weights export shortlist quantize targets build pack unpack".split(),
+    "Make a bundle": (
+        "convert-weights export shortlist quantize targets build pack unpack clean".split()
+    ),
     "Run it": "run chat transcribe read classify rerank embed tag answer fill".split(),
     "Measure it": "verify inspect eval audit doctor".split(),
     "Train": "train sweep distil canary".split(),

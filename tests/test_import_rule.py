@@ -33,7 +33,9 @@ ROOMS = {
     "errors": Room("every error a user can cause, in one tree"),
     "model": Room("`Dims` and the Transformer: one for all families", "", "torch"),
     "files": Room("files written whole or not at all, strict JSON records, the user's cache"),
-    "bundle": Room("manifest, folder, archive, recorded answers", "model files", "numpy"),
+    "bundle": Room(
+        "manifest, folder, archive, origin, recorded answers", "model files", "numpy cryptography"
+    ),
     "runtime": Room(
         "decoding, text, audio and images; the seam to backends",
         "model files bundle",
@@ -56,7 +58,7 @@ ROOMS = {
     "checkpoints.families": Room("a family a file: dims and weights", "model", "torch"),
     "checkpoints.importers": Room(
         "a format a file: Hugging Face, GGUF, CTranslate2, Marian",
-        "bundle",
+        "files bundle",
         "numpy torch safetensors tokenizers gguf",
     ),
     "checkpoints": Room(

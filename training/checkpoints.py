@@ -16,7 +16,13 @@ from torch import Tensor
 
 from seq2edge import __version__
 from seq2edge.errors import TrainingError
-from seq2edge.files.storage import DISK_FULL, file_errors, replacing, replacing_folder
+from seq2edge.files.storage import (
+    REMEDIES,
+    file_errors,
+    full_disk,
+    replacing,
+    replacing_folder,
+)
 from seq2edge.training.run_folder import TOKENIZER, Run, RunSetup
 
 WEIGHTS, CARD = "model.safetensors", "training.json"
@@ -37,11 +43,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
             with replacing(path) as partial, partial.open("wb") as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:
-            cause = error if isinstance(error, OSError) else error.__context__
-            number = cause.errno if isinstance(cause, OSError) else None
-            remedy = "free some space and resume" if number in DISK_FULL else "resume"
+            full = full_disk(error)
+            fact = f"{full.strerror}{REMEDIES[full.errno or 0]}" if full else str(error)
             raise TrainingError(
-                f"{path}: cannot be saved: {error}; the last checkpoint before stays, {remedy}"
+                f"{path}: cannot be saved: {fact}; the last checkpoint before stays, resume"
             ) from error
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from typing import IO, Any, TypeAlias
 
 from seq2edge.bundle.manifest import MANIFEST
 from seq2edge.errors import CapacityError, InputError, TrainingError
-from seq2edge.files.storage import DISK_FULL, replacing
+from seq2edge.files.exchange import sync
+from seq2edge.files.storage import REMEDIES, file_errors, replacing
 from seq2edge.runtime.model import Model
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.training.text_files import SkippedLines, read_rows
@@ -88,6 +89,8 @@ class _State:
         self.lines = self.texts = self.pairs = self.bytes = 0
         self.skipped = SkippedLines()
         if output.exists():
+            if not self.part.exists():  # a call was killed at its very end
+                self.notes.unlink(missing_ok=True)
             raise TrainingError(f"{output}: exists, choose another name")
         if self.notes.exists():
             self._read()
@@ -148,8 +151,10 @@ class _State:
             with replacing(self.notes) as partial:
                 partial.write_text(json.dumps(values), encoding="utf-8")
         except OSError as error:
-            remedy = "free some space and call again" if error.errno in DISK_FULL else "call again"
-            raise TrainingError(f"{self.part}: {error.strerror or error}, {remedy}") from error
+            remedy = REMEDIES.get(error.errno or 0, "")
+            raise TrainingError(
+                f"{self.part}: {error.strerror or error}{remedy}; call again"
+            ) from error
 
     def finish(self) -> Distilled:
         """The file under its own name."""
@@ -159,8 +164,10 @@ class _State:
             self.part.unlink(missing_ok=True)
             self.notes.unlink(missing_ok=True)
             raise TrainingError(f"{self.output}: no pairs: {shown}")
-        self.part.replace(self.output)
-        self.notes.unlink(missing_ok=True)
+        with file_errors(self.output, TrainingError):
+            self.part.replace(self.output)
+            sync(self.output.parent)
+            self.notes.unlink(missing_ok=True)
         return Distilled(
             path=self.output,
             texts=self.texts,

@@ -14,6 +14,7 @@ from seq2edge.checkpoints.generation import read_generation
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.checkpoints.tokenizer import convert_tokenizer
 from seq2edge.errors import TrainingError
+from seq2edge.files.storage import file_errors
 from seq2edge.model.dims import Dims
 from seq2edge.model.transformer import Transformer
 from seq2edge.runtime.tokenizer import Tokenizer
@@ -80,8 +81,9 @@ def read_start_checkpoint(recipe: Recipe, folder: Path) -> StartCheckpoint:
     )
     if converted is None:
         raise TrainingError(f"{path}: has no tokenizer, training reads text")
-    for name, data in converted.files.items():
-        (folder / name).write_bytes(data)
+    with file_errors(folder, TrainingError):
+        for name, data in converted.files.items():
+            (folder / name).write_bytes(data)
     tokenizer = Tokenizer(folder, converted.record)
     settings = read_generation(loaded.source.generation, loaded.source.config).options
     end = settings.get("eos_token_id")

@@ -16,6 +16,7 @@ from tokenizers.processors import TemplateProcessing
 
 from seq2edge.bundle.manifest import SpecialTokens, TokenizerRecord
 from seq2edge.errors import TrainingError
+from seq2edge.files.storage import file_errors
 from seq2edge.training.recipe import TWO_SIDED, Objective, Recipe, TokenizerKind
 from seq2edge.training.text_files import SkippedLines, read_rows
 
@@ -63,11 +64,13 @@ def train_tokenizers(recipe: Recipe, folder: Path) -> TrainedTokenizers:
         extra=extra,
         begin=recipe.objective == "causal",
     )
-    source.save(str(folder / SOURCE_FILE))
+    with file_errors(folder, TrainingError):
+        source.save(str(folder / SOURCE_FILE))
     target = None
     if settings.target:
         target = train_tokenizer(_texts(recipe, (1,)), settings.target, settings.target_size)
-        target.save(str(folder / TARGET_FILE))
+        with file_errors(folder, TrainingError):
+            target.save(str(folder / TARGET_FILE))
     tokens, size = source.get_vocab(), source.get_vocab_size(with_added_tokens=True)
     return TrainedTokenizers(
         record=TokenizerRecord(

@@ -17,11 +17,9 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from seq2edge.bundle.engine_info import ALIGNMENT, LAST_POSITIONS
+from seq2edge.bundle.engine_info import ALIGNMENT, LAST_POSITIONS, LINES
 from seq2edge.errors import ExportError
 from seq2edge.export.passes.editing import Axis, Writer, known_axes
-
-LINES = "lines"  # the symbol of rows * last_positions
 
 
 class LastPositions(ir.passes.InPlacePass):

@@ -14,7 +14,6 @@ import platform
 import resource
 import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from seq2edge.bundle.engine_info import (
     top_outputs,
     write_engine_info,
 )
+from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import EngineRecord, GraphRecord, Role, TensorRecord, utc_now
 from seq2edge.errors import (
     BackendError,
@@ -45,6 +45,7 @@ from seq2edge.export.passes.parser_operators import find_parser
 from seq2edge.export.passes.scale_queries import ScaleQueries
 from seq2edge.export.passes.split_heads import SplitHeads
 from seq2edge.export.passes.top_logits import TopLogits
+from seq2edge.export.stored_graph import load_graph
 from seq2edge.export.tensorrt.engine import BuiltEngine, Profile, build_engine, decoder_profiles
 from seq2edge.export.tensorrt.sizes import BuildSizes, engine_graphs, fitted_sizes
 from seq2edge.export.tensorrt.targets import Target, check, check_build, find_target, graph_form
@@ -52,7 +53,9 @@ from seq2edge.export.tensorrt.timing_cache import TimingCache, default_file
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
 from seq2edge.files.progress import Progress
 from seq2edge.files.storage import FileRecord
+from seq2edge.files.workspace import workspace
 from seq2edge.runtime.backends.engine_check import EngineVerdict
+from seq2edge.runtime.backends.engine_trust import built_here, note_built
 from seq2edge.runtime.backends.tensorrt import check_engines
 from seq2edge.runtime.backends.tensorrt_library import import_tensorrt
 
@@ -150,7 +153,7 @@ def build_bundle(request: BuildRequest, progress: Progress = lambda *_: None) ->
     made: dict[Role, tuple[EngineInfo, bytes]] = {}
     kept: dict[Role, EngineInfo] = {}
     # On the bundle's disk: graphs of its size may be written there.
-    with tempfile.TemporaryDirectory(dir=bundle.path.parent, prefix=".seq2edge-") as folder:
+    with workspace(bundle.path.parent) as folder:
         for number, record in enumerate(records):
 
             def show(part: float, role: Role = record.role, number: int = number) -> None:
@@ -161,7 +164,7 @@ def build_bundle(request: BuildRequest, progress: Progress = lambda *_: None) ->
             if there is not None:
                 kept[record.role] = there
                 continue
-            graph = _prepare(request, record, Path(folder))
+            graph = _prepare(request, record, folder)
             begin = time.monotonic()
             engine = build_engine(
                 graph,
@@ -176,6 +179,8 @@ def build_bundle(request: BuildRequest, progress: Progress = lambda *_: None) ->
         progress("write and check", 0.9)
         finished, verdict, unchecked = _add(request, made) if made else (bundle, None, "")
     progress("write", 1.0)
+    remarks = [*timings.remarks] if timings else []
+    remarks += _note_built(finished, [info for info, _ in made.values()])
     roles = [record.role for record in records]
     return BuildReport(
         bundle=finished,
@@ -183,8 +188,16 @@ def build_bundle(request: BuildRequest, progress: Progress = lambda *_: None) ->
         reused=tuple(kept),
         verdict=verdict,
         unchecked=unchecked,
-        remarks=tuple(timings.remarks) if timings else (),
+        remarks=tuple(remarks),
     )
+
+
+def _note_built(bundle: Bundle, engines: list[EngineInfo]) -> list[str]:
+    """Note that these engines were built here; a remark where they could not be."""
+    for info in engines:
+        if reason := note_built(info.plan_sha256, str(bundle.path)):
+            return [f"not noted as built here ({reason}); run them with --trust-engines"]
+    return []
 
 
 def make_profiles(sizes: EngineSizes, role: Role) -> tuple[Profile, ...]:
@@ -199,9 +212,10 @@ def make_profiles(sizes: EngineSizes, role: Role) -> tuple[Profile, ...]:
 def _prepare(request: BuildRequest, record: GraphRecord, folder: Path) -> Path:
     """The graph that the target's parser reads; in the bundle already, or written to `folder`."""
     bundle, top_k = request.bundle, request.top_k(record.role)
+    source = checked_graph(bundle, record)
     if record.target == "tensorrt" and request.form == "masked" and not top_k:
-        return bundle.file(record.file)
-    model = ir.load(bundle.file(record.file))
+        return source
+    model = load_graph(source)
     if record.target == "canonical":
         DropAlignment()(model)
         LengthToMask()(model)
@@ -226,12 +240,16 @@ def _digest(bundle: Bundle, record: GraphRecord) -> str:
 
 
 def _find(request: BuildRequest, graph: GraphRecord) -> EngineInfo | None:
-    """An engine of this graph, these sizes and versions that the bundle has."""
+    """An engine of this graph, these sizes and versions that the bundle has, and we may open."""
     digest = _digest(request.bundle, graph)
     for record in request.bundle.manifest.engines:
         if record.target != request.target.name or record.role != graph.role:
             continue
         info = read_engine_info(request.bundle.file(record.sidecar))
+        if request.bundle.manifest.files[record.file].sha256 != info.plan_sha256:
+            continue
+        if not (request.bundle.trust_engines or built_here(info.plan_sha256)):
+            continue  # a stranger's, which the check would open
         needed = (digest, request.sizes, request.library, request.release, request.form)
         if (info.graph_sha256, info.sizes, info.library, info.release, info.form) == needed:
             return info
@@ -320,7 +338,9 @@ def _check_new_engines(
     """
     # A preview is not hashed; that an engine passed is noted for the reference that it passed with.
     files = {**new.manifest.files, **_same(old, new)}
-    staged = dataclasses.replace(new, manifest=dataclasses.replace(new.manifest, files=files))
+    manifest = dataclasses.replace(new.manifest, files=files)
+    # Built here, all of this target: now, or before (`_find`).
+    staged = dataclasses.replace(new, manifest=manifest, trust_engines=True)
     try:
         verdict = check_engines(staged, target.name)
     except BackendError as error:

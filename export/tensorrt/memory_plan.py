@@ -17,6 +17,7 @@ from typing import Any
 
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.engine_info import EngineSizes, Form
+from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import Role
 from seq2edge.errors import BundleError
 from seq2edge.evaluation.tables import aligned
@@ -193,7 +194,7 @@ def plan_memory(
             f"{bundle.path}: has no tensorrt graphs to build engines of; quantize the float "
             "bundle with --target tensorrt"
         )
-    paths = graphs or {record.role: bundle.file(record.file) for record in records}
+    paths = graphs or {record.role: checked_graph(bundle, record) for record in records}
     graph_sizes = {role: read_sizes(path) for role, path in paths.items()}
     form = target.form or "masked"
     float_bytes = graph_sizes["decoder"].float_bytes if "decoder" in graph_sizes else 4

@@ -22,6 +22,7 @@ from seq2edge.runtime.backend import driver_error
 
 ALIGNMENT = 256  # bytes; TensorRT asks it of every tensor
 MEGABYTE = 1e6
+ON_DEVICE = ("Kernel", "Memset", "MemAlloc", "MemFree", "Empty")  # what the device does alone
 
 Bytes = NDArray[np.uint8]
 
@@ -30,13 +31,13 @@ def import_cuda() -> Any:
     """`cuda.bindings.runtime` after probing for a driver, or a BackendError with the remedy."""
     error = driver_error()
     if error is not None:
-        raise BackendError(f"tensorrt: no NVIDIA driver here ({error}); use the cpu")
+        raise BackendError(f"cuda: no NVIDIA driver here ({error}); use the cpu")
     try:
         from cuda.bindings import runtime
     except ImportError as missing:
         raise BackendError(
-            f"cuda-bindings: not usable here ({missing}); install seq2edge[tensorrt] or "
-            "seq2edge[rtx]"
+            f"cuda-bindings: not usable here ({missing}); install seq2edge[cuda], "
+            "seq2edge[tensorrt] or seq2edge[rtx]"
         ) from missing
     return runtime
 
@@ -52,6 +53,11 @@ class Block:
     lines: int  # in a tensor, padding included
     row_lines: int
     tensors: int
+
+    @property
+    def row_size(self) -> int:
+        """Bytes from a row to the next."""
+        return self.pitch * self.row_lines
 
     @property
     def tensor_size(self) -> int:
@@ -73,10 +79,13 @@ class _Held:
     memory: list[int]
     pinned: list[int]
     graphs: list[Any]
+    users: list[Callable[[], None]] = dataclasses.field(default_factory=list)
 
     def release(self) -> None:
         """Wait, then free; at the end of a process the driver may be gone, so errors are none."""
         cuda = self.cuda
+        for user in self.users:
+            user()
         with contextlib.suppress(Exception):
             cuda.cudaStreamSynchronize(self.stream)
             for graph in self.graphs:
@@ -91,11 +100,17 @@ class _Held:
 class Device:
     """The current CUDA device (`CUDA_VISIBLE_DEVICES` chooses it) and a stream on it.
 
-    Raises BackendError where there is none.
+    `remedy` is what to do where its memory is full. Raises BackendError where there is no device.
     """
 
-    def __init__(self, cuda: Any) -> None:
+    def __init__(
+        self,
+        cuda: Any,
+        *,
+        remedy: str = "build the engine with a smaller --batch, --beams or --capacity",
+    ) -> None:
         self._cuda = cuda
+        self._remedy = remedy
         code, count = cuda.cudaGetDeviceCount()
         if int(code) != 0 or not count:
             raise BackendError(
@@ -113,6 +128,10 @@ class Device:
         self.stream = self._call("cudaStreamCreateWithFlags", cuda.cudaStreamNonBlocking)
         self._held = _Held(cuda, self.stream, [], [], [])
         self.close = weakref.finalize(self, self._held.release)
+
+    def before_close(self, user: Callable[[], None]) -> None:
+        """What is to be let go before the stream is: it may not keep the device alive."""
+        self._held.users.append(user)
 
     @property
     def handle(self) -> int:
@@ -139,13 +158,23 @@ class Device:
             address = int(self._call("cudaMalloc", size))
         except BackendError as error:
             raise BackendError(
-                f"{self.name}: {size / MEGABYTE:.0f} MB do not fit its memory ({error}); build the "
-                "engine with a smaller --batch, --beams or --capacity"
+                f"{self.name}: {size / MEGABYTE:.0f} MB do not fit its memory ({error}); "
+                f"{self._remedy}"
             ) from error
         self._held.memory.append(address)
         if zero:
-            self._call("cudaMemsetAsync", address, 0, size, self.stream)
+            self.clear(address, size)
         return address
+
+    def clear(self, address: int, size: int) -> None:
+        """Fill memory of the device with zeros."""
+        self._call("cudaMemsetAsync", address, 0, size, self.stream)
+
+    def free(self, address: int) -> None:
+        """Give allocated memory back, after waiting for all that was asked for."""
+        self.wait()
+        self._held.memory.remove(address)
+        self._call("cudaFree", address)
 
     def pinned(self, size: int) -> Bytes:
         """Memory of the host that the device copies from and to on its own; it outlives neither."""
@@ -165,21 +194,46 @@ class Device:
         size = target.nbytes
         self._call("cudaMemcpyAsync", target.ctypes.data, source, size, kind, self.stream)
 
+    def read(self, address: int, size: int) -> Bytes:
+        """A copy of so many bytes of the device, after all that was asked for."""
+        values = np.empty(size, dtype=np.uint8)
+        self.wait()
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._call("cudaMemcpy", values.ctypes.data, address, size, kind)
+        return values
+
+    def write(self, address: int, values: NDArray[Any]) -> None:
+        """Copy an array to the device, after all that was asked for."""
+        flat = np.ascontiguousarray(values)
+        self.wait()
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._call("cudaMemcpy", address, flat.ctypes.data, flat.nbytes, kind)
+
     def copy_rows(
-        self, target: int, source: int, block: Block, rows: NDArray[np.int64], width: int
+        self,
+        target: int,
+        source: int,
+        block: Block,
+        rows: NDArray[np.int64],
+        width: int,
+        *,
+        source_block: Block | None = None,
     ) -> None:
         """Row i of every tensor takes over the first `width` bytes of the lines of row `rows[i]`.
 
-        One copy of three axes a row: lines, rows of lines, tensors.
+        One copy of three axes a row: lines, rows of lines, tensors. `source_block` is how the
+        source lies, where that is otherwise: as many tensors and lines of a row.
         """
-        cuda, skip = self._cuda, block.pitch * block.row_lines
+        cuda, old_block = self._cuda, source_block or block
         if not width:
             return
         for row, old in enumerate(rows.tolist()):
             copy = cuda.cudaMemcpy3DParms()
-            ends = (source + old * skip, target + row * skip)
             copy.srcPtr, copy.dstPtr = (
-                cuda.make_cudaPitchedPtr(end, block.pitch, block.pitch, block.lines) for end in ends
+                cuda.make_cudaPitchedPtr(
+                    base + index * its.row_size, its.pitch, its.pitch, its.lines
+                )
+                for base, index, its in ((source, old, old_block), (target, row, block))
             )
             copy.extent = cuda.make_cudaExtent(width, block.row_lines, block.tensors)
             copy.kind = cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
@@ -190,8 +244,12 @@ class Device:
         self._call("cudaStreamSynchronize", self.stream)
         self.waits += 1
 
-    def capture(self, work: Callable[[], bool]) -> Any | None:
-        """What `work` enqueues as a graph that can be launched again; None where it cannot be."""
+    def capture(self, work: Callable[[], bool], *, alone: bool = False) -> Any | None:
+        """What `work` enqueues as a graph that can be launched again; None where it cannot be.
+
+        With `alone` it may have no part that the host does or whose memory is the host's: who
+        enqueued it may have freed that by the next launch.
+        """
         cuda, stream = self._cuda, self.stream
         mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", stream, mode)
@@ -202,7 +260,7 @@ class Device:
             code, graph = cuda.cudaStreamEndCapture(stream)
         executable = None
         if int(code) == 0:
-            if done:
+            if done and not (alone and self._needs_host(graph)):
                 code, executable = cuda.cudaGraphInstantiate(graph, 0)
             cuda.cudaGraphDestroy(graph)
         if int(code) != 0 or executable is None:
@@ -210,6 +268,21 @@ class Device:
             return None
         self._held.graphs.append(executable)
         return executable
+
+    def _needs_host(self, graph: Any) -> bool:
+        """Whether a captured graph has nodes of other kinds than those that the device does."""
+        cuda = self._cuda
+        kinds, inside = cuda.cudaGraphNodeType, cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        on_device = {getattr(kinds, f"cudaGraphNodeType{name}") for name in ON_DEVICE}
+        count = cuda.cudaGraphGetNodes(graph, 0)[-1]
+        for node in cuda.cudaGraphGetNodes(graph, count)[1]:
+            kind = self._call("cudaGraphNodeGetType", node)
+            if kind == kinds.cudaGraphNodeTypeMemcpy:
+                if self._call("cudaGraphMemcpyNodeGetParams", node).kind != inside:
+                    return True
+            elif kind not in on_device:
+                return True
+        return False
 
     def launch(self, graph: Any) -> None:
         """Enqueue everything that was captured."""

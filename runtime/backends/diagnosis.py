@@ -40,8 +40,11 @@ def diagnose() -> list[Component]:
         *_onnxruntime(),
         _cuda_driver(),
         *_tensorrt(),
-        _package("cuda-bindings", "to run engines: pip install 'seq2edge[rtx]'"),
+        _package(
+            "cuda-bindings", "to run on a GPU: pip install 'seq2edge[cuda]' or 'seq2edge[rtx]'"
+        ),
         _package("pillow", "to read images: pip install 'seq2edge[images]'"),
+        _package("cryptography", "to check signatures: pip install 'seq2edge[signing]'"),
         *(_package(name) for name in EXPORT),
     ]
 

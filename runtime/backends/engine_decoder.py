@@ -8,16 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle.engine_info import LOG_SUM_EXP, TOP_IDS, TOP_VALUES, top_outputs
+from seq2edge.bundle.manifest import TensorRecord
 from seq2edge.errors import BackendError, CapacityError
 from seq2edge.runtime.backend import Answer, Candidates, Lengths, Logits, Tokens
-from seq2edge.runtime.backends.device import (
-    ALIGNMENT,
-    Block,
-    Bytes,
-    Device,
-    Download,
-    Upload,
-)
+from seq2edge.runtime.backends.device import Bytes, Device, Download, Upload
+from seq2edge.runtime.backends.device_caches import CacheBlock, Shape, lay_out
 from seq2edge.runtime.backends.engine import OpenEngine, largest
 from seq2edge.runtime.backends.engine_calls import (
     BYTES,
@@ -53,21 +48,6 @@ class CacheSlot:
     sets: list[int]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CacheBlock:
-    """Caches of one size: their names, where they begin in a set, and a token's bytes in a line."""
-
-    names: tuple[str, ...]
-    start: int
-    line: int
-    block: Block
-
-    def places(self, base: int) -> dict[str, int]:
-        """Where each lies in a set at this address."""
-        first, step = base + self.start, self.block.tensor_size
-        return {name: first + index * step for index, name in enumerate(self.names)}
-
-
 class EngineDecoder:
     """The engine's calls, and the layout of its caches."""
 
@@ -86,26 +66,16 @@ class EngineDecoder:
         self.steps = StepCalls(engine, device, scratch)
 
     def _layout(self) -> list[CacheBlock]:
-        """Caches of one size behind each other, so that one copy moves a row of all of them."""
-        pasts = [tensor for name, tensor in self.inputs.items() if name.startswith(PAST)]
-        blocks: list[CacheBlock] = []
-        for dtype, shape in dict.fromkeys((past.dtype, past.shape) for past in pasts):
-            alike = [past for past in pasts if (past.dtype, past.shape) == (dtype, shape)]
-            rows, heads, capacity, head_dim = shape_of(alike[0], largest(self.sizes))
-            line = head_dim * BYTES[dtype]
-            pitch, lines = capacity * line, rows * heads
-            while pitch * lines % ALIGNMENT:
-                lines += 1
-            last = blocks[-1] if blocks else None
-            blocks.append(
-                CacheBlock(
-                    names=tuple(past.name.removeprefix(PAST) for past in alike),
-                    start=last.start + last.block.size if last is not None else 0,
-                    line=line,
-                    block=Block(pitch=pitch, lines=lines, row_lines=heads, tensors=len(alike)),
-                )
-            )
-        return blocks
+        """How the caches lie at their largest."""
+        return lay_out(
+            (name.removeprefix(PAST), self._shape(past), BYTES[past.dtype])
+            for name, past in self.inputs.items()
+            if name.startswith(PAST)
+        )
+
+    def _shape(self, past: TensorRecord) -> Shape:
+        rows, heads, capacity, head_dim = shape_of(past, largest(self.sizes))
+        return rows, heads, capacity, head_dim
 
     def _make_slot(self) -> CacheSlot:
         rows = self.sizes.rows

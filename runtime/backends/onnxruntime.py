@@ -1,4 +1,7 @@
-"""ONNX Runtime: sessions over a bundle's graphs, caches bound once and written in place."""
+"""ONNX Runtime: sessions over a bundle's graphs, caches bound once and written in place.
+
+On the CPU `onnxruntime_cache` has them, on a CUDA device `onnxruntime_device`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import contextlib
 import importlib.util
 import io
 import os
+import re
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -13,8 +18,9 @@ from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.engine_info import ALIGNMENT, LAST_POSITIONS, SEGMENTS, TOP_VALUES
+from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import GraphRecord
-from seq2edge.errors import BackendError
+from seq2edge.errors import BackendError, foreign_errors
 from seq2edge.runtime.backend import (
     Answer,
     Features,
@@ -24,22 +30,22 @@ from seq2edge.runtime.backend import (
     all_logits,
     driver_error,
 )
-from seq2edge.runtime.backends.onnxruntime_buffers import (
-    CACHE_TYPES,
-    DeviceCaches,
-    HostCaches,
-    Memory,
-)
+from seq2edge.runtime.backends.device import Device, import_cuda
+from seq2edge.runtime.backends.onnxruntime_buffers import CACHE_TYPES, HostCaches, Memory
 from seq2edge.runtime.backends.onnxruntime_cache import OnnxRuntimeCache, run_error
+from seq2edge.runtime.backends.onnxruntime_device import REMEDY, DeviceCache, DeviceDecoder
+from seq2edge.runtime.memory import allocating
 
 PAST = "past_"  # the inputs that are caches
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Graphs in order of preference. The fused ones are for the CPU: the operator of their caches has no
 # float32 kernel in the CUDA provider, and left to the CPU beside it, it fails or answers otherwise.
-TARGETS = {"cpu": ("onnxruntime", "canonical"), "cuda": ("canonical",)}
+# Those for TensorRT are canonical ones in half precision, whose operators the CUDA provider has.
+TARGETS = {"cpu": ("onnxruntime", "canonical"), "cuda": ("canonical", "tensorrt")}
+DEVICE_RELEASE = "1.31"  # the oldest that runs graphs for TensorRT, whose records name none
 # Products in float32 stay in float32, as PyTorch's do: TF32 has ten bits, so tokens would differ.
 PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
-ERRORS_ALONE = 3  # of the library's log: that shapes are computed on the CPU is as it should be
+FATAL_ALONE = 4  # of the library's log: its errors are raised too, and say names as they stand
 
 
 class OnnxRuntimeBackend:
@@ -51,7 +57,7 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
     capacity: int | None = None
-    running: bool  # on the CPU, where rows move with a few copies
+    running = True
 
     def __init__(
         self,
@@ -63,19 +69,21 @@ class OnnxRuntimeBackend:
     ) -> None:
         self._ort = import_onnxruntime()
         self.device = device
-        self.running = device == "cpu"
         version = str(self._ort.__version__)
         self._provider = check_device(self._ort, device)
         self.target = target or choose_target(bundle, version, device)
-        if self.target in TARGETS["cpu"] and self.target not in TARGETS[device]:
+        places = [place for place, targets in TARGETS.items() if self.target in targets]
+        if places and device not in places:
+            where = "the cpu" if places == ["cpu"] else " and ".join(places)
             raise BackendError(
-                f"graphs: {self.target} is for the cpu alone; leave it out for {device}"
+                f"graphs: {self.target} is for {where} alone; leave it out for {device}"
             )
         if not runs(bundle, self.target, version):
             raise BackendError(
                 f"{bundle.path}: its {self.target} graphs need onnxruntime "
                 f"{graph_release(bundle, self.target)}, {version} is installed"
             )
+        self._gpu = Device(import_cuda(), remedy=REMEDY) if device == "cuda" else None
         for role in bundle.manifest.kind.split("-"):
             bundle.graph(role, self.target)  # must be there
         self._source = bundle.manifest.dims.source_name
@@ -85,38 +93,57 @@ class OnnxRuntimeBackend:
             for graph in bundle.manifest.graphs
             if graph.target == self.target
         }
+        if self._gpu is not None:
+            self._gpu.before_close(self.sessions.clear)
         decoder = self.sessions.get("decoder")
         inputs = {put.name: put for put in decoder.get_inputs()} if decoder is not None else {}
         outputs = {put.name: put for put in decoder.get_outputs()} if decoder is not None else {}
         # By the graph: its heads may be padded, see pad_heads.py.
-        self._layout = {
-            name.removeprefix(PAST): (
-                (int(put.shape[1]), int(put.shape[3])),
-                CACHE_TYPES[put.type],
-            )
-            for name, put in inputs.items()
-            if name.startswith(PAST)
-        }
-        # Older bundles neither give the largest logits apart nor answer several tokens.
-        self.top_k = int(outputs[TOP_VALUES].shape[1]) if TOP_VALUES in outputs else 0
-        self.verifies = LAST_POSITIONS in inputs
+        with foreign_errors(BackendError, f"{bundle.path}: the decoder's inputs are none of ours"):
+            self._layout = {
+                name.removeprefix(PAST): (
+                    (int(put.shape[1]), int(put.shape[3])),
+                    _cache_type(bundle, put.type),
+                )
+                for name, put in inputs.items()
+                if name.startswith(PAST)
+            }
+            # Older bundles neither give the largest logits apart nor answer several tokens.
+            self.top_k = int(outputs[TOP_VALUES].shape[1]) if TOP_VALUES in outputs else 0
+        self.verifies = LAST_POSITIONS in inputs and self._gpu is None
         self.aligns = ALIGNMENT in outputs
+        self._on_device = self._open_device_decoder(decoder) if decoder is not None else None
+
+    def _open_device_decoder(self, decoder: Any) -> DeviceDecoder | None:
+        if self._gpu is None:
+            return None
+        return DeviceDecoder(
+            self._ort,
+            self._gpu,
+            lambda model: self._session(model, "the graph that chooses tokens", None),
+            decoder,
+            self._layout,
+            self.vocab,
+        )
 
     def _open(self, bundle: Bundle, graph: GraphRecord, threads: int | None) -> Any:
+        path = checked_graph(bundle, graph)
+        return self._session(os.fspath(path), str(path), threads)
+
+    def _session(self, model: str | bytes, subject: str, threads: int | None) -> Any:
+        """A session of a graph, by its path or in bytes."""
         options = self._ort.SessionOptions()
+        options.log_severity_level = FATAL_ALONE
         if threads is not None:
             options.intra_op_num_threads = threads
-        if self.device != "cpu":
-            options.log_severity_level = ERRORS_ALONE
-        provider = self._provider
+        provider, settings = self._provider, PROVIDER_OPTIONS[self.device]
+        if self._gpu is not None:
+            stream = {"has_user_compute_stream": "1", "user_compute_stream": str(self._gpu.handle)}
+            settings = {**settings, **stream}
         try:
-            session = self._ort.InferenceSession(
-                os.fspath(bundle.file(graph.file)),
-                options,
-                providers=[(provider, PROVIDER_OPTIONS[self.device])],
-            )
+            session = self._ort.InferenceSession(model, options, providers=[(provider, settings)])
         except Exception as error:  # its exceptions have no common base
-            raise BackendError(f"{bundle.path / graph.file}: onnxruntime: {error}") from error
+            raise BackendError(f"{subject}: onnxruntime: {error}") from error
         if session.get_providers()[0] != provider:
             raise BackendError(
                 f"onnxruntime: asked for {provider}, got {session.get_providers()[0]}; "
@@ -128,32 +155,51 @@ class OnnxRuntimeBackend:
         """See Backend."""
         session = self.sessions["encoder"]
         names = [output.name for output in session.get_outputs()]
-        binding = session.io_binding()
-        binding.bind_cpu_input(self._source, np.ascontiguousarray(source))
-        binding.bind_cpu_input("source_length", np.ascontiguousarray(source_length))
-        for name in names:
-            binding.bind_output(name, self.device)
-        try:
-            session.run_with_iobinding(binding)
-        except Exception as error:  # its exceptions have no common base
-            raise run_error(error, "encoder") from error
+        with self._gpu.lock if self._gpu is not None else contextlib.nullcontext():
+            try:
+                binding = session.io_binding()
+                binding.bind_cpu_input(self._source, np.ascontiguousarray(source))
+                binding.bind_cpu_input("source_length", np.ascontiguousarray(source_length))
+                for name in names:
+                    binding.bind_output(name, self.device)
+                session.run_with_iobinding(binding)
+            except Exception as error:  # its exceptions have no common base
+                raise run_error(error, "encoder") from error
         values = dict(zip(names, binding.get_outputs(), strict=True))
         return Memory(values, np.array(source_length, dtype=np.int64))
 
-    def start(self, memory: Memory | None, rows: int, capacity: int | None) -> OnnxRuntimeCache:
+    def start(
+        self, memory: Memory | None, rows: int, capacity: int | None
+    ) -> OnnxRuntimeCache | DeviceCache:
         """See Backend."""
+        if self._on_device is not None:
+            return DeviceCache(self._on_device, memory, rows, capacity)
         return OnnxRuntimeCache(self, memory, rows, capacity)
 
-    def make_caches(self, rows: int, capacity: int) -> HostCaches | DeviceCaches:
-        """Empty caches of all layers."""
-        if self.device == "cpu":
+    def make_caches(self, rows: int, capacity: int) -> HostCaches:
+        """Empty caches of all layers on the CPU. Raises CapacityError where there is no room."""
+        with self.allocating(rows, capacity):
             return HostCaches(self._layout, rows, capacity)
-        return DeviceCaches(self._ort, self.device, self._layout, rows, capacity)
+
+    def allocating(self, rows: int, capacity: int) -> AbstractContextManager[None]:
+        """Around what makes caches of this size."""
+        values = (
+            heads * size * np.dtype(kind).itemsize for (heads, size), kind in self._layout.values()
+        )
+        what = f"caches of {rows:,} rows of {capacity:,} tokens in {len(self._layout):,} tensors"
+        return allocating(rows * capacity * sum(values), what)
 
     def step(
-        self, tokens: Tokens, new_length: Lengths, cache: OnnxRuntimeCache, positions: int = 1
+        self,
+        tokens: Tokens,
+        new_length: Lengths,
+        cache: OnnxRuntimeCache | DeviceCache,
+        positions: int = 1,
     ) -> Answer:
         """See Backend."""
+        if isinstance(cache, DeviceCache):
+            assert positions == 1, "it answers the last token alone"
+            return cache.step(tokens, new_length)
         rows, new = tokens.shape
         if new > 1 and rows > 1 and self.target == "onnxruntime" and cache.length.any():
             return self._step_by_column(tokens, new_length, cache)
@@ -193,6 +239,15 @@ class OnnxRuntimeBackend:
         except Exception as error:  # its exceptions have no common base
             raise run_error(error, "encoder") from error
         return pooled
+
+
+def _cache_type(bundle: Bundle, name: str) -> type[Any]:
+    """The type of a cache's numbers. Raises BackendError where numpy has none."""
+    if name not in CACHE_TYPES:
+        raise BackendError(
+            f"{bundle.path}: its caches are {name}, which engines alone have; quantize by fp16"
+        )
+    return CACHE_TYPES[name]
 
 
 def import_onnxruntime() -> Any:
@@ -246,7 +301,9 @@ def choose_target(bundle: Bundle, version: str, device: str = "cpu") -> str:
     if not ours:
         remedy = "quantize for onnxruntime to run it here"
         if device != "cpu" and present.intersection(TARGETS["cpu"]):
-            remedy = f"they run on the cpu; for {device} take the float bundle"
+            remedy = (
+                f"they run on the cpu; for {device} take the float bundle, or quantize that by fp16"
+            )
         raise BackendError(
             f"{bundle.path}: holds graphs for {', '.join(sorted(present))} alone; {remedy}"
         )
@@ -269,14 +326,15 @@ def graph_release(bundle: Bundle, target: str) -> str:
     graphs = [graph for graph in bundle.manifest.graphs if graph.target == target]
     if not graphs:
         raise BackendError(f"{bundle.path}: has no graphs for {target!r}")
-    return max((graph.requires.get("onnxruntime", "0") for graph in graphs), key=_release)
+    least = DEVICE_RELEASE if target == "tensorrt" else "0"
+    return max((graph.requires.get("onnxruntime", least) for graph in graphs), key=_release)
 
 
 def _release(version: str) -> tuple[int, ...]:
     """1.23.2 -> (1, 23, 2); what follows the numbers is left out."""
     parts = []
     for part in version.split("."):
-        if not part.isdigit():
+        if not re.fullmatch("[0-9]{1,9}", part):
             break
         parts.append(int(part))
     return tuple(parts)

@@ -1,8 +1,7 @@
-"""Caches that ONNX Runtime reads and writes in place, and encoder memories beside them.
+"""Caches that ONNX Runtime reads and writes in place on the CPU, and encoder memories beside them.
 
-On the CPU all that are of one size lie in one array, so that rows come, go and change places with
-a few copies: of beams, what they do not have in common. Elsewhere they stay on the device, each a
-tensor.
+All caches of one size lie in one array, so that rows come, go and change places with a few copies:
+of beams, what they do not have in common.
 """
 
 from __future__ import annotations
@@ -15,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Lengths
+from seq2edge.runtime.backends.device_caches import Layout
 
 Cached: TypeAlias = NDArray[Any]  # keys or values of a cache, of one of the types below
-CACHE_TYPES: dict[str, type[Any]] = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
-# Of a cache, by its graph's inputs: (heads, head_dim) of a token, and the type of its numbers.
-Layout: TypeAlias = Mapping[str, tuple[tuple[int, int], type[Any]]]
+CACHE_TYPES: dict[str, type[Any]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int8)": np.int8,
+}
 SOURCE_STEP = 16  # an encoder memory that sources join is as long as a multiple of this
 
 
@@ -100,57 +102,6 @@ class HostCaches:
             place[:] = value
 
 
-class DeviceCaches:
-    """What some rows hold, each a tensor on a device; rows move by way of the host."""
-
-    def __init__(self, ort: Any, device: str, layout: Layout, rows: int, capacity: int) -> None:
-        self._ort, self._device, self._layout = ort, device, layout
-        self._tensors = {
-            name: self._made(np.zeros((rows, heads, capacity, size), dtype=kind))
-            for name, ((heads, size), kind) in layout.items()
-        }
-
-    def _made(self, values: Cached) -> Any:
-        tensor = self._ort.OrtValue.ortvalue_from_shape_and_type(
-            values.shape, values.dtype.type, self._device, 0
-        )
-        tensor.update_inplace(values)
-        return tensor
-
-    def bind(self, binding: Any) -> None:
-        """Bind every tensor as an input and as the output that is written in its place."""
-        for name, tensor in self._tensors.items():
-            binding.bind_ortvalue_input(f"past_{name}", tensor)
-            binding.bind_ortvalue_output(f"present_{name}", tensor)
-
-    def move(self, rows: list[int], first: list[int], used: int) -> None:
-        """Row i holds what row `rows[i]` held; all of it is copied."""
-        del first, used
-        for tensor in self._tensors.values():
-            tensor.update_inplace(np.ascontiguousarray(tensor.numpy()[rows]))
-
-    def resize(self, rows: NDArray[np.int64], capacity: int, used: int) -> None:
-        """Make room for so many tokens; row i holds what row `rows[i]` held."""
-        for name, tensor in self._tensors.items():
-            before = tensor.numpy()
-            _, heads, _, head_dim = before.shape
-            values = np.zeros((len(rows), heads, capacity, head_dim), dtype=before.dtype)
-            values[:, :, :used] = before[rows, :, :used]
-            self._tensors[name] = self._made(values)
-
-    def read(self, used: int) -> dict[str, Cached]:
-        """What the first row holds, (heads, used, head_dim), by name."""
-        return {name: tensor.numpy()[0, :, :used] for name, tensor in self._tensors.items()}
-
-    def write(self, values: Mapping[str, Cached], used: int) -> None:
-        """Let the first row hold what another one's `read` gave. Raises ValueError."""
-        rows, _, capacity, _ = next(iter(self._tensors.values())).shape()
-        host = HostCaches(self._layout, rows, capacity)
-        host.write(values, used)
-        for name, array in host.tensors().items():
-            self._tensors[name].update_inplace(array)
-
-
 class Memory:
     """Cross-attention keys and values (inputs, heads, source, head_dim), one copy for all beams.
 
@@ -161,6 +112,11 @@ class Memory:
         self._given = values
         self._own: dict[str, Cached] = {}
         self.source_length = source_length
+
+    @property
+    def tensors(self) -> Mapping[str, Any]:
+        """As the encoder gave them, on its device, until inputs come or go."""
+        return self._given
 
     @property
     def source(self) -> int:

@@ -23,7 +23,7 @@ from seq2edge.bundle.engine_info import (
 )
 from seq2edge.errors import BackendError, CapacityError
 from seq2edge.runtime.backend import Answer, Candidates, Lengths, Logits, Tokens
-from seq2edge.runtime.backends.onnxruntime_buffers import HostCaches, Memory
+from seq2edge.runtime.backends.onnxruntime_buffers import Memory
 
 if TYPE_CHECKING:
     from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -152,8 +152,6 @@ class OnnxRuntimeCache:
     def join(self, other: OnnxRuntimeCache) -> None:
         """See RunningCache."""
         self.reserve(other._longest)
-        assert isinstance(self._caches, HostCaches)
-        assert isinstance(other._caches, HostCaches)
         self._caches.append(other._caches, other._longest)
         self.length = np.concatenate((self.length, other.length))
         self._longest = max(self._longest, other._longest)
@@ -167,21 +165,16 @@ class OnnxRuntimeCache:
         new = tokens.shape[1]
         if self._longest + new > self._capacity:
             self.reserve(self._longest + new)
-        binding = self._bound(tokens.shape, positions)
-        self._tokens[:] = tokens
-        self._new_length[:] = new_length
-        on_host = self._backend.device == "cpu"
-        if not on_host:
-            self._bind_changing()  # a device copies what is bound, see `_bind_array`
         try:
+            binding = self._bound(tokens.shape, positions)
+            self._tokens[:] = tokens
+            self._new_length[:] = new_length
             self._backend.sessions["decoder"].run_with_iobinding(binding)
         except Exception as error:  # its exceptions have no common base
             raise run_error(error, "decoder") from error
         self.length += new_length
         self._longest = self._longest + 1 if new == 1 else int(self.length.max())
         self._calls += 1
-        if not on_host:
-            binding.synchronize_outputs()
         if self._backend.aligns:
             self.alignment = self._bound_alignment
         return self._candidates() if TOP_VALUES in self._answer else self._answer["logits"]
@@ -201,12 +194,13 @@ class OnnxRuntimeCache:
             log_sum_exp=answer[LOG_SUM_EXP],
             vocab=self._backend.vocab,
             logits=fetch,
-            first_of_equals=self._backend.device == "cpu",  # where its TopK is known to
+            first_of_equals=True,  # as its TopK on the CPU gives them
         )
 
     def _resize(self, rows: NDArray[np.int64]) -> None:
         """Other rows or another capacity: row i holds what row `rows[i]` held."""
-        self._caches.resize(rows, self._capacity, self._longest)
+        with self._backend.allocating(len(rows), self._capacity):
+            self._caches.resize(rows, self._capacity, self._longest)
         self._binding = None
 
     def _bound(self, shape: tuple[int, ...], positions: int) -> Any:
@@ -222,17 +216,13 @@ class OnnxRuntimeCache:
         self._tokens = np.zeros(shape, dtype=np.int64)
         self._new_length = np.ones(shape[0], dtype=np.int64)
         self._positions[0] = positions
-        self._bind_changing()
-        self._bind_answer(shape[0] * positions)
-        return self._binding
-
-    def _bind_changing(self) -> None:
-        """Bind what changes from call to call: a device needs that before each."""
         _bind_array(self._binding, "input_ids", self._tokens)
         _bind_array(self._binding, "new_length", self._new_length)
         _bind_array(self._binding, "cache_length", self.length)
         if self._backend.verifies:
             _bind_array(self._binding, LAST_POSITIONS, self._positions)
+        self._bind_answer(shape[0] * positions)
+        return self._binding
 
     def _bind_answer(self, lines: int) -> None:
         """Bind the outputs that hold what is answered."""

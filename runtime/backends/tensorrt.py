@@ -35,6 +35,7 @@ from seq2edge.runtime.backends.engine import (
 )
 from seq2edge.runtime.backends.engine_decoder import EngineCache, EngineDecoder
 from seq2edge.runtime.backends.engine_encoder import EngineEncoder, EngineMemory
+from seq2edge.runtime.backends.engine_trust import check_trusted
 from seq2edge.runtime.backends.tensorrt_library import import_tensorrt
 
 
@@ -42,8 +43,8 @@ class TensorRTBackend:
     """Runs a bundle's engines on the current CUDA device.
 
     Raises BackendError or EngineError where no engine of the bundle works here: a library, a
-    driver or a device is missing, the plan is of another release or device, it is damaged, or it
-    does not answer as the model did.
+    driver or a device is missing, the plan is of another release or device, it was built elsewhere
+    and is not trusted, it is damaged, or it does not answer as the model did.
     """
 
     name = "tensorrt"
@@ -101,6 +102,8 @@ class TensorRTBackend:
         for engine in engines:
             check_release(engine, trt)
         self.device = Device(import_cuda())
+        for engine in engines:
+            check_trusted(engine)
         opened = {engine.info.role: open_engine(engine, trt, self.device) for engine in engines}
         size = max(engine.scratch_size for engine in opened.values())
         scratch = (self.device.allocate(size), max(size, ALIGNMENT))

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import Manifest
 from seq2edge.errors import BackendError, EngineError, ForeignEngineError
 from seq2edge.runtime import parity
@@ -30,8 +31,10 @@ def verify_graphs(
     What cannot run here (graphs that the installed ONNX Runtime is too old for, engines without
     their device or library) is told and passed over, as long as one runs. `device` tensorrt means
     engines alone, cpu and cuda graphs alone. Raises BackendError where none runs that was asked
-    for.
+    for, and BundleError for a graph that nothing may run.
     """
+    for graph in bundle.manifest.graphs:  # those too that do not run here
+        checked_graph(bundle, graph)
     engines = list(dict.fromkeys(engine.target for engine in bundle.manifest.engines))
     if device == "tensorrt":
         if not engines:
@@ -68,22 +71,16 @@ def _verify_graphs(
     targets = list(dict.fromkeys(graph.target for graph in bundle.manifest.graphs))
     if not targets:
         raise BackendError(f"{bundle.path}: has no graphs, nothing can run it")
-    ours = [target for target in targets if target in TARGETS["cpu"]]
-    installed = ""
-    if ours:
-        library = import_onnxruntime()
-        installed = str(library.__version__)
-        device = fastest_device(library) if device == "auto" else device
+    library = import_onnxruntime()
+    installed = str(library.__version__)
+    device = fastest_device(library) if device == "auto" else device
+    ours = [target for target in targets if target in TARGETS.get(device, ())]
     if ours and not any(runs(bundle, target, installed) for target in ours):
         raise BackendError(f"{bundle.path}: onnxruntime {installed} runs none of its graphs")
     reference = read_recorded(bundle)
     for target in targets:
         if target not in ours:
-            built = f"an engine has to be built for {target} on the device first"
-            yield target, _passed_over("its engines are" if bundle.manifest.engines else built)
-            continue
-        if target not in TARGETS.get(device, ours):
-            yield target, _passed_over(f"for the cpu alone, {device} runs the others")
+            yield target, _passed_over(_elsewhere(bundle, target, device))
             continue
         if not runs(bundle, target, installed):
             needed = graph_release(bundle, target)
@@ -92,6 +89,15 @@ def _verify_graphs(
         backend, _ = open_backend(bundle, device=device, threads=threads, graphs=target)
         replayed = parity.replay(backend, reference)
         yield target, _outcome(replayed, bundle.manifest)
+
+
+def _elsewhere(bundle: Bundle, target: str, device: str) -> str:
+    """Why graphs of that kind do not run on the device."""
+    if target != "tensorrt":
+        return f"for the cpu alone, {device} runs the others"
+    if bundle.manifest.engines:
+        return "its engines are"
+    return f"an engine has to be built for {target} on the device first, or cuda runs them"
 
 
 def _verify_engines(bundle: Bundle, target: str, device: str) -> Outcome:

@@ -6,6 +6,7 @@ import errno
 import gzip
 import io
 import json
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from limited import limited
 
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.archive import BLOCK, LIMIT, pack, unpack
@@ -124,10 +126,22 @@ def test_packing_to_a_wrong_place_is_refused(
 
 
 def test_packing_overwrites_when_told(bundle: Bundle, tmp_path: Path) -> None:
-    """An existing file is replaced at once."""
-    (tmp_path / "old.s2e").write_bytes(b"old")
-    pack(bundle.path, tmp_path / "old.s2e", overwrite=True)
-    assert unpack(tmp_path / "old.s2e", tmp_path / "out").manifest == bundle.manifest
+    """An existing packed bundle, of whatever format, is replaced at once."""
+    file = pack(bundle.path, tmp_path / "old.s2e")
+    file.write_bytes(file.read_bytes().replace(b'"format": 4', b'"format": 9'))
+    pack(bundle.path, file, overwrite=True)
+    assert unpack(file, tmp_path / "out").manifest == bundle.manifest
+
+
+@pytest.mark.parametrize("data", [b"", b"old", bytes(2048), b"{}"])
+def test_packing_overwrites_nothing_but_packed_bundles(
+    bundle: Bundle, tmp_path: Path, data: bytes
+) -> None:
+    """Another file is somebody's."""
+    (tmp_path / "notes").write_bytes(data)
+    with pytest.raises(BundleError, match="notes: not a packed bundle, so it is not overwritten"):
+        pack(bundle.path, tmp_path / "notes", overwrite=True)
+    assert (tmp_path / "notes").read_bytes() == data
 
 
 def test_a_full_disk_leaves_no_packed_file(
@@ -185,7 +199,7 @@ def test_files_that_are_no_packed_bundles_are_refused(tmp_path: Path) -> None:
         refused(folder / "a.s2e", message)
     with pytest.raises(BundleError, match="gone: No such file"):
         unpack(tmp_path / "gone", tmp_path / "out")
-    with pytest.raises(BundleError, match="Is a directory"):
+    with pytest.raises(BundleError, match="not a regular file"):
         unpack(tmp_path, tmp_path / "out")
 
 
@@ -342,3 +356,18 @@ def test_flipped_bits_never_reach_a_file(bundle: Bundle, place: int, bit: int) -
     restored.verify_hashes()
     assert restored.manifest.files == bundle.manifest.files
     assert isinstance(restored.manifest, Manifest)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link to a pipe", "nothing"])
+def test_only_a_regular_file_is_unpacked(tmp_path: Path, kind: str) -> None:
+    """A pipe or a device may never end; it is not even opened."""
+    path = tmp_path / "model.s2e"
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind != "nothing":
+        os.mkfifo(tmp_path / "pipe")
+        path.symlink_to("pipe") if "link" in kind else (tmp_path / "pipe").rename(path)
+    with limited():
+        refused(path, "No such file" if kind == "nothing" else r"model\.s2e: not a regular file")

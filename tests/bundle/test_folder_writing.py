@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from bundle_folders import edit, tree
+from killing import end
 
 from seq2edge.bundle import Bundle, BundleWriter
 from seq2edge.bundle.manifest import Manifest
 from seq2edge.errors import BundleError
+from seq2edge.files import storage
 
 
 def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
@@ -63,11 +66,12 @@ def test_a_failed_swap_puts_the_old_bundle_back(
     rename = Path.rename
 
     def failing(self: Path, target: Path) -> Path:
-        if self.name.endswith(".partial") and target == folder and (self / "fails").exists():
+        if target == folder and (self / "fails").exists():
             raise OSError(errno.EIO, "Input/output error")
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", failing)
+    monkeypatch.setattr("seq2edge.files.exchange._call", lambda *_: errno.ENOSYS)
     with (
         pytest.raises(BundleError, match="model: Input/output error"),
         BundleWriter(folder, overwrite=True) as writer,
@@ -116,6 +120,8 @@ def test_a_linked_destination_replaces_what_it_leads_to(
         ({"manifest.json": '{"name": "web app"}'}, "not a bundle, so it is not overwritten"),
         ({"manifest.json": '{"format": "x", "files": {}}'}, "not a bundle, so it is not"),
         ({"manifest.json": '{"format": 9, "files": {"a": 1}}', "b": ""}, "'b' is no part of the"),
+        ({"manifest.json": '{"format": 9, "files": {"a": 1}}', "a": ""}, "'a' was changed and"),
+        ({"manifest.json": '{"format": 9, "files": {"a": {}}}', "a": "x"}, "'a' was changed and"),
     ],
 )
 def test_other_folders_are_never_overwritten(
@@ -130,6 +136,74 @@ def test_other_folders_are_never_overwritten(
         make_bundle(folder, overwrite=True)
     assert tree(folder) == {name: text.encode() for name, text in files.items()}
     assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize(
+    "change", [lambda data: data + b"x", lambda data: bytes([data[0] ^ 1]) + data[1:]]
+)
+def test_a_bundle_with_a_changed_file_is_not_overwritten(
+    folder: Path, make_bundle: Callable[..., Bundle], change: Callable[[bytes], bytes]
+) -> None:
+    """Its size or its hash shows it: somebody's work, or damage that should be seen."""
+    path = folder / "tokenizer.json"
+    path.write_bytes(change(path.read_bytes()))
+    before = tree(folder)
+    with pytest.raises(BundleError, match=r"'tokenizer\.json' was changed .*remove the folder"):
+        make_bundle(folder, overwrite=True)
+    assert tree(folder) == before
+
+
+def test_a_bundle_that_lacks_a_file_may_be_overwritten(
+    folder: Path, make_bundle: Callable[..., Bundle]
+) -> None:
+    """Of what is missing nothing is lost."""
+    (folder / "tokenizer.json").unlink()
+    assert make_bundle(folder, overwrite=True) == Bundle.open(folder, hashes=True)
+
+
+@pytest.mark.parametrize("edit", ["", "an edit"])
+def test_what_changes_while_a_bundle_is_written_is_not_overwritten(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, edit: str
+) -> None:
+    """The files are looked at again at the end; their hashes are read once where none changed."""
+    hashed: list[Path] = []
+    manifest = Bundle.open(folder).manifest
+    fingerprint = storage.fingerprint
+
+    def record(path: Path) -> storage.FileRecord:
+        if path.is_relative_to(folder):
+            hashed.append(path)
+        return fingerprint(path)
+
+    monkeypatch.setattr("seq2edge.bundle.folder.fingerprint", record)
+    with contextlib.ExitStack() as stack:
+        if edit:
+            stack.enter_context(pytest.raises(BundleError, match=r"'tokenizer\.json' was changed"))
+        writer = stack.enter_context(BundleWriter(folder, overwrite=True))
+        for name in manifest.files:
+            writer.path(name).write_bytes(b"new")
+        if edit:
+            (folder / "tokenizer.json").write_text(edit)
+        writer.finish(manifest)
+    assert edit or len(hashed) == len(manifest.files)
+    assert (folder / "tokenizer.json").read_text() == (edit or "new")
+
+
+def test_opening_a_bundle_finishes_its_replacement(
+    folder: Path, make_bundle: Callable[..., Bundle], make_manifest: Callable[..., Manifest]
+) -> None:
+    """Where a run was killed between two renames; a link to the bundle will do."""
+
+    def replace() -> None:
+        make_bundle(folder, make_manifest(engines=()), overwrite=True)
+
+    (folder.parent / "link").symlink_to(folder)
+    number = 0
+    while folder.exists():
+        assert end(replace, kill_at=number, swap=errno.EINVAL) == "killed"
+        number += 1
+    assert Bundle.open(folder.parent / "link", hashes=True).manifest.engines == ()
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["link", "model"]
 
 
 def test_a_bundle_of_another_format_may_be_overwritten(

@@ -47,8 +47,9 @@ def test_it_answers_without_anything_heavy(arguments):
     assert not loaded & HEAVY
 
 
-def test_build_tells_what_stands_in_each_engine(exported, tmp_path):
+def test_build_tells_what_stands_in_each_engine(exported, tmp_path, monkeypatch):
     """Layers, products, attentions and caches by profile; as JSON too, when it was built before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed: seq2edge[rtx]")
     bundle = quantize_bundle(exported("gpt2")[1] / "bundle", tmp_path / "small", "bf16").bundle
     arguments = ["build", str(bundle.path), "--target", "rtx-ampere"]

@@ -267,6 +267,7 @@ def workplace(tmp_path, monkeypatch, speaking):
     """A folder with what pages speak of, and only there is something changed."""
     page_places.furnish(tmp_path, speaking)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ".cache" / "of-the-user"))
     return tmp_path
 
 

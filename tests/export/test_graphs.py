@@ -10,17 +10,11 @@ import pytest
 import tiny_models
 import torch
 
-from seq2edge.bundle.engine_info import LAST_POSITIONS, top_outputs
+from seq2edge.bundle.contract import Contract, decoder_contract, encoder_contract
+from seq2edge.bundle.engine_info import LAST_POSITIONS, LINES, top_outputs
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import ExportError
-from seq2edge.export.graphs import (
-    Contract,
-    _name_axes,
-    decoder_contract,
-    encoder_contract,
-    trace_decoder,
-)
-from seq2edge.export.passes.last_positions import LINES
+from seq2edge.export.graphs import _name_axes, trace_decoder
 from seq2edge.export.specialise import TOP_LOGITS
 
 FAMILIES = ("t5", "bart", "marian-split", "whisper", "gpt2", "mistral", "qwen3", "bert")
@@ -63,7 +57,7 @@ def test_inputs_and_outputs_have_the_names_and_symbols_of_the_contract(exported,
         found = graphs(folder, kind)
         assert set(found) == {s for s in contracts if getattr(model.dims, s) is not None}
         for role, graph in found.items():
-            wanted = contracts[role](model)
+            wanted = contracts[role](model.dims)
             inputs, outputs = dict(wanted.inputs), dict(wanted.outputs)
             if (role, kind) == ("decoder", ".onnxruntime"):  # beside what is said of all backends
                 inputs |= {LAST_POSITIONS: (1,)}

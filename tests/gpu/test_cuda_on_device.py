@@ -11,7 +11,9 @@ import numpy as np
 import onnxruntime
 import pytest
 from engine_decoding import decoded
+from mixed_load import assert_each_as_alone
 
+import seq2edge
 from seq2edge.bundle.reference import REFERENCE, read_reference
 from seq2edge.runtime import parity
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -68,6 +70,38 @@ def test_an_encoder_on_the_device_gives_the_same_scores(cuda, bundles):
     scores = OnnxRuntimeBackend(bundle, device="cuda").pool(*source)
     wanted = OnnxRuntimeBackend(bundle, device="cpu").pool(*source)
     np.testing.assert_allclose(scores, wanted, atol=parity.TOLERANCES["float32"].absolute)
+
+
+@pytest.mark.parametrize("name", ["bart", "llama"])
+def test_steps_are_recorded_and_found_again(cuda, bundles, name):
+    """With beams too; a second request of the same sizes records nothing."""
+    backend = OnnxRuntimeBackend(bundles(name), device="cuda")
+    for options in OPTIONS.values():
+        tokens(backend, bundles(name), options, 0)
+        steps = backend._on_device.steps
+        recorded, replays = len(steps._graphs), steps.replays
+        assert replays > 0
+        tokens(backend, bundles(name), options, 0)
+        assert len(steps._graphs) == recorded
+        assert steps.replays > replays
+
+
+@pytest.mark.parametrize("name", ["bart", "llama"])
+def test_requests_that_join_and_leave_are_answered_as_alone(cuda, bundles, name):
+    """Of every kind, in one running batch."""
+    assert_each_as_alone(seq2edge.load(bundles(name).path, device="cuda"), 60, seed=len(name))
+
+
+def test_saved_keys_and_values_come_back(cuda, bundles):
+    """Read from the device and written to another cache, which goes on as the first."""
+    backend = OnnxRuntimeBackend(bundles("llama"), device="cuda")
+    prompt, ones = np.random.default_rng(0).integers(3, 90, (1, 9)), np.ones(1, dtype=np.int64)
+    first, second = (backend.start(None, 1, None) for _ in range(2))
+    backend.step(prompt, ones * 9, first)
+    second.write(first.read(), 9)
+    for token in ([[5]], [[6]], [[7]]):
+        answers = [backend.step(np.array(token), ones, cache).logits() for cache in (first, second)]
+        np.testing.assert_allclose(*answers, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", GENERATORS)

@@ -7,6 +7,7 @@ import pytest
 import real_engines
 from engine_decoding import decoded
 
+from seq2edge.bundle import Bundle
 from seq2edge.bundle.engine_info import read_engine_info
 from seq2edge.runtime.backend import Candidates
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -25,7 +26,7 @@ MOST_EQUAL = 0.9  # of the tokens: products may run in TF32
 
 @pytest.fixture(scope="module")
 def built(bundles, tmp_path_factory):
-    """`built(name)` puts (once) real engines into that tiny model's bundle."""
+    """`built(name)` puts (once) real engines into that tiny model's bundle; own cache."""
     made = {}
 
     def get(name):
@@ -34,7 +35,9 @@ def built(bundles, tmp_path_factory):
             made[name] = real_engines.with_engines(bundles(name), folder)
         return made[name]
 
-    return get
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield get
 
 
 @pytest.fixture
@@ -81,6 +84,14 @@ def test_decoding_on_the_device_gives_the_tokens_of_onnxruntime(gpu, own_cache, 
             found = tokens(backend, bundle, options, seed)
             wanted = tokens(reference, bundle, options, seed)
             assert share_equal(found, wanted) >= MOST_EQUAL
+
+
+@pytest.mark.gpu
+def test_an_engine_that_was_built_here_needs_no_trust(gpu, built):
+    """By the note that the build made."""
+    bundle = Bundle.open(built("llama").path)
+    assert not bundle.trust_engines
+    assert TensorRTBackend(bundle).capacity == real_engines.SIZES.capacity
 
 
 @pytest.mark.gpu

@@ -12,11 +12,11 @@ import torch
 import transformers
 
 from seq2edge.bundle import BundleWriter
+from seq2edge.bundle.contract import encoder_contract
 from seq2edge.bundle.manifest import GraphRecord, Manifest, ProvenanceRecord, TensorRecord
 from seq2edge.checkpoints.load import Checkpoint, load_checkpoint
 from seq2edge.checkpoints.tokenizer import Converted, convert_tokenizer
 from seq2edge.export.eager import EagerBackend
-from seq2edge.export.graphs import encoder_contract
 from seq2edge.runtime.model import Model
 
 # A tokenizer of these must find no id without an embedding.
@@ -59,7 +59,7 @@ def eager_model(
 
 def opened(bundle: Path, loaded: Checkpoint, converted: Converted, *, cut: bool = False) -> Model:
     """A checkpoint and its tokenizer as a bundle whose graphs PyTorch runs."""
-    contract = encoder_contract(loaded.model)
+    contract = encoder_contract(loaded.model.dims)
     graph = GraphRecord(
         role="encoder",
         target="canonical",

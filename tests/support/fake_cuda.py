@@ -63,6 +63,7 @@ class FakeCuda:
     cudaError_t = real.cudaError_t
     cudaMemcpyKind = real.cudaMemcpyKind
     cudaStreamCaptureMode = real.cudaStreamCaptureMode
+    cudaGraphNodeType = real.cudaGraphNodeType
     cudaMemcpy3DParms = real.cudaMemcpy3DParms
     cudaHostAllocDefault = real.cudaHostAllocDefault
     cudaStreamNonBlocking = real.cudaStreamNonBlocking
@@ -80,6 +81,7 @@ class FakeCuda:
         self.streams = {}
         self.calls = []
         self.graphs = []
+        self.host_nodes = []  # what every recording has beside its work
         self.copied = []  # (direction, bytes) of every copy with one end on the host
         self.failed = SUCCESS
 
@@ -195,6 +197,20 @@ class FakeCuda:
         self.enqueue(stream, work)
         return (SUCCESS,)
 
+    def cudaMemcpy(self, target, source, size, kind):
+        """Between the device and any memory of the host, at once."""
+        if self._count("cudaMemcpy"):
+            return (CAPTURED,)
+        kinds = real.cudaMemcpyKind
+        host = target if kind == kinds.cudaMemcpyDeviceToHost else source
+        array = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_uint8 * size).from_address(int(host)))
+        if kind == kinds.cudaMemcpyDeviceToHost:
+            array[:] = self.find(source, size)
+        else:
+            assert kind == kinds.cudaMemcpyHostToDevice
+            self.find(target, size)[:] = array
+        return (SUCCESS,)
+
     def cudaMemcpyAsync(self, target, source, size, kind, stream):
         self._count("cudaMemcpyAsync")
         to, of = {
@@ -245,6 +261,15 @@ class FakeCuda:
             self.failed = real.cudaError_t.cudaErrorStreamCaptureInvalidated
             return self.failed, None
         return SUCCESS, work
+
+    def cudaGraphGetNodes(self, graph, count):
+        nodes = [*graph, *self.host_nodes]
+        return SUCCESS, nodes[:count], [], len(nodes)
+
+    def cudaGraphNodeGetType(self, node):
+        kinds = real.cudaGraphNodeType
+        on_host = node in self.host_nodes
+        return SUCCESS, kinds.cudaGraphNodeTypeHost if on_host else kinds.cudaGraphNodeTypeKernel
 
     def cudaGraphInstantiate(self, graph, flags):
         made = types.SimpleNamespace(work=list(graph), alive=True)

@@ -48,7 +48,8 @@ def with_engines(
             records.append(
                 EngineRecord(file=file, target=info.target, role=graph.role, sidecar=sidecar)
             )
-        return writer.finish(dataclasses.replace(manifest, engines=tuple(records)))
+        finished = writer.finish(dataclasses.replace(manifest, engines=tuple(records)))
+    return dataclasses.replace(finished, trust_engines=True)
 
 
 def make_engine(path, role, sizes, form, library, precision):

@@ -22,6 +22,7 @@ import numpy as np
 import PIL.Image
 import tiny_models
 import weights
+from key_pairs import make_pair
 from speaking import brief, sentences, write_tokenizer
 
 from seq2edge.bundle import Bundle
@@ -248,6 +249,12 @@ def described(place: Path) -> None:
     (lists / "invented_Translation-en").write_text("".join(texts), encoding="utf-8")
 
 
+def keys(place: Path, _: Speaking) -> None:
+    """What openssl makes."""
+    pair = make_pair(place, "update")
+    assert (pair.private.name, pair.public.name) == ("update.pem", "update.pub.pem")
+
+
 # What a page needs beside what `furnish` makes.
 PLACES: dict[str, Callable[[Path, Speaking], None]] = {
     "README.md": nothing_made,
@@ -259,6 +266,7 @@ PLACES: dict[str, Callable[[Path, Speaking], None]] = {
     "docs/performance.md": benchmark,
     "docs/training.md": examples,
     "docs/understanding.md": understanding,
+    "docs/updates.md": keys,
     "examples/README.md": examples,
     "examples/g2p/README.md": examples,
 }

@@ -19,6 +19,14 @@ from seq2edge.runtime.backends import engine as engine_module
 from seq2edge.runtime.backends import tensorrt as backend_module
 
 
+@pytest.fixture(scope="package", autouse=True)
+def own_cache(tmp_path_factory):
+    """What is built here is not noted in the cache of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def library(monkeypatch, tmp_path):
     """`library(release=..., device=...)` makes the doubles be what is installed; TensorRT's."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 
 import pytest
-from bundle_folders import tree
+from bundle_folders import edit, tree
 from click.testing import CliRunner
 
 from seq2edge.bundle import Bundle
@@ -15,6 +16,7 @@ from seq2edge.errors import BackendError, EngineError
 from seq2edge.export.tensorrt.build import build_bundle, plan_request
 from seq2edge.export.tensorrt.sizes import BuildSizes
 from seq2edge.export.tensorrt.targets import TARGETS
+from seq2edge.files.storage import fingerprint
 from seq2edge.runtime.backends import tensorrt as backend_module
 from seq2edge.runtime.backends.tensorrt import TensorRTBackend
 
@@ -38,6 +40,46 @@ def test_engines_that_answer_as_the_model_are_added(library, bundle, build_here,
     assert trt.cuda.calls.count("cudaStreamSynchronize") <= waits + 1
     kept = build_here(bundle)
     assert (kept.reused, kept.verdict, kept.unchecked) == (("encoder", "decoder"), None, "")
+
+
+def test_an_engine_of_somebody_else_is_built_anew(library, bundle, build_here, monkeypatch):
+    """One that fits would be kept, and the check of what is new would open it."""
+    library()
+    built = build_here(bundle)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("XDG_CACHE_HOME", str(bundle.path.parent / "another machine"))
+        with pytest.raises(BackendError, match="not built on this machine"):
+            TensorRTBackend(Bundle.open(bundle.path))
+        trusted = Bundle.open(bundle.path, trust_engines=True)
+        assert TensorRTBackend(trusted).target == "here"
+        assert build_here(bundle).reused == ()
+        assert TensorRTBackend(Bundle.open(bundle.path)).target == "here"
+    assert {info.role for info in built.engines} == {"encoder", "decoder"}
+
+
+def test_a_plan_in_the_place_of_one_that_was_built_here_is_not_kept(library, bundle, build_here):
+    """A stranger knows the hash of our plan, and puts another below its sidecar."""
+    library()
+    build_here(bundle)
+    opened = Bundle.open(bundle.path)
+    (record,) = [each for each in opened.manifest.engines if each.role == "decoder"]
+    opened.file(record.file).write_bytes(b"x" * opened.manifest.files[record.file].size)
+    changed = fingerprint(opened.file(record.file))
+    edit(bundle.path, lambda values: values["files"][record.file].update(sha256=changed.sha256))
+    with pytest.raises(EngineError, match="its sidecar says"):
+        TensorRTBackend(Bundle.open(bundle.path, hashes=True))
+    assert build_here(bundle).reused == ("encoder",)
+
+
+def test_where_nothing_can_be_noted_the_build_says_so(library, bundle, build_here, monkeypatch):
+    """The engine is there, and has to be trusted."""
+    library()
+    monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)
+    report = build_here(bundle)
+    assert report.verdict.passed
+    assert any("run them with --trust-engines" in remark for remark in report.remarks)
+    with pytest.raises(BackendError, match="not built on this machine"):
+        TensorRTBackend(Bundle.open(bundle.path))
 
 
 def test_an_engine_that_answers_otherwise_is_not_added(library, bundle, build_here, tmp_path):

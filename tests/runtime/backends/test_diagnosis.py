@@ -109,4 +109,4 @@ def test_what_engines_lack_comes_with_its_remedy(monkeypatch):
     found = components()
     assert not found["tensorrt"].works
     assert "install seq2edge[rtx]" in found["tensorrt"].detail
-    assert found["tensorrt backend"].detail.startswith("no library; tensorrt: no NVIDIA driver")
+    assert found["tensorrt backend"].detail.startswith("no library; cuda: no NVIDIA driver")

@@ -31,7 +31,7 @@ def copied(engines, tmp_path):
     def get(name="llama", **options):
         folder = tmp_path / f"copy-of-{name}"
         shutil.copytree(engines(name, **options).path, folder)
-        return Bundle.open(folder)
+        return Bundle.open(folder, trust_engines=True)
 
     return get
 

@@ -6,8 +6,8 @@ import builtins
 import dataclasses
 import types
 
-import copying_session
-import engine_decoding
+import device_session
+import fake_cuda
 import numpy as np
 import onnxruntime
 import pytest
@@ -303,33 +303,23 @@ def test_a_missing_library_names_the_extra(monkeypatch):
 
 
 @pytest.fixture
-def copying(monkeypatch):
-    """ONNX Runtime with a device's copies, on this CPU."""
-    monkeypatch.setattr(backend_module, "import_onnxruntime", copying_session.library)
-    monkeypatch.setattr(backend_choice.ctypes, "CDLL", lambda name: name)
+def cuda(monkeypatch):
+    """A device that is no more than a double, with ONNX Runtime's."""
+    double = fake_cuda.FakeCuda()
+    device_session.install(monkeypatch, double)
+    return double
 
 
-@pytest.mark.parametrize("options", ["greedy", "beams", "filters"])
-@pytest.mark.parametrize("name", ["bart", "llama"])
-def test_a_device_gets_what_changes_from_step_to_step(exported, request, name, options):
-    """A session of a device copies what is bound; the tokens are the CPU's all the same."""
-    bundle = Bundle.open(exported(name)[1] / "bundle")
-    arguments = (bundle, [7, 4], engine_decoding.OPTIONS[options])
-    host = OnnxRuntimeBackend(bundle, threads=1)
-    request.getfixturevalue("copying")
-    device = OnnxRuntimeBackend(bundle, device="cuda")
-    assert isinstance(device.sessions["decoder"], copying_session.CopyingSession)
-    sequences = engine_decoding.decoded(device, *arguments)
-    assert sequences == engine_decoding.decoded(host, *arguments)
-
-
-def test_a_device_takes_the_graphs_that_run_there_whole(exported, copying):
+def test_a_device_takes_the_graphs_that_run_there_whole(exported, cuda):
     """The fused operator has no float32 kernel there; products stay in float32."""
     bundle = Bundle.open(exported("llama")[1] / "bundle")
     backend = OnnxRuntimeBackend(bundle, device="cuda")
     assert backend.target == "canonical"
     session = backend.sessions["decoder"]
-    assert session.asked == [("CUDAExecutionProvider", {"use_tf32": "0"})]
+    ((provider, settings),) = session.asked
+    (stream,) = cuda.streams
+    assert (provider, settings["use_tf32"]) == ("CUDAExecutionProvider", "0")
+    assert settings["user_compute_stream"] == str(stream)
     assert session.options.log_severity_level == 3
     with pytest.raises(BackendError, match="onnxruntime is for the cpu alone; leave it out for cu"):
         OnnxRuntimeBackend(bundle, device="cuda", target="onnxruntime")

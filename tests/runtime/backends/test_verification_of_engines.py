@@ -113,6 +113,7 @@ def test_the_command_tells_of_a_sidecar_that_is_wrong(machine, engines, tmp_path
     assert not outcome.passed
     assert "DAMAGED: " in outcome.summary
     assert "its sidecar is of another engine" in outcome.summary
-    result = CliRunner().invoke(main, ["verify", str(source.path), "--device", "tensorrt"])
+    words = ["verify", str(source.path), "--device", "tensorrt", "--trust-engines"]
+    result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.stderr
     assert "engines for fake: as near to the model as float32 is on Fake GPU" in result.stdout
