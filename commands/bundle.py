@@ -48,12 +48,13 @@ def verify(bundle: Path, *, no_run: bool, execution: Execution) -> None:
     if not ran:
         click.echo(f"{opened.manifest.task}: not tried, nothing of it runs here")
         return
-    from seq2edge.runtime.model import load
+    from seq2edge.runtime.backend import open_backend
+    from seq2edge.runtime.model import Model
     from seq2edge.runtime.rehearsal import rehearse
 
-    model = load(bundle, device=execution.device, threads=execution.threads, **execution.demands())
-    for line in rehearse(model):
-        click.echo(line)
+    backend, _ = open_backend(opened, device=execution.device, threads=execution.threads)
+    for line in rehearse(Model(opened, backend)):
+        show(line)
 
 
 @click.command()

@@ -78,7 +78,8 @@ def check_tokenizer(tokenizer: Tokenizer, rows: int) -> list[str]:
 
 def _texts(tokenizer: Tokenizer) -> Iterator[str]:
     """Texts of words that the tokenizer has, and of words that most have."""
-    words = sorted(tokenizer.source_tokens(), key=tokenizer.source_tokens().__getitem__)
+    tokens = tokenizer.source_tokens()
+    words = sorted(tokens, key=tokens.__getitem__)
     for place in _places(len(words)):
         yield tokenizer.join(words[place : place + WORDS]).strip()
     yield "Hello."
@@ -97,7 +98,8 @@ def _check_chats(model: Model, texts: Sequence[str]) -> None:
     prompts = [tuple(model.encode_chat([{"role": "user", "content": text}])) for text in texts]
     if prompts[0] == prompts[1]:
         raise InputError("chat template: it writes the same whatever a message says")
-    model.chat_request([{"role": "user", "content": texts[0]}], _briefly(model.options))
+    options = _options(model, prompts[0])
+    model.chat_request([{"role": "user", "content": texts[0]}], options)
 
 
 def _check_lists(model: Model, text: str) -> None:
@@ -119,28 +121,20 @@ def _check_lists(model: Model, text: str) -> None:
             raise InputError("lexicon: it allows no end token, no answer could end")
 
 
-def _briefly(options: DecodeOptions) -> DecodeOptions:
-    """The same options for a few tokens."""
-    return options.replace(
-        max_new_tokens=TOKENS,
-        max_length=None,
-        max_time=None,
-        min_new_tokens=min(TOKENS, options.min_new_tokens),
-    )
-
-
 def _options(model: Model, source: Any, prompt: Sequence[int] = ()) -> DecodeOptions:
-    """The bundle's own defaults for a few tokens, when they were found to fit as they are."""
+    """The bundle's own defaults for a few tokens, where they fit the model as they are."""
     options = model.options.replace(decoder_prompt=prompt) if prompt else model.options
     try:
-        limit = model.request(source, options).max_new_tokens
+        limit = min(TOKENS, model.request(source, options).max_new_tokens)
     except CapacityError:
         if model.backend.capacity is None:
             raise
         limit = TOKENS  # an engine's cache is smaller than what the checkpoint wants
-    short = _briefly(options)
-    return short.replace(
-        max_new_tokens=min(TOKENS, limit), min_new_tokens=min(limit, short.min_new_tokens)
+    return options.replace(
+        max_new_tokens=limit,
+        max_length=None,
+        max_time=None,
+        min_new_tokens=min(limit, options.min_new_tokens),
     )
 
 

@@ -42,6 +42,14 @@ def test_text_goes_in_and_comes_out(speaking):
     assert model.generate_ids([]) == []
 
 
+@pytest.mark.parametrize("option", ["suppress_tokens", "eos_token_id", "forced_bos_token_id"])
+def test_tokens_beyond_the_vocabulary_are_refused(speaking, option):
+    """By the option's name, before anything is decoded."""
+    model = speaking("bart")
+    with pytest.raises(OptionError, match=f"{option}: token 96, the vocabulary has 96"):
+        model.generate(["w5"], model.options.replace(**{option: 96}))
+
+
 def test_a_chat_is_rendered_and_continued(speaking):
     """The template writes all special tokens; every result that was asked for comes back."""
     model = speaking("gpt2", template="{{ eos_token }} w7 {{ messages[0].content }} w9")

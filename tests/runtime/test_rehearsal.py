@@ -271,7 +271,7 @@ def swapped_files(folder: Folder) -> None:
 # What is wrong: the bundle, the change, and what the one line says.
 WAYS: dict[str, tuple[str, Change, str]] = {
     "no graphs": ("bart", without_graphs, "has no graphs"),
-    "no decoder": ("bart", without_decoders, "no decoder graph for 'canonical'"),
+    "no decoder": ("bart", without_decoders, "no decoder graph for '"),
     "a billion layers": ("bart", dims(decoder=10**9), "layers: 1000000000, a model has 0 to"),
     "layers without weights": ("bert", dims(encoder=4000), "32,771,072 weights or more, but all"),
     "a task of other dims": ("bart", says("task", value="classify"), "dims are made to generate"),
