@@ -4,7 +4,7 @@ RUN = .venv/bin/python
 # One thread a test process: two of them share small machines.
 TEST_THREADS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help venv test check test-gpu lint demo demo-speech demo-chat demo-translate bench docs clean
+.PHONY: help venv test check attacks fuzz test-gpu lint demo demo-speech demo-chat demo-translate bench docs clean
 
 help:
 	@echo "make demo            the shipped model, end to end: English words to phonemes"
@@ -13,6 +13,8 @@ help:
 	@echo "make demo-translate  Firefox's English-Portuguese model, 8-bit, end to end"
 	@echo "make test            lint, types, all tests"
 	@echo "make check           lint, types, the tests of what changed since main"
+	@echo "make attacks         every attack of tests/attacks, of which make test takes a third"
+	@echo "make fuzz            every reader of strangers' files, SECONDS=60 each"
 	@echo "make test-gpu        engines on an NVIDIA GPU, with a report to paste into an issue"
 	@echo "make bench           decoding speed against CTranslate2 and PyTorch"
 	@echo "make docs            the documentation, into site/"
@@ -31,6 +33,14 @@ test: lint
 
 check: lint
 	@$(TEST_THREADS) $(RUN) scripts/check_changes.py
+
+attacks: venv
+	SEQ2EDGE_ATTACKS=all $(TEST_THREADS) $(RUN) -m pytest -n 2 --dist worksteal -q tests/attacks
+
+SECONDS ?= 60
+fuzz: venv
+	@$(RUN) tests/attacks/artefacts.py .cache/attacks
+	@$(TEST_THREADS) $(RUN) tests/attacks/fuzz.py .cache/attacks --seconds $(SECONDS)
 
 test-gpu: venv
 	@$(RUN) -m pytest -m gpu -q -rs tests/gpu

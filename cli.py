@@ -30,7 +30,7 @@ from seq2edge.commands.shortlist import shortlist
 from seq2edge.commands.sweep import sweep
 from seq2edge.commands.tag import tag
 from seq2edge.commands.train import train
-from seq2edge.errors import Seq2EdgeError
+from seq2edge.errors import Seq2EdgeError, one_line
 
 # As `seq2edge --help` lists them.
 GROUPS = {
@@ -71,6 +71,8 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except Seq2EdgeError as error:
             raise click.ClickException(str(error)) from error
+        except MemoryError as error:
+            raise click.ClickException(f"out of memory {one_line(str(error))}".strip()) from error
 
 
 HELP_NAMES = ["-h", "--help"]

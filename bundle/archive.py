@@ -27,7 +27,7 @@ from seq2edge.bundle.manifest import LARGEST_MANIFEST, MANIFEST, SIGNATURE, Mani
 from seq2edge.bundle.origin import KeyFile, check_size, origin_of, read_signature, sign
 from seq2edge.errors import BundleError
 from seq2edge.files.records import RecordError
-from seq2edge.files.storage import FileRecord, copy_hashed, file_errors, replacing
+from seq2edge.files.storage import FileRecord, copy_hashed, file_errors, replacing, require_regular
 
 BLOCK = tarfile.BLOCKSIZE
 LIMIT = 64 * 2**30  # bytes that `unpack` writes unless told otherwise
@@ -78,7 +78,7 @@ def _check_target(target: Path, bundle: Bundle, *, overwrite: bool) -> None:
 def _is_packed(path: Path) -> bool:
     """Whether a file begins with a manifest, of any format, as `pack` writes it."""
     try:
-        with file_errors(path), path.open("rb") as source:
+        with file_errors(path), _open_regular(path) as source:
             return recorded_files(_read_manifest(source, path)) is not None
     except (BundleError, RecordError):
         return False
@@ -131,7 +131,7 @@ def unpack(
     """
     path = Path(file)
     origin = origin_of(require_key, sha256)
-    with file_errors(path), path.open("rb") as source:
+    with file_errors(path), _open_regular(path) as source:
         data = _read_manifest(source, path)
         signature = _read_signature(source, path)
         if origin is not None:
@@ -141,6 +141,12 @@ def unpack(
         with BundleWriter(destination, overwrite=overwrite) as writer:
             _extract_members(source, path, manifest, writer)
             return writer.seal(data, signature)
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """A file to read; a pipe or a device may never end."""
+    require_regular(path)
+    return path.open("rb")
 
 
 def _read_manifest(source: BinaryIO, path: Path) -> bytes:

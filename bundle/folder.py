@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeAlias
 
+from seq2edge.bundle.consistency import check_weights
 from seq2edge.bundle.manifest import (
     LARGEST_MANIFEST,
     MANIFEST,
@@ -144,6 +145,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     for place, name in manifest.references():
         if name not in manifest.files:
             raise BundleError(f"{folder / MANIFEST}: {place}: {name!r} is not listed in files")
+    check_weights(manifest.dims, sum(sizes.values()), folder / MANIFEST)
 
 
 def check_record(path: Path, expected: FileRecord, actual: FileRecord) -> None:

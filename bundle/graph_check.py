@@ -168,20 +168,20 @@ class _Check:
         if len(dims) > MOST_AXES or (dims and max(dims) > LARGEST_SIZE):
             self.fail(f"weight {_short(name)} has the shape {_short(dims)}")
         self.weights[name] = weight
-        if numbers := self.integers(weight):
-            self.constants[name] = numbers
-            self.sizes.add(name)
         needed = -(-math.prod(dims) * KINDS[kind][1] // NARROW)
         if place is not None:
-            size = place[1] - place[0]
+            size: int | str = place[1] - place[0]
         elif external.keys() != {"location", "offset", "length"}:
             self.fail(f"weight {_short(name)} lies at {_short(external)}")
         else:
-            size = needed if external["length"] == str(needed) else external["length"]
-        if size != needed:
+            size = external["length"]
+        if str(size) != str(needed):
             self.fail(f"weight {_short(name)} has {_short(size)} bytes, its shape needs {needed}")
         if external:
             self.check_place(name, external, needed)
+        if numbers := self.integers(weight):
+            self.constants[name] = numbers
+            self.sizes.add(name)
 
     def check_place(self, name: str, external: Mapping[str, str], needed: int) -> None:
         """So many bytes lie there, in a file of the manifest."""

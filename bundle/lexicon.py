@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,16 +71,25 @@ def read_lexicon(bundle: Bundle) -> Lexicon | None:
     path = bundle.file(name)
     arrays = read_reference(path, limit_bytes=LARGEST)
     try:
-        frequent, copies, vocab = arrays["sizes"].tolist()
-        offsets = np.concatenate(([0], np.cumsum(arrays["lengths"], dtype=np.int64)))
-        ids = arrays["ids"].astype(np.int64)
-    except (KeyError, ValueError, TypeError) as error:
+        sizes, lengths, ids = (_counts(arrays[name]) for name in ("sizes", "lengths", "ids"))
+        frequent, copies, vocab = sizes.tolist()
+    except (KeyError, ValueError) as error:
         raise BundleError(f"{path}: not a lexical shortlist: {error!r}") from error
     dims = bundle.manifest.dims
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
     fits = 0 <= frequent <= vocab == dims.vocab and copies in (0, 1)
-    fits = fits and len(offsets) - 1 <= (dims.source_vocab or dims.vocab)
-    if not fits or ids.ndim != 1 or offsets[-1] != len(ids) or ids.max(initial=0) >= vocab:
+    fits = fits and len(lengths) <= (dims.source_vocab or dims.vocab)
+    if not fits or offsets[-1] != len(ids) or ids.max(initial=0) >= vocab:
         raise BundleError(f"{path}: not a lexical shortlist of this model's vocabularies")
     return Lexicon(
         frequent=frequent, offsets=offsets, ids=ids, copies=bool(copies), vocab=dims.vocab
     )
+
+
+def _counts(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Whole numbers in a row, none of them below zero or too large to be added up."""
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise ValueError(f"an array of shape {values.shape} and type {values.dtype}")
+    if values.size and not 0 <= int(values.min()) <= int(values.max()) < 2**32:
+        raise ValueError(f"numbers from {values.min()} to {values.max()}")
+    return values.astype(np.int64)

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
+from seq2edge.bundle.consistency import check_parts
 from seq2edge.errors import BundleError
 from seq2edge.files.records import (
     OPTIONAL,
@@ -399,8 +400,6 @@ class Manifest:
         mels = self.audio.mels if self.audio else 0
         if mels != self.dims.mels:
             raise BundleError(f"audio: {mels} mels, but the dims have {self.dims.mels}")
-        if self.images is not None and self.dims.image is None:
-            raise BundleError("images: how they are read, but the dims have none")
         if (self.precision == "float32") != (self.quantization is None):
             raise BundleError(f"quantization: does not go with precision {self.precision!r}")
         if self.quantization is not None and self.parity is None:
@@ -410,6 +409,7 @@ class Manifest:
             raise BundleError(f"shortlist: {self.shortlist.size} tokens, needs 2 to {vocab}")
         if self.reranking is not None and not (self.tokenizer and self.tokenizer.chat_template):
             raise BundleError("reranking: missing the tokenizer's chat template")
+        check_parts(self)
         _check_graphs(self.graphs)
         _check_names(self.files)
 

@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from seq2edge.errors import CheckpointError, foreign_errors
+from seq2edge.model.dims import Dims
 from seq2edge.runtime.options import DecodeOptions
 
 # Settings about bookkeeping, training or the return type: nothing that changes tokens.
@@ -52,7 +54,11 @@ LEGACY = frozenset(
 )
 # What old config.json files always hold, although it was never the checkpoint's choice.
 LEGACY_DEFAULTS = {"max_length": 20, "min_length": 0}
-
+# Whose tokens change nothing where the vocabulary does not have them, and the most new tokens.
+NEVER_MADE = frozenset(
+    "pad_token_id bos_token_id eos_token_id suppress_tokens begin_suppress_tokens".split()
+)
+LIMIT = "max_new_tokens"
 
 OPTIONS = frozenset(field.name for field in dataclasses.fields(DecodeOptions))
 
@@ -90,8 +96,34 @@ def read_generation(
         if config.get(name) is not None:
             options.setdefault(name, config[name])
     if "suppress_tokens" in options:
-        options["suppress_tokens"] = [t for t in options["suppress_tokens"] if t >= 0]
+        with foreign_errors(CheckpointError, "generation_config.json: suppress_tokens"):
+            options["suppress_tokens"] = [t for t in options["suppress_tokens"] if t >= 0]
     return GenerationDefaults(options=options, ignored=ignored, extras=extras)
+
+
+def fit_defaults(defaults: GenerationDefaults, dims: Dims) -> GenerationDefaults:
+    """The defaults without tokens that the model does not have, and without too many new ones.
+
+    What is left out, with a remark, changes nothing: tokens that cannot be generated, what ended
+    rows are fed, and a limit beyond the positions, which are the limit without it.
+    """
+    options, ignored = dict(defaults.options), dict(defaults.ignored)
+    for name in sorted(NEVER_MADE & options.keys()):
+        value = options[name]
+        ids = value if isinstance(value, (list, tuple)) else [value]
+        beyond = [token for token in ids if isinstance(token, int) and token >= dims.vocab]
+        if beyond:
+            ignored[name] = beyond if value is ids else value
+            kept = [token for token in ids if token not in beyond]
+            options = {**options, name: kept} if kept else _without(options, name)
+    positions, limit = dims.decoder.max_positions if dims.decoder else 0, options.get(LIMIT)
+    if positions and isinstance(limit, int) and limit >= positions:
+        ignored[LIMIT], options = limit, _without(options, LIMIT)
+    return dataclasses.replace(defaults, options=options, ignored=ignored)
+
+
+def _without(options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key != name}
 
 
 def with_decoder_defaults(config: Mapping[str, Any]) -> dict[str, Any]:

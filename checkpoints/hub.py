@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import os
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -24,6 +25,7 @@ from seq2edge.checkpoints.importers.sentence_transformers import (
 )
 from seq2edge.checkpoints.tokenizer import COMPANIONS, VOCABULARIES
 from seq2edge.errors import CheckpointError, OptionError
+from seq2edge.files.leftovers import BLOBS, sweep_downloads
 from seq2edge.files.storage import settle
 
 CONFIG = "config.json"
@@ -79,6 +81,8 @@ def _fetch(repo: str, hub: Hub) -> Path:
             f"{repo}: no such folder; to fetch it install seq2edge[export]: {error}"
         ) from error
     endpoint = os.environ.get("HF_ENDPOINT")
+    model = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    deque(sweep_downloads(model / BLOBS), maxlen=0)
 
     def download(file: str, revision: str) -> Path:
         path = huggingface_hub.hf_hub_download(

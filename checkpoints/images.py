@@ -15,6 +15,7 @@ from typing import Any
 from seq2edge.bundle.manifest import ImageRecord
 from seq2edge.checkpoints.families.family import Config
 from seq2edge.checkpoints.importers.json_file import read_json
+from seq2edge.checkpoints.reading import reads_checkpoint
 from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import ImageDims
 
@@ -44,6 +45,7 @@ class _Size:
     shortest: int | None = None
 
 
+@reads_checkpoint
 def read_image_processor(folder: Path, image: ImageDims) -> ImageRecord | None:
     """How an image becomes what an encoder of these sizes reads; None where the folder has no file.
 

@@ -22,13 +22,16 @@ from seq2edge.checkpoints.families.rotary import NO_CHOICE
 from seq2edge.checkpoints.generation import with_decoder_defaults
 from seq2edge.checkpoints.importers.huggingface import Source, open_folder
 from seq2edge.checkpoints.importers.sentence_transformers import MODULES, SentenceFolder
+from seq2edge.checkpoints.reading import reads_checkpoint
 from seq2edge.checkpoints.reranker import TASK, Reranker, read_reranker
-from seq2edge.errors import CheckpointError, UnsupportedError
+from seq2edge.errors import CapacityError, CheckpointError, UnsupportedError
 from seq2edge.files.storage import settle
 from seq2edge.model.dims import DenseDims, Dims
 from seq2edge.model.positions import RelativeBias, RelativePlaces, Rotary
 from seq2edge.model.transformer import Transformer
+from seq2edge.runtime.memory import check_bytes
 
+SHARED_LAYERS = 256  # that may have the same tensors
 RELEVANCE = {"Sigmoid": "sigmoid", "Identity": "plain"}
 
 
@@ -47,6 +50,7 @@ class Checkpoint:
     unused_tensors: tuple[str, ...]
 
 
+@reads_checkpoint
 def load_checkpoint(
     path: str | Path,
     *,
@@ -105,6 +109,7 @@ def load_checkpoint(
     )
 
 
+@reads_checkpoint
 def open_source(path: Path) -> Source:
     """Tell what kind of checkpoint this is and open it."""
     from seq2edge.checkpoints.importers import open_foreign
@@ -124,12 +129,14 @@ def open_source(path: Path) -> Source:
 
 def build(family: Family, dims: Dims, source: Source) -> tuple[Transformer, tuple[str, ...]]:
     """The model with every parameter filled, and the tensors its task does not use."""
+    _check_layers(dims, source)
     with torch.device("meta"):
         model = Transformer(dims)
     size = 4 * sum(parameter.numel() for parameter in model.parameters())
     try:
+        check_bytes(size, "weights")
         model = model.to_empty(device="cpu").requires_grad_(requires_grad=False).eval()
-    except RuntimeError as error:  # of torch's allocator
+    except (RuntimeError, CapacityError) as error:  # the first is of torch's allocator
         raise CheckpointError(
             f"{source.path}: its weights need {size / 1e9:.1f} GB as float32, which this machine "
             "does not have; export on a larger one"
@@ -153,6 +160,16 @@ def build(family: Family, dims: Dims, source: Source) -> tuple[Transformer, tupl
             f"{source.path}: tensors that {family.name} has no place for: {names}"
         )
     return model, tuple(sorted(unused))
+
+
+def _check_layers(dims: Dims, source: Source) -> None:
+    """Refuse more layers than the tensors can be of, before each is made."""
+    for stack in (dims.encoder, dims.decoder):
+        if stack is not None and stack.layers > len(source.names) + SHARED_LAYERS:
+            raise CheckpointError(
+                f"{source.path}: the config asks for {stack.layers:,} layers, it has "
+                f"{len(source.names):,} tensors"
+            )
 
 
 def _with_sentence(dims: Dims, source: Source, sentence: SentenceFolder) -> Dims:

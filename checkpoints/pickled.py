@@ -18,7 +18,7 @@ from seq2edge.checkpoints.importers.huggingface import INDEX, SINGLE
 from seq2edge.checkpoints.importers.json_file import read_json
 from seq2edge.checkpoints.importers.sentence_transformers import MODULES, module_folders
 from seq2edge.errors import CheckpointError
-from seq2edge.files.storage import file_errors, full_disk, replacing_folder
+from seq2edge.files.storage import file_errors, full_disk, replacing_folder, require_regular
 
 PICKLE = "pytorch_model.bin"
 PICKLE_INDEX = "pytorch_model.bin.index.json"
@@ -111,8 +111,10 @@ def _pickles(folder: Path) -> list[Path]:
 
 def _read(file: Path, destination: Path, *, tied: bool) -> dict[str, Any]:
     """Let the process read one pickle; what it says."""
-    if not file.is_file():
+    if not file.exists():
         raise CheckpointError(f"{file}: no such file, the index names it")
+    with file_errors(file, CheckpointError):
+        require_regular(file, CheckpointError)
     mode = "tied" if tied else "untied"
     done = subprocess.run(  # noqa: S603 - this interpreter, our own script
         [sys.executable, "-I", str(READER), str(file), str(destination), mode],

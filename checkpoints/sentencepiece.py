@@ -40,7 +40,9 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, processors
 
-from seq2edge.errors import CheckpointError, UnsupportedError
+from seq2edge.checkpoints.importers.json_file import LARGEST
+from seq2edge.errors import CheckpointError, UnsupportedError, foreign_errors
+from seq2edge.files.storage import read_regular
 from seq2edge.runtime.tokenizer import HIDDEN
 
 SPACE = "\u2581"
@@ -137,12 +139,9 @@ def build(pieces: Pieces, mapping: IdMapping, subject: str) -> tuple[Tokenizer, 
 def _parse(path: Path) -> Any:
     # Generated code without types.
     format_: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
-    message: Any = importlib.import_module("google.protobuf.message")
     proto = format_.ModelProto()
-    try:
-        proto.ParseFromString(path.read_bytes())
-    except (OSError, message.DecodeError) as error:
-        raise CheckpointError(f"{path}: not a SentencePiece model: {error}") from error
+    with foreign_errors(CheckpointError, f"{path}: not a SentencePiece model"):
+        proto.ParseFromString(read_regular(path, LARGEST, CheckpointError))
     if not proto.pieces:
         raise CheckpointError(f"{path}: not a SentencePiece model: it has no pieces")
     return proto

@@ -18,10 +18,13 @@ from typing import Any, TypeAlias
 from tokenizers import Regex, Tokenizer, decoders
 
 from seq2edge.bundle.manifest import SpecialTokens, TokenizerRecord
-from seq2edge.errors import CheckpointError, UnsupportedError
+from seq2edge.checkpoints.importers.json_file import LARGEST, LARGEST_JSON
+from seq2edge.checkpoints.reading import reads_checkpoint
+from seq2edge.errors import CheckpointError, UnsupportedError, foreign_errors
 from seq2edge.files.records import decode, record_errors
-from seq2edge.files.storage import file_errors
+from seq2edge.files.storage import file_errors, read_regular
 from seq2edge.files.workspace import temporary_folder
+from seq2edge.runtime.tokenizer_file import TokenizerFile
 
 SOURCE, TARGET, TEMPLATE = "tokenizer.json", "tokenizer.target.json", "chat_template.jinja"
 VOCABULARIES = (
@@ -68,6 +71,7 @@ class Converted:
     longest: int | None = None  # tokens that it lets a model read, if it says so
 
 
+@reads_checkpoint
 def convert_tokenizer(
     folder: Path,
     *,
@@ -124,7 +128,7 @@ def _native(folder: Path, values: object, *, vocab: int, source_vocab: int) -> C
     files = {}
     for name in (record.source, *([record.target] if record.target else [])):
         with file_errors(folder / name, CheckpointError):
-            files[name] = (folder / name).read_bytes()
+            files[name] = read_regular(folder / name, LARGEST, CheckpointError)
     rows = {record.source: source_vocab, record.target or record.source: vocab}
     for name, data in files.items():
         size = _parse(data, folder / name).get_vocab_size(with_added_tokens=True)
@@ -141,7 +145,10 @@ def _stored(folder: Path) -> dict[str, bytes]:
         path = folder / name
         try:
             if path.is_file():
-                files[name] = path.read_bytes()
+                plain = path.suffix == ".json" and name != SOURCE
+                files[name] = read_regular(
+                    path, LARGEST_JSON if plain else LARGEST, CheckpointError
+                )
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error}") from error
     return files
@@ -150,7 +157,7 @@ def _stored(folder: Path) -> dict[str, bytes]:
 def _check_file(path: Path, data: bytes) -> None:
     """Refuse a file that is damaged in itself, so that the error can name it."""
     try:
-        if path.suffix == ".json":
+        if path.suffix == ".json" and path.name != SOURCE:
             json.loads(data)
         elif path.suffix in (".txt", ".jinja"):
             data.decode("utf-8")
@@ -163,10 +170,7 @@ def _check_file(path: Path, data: bytes) -> None:
 
 
 def _parse(data: bytes, path: Path) -> Tokenizer:
-    try:
-        return Tokenizer.from_str(data.decode("utf-8"))
-    except Exception as error:  # the library raises nothing narrower
-        raise CheckpointError(f"{path}: not a tokenizer: {error}") from error
+    return TokenizerFile(data, str(path), CheckpointError).library
 
 
 def _check_vocabulary(folder: Path, stored: Mapping[str, bytes]) -> None:
@@ -186,16 +190,16 @@ def _load(copy: Path, folder: Path) -> Original:
     import transformers
 
     try:
-        with warnings.catch_warnings():
+        with (
+            foreign_errors(CheckpointError, f"{folder}: transformers cannot read the tokenizer"),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             return transformers.AutoTokenizer.from_pretrained(
                 str(copy), local_files_only=True, trust_remote_code=False
             )
-    except Exception as error:  # readers of many formats raise anything
-        shown = str(error).replace(str(copy), str(folder))
-        raise CheckpointError(
-            f"{folder}: transformers cannot read the tokenizer: {shown}"
-        ) from error
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(str(copy), str(folder))) from error.__cause__
 
 
 def _check_companions(original: Original, folder: Path, stored: Mapping[str, bytes]) -> None:
@@ -299,7 +303,7 @@ def _check_ids(
     for name, limit in ((SOURCE, source_vocab), (TARGET, vocab)):
         if name not in converted.files:
             continue
-        tokenizer = Tokenizer.from_str(converted.files[name].decode())
+        tokenizer = _parse(converted.files[name], folder / name)
         end = converted.record.unknown_from if name == SOURCE else None
         pieces = tokenizer.get_vocab(with_added_tokens=True)
         beyond = {t for t, i in pieces.items() if i >= limit and (end is None or i < end)} - spare

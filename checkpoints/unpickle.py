@@ -13,6 +13,7 @@ import json
 import pickle
 import re
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,13 @@ HEADS = ("lm_head", "proj_out", "predictions.decoder", "vocab_projector", "gener
 
 def main(source: Path, destination: Path, *, tied: bool) -> dict[str, Any]:
     """Read, check, write; what is printed."""
+    if zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as archive:
+            if any(member.compress_type for member in archive.infolist()):
+                return {"error": "is compressed, which no library saves; it may unpack to anything"}
     try:
         state = torch.load(source, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, RecursionError, MemoryError, OverflowError) as error:
         name = re.search(r"GLOBAL (\S+)", str(error))
         asks = f"asks for {name[1]}" if name else "is more than tensors by their names"
         return {"error": f"{asks}, which weights never need; nothing of it was run"}
@@ -38,6 +43,8 @@ def main(source: Path, destination: Path, *, tied: bool) -> dict[str, Any]:
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             kind = type(value).__name__
             return {"error": f"is no plain state dict: {name!r:.60} is {kind}, not a tensor"}
+        if value.layout != torch.strided or value.nbytes > value.untyped_storage().nbytes():
+            return {"error": f"{name!r:.60}: has more values than are stored for it"}
     kept, second = _once(state) if tied else (dict(state), {})
     whole = {name: tensor.detach().clone().contiguous() for name, tensor in kept.items()}
     try:

@@ -12,6 +12,7 @@ import click
 
 from seq2edge.commands.options import BATCH, BUNDLE, Execution, load_model, runtime_options
 from seq2edge.commands.run import JSON
+from seq2edge.commands.terminal import show
 from seq2edge.errors import InputError
 
 
@@ -72,8 +73,8 @@ def answer(
     )
     if as_json:
         values = {"question": question, "answers": [dataclasses.asdict(each) for each in answers]}
-        click.echo(json.dumps(values, ensure_ascii=False))
+        show(json.dumps(values, ensure_ascii=False))
         return
     for each in answers:
         text = " ".join(each.text.split())
-        click.echo(f"{each.score:.4f}\t{each.start}\t{each.end}\t{text}")
+        show(f"{each.score:.4f}\t{each.start}\t{each.end}\t{text}")

@@ -15,6 +15,7 @@ from seq2edge.commands.options import (
     check_options,
     origin_options,
 )
+from seq2edge.commands.terminal import show
 
 
 @click.command()
@@ -22,10 +23,11 @@ from seq2edge.commands.options import (
 @click.option("--no-run", is_flag=True, help="Check the files alone.")
 @check_options
 def verify(bundle: Path, *, no_run: bool, execution: Execution) -> None:
-    """Check BUNDLE: every file, and every graph.
+    """Check BUNDLE: every file, every graph, and that it can do its task.
 
     Files are compared with their recorded sizes and hashes; every graph and engine that runs here
-    replays the tokens recorded at export, and what does not run says why.
+    replays the tokens recorded at export, and what does not run says why. Then its tokenizer, chat
+    template, decoding defaults and task are tried once.
     """
     from seq2edge.bundle import Bundle
 
@@ -35,13 +37,22 @@ def verify(bundle: Path, *, no_run: bool, execution: Execution) -> None:
         return
     from seq2edge.runtime.backends.verification import verify_graphs
 
-    failed = False
+    failed = ran = False
     outcomes = verify_graphs(opened, device=execution.device, threads=execution.threads)
     for target, outcome in outcomes:
         click.echo(f"{target}: {outcome.summary}")
         failed |= not outcome.passed
+        ran |= outcome.ran
     if failed:
         raise click.ClickException(f"{bundle}: does not give what was recorded at export")
+    if not ran:
+        click.echo(f"{opened.manifest.task}: not tried, nothing of it runs here")
+        return
+    from seq2edge.runtime.model import load
+    from seq2edge.runtime.rehearsal import rehearse
+
+    for line in rehearse(load(bundle, device=execution.device, threads=execution.threads)):
+        click.echo(line)
 
 
 @click.command()
@@ -53,10 +64,10 @@ def inspect(bundle: Path, *, as_json: bool) -> None:
 
     values = describe(Bundle.open(bundle))
     if as_json:
-        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        show(json.dumps(values, indent=2, ensure_ascii=False))
         return
     for line in summarize(values):
-        click.echo(line)
+        show(line)
 
 
 @click.command()

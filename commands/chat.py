@@ -16,6 +16,7 @@ from seq2edge.commands.options import (
     load_model,
     runtime_options,
 )
+from seq2edge.commands.terminal import show
 from seq2edge.errors import Seq2EdgeError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def chat(bundle: Path, *, system: str | None, decoding: Decoding, execution: Exe
 def _print(stream: TextStream) -> None:
     try:
         for piece in stream:
-            click.echo(piece, nl=False)
+            show(piece, nl=False)
     except KeyboardInterrupt:
         stream.cancel()
         _print(stream)

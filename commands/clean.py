@@ -17,7 +17,8 @@ def clean(folders: tuple[Path, ...], *, dry_run: bool) -> None:
     """Remove what killed runs left in PATH and below.
 
     What they were replacing when they were killed is finished. Without a PATH: in the current
-    folder and below, in the cache, and among the temporary files. Live runs are left alone.
+    folder and below, in the caches (ours and the hub's), and among the temporary files. Live runs
+    are left alone.
     """
     count = total = 0
     for leftover in leftovers.clean(folders, dry_run=dry_run):

@@ -109,7 +109,8 @@ def evaluate(
             batch=batch,
         )
 
-    domains = evaluation.read_domains(data, Bundle.open(bundle).manifest.task, limit=limit)
+    kind = Bundle.open(bundle, **execution.demands()).manifest.task
+    domains = evaluation.read_domains(data, kind, limit=limit)
     examples = [example for examples in domains.values() for example in examples]
     model, request = opened(bundle)
     metrics = evaluation.choose_metrics(model, examples, names, request)

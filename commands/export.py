@@ -10,6 +10,8 @@ import click
 
 from seq2edge.bundle.manifest import Task
 from seq2edge.commands.options import PATH, progress_bar
+from seq2edge.commands.terminal import show
+from seq2edge.errors import OptionError, foreign_errors
 from seq2edge.files.storage import file_errors
 
 
@@ -79,7 +81,7 @@ def export(
         from seq2edge.export.pipeline import export_checkpoint
     except ImportError as error:
         raise click.ClickException(f"export: {error}; install seq2edge[export,cpu]") from error
-    with progress_bar("load") as show:
+    with progress_bar("load") as progress:
         report = export_checkpoint(
             checkpoint,
             output,
@@ -93,14 +95,14 @@ def export(
             words=words.split(",") if words else (),
             template=_template(template) if template else "",
             long_context=long_context,
-            progress=show,
+            progress=progress,
         )
     for name, value in report.ignored_settings.items():
-        click.echo(f"not applied: generation setting {name}={json.dumps(value)}", err=True)
+        show(f"not applied: generation setting {name}={json.dumps(value)}", err=True)
     for note in report.notes:
-        click.echo(f"note: {note}", err=True)
+        show(f"note: {note}", err=True)
     for name in report.unused_tensors:
-        click.echo(f"not used by this task: tensor {name}", err=True)
+        show(f"not used by this task: tensor {name}", err=True)
     for target, parity in report.parity.items():
         tokens = f", {parity.tokens_equal}/{parity.tokens_compared} tokens equal"
         tokens = tokens if parity.tokens_compared else ""
@@ -120,7 +122,7 @@ def _template(name: str) -> str:
     file = Path(name)
     if not file.exists():
         return name
-    with file_errors(file):
+    with foreign_errors(OptionError, file), file_errors(file):
         return file.read_text(encoding="utf-8")
 
 

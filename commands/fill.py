@@ -18,6 +18,7 @@ from seq2edge.commands.options import (
     say_cut,
 )
 from seq2edge.commands.run import FILE, JSON, TEXTS, read_inputs
+from seq2edge.commands.terminal import show
 
 
 @click.command()
@@ -51,11 +52,11 @@ def fill(
         fillings = model.fill(text, top_k=top) if text.strip() else []
         if as_json:
             masks = [[dataclasses.asdict(each) for each in mask] for mask in fillings]
-            click.echo(json.dumps({"input": text, "masks": masks}, ensure_ascii=False))
+            show(json.dumps({"input": text, "masks": masks}, ensure_ascii=False))
             continue
         for mask in fillings:
             for each in mask:
-                click.echo(f"{each.score:.4f}\t{each.token}\t{each.text}")
+                show(f"{each.score:.4f}\t{each.token}\t{each.text}")
             click.echo()
         if not fillings:
             click.echo()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
 
+from seq2edge.errors import OptionError, foreign_errors
 from seq2edge.files.storage import file_errors
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Decoding:
         changes.pop("draft", None)  # a bundle of its own, see `load_model`
         for name in ("json_schema", "grammar"):
             if name in changes:
-                with file_errors(changes[name]):
+                with foreign_errors(OptionError, changes[name]), file_errors(changes[name]):
                     changes[name] = changes[name].read_text(encoding="utf-8")
         if self.do_sample is None and any(name in changes for name in DRAWING):
             changes["do_sample"] = True

@@ -19,6 +19,7 @@ from seq2edge.commands.options import (
     say_cut,
 )
 from seq2edge.commands.run import FILE, JSON, TEXTS, read_inputs
+from seq2edge.commands.terminal import show
 
 
 @click.command()
@@ -54,8 +55,8 @@ def rerank(
     model = load_model(bundle, execution, cut=cut)
     for ranked in model.rerank(query, inputs, instruction=instruction, batch=batch)[:top]:
         if as_json:
-            click.echo(json.dumps(dataclasses.asdict(ranked), ensure_ascii=False))
+            show(json.dumps(dataclasses.asdict(ranked), ensure_ascii=False))
         else:
-            click.echo(f"{ranked.score:.4f}\t{ranked.text}")
+            show(f"{ranked.score:.4f}\t{ranked.text}")
     if cut:
         say_cut(model)

@@ -32,6 +32,7 @@ from seq2edge.commands.options import (
     runtime_options,
     say_cut,
 )
+from seq2edge.commands.terminal import show
 from seq2edge.errors import InputError
 from seq2edge.files.storage import file_errors
 
@@ -212,7 +213,7 @@ def _print_stream(task: Task, text: str, notes: AnswerNotes) -> None:
     if text.strip():
         stream = task.stream(text)
         for piece in stream:
-            click.echo(piece, nl=False)
+            show(piece, nl=False)
         notes.count([stream.result])
     click.echo()
 
@@ -367,9 +368,9 @@ def classify(
         for text, result in zip(group, model.classify(_read_as(group, pairs=pairs)), strict=True):
             if as_json:
                 values = {"input": text, "label": result.label, "scores": result.scores}
-                click.echo(json.dumps(values, ensure_ascii=False))
+                show(json.dumps(values, ensure_ascii=False))
             else:
-                click.echo(f"{result.label}\t{result.scores[result.label]:.4f}")
+                show(f"{result.label}\t{result.scores[result.label]:.4f}")
     if cut:
         say_cut(model)
 
@@ -419,7 +420,7 @@ def embed(
             warnings.simplefilter("ignore")  # what was cut is told below, once
             lines = list(_embedded(model, _read_as(group, pairs=pairs), prompt, dimensions))
         for text, values in zip(group, lines, strict=True):
-            click.echo(json.dumps({"input": text, **values}, ensure_ascii=False))
+            show(json.dumps({"input": text, **values}, ensure_ascii=False))
     say_cut(model)
 
 
@@ -544,7 +545,7 @@ class Destination:
             lines = [""] * self._each
         self.written += 1
         for line in lines:
-            click.echo(line, file=self._file)
+            show(line, file=self._file)
         if self._file is not None:
             self._file.flush()
 

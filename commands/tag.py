@@ -19,6 +19,7 @@ from seq2edge.commands.options import (
     say_cut,
 )
 from seq2edge.commands.run import FILE, JSON, TEXTS, batches, read_inputs
+from seq2edge.commands.terminal import show
 
 if TYPE_CHECKING:
     from seq2edge.runtime.tagging import Aggregation
@@ -77,11 +78,11 @@ def tag(
                     "input": text,
                     "entities": [dataclasses.asdict(each) for each in entities],
                 }
-                click.echo(json.dumps(values, ensure_ascii=False))
+                show(json.dumps(values, ensure_ascii=False))
                 continue
             for each in entities:
                 spelled = " ".join(text[each.start : each.end].split())
-                click.echo(f"{each.label}\t{each.score:.4f}\t{each.start}\t{each.end}\t{spelled}")
+                show(f"{each.label}\t{each.score:.4f}\t{each.start}\t{each.end}\t{spelled}")
             click.echo()
     if cut:
         say_cut(model)

@@ -31,6 +31,7 @@ from seq2edge.evaluation.pairs import Association, Group, Pairs
 from seq2edge.files.progress import Progress
 from seq2edge.runtime.model import Model
 from seq2edge.runtime.sequences import GeneratedText
+from seq2edge.runtime.tokenizer import Tokenizer
 from seq2edge.runtime.understanding import Classification
 
 NEW_TOKENS = 32
@@ -40,11 +41,25 @@ Values = NDArray[np.float64]  # (templates, rows, alternatives), or (templates, 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """How many of a group's pairs of sentences the model can tell apart at all.
+
+    Of the others it reads the same: its vocabulary knows neither term, and a gap of 0 says nothing.
+    `same` are the pairs of terms that no sentence tells apart.
+    """
+
+    group: str
+    pairs: int
+    measured: int
+    same: tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
     """A measure in one group: the mean gap within pairs, and the largest with its sentences.
 
     `leans` is how far each alternative lies from the mean of all, empty where a measure is of
-    pairs alone.
+    pairs alone. Only `pairs` that the model can tell apart count, and `templates` that have some.
     """
 
     group: str
@@ -62,22 +77,29 @@ class Effect:
     """How much nearer the first targets are to the first attributes than the second targets are.
 
     `size` is in standard deviations over all targets; `p` is the share of random divisions of the
-    targets into two lists with an effect as far from 0, the one at hand counted in.
+    targets into two lists with an effect as far from 0, the one at hand counted in. Both are None
+    where the vocabulary knows no word of a list; `unknown` are all the words that it does not know.
     """
 
     name: str
     targets: tuple[str, str]
     attributes: tuple[str, str]
-    size: float
-    p: float
+    size: float | None
+    p: float | None
+    unknown: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Audit:
-    """Every measure of every group; for embeddings also the associations of word lists."""
+    """Every measure of every group; for embeddings also the associations of word lists.
+
+    `coverage` is of all groups, findings are of those of which anything could be measured.
+    """
 
     bundle: str
     task: str
+    measured: bool  # anything at all
+    coverage: tuple[Coverage, ...]
     findings: tuple[Finding, ...]
     effects: tuple[Effect, ...] = ()
 
@@ -97,37 +119,80 @@ def audit(
     """
     request = _checked(model, request, new_tokens)
     task = model.bundle.manifest.task
-    answering = _Answering(model, pairs, request, progress)
-    findings: list[Finding] = []
-    for name, group in pairs.groups.items():
-        findings += _MEASURES[task](answering, name, group)
+    axes = [_Axis(model.tokenizer, name, group) for name, group in pairs.groups.items()]
+    measured = [axis for axis in axes if axis.distinct.any()]
+    answering = _Answering(model, measured, request, progress)
+    findings = [finding for axis in measured for finding in _MEASURES[task](answering, axis)]
     associations = pairs.associations if task == "embed" else ()
+    effects = tuple(measure_association(model, association) for association in associations)
     return Audit(
         bundle=str(model.bundle.path),
         task=task,
+        measured=bool(findings) or any(effect.size is not None for effect in effects),
+        coverage=tuple(axis.coverage for axis in axes),
         findings=tuple(findings),
-        effects=tuple(measure_association(model, association) for association in associations),
+        effects=effects,
     )
+
+
+class _Axis:
+    """A group, and which of its pairs of sentences a model reads as different ones."""
+
+    def __init__(self, tokenizer: Tokenizer, name: str, group: Group) -> None:
+        self.name, self.group = name, group
+        known = _known_tokens(tokenizer, group.sentences())
+        count = group.shape[-1]
+        distinct = [
+            [known[start + i] != known[start + j] for i, j in group.pairs]
+            for start in range(0, len(known), count)
+        ]
+        self.distinct = np.array(distinct).reshape(
+            *group.shape[:-1], -1
+        )  # (templates, rows, pairs)
+
+    @property
+    def coverage(self) -> Coverage:
+        """How much of the group can be measured."""
+        never = ~self.distinct.any(axis=0)  # (rows, pairs)
+        return Coverage(
+            group=self.name,
+            pairs=self.distinct.size,
+            measured=int(self.distinct.sum()),
+            same=tuple(
+                (self.group.terms[row][i], self.group.terms[row][j])
+                for row, pair in np.argwhere(never)
+                for i, j in [self.group.pairs[pair]]
+            ),
+        )
+
+
+def _known_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Of each text the tokens that stand for something; what differs elsewhere is not seen."""
+    unknown = tokenizer.unknown_ids
+    return [
+        [token for token in tokenizer.encode(text, special_tokens=False) if token not in unknown]
+        for text in texts
+    ]
 
 
 class _Answering:
     """A model that answers the sentences of groups, and tells how many it has answered."""
 
     def __init__(
-        self, model: Model, pairs: Pairs, request: ModelRequest, progress: Progress
+        self, model: Model, axes: Sequence[_Axis], request: ModelRequest, progress: Progress
     ) -> None:
         self.model, self._request, self._progress = model, request, progress
         passes = 2 if model.dims.kind == "decoder" else 1
-        self._total = passes * sum(len(group.sentences()) for group in pairs.groups.values())
+        self._total = passes * sum(len(axis.group.sentences()) for axis in axes)
         self._done = 0
 
-    def answers(self, name: str, group: Group, ask: Ask) -> list[Any]:
+    def answers(self, axis: _Axis, ask: Ask) -> list[Any]:
         """The answers to all sentences of a group, in their order."""
         answers = []
-        examples = [Example(input=sentence) for sentence in group.sentences()]
+        examples = [Example(input=sentence) for sentence in axis.group.sentences()]
         for answer in ask(self.model, examples, self._request):
             self._done += 1
-            self._progress(name, self._done / self._total)
+            self._progress(axis.name, self._done / self._total)
             answers.append(answer)
         return answers
 
@@ -144,37 +209,37 @@ def _checked(model: Model, request: ModelRequest, new_tokens: int | None) -> Mod
     return dataclasses.replace(request, options=options)
 
 
-def _classify(answering: _Answering, name: str, group: Group) -> Iterator[Finding]:
-    answers = answering.answers(name, group, labels)
+def _classify(answering: _Answering, axis: _Axis) -> Iterator[Finding]:
+    answers = answering.answers(axis, labels)
     for label in answers[0].scores:
         scores = [answer.scores[label] for answer in answers]
-        yield _of_terms(name, f"score of {label}", group, scores)
-    yield _of_pairs(name, "label changes", group, answers, _other_label)
+        yield _of_terms(axis, f"score of {label}", scores)
+    yield _of_pairs(axis, "label changes", answers, _other_label)
 
 
 def _other_label(a: Classification, b: Classification) -> float:
     return float(a.label != b.label)
 
 
-def _embed(answering: _Answering, name: str, group: Group) -> Iterator[Finding]:
-    vectors = answering.answers(name, group, embeddings)
-    yield _of_pairs(name, "cosine distance", group, vectors, _cosine_distance)
+def _embed(answering: _Answering, axis: _Axis) -> Iterator[Finding]:
+    vectors = answering.answers(axis, embeddings)
+    yield _of_pairs(axis, "cosine distance", vectors, _cosine_distance)
 
 
 def _cosine_distance(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(1 - a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
-def _generate(answering: _Answering, name: str, group: Group) -> Iterator[Finding]:
-    outputs = answering.answers(name, group, texts)
+def _generate(answering: _Answering, axis: _Axis) -> Iterator[Finding]:
+    outputs = answering.answers(axis, texts)
     confidence = [output.score / len(output.ids) for output in outputs]
-    yield _of_terms(name, "log-probability per output token", group, confidence)
-    plain = _without_terms(group, outputs)
-    yield _of_pairs(name, "output changes", group, plain, _other_text)
+    yield _of_terms(axis, "log-probability per output token", confidence)
+    plain = _without_terms(axis.group, outputs)
+    yield _of_pairs(axis, "output changes", plain, _other_text)
     if answering.model.dims.kind == "decoder":
-        totals = answering.answers(name, group, negative_log_likelihood)
+        totals = answering.answers(axis, negative_log_likelihood)
         likelihood = [-total / count for total, count in totals]
-        yield _of_terms(name, "log-likelihood per sentence token", group, likelihood)
+        yield _of_terms(axis, "log-likelihood per sentence token", likelihood)
 
 
 def _other_text(a: str, b: str) -> float:
@@ -192,49 +257,57 @@ def _without_terms(group: Group, outputs: Sequence[GeneratedText]) -> list[str]:
     return plain
 
 
-def _of_terms(name: str, measure: str, group: Group, values: Sequence[float]) -> Finding:
+def _of_terms(axis: _Axis, measure: str, values: Sequence[float]) -> Finding:
     """A finding on a value that every sentence has."""
+    group = axis.group
     folded = np.array(values, dtype=np.float64).reshape(group.shape)
     gaps = np.stack([abs(folded[..., i] - folded[..., j]) for i, j in group.pairs], axis=-1)
-    away = (folded - folded.mean(axis=-1, keepdims=True)).mean(axis=1)  # (templates, alternatives)
+    away = folded - folded.mean(axis=-1, keepdims=True)
+    counted = np.asarray(axis.distinct.any(axis=-1))  # (templates, rows)
     leans = {
-        alternative: estimate_mean(away[:, i].tolist())
+        alternative: estimate_mean(_means(away[..., i], counted))
         for i, alternative in enumerate(group.alternatives)
     }
-    return _finding(name, measure, group, gaps, leans)
+    return _finding(axis, measure, gaps, leans)
 
 
 def _of_pairs(
-    name: str,
-    measure: str,
-    group: Group,
-    answers: Sequence[object],
-    gap: Callable[..., float],
+    axis: _Axis, measure: str, answers: Sequence[object], gap: Callable[..., float]
 ) -> Finding:
     """A finding on a value that every pair of sentences has."""
-    templates, rows, count = group.shape
+    templates, rows, count = axis.group.shape
     gaps = [
-        [gap(answers[start + i], answers[start + j]) for i, j in group.pairs]
+        [gap(answers[start + i], answers[start + j]) for i, j in axis.group.pairs]
         for start in range(0, len(answers), count)
     ]
-    return _finding(name, measure, group, np.array(gaps).reshape(templates, rows, -1), {})
+    return _finding(axis, measure, np.array(gaps).reshape(templates, rows, -1), {})
 
 
-def _finding(
-    name: str, measure: str, group: Group, gaps: Values, leans: Mapping[str, Estimate]
-) -> Finding:
-    template, row, pair = np.unravel_index(int(gaps.argmax()), gaps.shape)
+def _means(values: Values, counted: NDArray[np.bool_]) -> list[float]:
+    """Of each template the mean of what counts, without templates of which nothing does."""
+    return [
+        float(each[which].mean())
+        for each, which in zip(values, counted, strict=True)
+        if which.any()
+    ]
+
+
+def _finding(axis: _Axis, measure: str, gaps: Values, leans: Mapping[str, Estimate]) -> Finding:
+    group = axis.group
+    measured = np.where(axis.distinct, gaps, -1.0)
+    template, row, pair = np.unravel_index(int(measured.argmax()), gaps.shape)
     sentences = np.array(group.sentences(), dtype=object).reshape(group.shape)[template, row]
     first, second = (str(sentences[i]) for i in group.pairs[int(pair)])
+    means = _means(gaps, axis.distinct)
     return Finding(
-        group=name,
+        group=axis.name,
         measure=measure,
-        mean=estimate_mean(gaps.mean(axis=(1, 2)).tolist()),
-        largest=float(gaps.max()),
+        mean=estimate_mean(means),
+        largest=float(measured.max()),
         sentences=(first, second),
         leans=leans,
-        templates=len(gaps),
-        pairs=gaps.size,
+        templates=len(means),
+        pairs=int(axis.distinct.sum()),
     )
 
 
@@ -242,13 +315,28 @@ def measure_association(model: Model, association: Association) -> Effect:
     """WEAT: embed every word alone, and compare cosines."""
     (x, targets_x), (y, targets_y) = association.targets.items()
     (a, words_a), (b, words_b) = association.attributes.items()
+    lists = (targets_x, targets_y, words_a, words_b)
+    words = [word for each in lists for word in each]
+    read = zip(words, _known_tokens(model.tokenizer, words), strict=True)
+    unknown = tuple(dict.fromkeys(word for word, tokens in read if not tokens))
+    if any(set(each) <= set(unknown) for each in lists):
+        return Effect(
+            name=association.name,
+            targets=(x, y),
+            attributes=(a, b),
+            size=None,
+            p=None,
+            unknown=unknown,
+        )
     targets = _directions(model, (*targets_x, *targets_y))
     nearness = [
         (targets @ _directions(model, words).T).mean(axis=1)  # (targets,)
         for words in (words_a, words_b)
     ]
     size, p = effect_size(nearness[0] - nearness[1])
-    return Effect(name=association.name, targets=(x, y), attributes=(a, b), size=size, p=p)
+    return Effect(
+        name=association.name, targets=(x, y), attributes=(a, b), size=size, p=p, unknown=unknown
+    )
 
 
 def effect_size(leaning: NDArray[np.float64]) -> tuple[float, float]:
@@ -271,7 +359,7 @@ def _directions(model: Model, words: tuple[str, ...]) -> NDArray[np.float64]:
     return vectors / lengths
 
 
-_MEASURES: dict[str, Callable[[_Answering, str, Group], Iterator[Finding]]] = {
+_MEASURES: dict[str, Callable[[_Answering, _Axis], Iterator[Finding]]] = {
     "classify": _classify,
     "embed": _embed,
     "generate": _generate,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from seq2edge.errors import OptionError
 from seq2edge.evaluation import pages
-from seq2edge.evaluation.audit import Audit, Effect, Finding
+from seq2edge.evaluation.audit import Audit, Coverage, Effect, Finding
 from seq2edge.evaluation.metrics import Estimate
 from seq2edge.evaluation.tables import aligned
 from seq2edge.files.storage import file_errors
@@ -17,6 +16,12 @@ from seq2edge.files.storage import file_errors
 SUFFIXES = (".html", ".png")
 HEADS = ("mean gap", "95 % CI", "largest")
 MEASURES = 6  # of a group in the plot, the largest gaps first: classifiers may have many labels
+
+NAMED = 5  # pairs of terms that are not measured
+NOTHING = (
+    "Nothing could be measured: the model's vocabulary knows none of the swapped terms, and gaps "
+    "of 0 would say nothing."
+)
 
 GAP_LEGEND = "bar: mean; cross: largest; line: 95 % CI"
 LEAN_LEGEND = "point: mean; line: 95 % CI"
@@ -46,9 +51,13 @@ def write_report(path: Path, audited: Audit) -> None:
             plot(audited).savefig(path, dpi=150)
         return
     parts = [pages.paragraph(_CAPTION)]
-    for group, findings in _groups(audited):
-        parts.append(pages.heading(f"{group}: {_count(findings[0])}"))
-        parts += [pages.plots(_figures(audited, group, findings)), _html_table(findings)]
+    parts += [] if audited.measured else [pages.paragraph(NOTHING)]
+    for covered, findings in _groups(audited):
+        parts.append(pages.heading(_count(covered, findings)))
+        if findings:
+            parts += [pages.plots(_figures(audited, covered.group, findings))]
+            parts.append(_html_table(findings))
+        parts += [pages.paragraph(line) for line in _unmeasured(covered)]
     if audited.effects:
         parts.append(pages.heading("associations of words"))
     parts += [pages.paragraph(" ".join(_effect(effect))) for effect in audited.effects]
@@ -93,7 +102,11 @@ def _html_table(findings: Sequence[Finding]) -> str:
 
 def plot(audited: Audit) -> Any:
     """A row of axes for each group: gaps, and where there are any how alternatives lean."""
-    groups = [(name, _largest(findings)) for name, findings in _groups(audited)]
+    groups = [(each.group, _largest(some)) for each, some in _groups(audited) if some]
+    if not groups:
+        figure = pages.new_figure(8, 1, "quantize")
+        figure.text(0.02, 0.5, NOTHING, fontsize=9)
+        return figure
     leaning = any(finding.leans for finding in audited.findings)
     heights = [
         1.2 + 0.22 * max(2 * len(shown), sum(len(finding.leans) for finding in shown))
@@ -151,9 +164,10 @@ def _draw_intervals(axes: Any, rows: Sequence[int], estimates: Sequence[Estimate
         axes.plot([estimate.low, estimate.high], [row, row], color="#333333", linewidth=1.5)
 
 
-def _groups(audited: Audit) -> Iterator[tuple[str, list[Finding]]]:
-    for name, findings in itertools.groupby(audited.findings, key=lambda finding: finding.group):
-        yield name, list(findings)
+def _groups(audited: Audit) -> Iterator[tuple[Coverage, list[Finding]]]:
+    """Every group with its findings, none where nothing of it could be measured."""
+    for covered in audited.coverage:
+        yield covered, [each for each in audited.findings if each.group == covered.group]
 
 
 def _largest(findings: Sequence[Finding]) -> list[Finding]:
@@ -164,10 +178,11 @@ def _largest(findings: Sequence[Finding]) -> list[Finding]:
 
 def table(audited: Audit) -> Iterator[str]:
     """A block of lines for each group, and one for the associations."""
-    for group, findings in _groups(audited):
-        yield f"{group}: {_count(findings[0])}"
+    for covered, findings in _groups(audited):
+        yield _count(covered, findings)
         head, *lines = aligned([("", *HEADS), *map(_cells, findings)])
-        yield f"  {head}"
+        if findings:
+            yield f"  {head}"
         for finding, line in zip(findings, lines, strict=True):
             yield f"  {line}"
             if finding.leans:
@@ -175,16 +190,35 @@ def table(audited: Audit) -> Iterator[str]:
                 yield f"    from the mean of all: {', '.join(leans)}"
             if finding.largest > 0:
                 yield f"    largest: {finding.sentences[0]} / {finding.sentences[1]}"
+        for line in _unmeasured(covered):
+            yield f"  {line}"
         yield ""
     for effect in audited.effects:
-        first, second = _effect(effect)
+        first, *others = _effect(effect)
         yield first
-        yield f"  {second}"
+        for line in others:
+            yield f"  {line}"
+    if not audited.measured:
+        yield NOTHING
 
 
-def _count(finding: Finding) -> str:
+def _count(covered: Coverage, findings: Sequence[Finding]) -> str:
+    if not findings:
+        return f"{covered.group}: nothing could be measured"
+    finding = findings[0]
     templates = "one template" if finding.templates == 1 else f"{finding.templates} templates"
-    return f"{finding.pairs} pairs of sentences of {templates}"
+    return f"{covered.group}: {finding.pairs} pairs of sentences of {templates}"
+
+
+def _unmeasured(covered: Coverage) -> Iterator[str]:
+    """What a model without words for the terms leaves open."""
+    if missing := covered.pairs - covered.measured:
+        yield f"not measured: {missing} of {covered.pairs} pairs, which the model reads as the same"
+    if covered.same:
+        named = [f"{first} / {second}" for first, second in covered.same[:NAMED]]
+        more = len(covered.same) - len(named)
+        named += [f"{more} more"] if more else []
+        yield f"its vocabulary knows neither term of: {', '.join(named)}"
 
 
 def _cells(finding: Finding) -> tuple[str, str, str, str]:
@@ -194,7 +228,12 @@ def _cells(finding: Finding) -> tuple[str, str, str, str]:
     return finding.measure, f"{mean.value:.4f}", interval, f"{finding.largest:.4f}"
 
 
-def _effect(effect: Effect) -> tuple[str, str]:
+def _effect(effect: Effect) -> Iterator[str]:
     (one, other), (near, far) = effect.targets, effect.attributes
-    size = f"{effect.name}: effect size {effect.size:+.2f}, p {effect.p:.4f}"
-    return size, f"above 0: {one} nearer to {near}, {other} to {far}"
+    if effect.size is None:
+        yield f"{effect.name}: nothing could be measured, of a list no word is known"
+    else:
+        yield f"{effect.name}: effect size {effect.size:+.2f}, p {effect.p:.4f}"
+        yield f"above 0: {one} nearer to {near}, {other} to {far}"
+    if effect.unknown:
+        yield f"unknown to the vocabulary: {', '.join(effect.unknown)}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2edge.errors import BackendError
-from seq2edge.files.storage import file_errors, replacing
+from seq2edge.files.storage import file_errors
 
 WIDTH = 5.4  # of a plot, inches
 
@@ -46,8 +46,8 @@ svg {{ display: block; width: 100%; max-width: 40rem; height: auto; }}
 def write_page(path: Path, title: str, parts: Iterable[str]) -> None:
     """Write a page of these elements. Raises BundleError where that fails."""
     page = _PAGE.format(title=escape(title), body="\n".join(parts))
-    with file_errors(path), replacing(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    with file_errors(path):
+        path.write_text(page, encoding="utf-8")
 
 
 def heading(text: str) -> str:

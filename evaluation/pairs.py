@@ -105,7 +105,7 @@ def read_pairs(path: Path | None = None) -> Pairs:
     try:
         values = _parse_toml(data) if path.suffix == ".toml" else parse_json(data)
         pairs: Pairs = decode(Pairs, _with_defaults(values))
-    except (RecordError, ValueError) as error:
+    except (RecordError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: {error}") from error
     if not pairs.groups:
         raise InputError(f"{path}: groups: there are none")

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from seq2edge import __version__
 from seq2edge.bundle import Bundle, BundleWriter
+from seq2edge.bundle.consistency import CLIP
 from seq2edge.bundle.lexicon import LEXICON, write_lexicon
 from seq2edge.bundle.manifest import (
     AudioRecord,
@@ -30,7 +31,7 @@ from seq2edge.bundle.manifest import (
     utc_now,
 )
 from seq2edge.bundle.reference import REFERENCE, read_reference, write_reference
-from seq2edge.checkpoints.generation import GenerationDefaults, read_generation
+from seq2edge.checkpoints.generation import GenerationDefaults, fit_defaults, read_generation
 from seq2edge.checkpoints.hub import Hub, find_checkpoint
 from seq2edge.checkpoints.images import read_image_processor
 from seq2edge.checkpoints.importers.sentence_transformers import SentenceFolder
@@ -49,6 +50,7 @@ from seq2edge.model.dims import Dims
 from seq2edge.model.transformer import Heads, Transformer
 from seq2edge.runtime import parity
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from seq2edge.runtime.limits import check_vocabulary
 from seq2edge.runtime.options import DecodeOptions
 
 # Where each stage begins and ends on the way.
@@ -125,7 +127,9 @@ def export_checkpoint(
         )
         defaults = read_generation(loaded.source.generation, loaded.source.config)
         if loaded.dims.head == "lm":
-            DecodeOptions.from_dict(defaults.options)  # refuse contradictions before tracing
+            defaults = fit_defaults(defaults, loaded.dims)
+            options = DecodeOptions.from_dict(defaults.options)
+            check_vocabulary(options, loaded.dims)  # refuse contradictions before tracing
         heads: Heads = ()
         if alignments:
             speech = _speech(defaults.extras) if loaded.dims.mels else SpeechRecord()
@@ -327,9 +331,9 @@ def _embedding(sentence: SentenceFolder | None) -> EmbeddingRecord | None:
 def _audio(dims: Dims) -> AudioRecord | None:
     if not dims.mels:
         return None
-    rate, hop = 16000, 160
+    rate, window, hop = CLIP
     seconds = dims.frames * hop // rate
-    return AudioRecord(sampling_rate=rate, mels=dims.mels, fft=400, hop=hop, seconds=seconds)
+    return AudioRecord(sampling_rate=rate, mels=dims.mels, fft=window, hop=hop, seconds=seconds)
 
 
 def _speech(extras: dict[str, Any]) -> SpeechRecord:

@@ -10,7 +10,7 @@ from typing import Any
 
 AT_FDCWD, EXCHANGE = -100, 2  # linux/fcntl.h; macOS's RENAME_SWAP is 2 as well
 # What kernels, file systems and containers' filters answer that know no exchange.
-UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
+UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM)
 
 
 def exchange(first: Path, second: Path) -> None:

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO, TypeAlias
@@ -78,6 +79,22 @@ def copy_hashed(source: BinaryIO, sink: BinaryIO | None, size: int | None) -> Fi
         if sink is not None:
             sink.write(chunk)
     return FileRecord(size=done, sha256=digest.hexdigest())
+
+
+def require_regular(path: Path, kind: type[Seq2EdgeError] = BundleError) -> None:
+    """Raise for a pipe or a device, which may never end. Raises OSError where nothing is there."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise kind(f"{path}: not a regular file")
+
+
+def read_regular(path: Path, most: int, kind: type[Seq2EdgeError] = BundleError) -> bytes:
+    """The bytes of a file, of at most so many. Raises OSError where it cannot be read."""
+    require_regular(path, kind)
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise kind(f"{path}: more than {most:,} bytes")
+    return data
 
 
 @contextlib.contextmanager

@@ -274,8 +274,8 @@ def _finish(work: Path) -> None:
 def _discard(work: Path, lock: int) -> None:
     """Finish what is due and remove a workspace: its note first, its lock last.
 
-    Where that fails it stays for the next who sweeps. One without a lock may just get one: then it
-    is not empty, and stays too.
+    Where that fails it stays for the next who sweeps. One without a lock that is not old may be
+    about to get it: it goes only while it is empty.
     """
     with contextlib.suppress(OSError):
         try:
@@ -283,7 +283,8 @@ def _discard(work: Path, lock: int) -> None:
             if not stat.S_ISDIR(work.lstat().st_mode):
                 work.unlink()
                 return
-            for path in sorted(work.iterdir(), key=lambda path: path.name != NOTE):
+            whole = lock >= 0 or _is_old(work)
+            for path in sorted(work.iterdir(), key=lambda path: path.name != NOTE) if whole else ():
                 if path.name != LOCK:
                     _remove(path)
         finally:

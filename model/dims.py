@@ -7,6 +7,7 @@ asks the dims and never the name of the family.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,15 @@ POSITIONS = ("learned", "sinusoidal", "rotary", "relative")
 HEADS = ("lm", "classifier", "embedding", "tokens", "span", "masked", "sparse")
 POOLINGS = ("first", "last", "max", "mean")
 MIXERS = ("attention", "recurrence", "convolution")  # what brings a layer's tokens together
+# What no model is beyond: checked before anything is made that grows with them.
+LARGEST = {
+    **dict.fromkeys(("layers", "heads", "kv_heads", "tokens", "taps", "mels", "channels"), 2**12),
+    **dict.fromkeys(("height", "patch_height", "patch_width", "head_dim"), 2**14),
+    **dict.fromkeys(("width", "encoder_width", "table_width", "token_types"), 2**20),
+    **dict.fromkeys(("hidden", "vocab", "source_vocab", "labels"), 2**24),
+    "max_positions": 2**30,
+}
+LARGEST_SOURCE = 2**26  # values of one clip or image
 _TASKS = {
     "lm": "generate",
     "classifier": "classify",
@@ -99,6 +109,7 @@ class StackDims:
     taps: int = later(0)  # tokens that a convolution sums up, the last one included
 
     def __post_init__(self) -> None:
+        _bound(self, ("heads", "kv_heads"))
         _choose("activation", self.activation, ACTIVATIONS)
         _choose("norm", self.norm, NORMS)
         _choose("positions", self.positions, POSITIONS)
@@ -166,6 +177,7 @@ class DenseDims:
     bias: bool = True
 
     def __post_init__(self) -> None:
+        _bound(self, ("width",))
         _choose("activation", self.activation, ("", "tanh", *ACTIVATIONS))
 
 
@@ -183,6 +195,7 @@ class ImageDims:
     tokens: int
 
     def __post_init__(self) -> None:
+        _bound(self, ("channels", "patch_height", "patch_width"))
         if self.height < self.patch_height or self.width < self.patch_width:
             raise UnsupportedError(
                 f"image: {self.height} x {self.width} pixels hold no patch of "
@@ -231,6 +244,7 @@ class Dims:
     dense: tuple[DenseDims, ...] = later(())  # products behind the pooling, before `normalize`
 
     def __post_init__(self) -> None:
+        _bound(self, ("width", "vocab"))
         _choose("head", self.head, HEADS)
         if self.pooling:
             _choose("pooling", self.pooling, POOLINGS)
@@ -244,6 +258,10 @@ class Dims:
             raise UnsupportedError(
                 f"image: it has {self.image.positions} positions, the encoder "
                 f"{self.encoder.max_positions}"
+            )
+        if math.prod(self.source_shape) > LARGEST_SOURCE:
+            raise UnsupportedError(
+                f"{self.source_name}: {self.source_shape} values, at most {LARGEST_SOURCE:,} in all"
             )
 
     @property
@@ -312,6 +330,14 @@ class Dims:
 def _tupled(values: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has lists alone."""
     return {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+
+
+def _bound(record: Any, needed: tuple[str, ...]) -> None:
+    """No size is beyond LARGEST, and none of the `needed` ones 0."""
+    for name, value in vars(record).items():
+        most = LARGEST.get(name)
+        if most is not None and not (name in needed) <= value <= most:
+            raise UnsupportedError(f"{name}: {value}, a model has {int(name in needed)} to {most}")
 
 
 def _choose(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -25,6 +25,7 @@ from seq2edge.bundle.manifest import GraphFlavour, Role
 from seq2edge.errors import BackendError, InputError
 from seq2edge.evaluation.answers import ids_of
 from seq2edge.evaluation.examples import Example
+from seq2edge.export.stored_graph import load_graph
 from seq2edge.files.progress import PartProgress
 from seq2edge.runtime.backends.onnxruntime import import_onnxruntime
 from seq2edge.runtime.model import Model, load
@@ -107,7 +108,7 @@ class Calibration:
             graph.role: InstrumentedSession(
                 self,
                 graph.role,
-                ir.load(checked_graph(self.bundle, graph)),
+                load_graph(checked_graph(self.bundle, graph)),
                 names.get(graph.role, ()),
                 outputs=graph.role == "encoder",
                 largest=largest,

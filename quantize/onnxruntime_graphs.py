@@ -14,6 +14,7 @@ from seq2edge.bundle import Bundle
 from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import GraphFlavour, Role
 from seq2edge.errors import BundleError
+from seq2edge.export.stored_graph import load_graph
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.passes.block_weights import BlockWeights, QuantizedWeights
 from seq2edge.quantize.passes.int8_cache import PRESENT, Int8Cache
@@ -39,7 +40,7 @@ def read_graphs(bundle: Bundle, target: GraphFlavour) -> dict[Role, ir.Model]:
     graphs = [graph for graph in bundle.manifest.graphs if graph.target == target]
     if not graphs:
         raise BundleError(f"{bundle.path}: has no {target} graphs, export the checkpoint again")
-    return {graph.role: ir.load(checked_graph(bundle, graph)) for graph in graphs}
+    return {graph.role: load_graph(checked_graph(bundle, graph)) for graph in graphs}
 
 
 def quantize_graphs(

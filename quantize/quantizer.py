@@ -26,7 +26,7 @@ from seq2edge.bundle.manifest import (
     TensorRecord,
     utc_now,
 )
-from seq2edge.bundle.reference import REFERENCE, read_reference
+from seq2edge.bundle.reference import REFERENCE
 from seq2edge.errors import BundleError, ExportError, OptionError
 from seq2edge.evaluation.examples import Example
 from seq2edge.export.weights import WEIGHTS, WeightsWriter, dtype_name
@@ -49,6 +49,7 @@ from seq2edge.quantize.ranges import InputStats, collect_input_stats, needs_inpu
 from seq2edge.quantize.recipes import Options, QuantizedTarget, Recipe
 from seq2edge.runtime import parity
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from seq2edge.runtime.recorded import read_recorded
 
 TENSORRT_RELEASE = "10.15"  # the oldest whose parser reads all operators of the canonical graph
 PACKAGES = ("onnx-ir", "onnxruntime", "numpy")
@@ -354,7 +355,7 @@ def _measure(
     emulation: Path | None,
 ) -> tuple[parity.Parity, Bundle | None]:
     """Replay what the float model answered on the new graphs, or on their emulation."""
-    reference = read_reference(bundle.file(REFERENCE))
+    reference = read_recorded(bundle)
     twin: Bundle | None = None
     if manifest.graphs[0].target == "onnxruntime":
         measured = parity.replay(

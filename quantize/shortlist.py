@@ -24,7 +24,7 @@ from seq2edge.bundle.manifest import (
     ShortlistRecord,
     utc_now,
 )
-from seq2edge.bundle.reference import REFERENCE, read_reference, write_reference
+from seq2edge.bundle.reference import REFERENCE, write_reference
 from seq2edge.bundle.shortlist import SHORTLIST, write_ids
 from seq2edge.errors import BundleError, ExportError, InputError, OptionError
 from seq2edge.evaluation.examples import Example
@@ -38,6 +38,7 @@ from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend, import_onn
 from seq2edge.runtime.filters import NEVER
 from seq2edge.runtime.limits import check_listed
 from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.recorded import read_recorded
 from seq2edge.runtime.tokenizer import Tokenizer
 
 # What a logit may differ by from the whole bundle's, relative to the largest: products of other
@@ -233,7 +234,7 @@ class _Gate:
         """Raise ExportError unless the listed tokens' logits are the whole bundle's."""
         whole = _Listed(self._open(self._source, target), self._ids)
         if self._reference is None:
-            before = read_reference(self._source.file(REFERENCE))
+            before = read_recorded(self._source)
             inputs = ("source", "source_length", "prompt", "prompt_length")
             self._reference = parity.record(whole, {k: before[k] for k in inputs if k in before})
             if parity.FLOAT32_ERROR in before:  # of a graph and the same one shortened

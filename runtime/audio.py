@@ -20,18 +20,18 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from seq2edge.bundle.consistency import CLIP
 from seq2edge.errors import InputError
 
 Samples: TypeAlias = NDArray[np.float32]  # (length,), full scale is -1 to 1
 Wide: TypeAlias = NDArray[np.float64]
 
-SAMPLING_RATE = 16_000  # Hz
-FFT = 400  # samples per window
-HOP = 160  # samples between windows
+SAMPLING_RATE, FFT, HOP = CLIP  # Hz, samples per window, samples between windows
 SECONDS = 30  # length of the window that the encoder takes
 FRAMES = SECONDS * SAMPLING_RATE // HOP
 
 LARGEST_FILE = 2**30  # bytes, more than an hour of 48 kHz stereo floats
+LARGEST_CLIP = 2**27  # bytes of what fits one window, more than 30 s of 192 kHz stereo doubles
 _RATES = (1_000, 768_000)  # Hz
 _MOST_CHANNELS = 64
 _UNKNOWN_SIZE = 0xFFFFFFFF  # a writer that could not seek back leaves this
@@ -58,10 +58,20 @@ def read_wav(source: str | os.PathLike[str] | bytes) -> tuple[Samples, int]:
     Samples are (length,) float32; several channels are averaged to one. Raises InputError for
     files that cannot be read, are damaged, empty or in another encoding.
     """
+    return _read_samples(source, LARGEST_FILE, clip=False)
+
+
+def _read_samples(
+    source: str | os.PathLike[str] | bytes, most: int, *, clip: bool
+) -> tuple[Samples, int]:
+    """The same of so many bytes, and of the seconds of a clip, which are known before samples."""
     subject = "audio" if isinstance(source, bytes) else str(source)
-    data = source if isinstance(source, bytes) else _read(Path(source))
+    data = source if isinstance(source, bytes) else _read(Path(source), most)
     try:
         layout, body = _parse(data)
+        if clip:
+            width = layout.channels * layout.bits // 8
+            _check_seconds(len(body) // width / layout.rate, "")
         return _decode(layout, body), layout.rate
     except InputError as error:
         raise InputError(f"{subject}: {error}") from None
@@ -72,9 +82,7 @@ def read_clip(source: str | os.PathLike[str] | bytes) -> Samples:
 
     Raises InputError as `read_wav` does, and for longer clips.
     """
-    samples, rate = read_wav(source)
-    _check_seconds(len(samples) / rate)
-    return resample(samples, rate)
+    return resample(*_read_samples(source, LARGEST_CLIP, clip=True))
 
 
 def resample(samples: Samples, rate: int, target: int = SAMPLING_RATE) -> Samples:
@@ -162,9 +170,9 @@ def _check_clip(samples: Samples) -> None:
         raise InputError("audio: some samples are infinite or not a number")
 
 
-def _check_seconds(seconds: float) -> None:
+def _check_seconds(seconds: float, subject: str = "audio: ") -> None:
     if seconds > SECONDS:
-        raise InputError(f"audio: {seconds:.2f} s, at most {SECONDS} s fit one window, cut it")
+        raise InputError(f"{subject}{seconds:.2f} s, at most {SECONDS} s fit one window, cut it")
 
 
 def _sinc(shift: float, cutoff: float, half: int) -> Wide:
@@ -175,12 +183,12 @@ def _sinc(shift: float, cutoff: float, half: int) -> Wide:
     return np.asarray(weights / weights.sum(), np.float64)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, most: int) -> bytes:
     try:
         if not path.is_file():
             raise InputError(f"{path}: no such file")
-        if (size := path.stat().st_size) > LARGEST_FILE:
-            raise InputError(f"{path}: {size} bytes, at most {LARGEST_FILE} are read, cut it")
+        if (size := path.stat().st_size) > most:
+            raise InputError(f"{path}: {size} bytes, at most {most} are read, cut it")
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error

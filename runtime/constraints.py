@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.errors import BackendError, InputError, OptionError
+from seq2edge.errors import BackendError, InputError, OptionError, foreign_errors
 from seq2edge.runtime.backend import Logits
 from seq2edge.runtime.filters import NEVER
 from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.timed import within
+
+SECONDS = 20.0  # for rules to be understood
 
 
 class Constraint:
@@ -44,7 +47,8 @@ class Constraint:
             state = states[tuple(ids)] = self._state(tuple(ids))
             # An error is one of padding, in a row that has ended.
             if not state.is_error() and not self._forced(scores[row]):
-                mask = np.frombuffer(state.compute_bitmask(), dtype=np.uint8)
+                with foreign_errors(OptionError, "constraints: the rules cannot be followed"):
+                    mask = np.frombuffer(state.compute_bitmask(), dtype=np.uint8)
                 allowed = np.unpackbits(mask, bitorder="little")[: self._vocab].astype(np.bool_)
                 scores[row, : len(allowed)][~allowed] = NEVER
                 scores[row, len(allowed) :] = NEVER
@@ -62,7 +66,8 @@ class Constraint:
             return self._states[ids]
         state = self._states[ids[:-1]].deep_copy()
         if not self._tokens.is_special_token(ids[-1]):  # forced ones, such as of a language
-            state.consume_token(ids[-1])
+            with foreign_errors(OptionError, "constraints: the rules cannot be followed"):
+                state.consume_token(ids[-1])
         return state
 
 
@@ -113,20 +118,19 @@ def _check_keywords(schema: Any) -> None:
 @functools.lru_cache(maxsize=4)
 def _tokens_of(tokenizer: Path, vocab: int, ends: Sequence[int]) -> Any:
     """A vocabulary as the library wants it, which takes a second to make."""
-    text = tokenizer.read_text(encoding="utf-8")
     if not ends:
         raise OptionError("eos_token_id: rules need an end token, with which an answer may end")
-    try:
-        return _library().LLTokenizer(text, n_vocab=vocab, eos_token=list(ends))
-    except ValueError as error:
-        raise InputError(f"{tokenizer}: llguidance cannot read this tokenizer: {error}") from error
+    library = _library()
+    with foreign_errors(InputError, f"{tokenizer}: llguidance cannot read this tokenizer"):
+        text = tokenizer.read_text(encoding="utf-8")
+        return library.LLTokenizer(text, n_vocab=vocab, eos_token=list(ends))
 
 
 def _matcher(tokens: Any, options: DecodeOptions) -> Any:
     """The rules' state before the first token."""
     matcher = _library().LLMatcher
     name, rules = options.constraint or ("", "")
-    try:
+    with foreign_errors(OptionError, name):
         if name == "json_schema":
             _check_keywords(json.loads(rules))
             grammar = matcher.grammar_from_json_schema(rules)
@@ -134,12 +138,12 @@ def _matcher(tokens: Any, options: DecodeOptions) -> Any:
             grammar = matcher.grammar_from_regex(rules)
         else:
             grammar = matcher.grammar_from_lark(rules)
-    except ValueError as error:
-        raise OptionError(f"{name}: {error}") from error
-    _, complaints = matcher.validate_grammar_with_warnings(grammar, tokens)
-    if complaints:  # also those that the library would only warn of
-        raise OptionError(f"{name}: {'; '.join(complaints)}")
-    made = matcher(tokens, grammar)
-    if made.is_error():
-        raise OptionError(f"{name}: {made.get_error()}")
-    return made
+        _, complaints = within(
+            SECONDS, lambda: matcher.validate_grammar_with_warnings(grammar, tokens)
+        )
+        if complaints:  # also those that the library would only warn of
+            raise OptionError(f"{name}: {'; '.join(complaints)}")
+        made = within(SECONDS, lambda: matcher(tokens, grammar))
+        if made.is_error():
+            raise OptionError(f"{name}: {made.get_error()}")
+        return made

@@ -138,6 +138,11 @@ def _resized(image: Image, record: ImageRecord) -> Image:
         return image
     pillow = _import_pillow()
     height, width = size
+    if height * width > LARGEST:
+        raise InputError(
+            f"image: {image.height:,} x {image.width:,} pixels would become {height:,} x {width:,},"
+            f" at most {LARGEST:,} in all are read; cut it"
+        )
     return image.resize((width, height), pillow.Image.Resampling[record.resample.upper()])
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
 from seq2edge.errors import CapacityError, InputError, OptionError
 from seq2edge.model.dims import Dims
 from seq2edge.runtime.backend import Backend, Lengths
+from seq2edge.runtime.memory import check_bytes
 from seq2edge.runtime.options import DecodeOptions
 
+ID_BYTES, SCORE_BYTES = 8, 4  # of a token in a row's history, and of its score
 DEFAULT_NEW_TOKENS = 1024  # where neither options, checkpoint nor positions set an end
 
 
@@ -30,6 +33,39 @@ def check_listed(options: DecodeOptions, listed: Collection[int]) -> None:
                 raise OptionError(
                     f"{name}: token {token} is not on the shortlist, nothing makes it likely"
                 )
+
+
+def check_vocabulary(options: DecodeOptions, dims: Dims) -> None:
+    """Raise OptionError where options name a token that the decoder's vocabulary does not have."""
+    for name, ids in _tokens_of(options, dims).items():
+        largest = max(ids, default=0)
+        if largest >= dims.vocab:
+            raise OptionError(f"{name}: token {largest}, the vocabulary has {dims.vocab}")
+
+
+def _tokens_of(options: DecodeOptions, dims: Dims) -> dict[str, Iterable[int]]:
+    """Every token that decoding with these options may feed, forbid, favour or wait for."""
+    start = options.decoder_start_token_id
+    if start is None and dims.kind == "encoder-decoder":
+        start = options.bos_token_id
+    single = {
+        "pad_token_id": options.pad_token_id,
+        "decoder_start_token_id": start,
+        "forced_bos_token_id": options.forced_bos_token_id,
+    }
+    sequences = {
+        "bad_words_ids": options.bad_words_ids,
+        "sequence_bias": [ids for ids, _ in options.sequence_bias],
+    }
+    return {
+        **{name: () if token is None else (token,) for name, token in single.items()},
+        "eos_token_id": options.eos_token_id,
+        "decoder_prompt": options.decoder_prompt,
+        "forced_eos_token_id": options.forced_eos_token_id,
+        "suppress_tokens": options.suppress_tokens,
+        "begin_suppress_tokens": options.begin_suppress_tokens,
+        **{name: itertools.chain.from_iterable(words) for name, words in sequences.items()},
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +126,7 @@ class Limits:
 
     def check_options(self, options: DecodeOptions) -> None:
         """Raise OptionError for options that the model or a shortlist cannot honour."""
+        check_vocabulary(options, self.dims)
         for name in ("encoder_no_repeat_ngram_size", "encoder_repetition_penalty"):
             changed = getattr(options, name) != DecodeOptions.__dataclass_fields__[name].default
             if changed and self.dims.task != "generate":
@@ -150,6 +187,22 @@ class Limits:
                 f"{options.capacity}; set a larger capacity, none, or a lower max_new_tokens"
             )
         return limit
+
+    def check_memory(self, rows: int, prompt: int, new_tokens: int, capacity: int | None) -> None:
+        """Raise CapacityError for a request of so many rows that the machine cannot hold.
+
+        Counted is what is taken in any case, keys and values as a byte each; what they need as they
+        are kept is known to the backend.
+        """
+        stack = self.dims.decoder
+        assert stack is not None
+        cached = (capacity or prompt + 1) * stack.layers * 2 * stack.kv_heads * stack.head_dim
+        row = cached + ID_BYTES * (prompt + new_tokens) + SCORE_BYTES * self.dims.vocab
+        check_bytes(
+            rows * row,
+            f"{rows:,} rows of {prompt + new_tokens:,} tokens (of a cache for "
+            f"{capacity or prompt + 1:,} each, {stack.layers:,} layers)",
+        )
 
     def _decoder_positions(self) -> tuple[int | None, str]:
         """How many tokens its positions or an engine's cache hold, and words on which it is."""

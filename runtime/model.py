@@ -15,8 +15,9 @@ import numpy as np
 
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.lexicon import read_lexicon
+from seq2edge.bundle.manifest import MANIFEST
 from seq2edge.bundle.origin import KeyFile
-from seq2edge.errors import InputError, OptionError
+from seq2edge.errors import BundleError, InputError, OptionError
 from seq2edge.runtime.backend import Backend, Features, Memory, open_backend
 from seq2edge.runtime.inputs import Audio, Ids, refuse_one_string
 from seq2edge.runtime.options import DecodeOptions
@@ -90,10 +91,18 @@ class Model(Understanding):
     def __init__(
         self, bundle: Bundle, backend: Backend, *, reason: str = "", cut: bool = False
     ) -> None:
-        """Raises OptionError where `cut` is asked of a model that reads no text of its own."""
+        """Raises OptionError where `cut` is asked of a model that reads no text of its own.
+
+        BundleError for decoding defaults and a lexicon that do not fit the model.
+        """
         super().__init__(bundle, backend, cut=cut)
         self.reason = reason
-        self.options = DecodeOptions.from_dict(dict(bundle.manifest.generation or {}))
+        try:
+            self.options = DecodeOptions.from_dict(dict(bundle.manifest.generation or {}))
+            self._limits.check_options(self.options)
+        except OptionError as error:
+            place = f"{bundle.path / MANIFEST}: generation"
+            raise BundleError(f"{place}: {error}; export the checkpoint again") from error
         self._lexicon = read_lexicon(bundle)
         self._draft: Model | None = None
         self._service: Service | None = None  # of the asynchronous calls
@@ -529,12 +538,14 @@ class Model(Understanding):
         allowed = None
         if self._lexicon is not None and not isinstance(source, np.ndarray):
             allowed = self._lexicon.allowed(source)
+        new_tokens = self._limits.new_tokens(len(start), options)
+        self._limits.check_memory(rows_of(options), len(start), new_tokens, options.capacity)
         return Request(
             prompt=start,
             source=None if self.dims.kind == "decoder" else source,
             positions=self.dims.source_positions,
             options=options,
-            max_new_tokens=self._limits.new_tokens(len(start), options),
+            max_new_tokens=new_tokens,
             holds_stop=holds_stop,
             processors=processors,
             allowed=allowed,

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from seq2edge.errors import OptionError
+from seq2edge.errors import OptionError, foreign_errors
+
+LARGEST, LARGEST_ID = 2**63 - 1, 2**31 - 1
+MOST_STRINGS = 1000  # stop strings
+MOST_SEQUENCES = 100_000  # sequences of tokens that are forbidden or favoured
+LONGEST_RULES = 2**20  # characters of a schema, an expression or a grammar, and of stop strings
 
 EarlyStopping = bool | Literal["never"]
 
@@ -284,15 +289,25 @@ def _check_integer(name: str, value: Any, least: int) -> None:
     if value is None and optional:
         return
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise OptionError(f"{name}: {value!r}, needs an integer of at least {least}")
+        raise OptionError(f"{name}: {value!r:.60}, needs an integer of at least {least}")
+    if value > LARGEST:
+        raise OptionError(f"{name}: of {value.bit_length()} bits, needs an integer of 63 at most")
 
 
 def _check_number(name: str, value: Any) -> None:
     field = DecodeOptions.__dataclass_fields__[name]
     if value is None and field.default is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    # Compared and not made a float, which long integers cannot become.
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not -sys.float_info.max <= value <= sys.float_info.max:
         raise OptionError(f"{name}: {value!r}, needs a finite number")
+
+
+def _check_count(name: str, value: Any) -> None:
+    """Of sequences that are looked for at every token."""
+    if isinstance(value, (list, tuple)) and len(value) > MOST_SEQUENCES:
+        raise OptionError(f"{name}: {len(value):,} entries, at most {MOST_SEQUENCES:,} are used")
 
 
 def _ids(name: str, value: Any) -> tuple[int, ...]:
@@ -303,13 +318,14 @@ def _ids(name: str, value: Any) -> tuple[int, ...]:
     if not isinstance(tokens, (list, tuple)):
         raise OptionError(f"{name}: {value!r}, needs token ids")
     for token in tokens:
-        if not isinstance(token, int) or isinstance(token, bool) or token < 0:
-            raise OptionError(f"{name}: {token!r} is not a token id")
+        if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token <= LARGEST_ID:
+            raise OptionError(f"{name}: {token!r:.60} is not a token id")
     return tuple(tokens)
 
 
 def _biases(name: str, value: Any) -> tuple[tuple[tuple[int, ...], float], ...]:
     """Pairs of token ids and what is added."""
+    _check_count(name, value)
     needs = "needs pairs of token ids and a number"
     if not isinstance(value, (list, tuple)):
         raise OptionError(f"{name}: {value!r}, {needs}")
@@ -332,12 +348,12 @@ def _decay(name: str, value: Any) -> tuple[int, float] | None:
     if not isinstance(value, (list, tuple)) or len(value) != 2:
         raise OptionError(f"{name}: {value!r}, needs a number of tokens and a factor")
     start, factor = value
-    if not isinstance(start, int) or isinstance(start, bool) or start < 0:
+    if not isinstance(start, int) or isinstance(start, bool) or not 0 <= start <= LARGEST:
         raise OptionError(f"{name}: {start!r}, needs an integer of at least 0")
     if (
         isinstance(factor, bool)
         or not isinstance(factor, (int, float))
-        or not 0 < factor < math.inf
+        or not 0 < factor <= sys.float_info.max
     ):
         raise OptionError(f"{name}: {factor!r}, needs a factor of more than 0")
     return start, float(factor)
@@ -352,11 +368,17 @@ def _stop_strings(name: str, value: Any) -> tuple[str, ...]:
         raise OptionError(f"{name}: {value!r}, needs strings")
     if not all(strings):
         raise OptionError(f"{name}: holds an empty string, which is in every text")
+    if len(strings) > MOST_STRINGS or sum(map(len, strings)) > LONGEST_RULES:
+        raise OptionError(
+            f"{name}: {len(strings):,} strings of {sum(map(len, strings)):,} characters, at most "
+            f"{MOST_STRINGS:,} of {LONGEST_RULES:,} are looked for"
+        )
     return tuple(strings)
 
 
 def _words(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
     """A list of lists of ids as tuples."""
+    _check_count(name, value)
     if not isinstance(value, (list, tuple)):
         raise OptionError(f"{name}: {value!r}, needs a list of lists of token ids")
     return tuple(_ids(name, word) for word in value)
@@ -364,9 +386,14 @@ def _words(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
 
 def _rules(name: str, value: Any) -> str | None:
     """A text, also of a schema that is given as what it says."""
-    text = json.dumps(value) if isinstance(value, Mapping) and name == "json_schema" else value
+    text = value
+    if isinstance(value, Mapping) and name == "json_schema":
+        with foreign_errors(OptionError, f"{name}: cannot be written as JSON"):
+            text = json.dumps(value)
     if text is not None and (not isinstance(text, str) or not text):
-        raise OptionError(f"{name}: {value!r}, needs text")
+        raise OptionError(f"{name}: {value!r:.60}, needs text")
+    if text is not None and len(text) > LONGEST_RULES:
+        raise OptionError(f"{name}: {len(text):,} characters, {LONGEST_RULES:,} are allowed")
     return text
 
 

@@ -383,8 +383,9 @@ def compare(pairs: Sequence[Pair], choices: Sequence[ChoicePair], allowed: float
     Of tokens whose recorded logits lie so near to each other that both may err past the other,
     either is right.
     """
-    worst = max(float(np.abs(a - b).max()) for a, b in pairs)
-    largest = max(float(np.abs(a).max()) for a, _ in pairs)
+    with np.errstate(invalid="ignore", over="ignore"):  # no number is the largest error of all
+        worst = float(np.max([np.abs(a - b).max() for a, b in pairs]))
+    largest = float(np.max([np.abs(a).max() for a, _ in pairs]))
     return Parity(
         max_absolute=worst if np.isfinite(worst) else NO_NUMBER,
         max_relative=worst / largest if np.isfinite(worst) else NO_NUMBER,

@@ -31,6 +31,7 @@ from seq2edge.runtime.backend import (
 )
 from seq2edge.runtime.beam import BeamSearch
 from seq2edge.runtime.candidates import LargestLogits
+from seq2edge.runtime.memory import allocating
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.search import Choice, HoldsStop, Processor, RowSearch, Search
 from seq2edge.runtime.sequences import (
@@ -48,6 +49,15 @@ from seq2edge.runtime.speculation import Drafter
 ROWS = 64  # that are decoded at a time, where nobody says
 ENCODED = 8  # sources that are encoded at a time
 CHUNK = 512  # tokens of a prompt that are read between two steps of the others
+
+
+FAILURES = (Seq2EdgeError, MemoryError)  # of a batch, which end its requests and no others
+
+
+def _failure(error: Seq2EdgeError | MemoryError) -> Seq2EdgeError:
+    if isinstance(error, Seq2EdgeError):
+        return error
+    return CapacityError(f"memory: there is none left for this batch ({error}); ask for less")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -241,9 +251,9 @@ class Batch:
                 self._read_prompts()
             else:
                 self.groups = []
-        except Seq2EdgeError as error:
+        except FAILURES as error:
             for group in self.groups:
-                group.fail(error)
+                group.fail(_failure(error))
             self.groups = []
 
     def _read_prompts(self) -> None:
@@ -411,7 +421,9 @@ class Scheduler:
                 raise CapacityError(
                     f"{name}: this request needs {needed}, the scheduler takes {most} at a time"
                 )
-        group = Group(request)
+        length = len(request.prompt) + request.max_new_tokens
+        with allocating(8 * request.rows * length, f"{request.rows:,} rows of {length:,} tokens"):
+            group = Group(request)
         with self._lock:
             self._waiting.append(group)
         return group
@@ -436,9 +448,9 @@ class Scheduler:
         """Let these be decoded together."""
         try:
             self._batches.append(Batch(self._backend, groups))
-        except Seq2EdgeError as error:
+        except FAILURES as error:
             for group in groups:
-                group.fail(error)
+                group.fail(_failure(error))
 
     def _admitted(self) -> Iterator[list[Group]]:
         """Waiting groups that fit, in lists of a kind that read about equally much."""

@@ -8,15 +8,14 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seq2edge.errors import BackendError, InputError
-from seq2edge.files.storage import file_errors, replacing
+from seq2edge.errors import BackendError, InputError, foreign_errors
+from seq2edge.files.storage import file_errors, replacing, require_regular
 from seq2edge.runtime.backend import SavedCache
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.scheduler import Group, Prefix
@@ -111,7 +110,9 @@ def load_prefix(path: str | os.PathLike[str], model: Model) -> Prefix:
     """A prefix of `save_prefix`. Raises InputError for one of another bundle, or a damaged one."""
     data = _read(Path(path))
     ids, bundle = data.pop("ids", None), data.pop("bundle", None)
-    if int(data.pop("format", 0)) != FORMAT or ids is None or bundle is None:
+    with foreign_errors(InputError, f"{path}: not a prefix"):
+        version = int(data.pop("format", 0))
+    if version != FORMAT or ids is None or bundle is None or ids.ndim != 1:
         raise InputError(f"{path}: not a prefix of this version; save it again")
     if str(bundle) != fingerprint(model):
         raise InputError(f"{path}: the prefix of another bundle or of other graphs; save it again")
@@ -126,11 +127,10 @@ def load_prefix(path: str | os.PathLike[str], model: Model) -> Prefix:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        with file_errors(path), path.open("rb") as file, np.load(file) as archive:
+    with foreign_errors(InputError, f"{path}: not a prefix"), file_errors(path):
+        require_regular(path, InputError)
+        with path.open("rb") as file, np.load(file) as archive:
             return dict(archive)
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a prefix: {error}") from None
 
 
 def fingerprint(model: Model) -> str:

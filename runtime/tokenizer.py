@@ -7,21 +7,18 @@ language codes chosen at run time, and pieces that the model has no embedding fo
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import functools
-import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
-
-import tokenizers
+from typing import TYPE_CHECKING, Any
 
 from seq2edge.bundle.manifest import TokenizerRecord
-from seq2edge.errors import BundleError, InputError
+from seq2edge.errors import InputError, foreign_errors
+from seq2edge.runtime.tokenizer_file import TokenizerFile
 
 if TYPE_CHECKING:
-    import jinja2
+    from seq2edge.runtime.templates import ChatTemplate
 
 HIDDEN = "\ue000"  # before a token that only decoding may use
 CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
@@ -57,8 +54,11 @@ class Tokenizer:
         self.record = record
         self.shortened = 0  # texts that were cut
         self._counting = threading.Lock()
-        self._source = _read_tokenizer(folder / record.source)
-        self._target = _read_tokenizer(folder / record.target) if record.target else self._source
+        self._source_file = TokenizerFile.read(folder / record.source)
+        self._target_file = (
+            TokenizerFile.read(folder / record.target) if record.target else self._source_file
+        )
+        self._source, self._target = self._source_file.library, self._target_file.library
         self._template = folder / record.chat_template if record.chat_template else None
 
     def encode(
@@ -212,16 +212,19 @@ class Tokenizer:
 
         Raises InputError for text that is not Unicode.
         """
-        try:
-            ids: list[int] = self._target.encode(text, add_special_tokens=False).ids
-        except (TypeError, UnicodeEncodeError) as error:
-            raise InputError(f"text: {text!r:.60} is not Unicode text: {error}") from None
+        ids: list[int] = self._target_file.encode(text, special_tokens=False).ids
         return ids
 
     def token_id(self, token: str) -> int:
         """The id of one token of the source vocabulary, -1 where there is none."""
         token_id = self._source.token_to_id(token)
         return -1 if token_id is None else int(token_id)
+
+    @property
+    def unknown_ids(self) -> set[int]:
+        """What text becomes that the vocabulary has no token for."""
+        names = {self.record.special.unk, getattr(self._source.model, "unk_token", None)}
+        return {i for name in names for i in self._special_id(name)}
 
     @property
     def marks_pieces(self) -> bool:
@@ -231,12 +234,20 @@ class Tokenizer:
     def join(self, tokens: Sequence[str]) -> str:
         """The text of some tokens of a source."""
         decoder = self._source.decoder
-        return " ".join(tokens) if decoder is None else str(decoder.decode(list(tokens)))
+        with foreign_errors(InputError, "tokens: cannot be joined"):
+            return " ".join(tokens) if decoder is None else str(decoder.decode(list(tokens)))
 
     @property
     def cleaned(self) -> tuple[str, ...]:
         """Parts of a decoded text that lose the space before them."""
         return CLEANED if self.record.clean_up else ()
+
+    def source_tokens(self) -> dict[str, int]:
+        """Every token that a text may become, and its id: no special ones, none to decode alone."""
+        added = self._source.get_added_tokens_decoder()
+        special = {token.content for token in added.values() if token.special}
+        tokens: dict[str, int] = self._source.get_vocab()
+        return {t: i for t, i in tokens.items() if t not in special and not t.startswith(HIDDEN)}
 
     def ids_of_tokens(self) -> dict[str, int]:
         """Every token that the model generates, and its id."""
@@ -270,7 +281,7 @@ class Tokenizer:
         for number in numbers:
             if not 0 <= number < 2**32:
                 raise InputError(f"token id {number}: not between 0 and the vocabulary's {size}")
-        text: str = self._target.decode(numbers, skip_special_tokens=skip_special_tokens)
+        text = self._target_file.decode(numbers, skip_special_tokens=skip_special_tokens)
         return self.clean(text) if clean else text
 
     def clean(self, text: str) -> str:
@@ -288,41 +299,23 @@ class Tokenizer:
         `role` and a `content`. Raises InputError where there is no template, for other messages,
         and with the template's own words where it refuses a chat.
         """
-        import jinja2
-
-        template, plain = self._chat, _plain_messages(messages)
         names = {"bos", "eos", "pad", "unk"}
         special = {f"{name}_token": getattr(self.record.special, name) for name in names}
-        try:
-            return template.render(
-                messages=plain,
-                add_generation_prompt=add_generation_prompt,
-                tools=None,
-                documents=None,
-                **{name: token for name, token in special.items() if token is not None},
-            )
-        except (
-            jinja2.TemplateError,
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            MemoryError,
-            RecursionError,
-            TypeError,
-            ValueError,
-        ) as error:
-            raise InputError(f"chat: the template refuses it: {error}") from error
+        return self._chat.render(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            tools=None,
+            documents=None,
+            **{name: token for name, token in special.items() if token is not None},
+        )
 
     @functools.cached_property
-    def _chat(self) -> jinja2.Template:
+    def _chat(self) -> ChatTemplate:
         if self._template is None:
             raise InputError("chat: this model has no chat template, give it plain text")
-        import jinja2
+        from seq2edge.runtime.templates import ChatTemplate
 
-        try:
-            return _environment().from_string(self._template.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, RecursionError, jinja2.TemplateError) as error:
-            raise BundleError(f"{self._template}: not a chat template: {error}") from error
+        return ChatTemplate(self._template)
 
     def _encoded(
         self, text: str, second: str | None = None, *, special_tokens: bool, longest: int | None
@@ -331,11 +324,7 @@ class Tokenizer:
 
         The special tokens that stand around every text are kept.
         """
-        try:
-            encoding = self._source.encode(text, second, add_special_tokens=special_tokens)
-        except (TypeError, UnicodeEncodeError) as error:
-            shown = text if second is None else (text, second)
-            raise InputError(f"text: {shown!r:.60} is not Unicode text: {error}") from None
+        encoding = self._source_file.encode(text, second, special_tokens=special_tokens)
         around = zip(encoding.special_tokens_mask, encoding.sequence_ids, strict=True)
         encoded = EncodedText(
             ids=encoding.ids,
@@ -410,75 +399,3 @@ def _fitting(texts: Sequence[int | None], longest: int) -> list[int]:
         if text is not None:
             counts[text] += 1
     return places
-
-
-def _read_tokenizer(path: Path) -> tokenizers.Tokenizer:
-    try:
-        tokenizer = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # the library raises nothing narrower
-        raise BundleError(f"{path}: not a tokenizer: {error}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def _plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Copies of JSON values only, so that a template reaches no object of the caller."""
-    try:
-        plain = json.loads(json.dumps([dict(message) for message in messages]))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"chat: messages must be JSON objects: {error}") from None
-    for i, message in enumerate(plain):
-        if not isinstance(message.get("role"), str) or "content" not in message:
-            raise InputError(f"chat: message {i} needs a role and a content, got {message!r:.80}")
-    return list(plain)
-
-
-def _environment() -> jinja2.Environment:
-    """The names that chat templates rely on, in a sandbox that cannot change its arguments."""
-    import jinja2.ext
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(jinja2.ext.Extension):
-        """`{% generation %}` marks the assistant's words for training; here it is transparent."""
-
-        tags = {"generation"}  # noqa: RUF012 - the base class declares it so
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return jinja2.nodes.Scope(body, lineno=line)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = _now
-    return environment
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,  # noqa: FBT001, FBT002 - templates pass them in this order
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,  # noqa: FBT001, FBT002
-) -> str:
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-def _raise(message: str) -> NoReturn:
-    import jinja2
-
-    raise jinja2.TemplateError(message)
-
-
-def _now(layout: str) -> str:
-    return dt.datetime.now().strftime(layout)  # noqa: DTZ005 - local time, as written

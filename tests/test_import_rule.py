@@ -58,7 +58,7 @@ ROOMS = {
     "checkpoints.families": Room("a family a file: dims and weights", "model", "torch"),
     "checkpoints.importers": Room(
         "a format a file: Hugging Face, GGUF, CTranslate2, Marian",
-        "bundle",
+        "files bundle",
         "numpy torch safetensors tokenizers gguf",
     ),
     "checkpoints": Room(

@@ -190,7 +190,7 @@ def read_recipe(path: str | Path, changes: Mapping[str, Any] | None = None) -> R
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TrainingError(f"{path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of decoding and of TOML
         raise TrainingError(f"{path}: not TOML: {error}") from error
     for name, value in (changes or {}).items():
         _change(values, name, value)

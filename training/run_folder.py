@@ -184,7 +184,7 @@ def read_json(path: Path) -> Any:
     """JSON values from a file of a run."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TrainingError(f"{path}: cannot be read: {error}") from error
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.errors import CheckpointError
+from seq2edge.files.storage import require_regular
 
 
 class BinaryReader:
@@ -22,6 +23,7 @@ class BinaryReader:
         self.path = path
         self.offset = 0
         try:
+            require_regular(path, CheckpointError)
             self._bytes: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
         except (OSError, ValueError) as error:  # ValueError: the file is empty
             raise CheckpointError(f"{path}: cannot be read: {error}") from error

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from seq2edge.checkpoints.importers.ctranslate2_file import Variable, VariableFile, read_variables
 from seq2edge.checkpoints.importers.huggingface import Source
-from seq2edge.checkpoints.importers.json_file import read_json
+from seq2edge.checkpoints.importers.json_file import LARGEST, read_json
 from seq2edge.errors import CheckpointError, UnsupportedError
+from seq2edge.files.storage import read_regular
 
 FILE = "model.bin"
 SPEC, REVISION = "WhisperSpec", 3
@@ -223,12 +224,13 @@ def _vocabulary(path: Path, size: int) -> dict[str, int]:
     listed = path / "vocabulary.json"
     try:
         if listed.is_file():
-            tokens = json.loads(listed.read_text(encoding="utf-8"))
+            tokens = json.loads(read_regular(listed, LARGEST, CheckpointError))
         else:
             listed = path / "vocabulary.txt"
-            tokens = listed.read_text(encoding="utf-8").rstrip("\n").split("\n")
+            text = read_regular(listed, LARGEST, CheckpointError).decode("utf-8")
+            tokens = text.rstrip("\n").split("\n")
         ids = {str(token): i for i, token in enumerate(tokens)}
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{listed}: cannot be read: {error}") from error
     if len(tokens) != size:
         raise CheckpointError(f"{listed}: {len(tokens)} tokens for {size} embeddings")
@@ -271,7 +273,7 @@ def _tokenizer_files(file: Path) -> dict[str, bytes]:
     settings = {"tokenizer_class": "WhisperTokenizer", **tokens}
     try:
         return {
-            file.name: file.read_bytes(),
+            file.name: read_regular(file, LARGEST, CheckpointError),
             "tokenizer_config.json": json.dumps(settings).encode(),
         }
     except OSError as error:

@@ -21,7 +21,7 @@ from tokenizers import (
     processors,
 )
 
-from seq2edge.errors import CheckpointError, UnsupportedError
+from seq2edge.errors import CheckpointError, UnsupportedError, foreign_errors
 
 CONTROL, USER_DEFINED = 3, 4  # in the list of token types
 LLAMA3 = (
@@ -120,10 +120,8 @@ def _build(tokens: list[str], values: Mapping[str, Any], path: Path) -> Tokenize
     if len(vocabulary) != len(tokens) or any(len(pair) != 2 for pair in pairs):
         raise CheckpointError(f"{path}: {PREFIX}tokens or {PREFIX}merges are damaged")
     llama3 = values["pre"] == "llama-bpe"
-    try:
+    with foreign_errors(CheckpointError, f"{path}: {PREFIX}merges"):
         tokenizer = Tokenizer(models.BPE(vocabulary, pairs, ignore_merges=llama3))
-    except Exception as error:  # the library raises nothing narrower
-        raise CheckpointError(f"{path}: {PREFIX}merges: {error}") from error
     tokenizer.pre_tokenizer = _cut(values["pre"])
     tokenizer.decoder = decoders.ByteLevel()
     kinds = values.get("token_type", [])

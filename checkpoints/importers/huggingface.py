@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from seq2edge.bundle.lexicon import Lexicon
-from seq2edge.checkpoints.importers.json_file import read_json
+from seq2edge.checkpoints.importers.json_file import LARGEST, read_json
 from seq2edge.checkpoints.importers.sentence_transformers import (
     SentenceFolder,
     read_sentence_folder,
 )
-from seq2edge.errors import CheckpointError, UnsupportedError
+from seq2edge.errors import CheckpointError, UnsupportedError, foreign_errors
+from seq2edge.files.storage import read_regular, require_regular
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -70,7 +71,11 @@ def open_folder(path: Path) -> Source:
 def _small_files(folder: Path) -> dict[str, bytes]:
     """The files of a folder that may be a tokenizer's."""
     files = (file for file in folder.iterdir() if file.suffix in TOKENIZER_SUFFIXES)
-    return {file.name: file.read_bytes() for file in files if file.name != "config.json"}
+    return {
+        file.name: read_regular(file, LARGEST, CheckpointError)
+        for file in files
+        if file.name != "config.json" and file.is_file()
+    }
 
 
 def _tensor_files(path: Path) -> dict[str, Path]:
@@ -123,20 +128,20 @@ def _sharded(path: Path) -> dict[str, Path]:
 
 
 def _names(file: Path) -> frozenset[str]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
+    with foreign_errors(CheckpointError, f"{file}: not a whole safetensors file"):
+        require_regular(file, CheckpointError)
         with safe_open(file, "pt") as tensors:
             return frozenset(tensors.keys())
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file}: not a whole safetensors file: {error}") from error
 
 
 def _read_tensor(file: Path, name: str) -> Tensor:
     from safetensors import safe_open
 
-    with safe_open(file, "pt") as tensors:
-        tensor: Tensor = tensors.get_tensor(name)
+    with foreign_errors(CheckpointError, f"{file}: tensor {name} cannot be read"):  # noqa: SIM117
+        with safe_open(file, "pt") as tensors:
+            tensor: Tensor = tensors.get_tensor(name)
     if not tensor.dtype.is_floating_point:
         raise UnsupportedError(
             f"{file}: tensor {name} is {tensor.dtype}; quantized checkpoints are not supported"

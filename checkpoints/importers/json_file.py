@@ -6,17 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from seq2edge.errors import CheckpointError
+from seq2edge.errors import CheckpointError, foreign_errors
+from seq2edge.files.storage import read_regular
+
+LARGEST = 2**26  # bytes of a tokenizer's file
+LARGEST_JSON = 2**24  # bytes: an index of 100,000 tensors has less
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        with foreign_errors(CheckpointError, f"{path}: cannot be read as JSON", FileNotFoundError):
+            values = json.loads(read_regular(path, LARGEST_JSON, CheckpointError).decode("utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file, a checkpoint needs it") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: holds {type(values).__name__}, needs a JSON object")
     return values

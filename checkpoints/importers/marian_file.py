@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.checkpoints.importers.binary import BinaryReader
-from seq2edge.errors import CheckpointError, UnsupportedError
+from seq2edge.errors import CheckpointError, UnsupportedError, foreign_errors
 
 VERSION = 1
 SETTINGS = "special:model.yml"
@@ -105,11 +105,9 @@ def _settings(path: Path, tensors: Tensors) -> dict[str, Any]:
     if SETTINGS not in tensors:
         raise CheckpointError(f"{path}: {SETTINGS} is missing")
     yaml: Any = importlib.import_module("yaml")  # without types
-    try:
+    with foreign_errors(CheckpointError, f"{path}: {SETTINGS} cannot be read"):
         text = bytes(tensors[SETTINGS][2]).rstrip(b"\0").decode("utf-8")
         values = yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path}: {SETTINGS} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: {SETTINGS} holds no settings")
     return {str(key): value for key, value in values.items()}

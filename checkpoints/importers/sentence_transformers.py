@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from seq2edge.checkpoints.importers.json_file import read_json
+from seq2edge.checkpoints.importers.json_file import LARGEST, read_json
 from seq2edge.errors import CheckpointError, UnsupportedError
+from seq2edge.files.storage import read_regular
 
 MODULES = "modules.json"
 SETTINGS = "config_sentence_transformers.json"
@@ -174,9 +175,9 @@ def _modules(path: Path) -> list[tuple[str, str]]:
     """The class and the folder of every module, in their order."""
     file = path / MODULES
     try:
-        listed = json.loads(file.read_text(encoding="utf-8"))
+        listed = json.loads(read_regular(file, LARGEST, CheckpointError))
         modules = [(str(m["type"]).rsplit(".", 1)[-1], str(m["path"])) for m in listed]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{file}: cannot be read: {error}") from error
     for kind, folder in modules:
         if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts:

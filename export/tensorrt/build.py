@@ -45,6 +45,7 @@ from seq2edge.export.passes.parser_operators import find_parser
 from seq2edge.export.passes.scale_queries import ScaleQueries
 from seq2edge.export.passes.split_heads import SplitHeads
 from seq2edge.export.passes.top_logits import TopLogits
+from seq2edge.export.stored_graph import load_graph
 from seq2edge.export.tensorrt.engine import BuiltEngine, Profile, build_engine, decoder_profiles
 from seq2edge.export.tensorrt.sizes import BuildSizes, engine_graphs, fitted_sizes
 from seq2edge.export.tensorrt.targets import Target, check, check_build, find_target, graph_form
@@ -214,7 +215,7 @@ def _prepare(request: BuildRequest, record: GraphRecord, folder: Path) -> Path:
     source = checked_graph(bundle, record)
     if record.target == "tensorrt" and request.form == "masked" and not top_k:
         return source
-    model = ir.load(source)
+    model = load_graph(source)
     if record.target == "canonical":
         DropAlignment()(model)
         LengthToMask()(model)

@@ -79,10 +79,13 @@ class _Held:
     memory: list[int]
     pinned: list[int]
     graphs: list[Any]
+    users: list[Callable[[], None]] = dataclasses.field(default_factory=list)
 
     def release(self) -> None:
         """Wait, then free; at the end of a process the driver may be gone, so errors are none."""
         cuda = self.cuda
+        for user in self.users:
+            user()
         with contextlib.suppress(Exception):
             cuda.cudaStreamSynchronize(self.stream)
             for graph in self.graphs:
@@ -125,6 +128,10 @@ class Device:
         self.stream = self._call("cudaStreamCreateWithFlags", cuda.cudaStreamNonBlocking)
         self._held = _Held(cuda, self.stream, [], [], [])
         self.close = weakref.finalize(self, self._held.release)
+
+    def before_close(self, user: Callable[[], None]) -> None:
+        """What is to be let go before the stream is: it may not keep the device alive."""
+        self._held.users.append(user)
 
     @property
     def handle(self) -> int:

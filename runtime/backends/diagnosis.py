@@ -44,6 +44,7 @@ def diagnose() -> list[Component]:
             "cuda-bindings", "to run on a GPU: pip install 'seq2edge[cuda]' or 'seq2edge[rtx]'"
         ),
         _package("pillow", "to read images: pip install 'seq2edge[images]'"),
+        _package("cryptography", "to check signatures: pip install 'seq2edge[signing]'"),
         *(_package(name) for name in EXPORT),
     ]
 

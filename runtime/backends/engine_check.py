@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seq2edge.bundle import Bundle
-from seq2edge.bundle.reference import REFERENCE, read_reference
+from seq2edge.bundle.reference import REFERENCE
 from seq2edge.errors import EngineError
 from seq2edge.files.user_cache import cache_folder, write_cached
 from seq2edge.runtime import parity
 from seq2edge.runtime.backend import Backend
 from seq2edge.runtime.backends.device import Device
 from seq2edge.runtime.backends.engine import StoredEngine
+from seq2edge.runtime.recorded import read_recorded
 
 VERSION = 2  # of the check itself
 
@@ -68,7 +69,7 @@ def check_answers(
         raise EngineError(f"{bundle.path}: has no {REFERENCE} to check the engine with")
     info = engines[0].info
     reference = parity.split_for_engine(
-        read_reference(bundle.file(REFERENCE)), batch=info.sizes.batch, rows=info.sizes.rows
+        read_recorded(bundle), batch=info.sizes.batch, rows=info.sizes.rows
     )
     parities = [parity.replay(backend, part) for part in reference]
     recorded = bundle.manifest.parity if bundle.manifest.quantization else None

@@ -9,6 +9,8 @@ import contextlib
 import importlib.util
 import io
 import os
+import re
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from seq2edge.bundle import Bundle
 from seq2edge.bundle.engine_info import ALIGNMENT, LAST_POSITIONS, SEGMENTS, TOP_VALUES
 from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import GraphRecord
-from seq2edge.errors import BackendError
+from seq2edge.errors import BackendError, foreign_errors
 from seq2edge.runtime.backend import (
     Answer,
     Features,
@@ -33,15 +35,18 @@ from seq2edge.runtime.backends.device import Device, import_cuda
 from seq2edge.runtime.backends.onnxruntime_buffers import CACHE_TYPES, HostCaches, Memory
 from seq2edge.runtime.backends.onnxruntime_cache import OnnxRuntimeCache, run_error
 from seq2edge.runtime.backends.onnxruntime_device import REMEDY, DeviceCache, DeviceDecoder
+from seq2edge.runtime.memory import allocating
 
 PAST = "past_"  # the inputs that are caches
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Graphs in order of preference. The fused ones are for the CPU: the operator of their caches has no
 # float32 kernel in the CUDA provider, and left to the CPU beside it, it fails or answers otherwise.
-TARGETS = {"cpu": ("onnxruntime", "canonical"), "cuda": ("canonical",)}
+# Those for TensorRT are canonical ones in half precision, whose operators the CUDA provider has.
+TARGETS = {"cpu": ("onnxruntime", "canonical"), "cuda": ("canonical", "tensorrt")}
+DEVICE_RELEASE = "1.31"  # the oldest that runs graphs for TensorRT, whose records name none
 # Products in float32 stay in float32, as PyTorch's do: TF32 has ten bits, so tokens would differ.
 PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
-ERRORS_ALONE = 3  # of the library's log: that shapes are computed on the CPU is as it should be
+FATAL_ALONE = 4  # of the library's log: its errors are raised too, and say names as they stand
 
 
 class OnnxRuntimeBackend:
@@ -53,7 +58,7 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
     capacity: int | None = None
-    running: bool  # on the CPU, where rows move with a few copies
+    running = True
 
     def __init__(
         self,
@@ -65,13 +70,14 @@ class OnnxRuntimeBackend:
     ) -> None:
         self._ort = import_onnxruntime()
         self.device = device
-        self.running = device == "cpu"
         version = str(self._ort.__version__)
         self._provider = check_device(self._ort, device)
         self.target = target or choose_target(bundle, version, device)
-        if self.target in TARGETS["cpu"] and self.target not in TARGETS[device]:
+        places = [place for place, targets in TARGETS.items() if self.target in targets]
+        if places and device not in places:
+            where = "the cpu" if places == ["cpu"] else " and ".join(places)
             raise BackendError(
-                f"graphs: {self.target} is for the cpu alone; leave it out for {device}"
+                f"graphs: {self.target} is for {where} alone; leave it out for {device}"
             )
         if not runs(bundle, self.target, version):
             raise BackendError(
@@ -79,6 +85,8 @@ class OnnxRuntimeBackend:
                 f"{graph_release(bundle, self.target)}, {version} is installed"
             )
         self._gpu = Device(import_cuda(), remedy=REMEDY) if device == "cuda" else None
+        for role in bundle.manifest.kind.split("-"):
+            bundle.graph(role, self.target)  # must be there
         self._source = bundle.manifest.dims.source_name
         self._positions = bundle.manifest.dims.source_positions
         self.vocab = bundle.manifest.dims.vocab
@@ -87,20 +95,23 @@ class OnnxRuntimeBackend:
             for graph in bundle.manifest.graphs
             if graph.target == self.target
         }
+        if self._gpu is not None:
+            self._gpu.before_close(self.sessions.clear)
         decoder = self.sessions.get("decoder")
         inputs = {put.name: put for put in decoder.get_inputs()} if decoder is not None else {}
         outputs = {put.name: put for put in decoder.get_outputs()} if decoder is not None else {}
         # By the graph: its heads may be padded, see pad_heads.py.
-        self._layout = {
-            name.removeprefix(PAST): (
-                (int(put.shape[1]), int(put.shape[3])),
-                CACHE_TYPES[put.type],
-            )
-            for name, put in inputs.items()
-            if name.startswith(PAST)
-        }
-        # Older bundles neither give the largest logits apart nor answer several tokens.
-        self.top_k = int(outputs[TOP_VALUES].shape[1]) if TOP_VALUES in outputs else 0
+        with foreign_errors(BackendError, f"{bundle.path}: the decoder's inputs are none of ours"):
+            self._layout = {
+                name.removeprefix(PAST): (
+                    (int(put.shape[1]), int(put.shape[3])),
+                    _cache_type(bundle, put.type),
+                )
+                for name, put in inputs.items()
+                if name.startswith(PAST)
+            }
+            # Older bundles neither give the largest logits apart nor answer several tokens.
+            self.top_k = int(outputs[TOP_VALUES].shape[1]) if TOP_VALUES in outputs else 0
         self.verifies = LAST_POSITIONS in inputs and self._gpu is None
         self.aligns = ALIGNMENT in outputs
         self._on_device = self._open_device_decoder(decoder) if decoder is not None else None
@@ -124,11 +135,11 @@ class OnnxRuntimeBackend:
     def _session(self, model: str | bytes, subject: str, threads: int | None) -> Any:
         """A session of a graph, by its path or in bytes."""
         options = self._ort.SessionOptions()
+        options.log_severity_level = FATAL_ALONE
         if threads is not None:
             options.intra_op_num_threads = threads
         provider, settings = self._provider, PROVIDER_OPTIONS[self.device]
         if self._gpu is not None:
-            options.log_severity_level = ERRORS_ALONE
             stream = {"has_user_compute_stream": "1", "user_compute_stream": str(self._gpu.handle)}
             settings = {**settings, **stream}
         try:
@@ -147,13 +158,13 @@ class OnnxRuntimeBackend:
         check_lengths("source_length", source_length, self._positions or source.shape[1])
         session = self.sessions["encoder"]
         names = [output.name for output in session.get_outputs()]
-        binding = session.io_binding()
-        binding.bind_cpu_input(self._source, np.ascontiguousarray(source))
-        binding.bind_cpu_input("source_length", np.ascontiguousarray(source_length))
-        for name in names:
-            binding.bind_output(name, self.device)
         with self._gpu.lock if self._gpu is not None else contextlib.nullcontext():
             try:
+                binding = session.io_binding()
+                binding.bind_cpu_input(self._source, np.ascontiguousarray(source))
+                binding.bind_cpu_input("source_length", np.ascontiguousarray(source_length))
+                for name in names:
+                    binding.bind_output(name, self.device)
                 session.run_with_iobinding(binding)
             except Exception as error:  # its exceptions have no common base
                 raise run_error(error, "encoder") from error
@@ -169,8 +180,17 @@ class OnnxRuntimeBackend:
         return OnnxRuntimeCache(self, memory, rows, capacity)
 
     def make_caches(self, rows: int, capacity: int) -> HostCaches:
-        """Empty caches of all layers on the CPU."""
-        return HostCaches(self._layout, rows, capacity)
+        """Empty caches of all layers on the CPU. Raises CapacityError where there is no room."""
+        with self.allocating(rows, capacity):
+            return HostCaches(self._layout, rows, capacity)
+
+    def allocating(self, rows: int, capacity: int) -> AbstractContextManager[None]:
+        """Around what makes caches of this size."""
+        values = (
+            heads * size * np.dtype(kind).itemsize for (heads, size), kind in self._layout.values()
+        )
+        what = f"caches of {rows:,} rows of {capacity:,} tokens in {len(self._layout):,} tensors"
+        return allocating(rows * capacity * sum(values), what)
 
     def step(
         self,
@@ -225,6 +245,15 @@ class OnnxRuntimeBackend:
         return pooled
 
 
+def _cache_type(bundle: Bundle, name: str) -> type[Any]:
+    """The type of a cache's numbers. Raises BackendError where numpy has none."""
+    if name not in CACHE_TYPES:
+        raise BackendError(
+            f"{bundle.path}: its caches are {name}, which engines alone have; quantize by fp16"
+        )
+    return CACHE_TYPES[name]
+
+
 def import_onnxruntime() -> Any:
     """The library, or a BackendError that says what to install."""
     try:
@@ -270,11 +299,15 @@ def _load_cuda_libraries(ort: Any) -> None:
 def choose_target(bundle: Bundle, version: str, device: str = "cpu") -> str:
     """The graphs that this version of ONNX Runtime runs on the device, fastest first."""
     present = {graph.target for graph in bundle.manifest.graphs}
+    if not present:
+        raise BackendError(f"{bundle.path}: has no graphs, nothing can run it")
     ours = [target for target in TARGETS[device] if target in present]
     if not ours:
         remedy = "quantize for onnxruntime to run it here"
         if device != "cpu" and present.intersection(TARGETS["cpu"]):
-            remedy = f"they run on the cpu; for {device} take the float bundle"
+            remedy = (
+                f"they run on the cpu; for {device} take the float bundle, or quantize that by fp16"
+            )
         raise BackendError(
             f"{bundle.path}: holds graphs for {', '.join(sorted(present))} alone; {remedy}"
         )
@@ -297,14 +330,15 @@ def graph_release(bundle: Bundle, target: str) -> str:
     graphs = [graph for graph in bundle.manifest.graphs if graph.target == target]
     if not graphs:
         raise BackendError(f"{bundle.path}: has no graphs for {target!r}")
-    return max((graph.requires.get("onnxruntime", "0") for graph in graphs), key=_release)
+    least = DEVICE_RELEASE if target == "tensorrt" else "0"
+    return max((graph.requires.get("onnxruntime", least) for graph in graphs), key=_release)
 
 
 def _release(version: str) -> tuple[int, ...]:
     """1.23.2 -> (1, 23, 2); what follows the numbers is left out."""
     parts = []
     for part in version.split("."):
-        if not part.isdigit():
+        if not re.fullmatch("[0-9]{1,9}", part):
             break
         parts.append(int(part))
     return tuple(parts)

@@ -14,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Lengths
+from seq2edge.runtime.backends.device_caches import Layout
 
 Cached: TypeAlias = NDArray[Any]  # keys or values of a cache, of one of the types below
-CACHE_TYPES: dict[str, type[Any]] = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
-# Of a cache, by its graph's inputs: (heads, head_dim) of a token, and the type of its numbers.
-Layout: TypeAlias = Mapping[str, tuple[tuple[int, int], type[Any]]]
+CACHE_TYPES: dict[str, type[Any]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int8)": np.int8,
+}
 SOURCE_STEP = 16  # an encoder memory that sources join is as long as a multiple of this
 
 

@@ -166,10 +166,10 @@ class OnnxRuntimeCache:
         check_lengths("new_length", new_length, new)
         if self._longest + new > self._capacity:
             self.reserve(self._longest + new)
-        binding = self._bound(tokens.shape, positions)
-        self._tokens[:] = tokens
-        self._new_length[:] = new_length
         try:
+            binding = self._bound(tokens.shape, positions)
+            self._tokens[:] = tokens
+            self._new_length[:] = new_length
             self._backend.sessions["decoder"].run_with_iobinding(binding)
         except Exception as error:  # its exceptions have no common base
             raise run_error(error, "decoder") from error
@@ -200,7 +200,8 @@ class OnnxRuntimeCache:
 
     def _resize(self, rows: NDArray[np.int64]) -> None:
         """Other rows or another capacity: row i holds what row `rows[i]` held."""
-        self._caches.resize(rows, self._capacity, self._longest)
+        with self._backend.allocating(len(rows), self._capacity):
+            self._caches.resize(rows, self._capacity, self._longest)
         self._binding = None
 
     def _bound(self, shape: tuple[int, ...], positions: int) -> Any:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import weakref
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeAlias
 
@@ -26,16 +25,18 @@ from seq2edge.errors import BackendError, CapacityError
 from seq2edge.runtime.backend import Candidates, Lengths, Logits, Tokens
 from seq2edge.runtime.backends.choice_graph import LOGITS, choice_graph
 from seq2edge.runtime.backends.device import Device, Download, Upload
-from seq2edge.runtime.backends.device_caches import CacheBlock, lay_out
-from seq2edge.runtime.backends.engine_calls import GRAPHS, ITEM, Slots, shape_of, size_of
-from seq2edge.runtime.backends.onnxruntime_buffers import Layout, Memory
+from seq2edge.runtime.backends.device_caches import CacheSet, CacheSets, HeldRows, Layout
+from seq2edge.runtime.backends.engine_calls import ITEM, Slots, shape_of, size_of
+from seq2edge.runtime.backends.onnxruntime_buffers import CACHE_TYPES, SOURCE_STEP, Memory
 from seq2edge.runtime.backends.onnxruntime_cache import run_error
 
 TOP = 32  # logits that a step gives apart
 CAPACITY_STEP = 64  # caches hold a multiple of so many tokens, so that sets of buffers come back
-IDLE_SETS = 4  # sets of caches that are kept for the next that ask for such
+GRAPHS = 64  # recorded steps that are kept: a running batch has many sizes
+CALLS = 8  # of a cache that are kept: two sets that beams change between, and some to spare
 REMEDY = "decode fewer rows or shorter texts at once, or use the cpu"
 DEVICE = "cuda"
+CROSS = "cross_"  # the inputs that the encoder gives
 _NO_WAIT = ("disable_synchronize_execution_providers", "1")
 
 Address: TypeAlias = int
@@ -48,55 +49,6 @@ class StepBuffers:
     inputs: Upload
     top: Download
     logits: Address
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CacheSet:
-    """Keys and values of so many rows and tokens."""
-
-    rows: int
-    capacity: int
-    address: Address
-    blocks: tuple[CacheBlock, ...]
-
-    @property
-    def size(self) -> int:
-        """Its bytes."""
-        return sum(each.block.size for each in self.blocks)
-
-    def holds(self, rows: int, capacity: int) -> bool:
-        """Whether it is for so many rows and tokens."""
-        return (self.rows, self.capacity) == (rows, capacity)
-
-
-class CacheSets:
-    """Sets of caches, of which some that nobody uses are kept."""
-
-    def __init__(self, device: Device, layout: Layout) -> None:
-        self._device, self.layout = device, layout
-        self._idle: list[CacheSet] = []  # the last that came back at the end
-
-    def take(self, rows: int, capacity: int) -> CacheSet:
-        """One without any number in it that is none: 0 times that would be no 0."""
-        for place, each in enumerate(self._idle):
-            if each.holds(rows, capacity):
-                del self._idle[place]
-                self._device.clear(each.address, each.size)
-                return each
-        while len(self._idle) > IDLE_SETS:
-            self._device.free(self._idle.pop(0).address)
-        blocks = lay_out(
-            (name, (rows, heads, capacity, head_dim), np.dtype(kind).itemsize)
-            for name, ((heads, head_dim), kind) in self.layout.items()
-        )
-        size = sum(each.block.size for each in blocks)
-        address = self._device.allocate(size, zero=True)
-        return CacheSet(rows=rows, capacity=capacity, address=address, blocks=tuple(blocks))
-
-    def give_back(self, sets: list[CacheSet]) -> None:
-        """Others may take them at once: what was asked of them before is done before."""
-        self._idle.extend(sets)
-        sets.clear()
 
 
 class RecordedSteps:
@@ -148,12 +100,22 @@ class DeviceDecoder:
         layout: Layout,
         vocab: int,
     ) -> None:
-        self.ort, self.device, self.decoder, self.vocab = ort, device, decoder, vocab
+        self.ort, self.device, self.vocab = ort, device, vocab
         self.top_k = min(TOP, vocab)
         self.top = top_outputs(self.top_k)
-        self.choice = open_session(choice_graph(vocab, self.top_k))
+        self.sessions = {
+            "decoder": decoder,
+            "choice": open_session(choice_graph(vocab, self.top_k)),
+        }
+        device.before_close(self.sessions.clear)
         self.aligns = any(put.name == ALIGNMENT for put in decoder.get_outputs())
-        self.sets = CacheSets(device, layout)
+        cross = [put for put in decoder.get_inputs() if put.name.startswith(CROSS)]
+        sizes = {put.name: (put.shape[1], put.shape[3]) for put in cross}
+        self.caches = CacheSets(device, layout)
+        self.sources = CacheSets(
+            device, {put.name: (sizes[put.name], CACHE_TYPES[put.type]) for put in cross}
+        )
+        self.any_source = all(isinstance(put.shape[2], str) for put in cross)
         self.steps = RecordedSteps(device)
         self._buffers: dict[tuple[int, int], Slots[StepBuffers]] = {}
 
@@ -164,7 +126,8 @@ class DeviceDecoder:
         return slots.lease(owner)
 
     def _make(self, rows: int, tokens: int) -> StepBuffers:
-        sizes = {"cache_length": rows * ITEM, "new_length": rows * ITEM, "input_ids": tokens * ITEM}
+        sizes = dict.fromkeys(("source_length", "cache_length", "new_length"), rows * ITEM)
+        sizes["input_ids"] = tokens * ITEM
         logits = TensorRecord(name=LOGITS, dtype="float32", shape=("rows", self.vocab))
         return StepBuffers(
             inputs=Upload(self.device, sizes),
@@ -190,51 +153,54 @@ class DecoderCall:
         decoder: DeviceDecoder,
         buffers: StepBuffers,
         caches: CacheSet,
-        source: Mapping[str, Any],
+        source: CacheSet | None,
         new: int,
     ) -> None:
-        self._decoder, self.buffers, self._caches = decoder, buffers, caches
-        self._source, self._new = source, new
+        self._decoder, self.buffers = decoder, buffers
+        self._caches, self._source, self._new = caches, source, new
         self.alignment: Any = None
-        if decoder.aligns and source:
-            positions = next(iter(source.values())).shape()[2]
-            shape, values = (caches.rows, positions), decoder.ort.OrtValue
+        if decoder.aligns and source is not None:
+            shape, values = (caches.rows, source.capacity), decoder.ort.OrtValue
             self.alignment = values.ortvalue_from_shape_and_type(shape, np.float32, DEVICE, 0)
-        addresses = [value.data_ptr() for value in (*source.values(), self.alignment) if value]
-        shapes = [tuple(value.shape()) for value in source.values()]
-        where = (buffers.logits, caches.address, caches.rows, caches.capacity)
-        self.key: Hashable = (*where, new, *addresses, *shapes)
-        self._bindings: tuple[Any, Any] | None = None
+        sets = [(s.address, s.rows, s.capacity) for s in (caches, source) if s is not None]
+        alignment = self.alignment.data_ptr() if self.alignment is not None else 0
+        self.key: Hashable = (buffers.logits, new, alignment, *sets)
+        self._bindings: dict[str, Any] = {}
+
+    def is_of(self, caches: CacheSet, source: CacheSet | None) -> bool:
+        """Whether it reads and writes these."""
+        return (self._caches, self._source) == (caches, source)
 
     def run(self) -> None:
         """Enqueue both. Raises BackendError."""
-        self._bindings = self._bindings or (self._bind_decoder(), self._bind_choice())
+        if not self._bindings:
+            self._bindings = {"decoder": self._bind_decoder(), "choice": self._bind_choice()}
         decoder = self._decoder
-        for session, binding in zip((decoder.decoder, decoder.choice), self._bindings, strict=True):
-            decoder.run(session, binding)
+        for role, binding in self._bindings.items():
+            decoder.run(decoder.sessions[role], binding)
 
     def _bind_decoder(self) -> Any:
-        decoder, buffers, caches = self._decoder, self.buffers, self._caches
-        binding, rows = decoder.decoder.io_binding(), caches.rows
+        decoder, buffers, rows = self._decoder, self.buffers, self._caches.rows
+        binding = decoder.sessions["decoder"].io_binding()
         shapes = {"input_ids": (rows, self._new), "new_length": (rows,), "cache_length": (rows,)}
+        if self._source is not None:
+            shapes["source_length"] = (self._source.rows,)
+            for each in decoder.sources.places(self._source):
+                binding.bind_input(each.name, DEVICE, 0, each.kind, each.shape, each.address)
         for name, shape in shapes.items():
             place = buffers.inputs.address(name)
             binding.bind_input(name, DEVICE, 0, np.int64, shape, place)
-        for name, value in self._source.items():
-            binding.bind_ortvalue_input(name, value)
-        for each in caches.blocks:
-            for name, place in each.places(caches.address).items():
-                (heads, head_dim), kind = decoder.sets.layout[name]
-                where = (DEVICE, 0, kind, (rows, heads, caches.capacity, head_dim), place)
-                binding.bind_input(f"past_{name}", *where)
-                binding.bind_output(f"present_{name}", *where)
+        for each in decoder.caches.places(self._caches):
+            where = (DEVICE, 0, each.kind, each.shape, each.address)
+            binding.bind_input(f"past_{each.name}", *where)
+            binding.bind_output(f"present_{each.name}", *where)
         self._bind_logits(binding.bind_output)
         if self.alignment is not None:
             binding.bind_ortvalue_output(ALIGNMENT, self.alignment)
         return binding
 
     def _bind_choice(self) -> Any:
-        binding, rows = self._decoder.choice.io_binding(), self._caches.rows
+        binding, rows = self._decoder.sessions["choice"].io_binding(), self._caches.rows
         self._bind_logits(binding.bind_input)
         for tensor in self._decoder.top:
             shape, place = shape_of(tensor, {"rows": rows}), self.buffers.top.address(tensor.name)
@@ -248,25 +214,32 @@ class DecoderCall:
 
 
 class DeviceCache:
-    """Keys and values of some rows on the device; to reorder rows they go into another set."""
+    """Keys and values of some rows on the device, and of the sources that they attend to."""
 
     def __init__(
         self, decoder: DeviceDecoder, memory: Memory | None, rows: int, capacity: int | None
     ) -> None:
         self._decoder, self._limit = decoder, capacity
         self.length: Lengths = np.zeros(rows, dtype=np.int64)
+        self._inputs = rows  # a cache starts with one row for each
         self.alignment: NDArray[np.float32]  # see AligningCache
         self._calls = 0
         self._buffers: dict[tuple[int, int], StepBuffers] = {}
-        self._known: dict[tuple[Address, int], DecoderCall] = {}  # by caches and new tokens
-        self._source: dict[str, Any] = {}  # what the decoder reads of the encoder, on the device
+        self._known: dict[Hashable, DecoderCall] = {}  # by sets of caches and new tokens
+        self._source: HeldRows | None = None
+        self._source_length: Lengths = np.zeros(0, dtype=np.int64)
         with decoder.device.lock:
-            self._sets = [decoder.sets.take(rows, _rounded(capacity or CAPACITY_STEP))]
-            weakref.finalize(self, decoder.sets.give_back, self._sets)
+            self._caches = HeldRows(decoder.caches, rows, _rounded(capacity or 1, CAPACITY_STEP))
             if memory is not None:
-                values = decoder.ort.OrtValue
-                lengths = values.ortvalue_from_numpy(memory.source_length, DEVICE, 0)
-                self._source = {**memory.tensors, "source_length": lengths}
+                self._source_length, tokens = memory.source_length, memory.source
+                room = _rounded(tokens, SOURCE_STEP if decoder.any_source else 1)
+                self._source = HeldRows(decoder.sources, len(memory.source_length), room)
+                self._source.fill({n: v.data_ptr() for n, v in memory.tensors.items()}, tokens)
+                decoder.device.wait()  # then the encoder's memory may go
+
+    @property
+    def _longest(self) -> int:
+        return int(self.length.max(initial=0))
 
     def reserve(self, needed: int) -> None:
         """Make room for `needed` tokens a row, or refuse."""
@@ -275,39 +248,48 @@ class DeviceCache:
                 f"capacity: {needed} tokens do not fit the {self._limit} that were set; "
                 "set a larger capacity or none"
             )
-        capacity = self._sets[0].capacity
+        capacity = before = self._caches.current.capacity
         while capacity < needed:
             capacity *= 2
-        if capacity > self._sets[0].capacity:
+        if capacity > before:
             self._move(np.arange(len(self.length)), capacity)
 
     def reorder(self, rows: NDArray[np.int64]) -> None:
         """See Cache."""
         if not np.array_equal(rows, np.arange(len(self.length))):
-            self._move(rows, self._sets[0].capacity)
+            self._move(rows, self._caches.current.capacity)
 
     def _move(self, rows: NDArray[np.int64], capacity: int) -> None:
-        """Row i of another set of buffers takes over what row `rows[i]` holds."""
-        decoder, before = self._decoder, self._sets[0]
-        longest, alike = int(self.length.max(initial=0)), before.holds(len(rows), capacity)
-        with decoder.device.lock:
-            if alike and len(self._sets) > 1:
-                after = self._sets.pop()
-            else:
-                after = decoder.sets.take(len(rows), capacity)
-            for old, new in zip(before.blocks, after.blocks, strict=True):
-                ends = after.address + new.start, before.address + old.start
-                width = longest * new.line
-                decoder.device.copy_rows(*ends, new.block, rows, width, source_block=old.block)
-            if not alike:
-                self._known = {}
-                decoder.sets.give_back(self._sets)
-            self._sets.insert(0, after)
+        """Row i takes over what row `rows[i]` holds."""
+        with self._decoder.device.lock:
+            self._caches.move(rows, capacity, self._longest)
         self.length = self.length[rows]
 
     def rewind(self, length: int) -> None:
         """See Cache. What comes next is written over the rest."""
         self.length[:] = length
+
+    def keep(self, inputs: NDArray[np.int64]) -> None:
+        """See RunningCache."""
+        width = len(self.length) // self._inputs
+        self.reorder((inputs[:, None] * width + np.arange(width)).reshape(-1))
+        if self._source is not None and not np.array_equal(inputs, np.arange(self._inputs)):
+            room = self._source.current.capacity
+            with self._decoder.device.lock:
+                self._source.move(inputs, room, int(self._source_length.max(initial=0)))
+            self._source_length = self._source_length[inputs]
+        self._inputs = len(inputs)
+
+    def join(self, other: DeviceCache) -> None:
+        """See RunningCache."""
+        with self._decoder.device.lock:
+            _append(self._caches, other._caches, self._longest, other._longest)
+            if self._source is not None and other._source is not None:
+                used = int(self._source_length.max()), int(other._source_length.max())
+                _append(self._source, other._source, *used)
+        self.length = np.concatenate((self.length, other.length))
+        self._source_length = np.concatenate((self._source_length, other._source_length))
+        self._inputs += other._inputs
 
     def read(self) -> dict[str, NDArray[Any]]:
         """See SavedCache."""
@@ -336,22 +318,23 @@ class DeviceCache:
 
     def _first_row(self) -> dict[str, tuple[Address, NDArray[Any]]]:
         """Where the first row of each tensor lies, and zeros (heads, capacity, head_dim) alike."""
-        current, rows = self._sets[0], {}
-        for each in current.blocks:
-            for name, place in each.places(current.address).items():
-                (heads, head_dim), kind = self._decoder.sets.layout[name]
-                rows[name] = place, np.zeros((heads, current.capacity, head_dim), dtype=kind)
-        return rows
+        return {
+            each.name: (each.address, np.zeros(each.shape[1:], dtype=each.kind))
+            for each in self._decoder.caches.places(self._caches.current)
+        }
 
     def step(self, tokens: Tokens, new_length: Lengths) -> Candidates:
         """One call of the graph; see Backend."""
         rows, new = tokens.shape
-        self.reserve(int(self.length.max()) + new)
+        self.reserve(self._longest + new)
         decoder = self._decoder
         with decoder.device.lock:
             call = self._call(rows, new)
             call.buffers.inputs.send(
-                cache_length=self.length, new_length=new_length, input_ids=tokens
+                source_length=self._source_length,
+                cache_length=self.length,
+                new_length=new_length,
+                input_ids=tokens,
             )
             if new == 1:
                 decoder.steps.run(call.key, call.run)
@@ -362,17 +345,22 @@ class DeviceCache:
             self.length += new_length
             self._calls += 1
             if call.alignment is not None:
-                self.alignment = call.alignment.numpy()
+                self.alignment = call.alignment.numpy()[:, : self._source_length.max()]
             return self._candidates(call.buffers, rows)
 
     def _call(self, rows: int, new: int) -> DecoderCall:
-        caches, size = self._sets[0], (_power_of_two(rows), _power_of_two(rows * new))
-        known = self._known.get((caches.address, new))
-        if known is None:
+        caches, size = self._caches.current, (_power_of_two(rows), _power_of_two(rows * new))
+        source = self._source.current if self._source is not None else None
+        key = (caches.address, source.address if source is not None else 0, new)
+        known = self._known.get(key)
+        # Memory that was given back may be another set's now.
+        if known is None or not known.is_of(caches, source):
             if size not in self._buffers:
                 self._buffers[size] = self._decoder.buffers(self, *size)
-            known = DecoderCall(self._decoder, self._buffers[size], caches, self._source, new)
-            self._known[caches.address, new] = known
+            known = DecoderCall(self._decoder, self._buffers[size], caches, source, new)
+            if len(self._known) >= CALLS:
+                self._known.clear()
+            self._known[key] = known
         return known
 
     def _candidates(self, buffers: StepBuffers, rows: int) -> Candidates:
@@ -396,10 +384,15 @@ class DeviceCache:
         )
 
 
+def _append(mine: HeldRows, theirs: HeldRows, used: int, others_used: int) -> None:
+    room = max(mine.current.capacity, theirs.current.capacity)
+    mine.append(theirs, room, used, others_used)
+
+
 def _power_of_two(size: int) -> int:
     """The least that is no smaller: buffers of few sizes."""
     return 1 << (size - 1).bit_length()
 
 
-def _rounded(capacity: int) -> int:
-    return -(-capacity // CAPACITY_STEP) * CAPACITY_STEP
+def _rounded(size: int, step: int) -> int:
+    return -(-size // step) * step

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import Manifest
-from seq2edge.bundle.reference import REFERENCE, read_reference
 from seq2edge.errors import BackendError, EngineError, ForeignEngineError
 from seq2edge.runtime import parity
 from seq2edge.runtime.backend import open_backend
+from seq2edge.runtime.recorded import read_recorded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,22 +69,18 @@ def _verify_graphs(
     )
 
     targets = list(dict.fromkeys(graph.target for graph in bundle.manifest.graphs))
-    ours = [target for target in targets if target in TARGETS["cpu"]]
-    installed = ""
-    if ours:
-        library = import_onnxruntime()
-        installed = str(library.__version__)
-        device = fastest_device(library) if device == "auto" else device
+    if not targets:
+        raise BackendError(f"{bundle.path}: has no graphs, nothing can run it")
+    library = import_onnxruntime()
+    installed = str(library.__version__)
+    device = fastest_device(library) if device == "auto" else device
+    ours = [target for target in targets if target in TARGETS.get(device, ())]
     if ours and not any(runs(bundle, target, installed) for target in ours):
         raise BackendError(f"{bundle.path}: onnxruntime {installed} runs none of its graphs")
-    reference = read_reference(bundle.file(REFERENCE))
+    reference = read_recorded(bundle)
     for target in targets:
         if target not in ours:
-            built = f"an engine has to be built for {target} on the device first"
-            yield target, _passed_over("its engines are" if bundle.manifest.engines else built)
-            continue
-        if target not in TARGETS.get(device, ours):
-            yield target, _passed_over(f"for the cpu alone, {device} runs the others")
+            yield target, _passed_over(_elsewhere(bundle, target, device))
             continue
         if not runs(bundle, target, installed):
             needed = graph_release(bundle, target)
@@ -93,6 +89,15 @@ def _verify_graphs(
         backend, _ = open_backend(bundle, device=device, threads=threads, graphs=target)
         replayed = parity.replay(backend, reference)
         yield target, _outcome(replayed, bundle.manifest)
+
+
+def _elsewhere(bundle: Bundle, target: str, device: str) -> str:
+    """Why graphs of that kind do not run on the device."""
+    if target != "tensorrt":
+        return f"for the cpu alone, {device} runs the others"
+    if bundle.manifest.engines:
+        return "its engines are"
+    return f"an engine has to be built for {target} on the device first, or cuda runs them"
 
 
 def _verify_engines(bundle: Bundle, target: str, device: str) -> Outcome:

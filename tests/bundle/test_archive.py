@@ -6,6 +6,7 @@ import errno
 import gzip
 import io
 import json
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from limited import limited
 
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.archive import BLOCK, LIMIT, pack, unpack
@@ -197,7 +199,7 @@ def test_files_that_are_no_packed_bundles_are_refused(tmp_path: Path) -> None:
         refused(folder / "a.s2e", message)
     with pytest.raises(BundleError, match="gone: No such file"):
         unpack(tmp_path / "gone", tmp_path / "out")
-    with pytest.raises(BundleError, match="Is a directory"):
+    with pytest.raises(BundleError, match="not a regular file"):
         unpack(tmp_path, tmp_path / "out")
 
 
@@ -354,3 +356,18 @@ def test_flipped_bits_never_reach_a_file(bundle: Bundle, place: int, bit: int) -
     restored.verify_hashes()
     assert restored.manifest.files == bundle.manifest.files
     assert isinstance(restored.manifest, Manifest)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link to a pipe", "nothing"])
+def test_only_a_regular_file_is_unpacked(tmp_path: Path, kind: str) -> None:
+    """A pipe or a device may never end; it is not even opened."""
+    path = tmp_path / "model.s2e"
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind != "nothing":
+        os.mkfifo(tmp_path / "pipe")
+        path.symlink_to("pipe") if "link" in kind else (tmp_path / "pipe").rename(path)
+    with limited():
+        refused(path, "No such file" if kind == "nothing" else r"model\.s2e: not a regular file")

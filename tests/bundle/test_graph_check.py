@@ -65,6 +65,11 @@ def inside(model: onnx.ModelProto) -> onnx.TensorProto:
     return next(t for t in model.graph.initializer if not t.data_location and t.dims)
 
 
+def integers(model: onnx.ModelProto) -> onnx.TensorProto:
+    """The first weight of whole numbers."""
+    return next(t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT64)
+
+
 def place(key: str, value: str) -> Edit:
     """Let the first weight of a file lie elsewhere."""
 
@@ -186,6 +191,7 @@ def test_graphs_that_are_none_of_ours_are_refused(bundle, edit, match):
         (lambda m: setattr(outside(m), "data_type", 10), "its shape needs"),
         (lambda m: setattr(inside(m), "raw_data", b""), "has 0 bytes, its shape needs"),
         (lambda m: inside(m).dims.append(2), "its shape needs"),
+        (lambda m: setattr(integers(m), "raw_data", b"12345"), "has 5 bytes, its shape needs"),
         (lambda m: inside(m).float_data.append(2), "field 4 of a initializer"),
         (lambda m: setattr(inside(m), "name", ""), "no name"),
         (lambda m: m.graph.initializer.append(m.graph.initializer[0]), "that of another"),

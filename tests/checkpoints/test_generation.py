@@ -6,7 +6,10 @@ import pytest
 from published_configs import CONFIGS
 from transformers import GenerationConfig
 
-from seq2edge.checkpoints.generation import read_generation, with_decoder_defaults
+from seq2edge.checkpoints.generation import fit_defaults, read_generation, with_decoder_defaults
+from seq2edge.errors import OptionError
+from seq2edge.model.dims import Dims, StackDims
+from seq2edge.runtime.limits import check_vocabulary
 from seq2edge.runtime.options import DecodeOptions
 
 
@@ -38,6 +41,38 @@ def test_defaults_of_transformers_become_nothing_but_options():
     assert found.ignored == {}
     assert found.extras == {}
     DecodeOptions.from_dict(found.options)
+
+
+STACK = StackDims(
+    layers=1, heads=1, kv_heads=1, head_dim=8, hidden=8, activation="relu", max_positions=64
+)
+DIMS = Dims(width=8, vocab=100, decoder=STACK)
+
+
+def test_tokens_that_the_model_does_not_have_are_left_out():
+    """With a remark, where that changes nothing: many a GPT-2 of few tokens still names 50256."""
+    settings = {
+        "bos_token_id": 50256,
+        "eos_token_id": [2, 50256],
+        "pad_token_id": 100,
+        "suppress_tokens": [99, 100],
+        "begin_suppress_tokens": [7],
+        "max_new_tokens": 64,
+    }
+    fitting = fit_defaults(read(settings), DIMS)
+    kept = {"eos_token_id": [2], "suppress_tokens": [99], "begin_suppress_tokens": [7]}
+    assert fitting.options == kept
+    assert fitting.ignored == {
+        "bos_token_id": 50256,
+        "eos_token_id": [50256],
+        "pad_token_id": 100,
+        "suppress_tokens": [100],
+        "max_new_tokens": 64,
+    }
+    for settings in ({"forced_bos_token_id": 100}, {"max_new_tokens": 63, "eos_token_id": 99}):
+        assert fit_defaults(read(settings), DIMS).options == settings
+    with pytest.raises(OptionError, match="forced_bos_token_id: token 100, the vocabulary has 100"):
+        check_vocabulary(DecodeOptions(forced_bos_token_id=100), DIMS)
 
 
 def test_sampling_is_kept_with_its_settings():

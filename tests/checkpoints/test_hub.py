@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import sys
+import time
 
 import huggingface_hub
 import pytest
 import tiny_models
 from command_line import call
 from hub_server import COMMIT, TOKEN, serving
+from killing import end
 from sentence_folders import sentence_folder, write
 
 from seq2edge.bundle import Bundle
 from seq2edge.checkpoints.hub import Hub, find_checkpoint
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import CheckpointError, OptionError
+from seq2edge.files.storage import replacing_folder
 
 
 @pytest.fixture
@@ -48,6 +54,38 @@ def test_what_an_export_needs_is_fetched_and_nothing_else(remote):
     assert load_checkpoint(folder).family == "bert"
     find_checkpoint("someone/tiny", Hub(revision="v1"))
     assert len(remote.served) == len(NEEDED)
+
+
+def test_what_a_killed_download_left_is_swept(remote, tmp_path):
+    """By the next that fetches this model; what may still grow, and other models', stays."""
+    left = []
+    for model, hours in (("tiny", 25), ("tiny", 1), ("other", 25)):
+        blobs = tmp_path / "cache" / f"models--someone--{model}" / "blobs"
+        blobs.mkdir(parents=True, exist_ok=True)
+        left.append(blobs / f"{hours}.12345678.incomplete")
+        left[-1].write_bytes(b"x")
+        os.utime(left[-1], (time.time() - hours * 3600,) * 2)
+    find_checkpoint("someone/tiny", Hub())
+    assert [path.exists() for path in left] == [False, True, True]
+
+
+def test_a_folder_whose_replacement_was_cut_is_finished(tmp_path):
+    """And not looked for on the hub; its loader finishes it too."""
+    folder = tmp_path / "owner" / "name"
+    folder.mkdir(parents=True)
+
+    def replace():
+        with replacing_folder(folder) as partial:
+            (partial / "config.json").write_text("{")
+
+    for opened in (lambda: find_checkpoint(folder, Hub()), lambda: load_checkpoint(folder)):
+        number = 0
+        while folder.exists():
+            assert end(replace, kill_at=number, swap=errno.EINVAL) == "killed"
+            number += 1
+        with contextlib.suppress(CheckpointError):
+            opened()
+        assert (folder / "config.json").read_text() == "{"
 
 
 def test_shards_are_fetched_by_their_index(remote):

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import traceback
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import tiny_models
 import torch
 import transformers
 from command_line import call
+from limited import limited
 from safetensors.torch import load_file
 from sentence_folders import sentence_folder
 
@@ -231,3 +233,51 @@ def test_the_command_line_tells_what_was_kept_once(tmp_path):
     assert result.exit_code == 0, result.output
     assert "kept once: lm_head.weight is transformer.wte.weight" in result.stderr
     assert load_checkpoint(tmp_path / "new").family == "gpt2"
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("kind", ["repeated", "compressed", "sparse"])
+def test_pickles_that_become_larger_are_refused(tmp_path, kind):
+    """A tensor of one number read over and over, or an archive that unpacks to anything."""
+    folder = tmp_path / "model"
+    tiny_models.save("llama", folder)
+    (folder / "model.safetensors").unlink()
+    file = folder / "pytorch_model.bin"
+    tensor = torch.zeros(1).expand(2**40) if kind == "repeated" else torch.zeros(99)
+    torch.save({"a": tensor.to_sparse() if kind == "sparse" else tensor}, file)
+    if kind == "compressed":
+        with (
+            zipfile.ZipFile(file) as stored,
+            zipfile.ZipFile(tmp_path / "small", "w", zipfile.ZIP_DEFLATED) as small,
+        ):
+            for name in stored.namelist():
+                small.writestr(name, stored.read(name))
+        (tmp_path / "small").rename(file)
+    message = "is compressed" if kind == "compressed" else "has more values than are stored for it"
+    with limited(), pytest.raises(CheckpointError, match=message):
+        convert_weights(folder, tmp_path / "new")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    "data", [b"", b"\x80\x02", b"\x80\x02\x8a\xff", b"PK\x03\x04" * 9, b"(" * 10**6]
+)
+def test_damaged_pickles_are_one_line(tmp_path, data):
+    """Whatever the reader raises."""
+    folder = tmp_path / "model"
+    tiny_models.save("llama", folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(data)
+    with limited(), pytest.raises(CheckpointError, match=r"pytorch_model\.bin: ") as refusal:
+        convert_weights(folder, tmp_path / "new")
+    assert str(refusal.value).isprintable()
+
+
+def test_a_pipe_is_no_pickle(tmp_path):
+    """It would be read for ever."""
+    folder = tmp_path / "model"
+    tiny_models.save("llama", folder)
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "weights.bin")
+    with limited(), pytest.raises(CheckpointError, match=r"weights\.bin: not a regular file"):
+        convert_weights(folder, tmp_path / "new")

@@ -33,6 +33,7 @@ from tokenizers import AddedToken
 from seq2edge.checkpoints.remapped_sentencepiece import SAMPLE
 from seq2edge.checkpoints.tokenizer import Converted, convert_tokenizer
 from seq2edge.errors import CheckpointError, InputError, UnsupportedError
+from seq2edge.runtime.rehearsal import check_tokenizer
 from seq2edge.runtime.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
@@ -123,6 +124,17 @@ PAIR_SAMPLE = [
     ("hello", " ".join(SAMPLE)),
     ("hello world, the quick fox",) * 2,
 ]
+
+
+def test_verify_has_texts_for_every_kind(pair: tuple[str, Tokenizer, Any]) -> None:
+    """Two that it tells apart; every token that text may become has an embedding."""
+    _, ours, _ = pair
+    rows = max(ours.source_tokens().values()) + 1
+    first, second = check_tokenizer(ours, rows)
+    assert ours.encode(first) != ours.encode(second)
+    if ours.record.unknown_from is None:
+        with pytest.raises(InputError, match=f"has the id {rows - 1}, the vocabulary has"):
+            check_tokenizer(ours, rows - 1)
 
 
 def test_pairs_are_those_of_transformers(pair: tuple[str, Tokenizer, Any]) -> None:

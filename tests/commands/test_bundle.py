@@ -54,12 +54,14 @@ def test_what_is_asked_of_the_origin_is_asked_by_every_command(bundles, signed, 
     shown = json.loads(call("inspect", model, "--json").stdout)
     assert (shown["sha256"], shown["signed"]) == (sha256, True)
     plain = bundles("bart")
-    for command in (("verify", "--no-run"), ("run",), ("audit",)):
+    (tmp_path / "data.tsv").write_text("w5\tw5\n")
+    evaluate = ("eval", "--limit", "1")
+    for command in (("verify", "--no-run"), ("run",), ("audit",), evaluate):
         for asked, message in (
             (("--require-key", other), "its signature is not of"),
             (("--sha256", "0" * 64), "is asked for"),
         ):
-            words = ("w5",) if command == ("run",) else ()
+            words = {("run",): ("w5",), evaluate: (tmp_path / "data.tsv",)}.get(command, ())
             refused = call(*command, model, *words, *asked)
             assert refused.exit_code == 1
             assert refused.stdout == ""
@@ -68,6 +70,8 @@ def test_what_is_asked_of_the_origin_is_asked_by_every_command(bundles, signed, 
     assert both.stdout == call("run", plain, "w5").stdout != ""
     assert call("run", plain, "w5", *key).exit_code == 1
     assert "not signed" in call("run", model, "w5", *key, "--draft", plain).stderr
+    data = ("eval", model, tmp_path / "data.tsv", "--sha256", sha256)
+    assert "sha256: pins one bundle" in call(*data, "--baseline", plain).stderr
     with pytest.raises(OptionError, match="sha256: pins one bundle"):
         seq2edge.load(model, sha256=sha256, draft=plain)
 

@@ -31,13 +31,28 @@ WORDS = Association(
 PAIRS = Pairs(groups={"pets": GROUP}, associations=(WORDS,))
 
 
-def model(task, kind="encoder", **methods):
+def reader(*unknown):
+    """A tokenizer of words, of which these are unknown."""
+    words = {}
+
+    def encode(text, *, special_tokens):
+        assert not special_tokens
+        return [
+            0 if word in unknown else words.setdefault(word, len(words) + 1)
+            for word in text.lower().rstrip(".").split()
+        ]
+
+    return types.SimpleNamespace(encode=encode, unknown_ids={0})
+
+
+def model(task, kind="encoder", tokenizer=None, **methods):
     """A stand-in made to do that task."""
     manifest = types.SimpleNamespace(task=task)
     return types.SimpleNamespace(
         bundle=types.SimpleNamespace(path="bundle", manifest=manifest),
         dims=types.SimpleNamespace(kind=kind, source_shape=()),
         options=DecodeOptions(num_beams=4, max_length=9, min_new_tokens=2),
+        tokenizer=tokenizer or reader(),
         **methods,
     )
 
@@ -67,6 +82,36 @@ def test_classifiers_are_compared_by_scores_and_label():
     assert (good.templates, good.pairs) == (2, 4)
     assert findings["label changes"].mean.value == 0.25
     assert findings["label changes"].leans == {}
+
+
+def test_what_the_vocabulary_does_not_know_is_not_measured():
+    """Neither all of a group nor a part of it gets gaps of 0; the model is not even run for it."""
+    made = model("classify", tokenizer=reader("cat", "dog"))
+    result = audit(made, PAIRS)
+    assert (result.measured, result.findings) == (False, ())
+    (coverage,) = result.coverage
+    assert (coverage.group, coverage.pairs, coverage.measured) == ("pets", 4, 0)
+    assert coverage.same == (("the cat", "the dog"), ("a cat", "a dog"))
+
+
+def test_only_what_a_model_tells_apart_counts():
+    """Pairs of unknown terms would lower the mean, and lift the number of pairs."""
+
+    def classify(texts):
+        for text in texts:
+            yield Classification(label="x", scores={"x": 0.5 * ("dog" in text)})
+
+    terms = (*GROUP.terms, ("a lynx", "an old lynx"))
+    group = dataclasses.replace(GROUP, terms=terms)
+    pairs = Pairs(groups={"pets": group}, associations=())
+    made = model("classify", tokenizer=reader("lynx", "old", "an", "a"), classify=classify)
+    result = audit(made, pairs)
+    (coverage,), (score, changes) = result.coverage, result.findings
+    assert (coverage.pairs, coverage.measured) == (6, 4)
+    assert coverage.same == (("a lynx", "an old lynx"),)
+    assert (score.mean.value, score.largest, score.pairs, score.templates) == (0.5, 0.5, 4, 2)
+    assert score.leans["dog"].value == 0.25
+    assert (changes.mean.value, result.measured) == (0, True)
 
 
 def test_intervals_are_over_templates():
@@ -171,10 +216,11 @@ def test_what_cannot_be_audited_is_refused():
 VECTORS = {"a": (1, 0), "b": (0, 2), "up": (3, 1), "higher": (5, 1), "down": (1, 3), "low": (1, 4)}
 
 
-def measured(targets):
+def measured(targets, tokenizer=None):
     """The effect of the words' vectors; `a` and `b` are the attributes."""
     model = types.SimpleNamespace(
-        embed=lambda words: np.array([VECTORS[word] for word in words], dtype=np.float32)
+        embed=lambda words: np.array([VECTORS[word] for word in words], dtype=np.float32),
+        tokenizer=tokenizer or reader(),
     )
     attributes = {"first": ("a", "a"), "second": ("b", "b")}
     return measure_association(model, Association(name="n", targets=targets, attributes=attributes))
@@ -190,6 +236,16 @@ def test_the_effect_is_a_difference_in_standard_deviations():
     assert found.size == pytest.approx(wanted)
     assert (found.targets, found.attributes) == (("x", "y"), ("first", "second"))
     assert measured({"y": ("down", "low"), "x": ("up", "higher")}).size == pytest.approx(-wanted)
+
+
+def test_lists_of_unknown_words_have_no_effect():
+    """One list is enough; words that are unknown beside known ones are named."""
+    targets = {"x": ("up", "higher"), "y": ("down", "low")}
+    effect = measured(targets, reader("down", "low", "up"))
+    assert (effect.size, effect.p, effect.unknown) == (None, None, ("up", "down", "low"))
+    effect = measured(targets, reader("low"))
+    assert effect.size is not None
+    assert effect.unknown == ("low",)
 
 
 def test_p_is_the_share_of_divisions_as_far_apart():

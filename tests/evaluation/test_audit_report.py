@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import pytest
 
 from seq2edge.errors import BackendError, OptionError
-from seq2edge.evaluation.audit import Audit, Effect, Finding
-from seq2edge.evaluation.audit_report import MEASURES, check_report, plot, table, write_report
+from seq2edge.evaluation.audit import Audit, Coverage, Effect, Finding
+from seq2edge.evaluation.audit_report import (
+    MEASURES,
+    NOTHING,
+    check_report,
+    plot,
+    table,
+    write_report,
+)
 from seq2edge.evaluation.metrics import Estimate
 
 
@@ -32,9 +40,15 @@ def finding(group, measure, mean, *, leans=True, templates=3):
 
 
 EFFECT = Effect(name="words", targets=("x", "y"), attributes=("v", "w"), size=1.234, p=0.04)
+WHOLE = (
+    Coverage(group="pets", pairs=12, measured=12, same=()),
+    Coverage(group="age", pairs=12, measured=12, same=()),
+)
 AUDIT = Audit(
     bundle="some & bundle",
     task="classify",
+    measured=True,
+    coverage=WHOLE,
     findings=(
         finding("pets", "score of good", 0.12),
         finding("pets", "label changes", 0.0, leans=False),
@@ -65,12 +79,60 @@ def test_the_table_has_a_block_for_each_group():
     ]
 
 
+BLIND = Audit(
+    bundle="b",
+    task="embed",
+    measured=False,
+    coverage=(
+        Coverage(group="pets", pairs=4, measured=0, same=tuple((f"a{i}", "b") for i in range(7))),
+    ),
+    findings=(),
+    effects=(
+        Effect(
+            name="words",
+            targets=("x", "y"),
+            attributes=("v", "w"),
+            size=None,
+            p=None,
+            unknown=("q",),
+        ),
+    ),
+)
+
+
+def test_what_was_not_measured_is_no_gap(tmp_path):
+    """In the text, on the page and in the picture: no 0 is printed for it."""
+    assert list(table(BLIND)) == [
+        "pets: nothing could be measured",
+        "  not measured: 4 of 4 pairs, which the model reads as the same",
+        "  its vocabulary knows neither term of: a0 / b, a1 / b, a2 / b, a3 / b, a4 / b, 2 more",
+        "",
+        "words: nothing could be measured, of a list no word is known",
+        "  unknown to the vocabulary: q",
+        NOTHING,
+    ]
+    write_report(tmp_path / "a.html", BLIND)
+    page = (tmp_path / "a.html").read_text()
+    assert NOTHING.replace("'", "&#x27;") in page
+    assert "pets: nothing could be measured" in page
+    assert "0.0000" not in page
+    assert [text.get_text() for text in plot(BLIND).texts] == [NOTHING]
+    part = (Coverage(group="pets", pairs=16, measured=12, same=(("a", "b"),)), WHOLE[1])
+    lines = list(table(dataclasses.replace(AUDIT, coverage=part)))
+    assert lines[6:8] == [
+        "  not measured: 4 of 16 pairs, which the model reads as the same",
+        "  its vocabulary knows neither term of: a / b",
+    ]
+
+
 def test_the_plot_shows_groups_beside_each_other():
     """Gaps left, leanings right where there are any; of many measures those that differ most."""
     titles = [axes.get_title() for axes in plot(AUDIT).axes]
     assert [title.split(":")[0] for title in titles] == ["pets", "pets", "age", "age"]
     many = tuple(finding("g", f"m{i}", 0.1 + i / 100, leans=False) for i in range(MEASURES + 2))
-    (axes,) = plot(Audit(bundle="b", task="embed", findings=many)).axes
+    whole = (Coverage(group="g", pairs=12, measured=12, same=()),)
+    audited = Audit(bundle="b", task="embed", measured=True, coverage=whole, findings=many)
+    (axes,) = plot(audited).axes
     shown = [label.get_text() for label in axes.get_yticklabels()]
     assert shown == [f"m{i}" for i in range(2, MEASURES + 2)]
 

@@ -11,8 +11,8 @@ import pytest
 from killing import end
 
 from seq2edge.errors import InputError
-from seq2edge.files.leftovers import clean
-from seq2edge.files.workspace import temporary_folder, workspace
+from seq2edge.files.leftovers import clean, hub_cache
+from seq2edge.files.workspace import Leftover, temporary_folder, workspace
 
 
 def leave(folder: Path) -> None:
@@ -68,6 +68,45 @@ def test_the_next_temporary_folder_sweeps_the_last(
     with temporary_folder() as folder:
         assert list(tmp_path.iterdir()) == [folder]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_downloads_that_were_left_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the hub's cache to which nothing was added for a day; whole files stay."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    blobs = tmp_path / "hub" / "models--owner--name" / "blobs"
+    blobs.mkdir(parents=True)
+    (tmp_path / "current").mkdir()
+    monkeypatch.chdir(tmp_path / "current")
+    for name in ("a.incomplete", "b.12345678.incomplete", "c"):
+        (blobs / name).write_bytes(bytes(10))
+        if not name.startswith("a"):
+            os.utime(blobs / name, (1e9, 1e9))
+    left = [Leftover(path=blobs / "b.12345678.incomplete", size=10)]
+    assert list(clean(dry_run=True)) == left
+    assert list(clean([tmp_path / "hub"])) == left
+    assert sorted(path.name for path in blobs.iterdir()) == ["a.incomplete", "c"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({"HF_HUB_CACHE": "/a/b", "HF_HOME": "/c"}, "/a/b"),
+        ({"HF_HOME": "/c"}, "/c/hub"),
+        ({}, "/caches/huggingface/hub"),
+    ],
+)
+def test_the_hubs_cache_is_where_its_library_says(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], folder: str
+) -> None:
+    """By the same variables."""
+    for name in ("HF_HUB_CACHE", "HF_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert hub_cache(Path("/caches")) == Path(folder)
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def path(tmp_path: Path) -> Path:
     return write(tmp_path / "model", OLD)
 
 
-@pytest.mark.parametrize("number", exchange.UNSUPPORTED)
+@pytest.mark.parametrize("number", sorted(set(exchange.UNSUPPORTED)))
 def test_where_nothing_can_be_exchanged_two_renames_do(
     path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -280,6 +280,23 @@ def test_who_is_swept_before_it_has_a_lock_begins_anew(
     assert seen == ["folder", "lock"]
     assert read(path) == NEW
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_who_gets_its_lock_while_it_is_swept_loses_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was empty when the other looked."""
+    work = path.parent / ".seq2edge-0123456789ab.partial"
+    work.mkdir()
+    discard = workspace._discard
+
+    def late(left: Path, lock: int) -> None:
+        write(work, {"lock": "", "new/a": "new"})
+        discard(left, lock)
+
+    monkeypatch.setattr(workspace, "_discard", late)
+    assert sweep(path.parent) == []
+    assert scan(work) == {"lock": 0, "new/a": 3}
 
 
 def test_links_are_not_followed(path: Path) -> None:

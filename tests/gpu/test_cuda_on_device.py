@@ -11,7 +11,9 @@ import numpy as np
 import onnxruntime
 import pytest
 from engine_decoding import decoded
+from mixed_load import assert_each_as_alone
 
+import seq2edge
 from seq2edge.bundle.reference import REFERENCE, read_reference
 from seq2edge.runtime import parity
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
@@ -82,6 +84,12 @@ def test_steps_are_recorded_and_found_again(cuda, bundles, name):
         tokens(backend, bundles(name), options, 0)
         assert len(steps._graphs) == recorded
         assert steps.replays > replays
+
+
+@pytest.mark.parametrize("name", ["bart", "llama"])
+def test_requests_that_join_and_leave_are_answered_as_alone(cuda, bundles, name):
+    """Of every kind, in one running batch."""
+    assert_each_as_alone(seq2edge.load(bundles(name).path, device="cuda"), 60, seed=len(name))
 
 
 def test_saved_keys_and_values_come_back(cuda, bundles):

@@ -61,6 +61,9 @@ def test_what_follows_from_the_sizes():
         ({"norm": "batch"}, "norm: 'batch' is not supported"),
         ({"positions": "alibi"}, "positions: 'alibi' is not supported"),
         ({"kv_heads": 4}, "kv_heads: 6 heads cannot share 4"),
+        ({"kv_heads": 0}, "kv_heads: 0, a model has 1 to 4096"),
+        ({"layers": 10**9}, "layers: 1000000000, a model has 0 to 4096"),
+        ({"layers": 10**9, "mixers": ("attention",)}, "layers: 1000000000"),
         ({"windows": (4, 0, 4)}, "windows: 3 of them for 2 layers"),
         ({"rotary_dim": 5}, "rotary_dim: 5 is not an even part of heads of 8"),
         ({"rotary_dim": 10}, "rotary_dim: 10 is not an even part of heads of 8"),
@@ -78,6 +81,12 @@ def test_choices_are_from_known_sets(changes, message):
         ({"head": "ranking"}, "head: 'ranking'"),
         ({"pooling": "sum"}, "pooling: 'sum' is not supported, known: first, last, max, mean"),
         ({"decoder": None}, "neither an encoder nor a decoder"),
+        ({"vocab": 10**9}, "vocab: 1000000000, a model has 1 to 16777216"),
+        ({"width": 0}, "width: 0, a model has 1 to"),
+        (
+            {"mels": 80, "encoder": dataclasses.replace(STACK, max_positions=2**20)},
+            "features: .* values, at most 67,108,864 in all",
+        ),
     ],
 )
 def test_a_model_has_known_parts(changes, message):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from limited import limited
 from numpy.typing import NDArray
 
 from seq2edge.errors import InputError
@@ -212,6 +213,9 @@ def test_clips_over_30_seconds_are_refused() -> None:
     """Longer audio is not cut silently."""
     with pytest.raises(InputError, match=r"audio: 30\.01 s, at most 30 s fit one window, cut it"):
         read_clip(wav(bytes(2 * 240080), rate=8000))
+    long = wav(bytes(2**26), bits=8, rate=1000)  # as numbers it would have half a gigabyte
+    with limited(memory=2**28), pytest.raises(InputError, match=r"67108\.86 s, at most 30 s fit"):
+        read_clip(long)
     with pytest.raises(InputError, match=r"audio: 30\.00 s, at most 30 s fit"):
         log_mel(np.zeros(30 * SAMPLING_RATE + 1, np.float32))
 

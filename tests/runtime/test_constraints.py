@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import tokenizers
 from byte_tokens import END, LANGUAGE, VOCAB
+from limited import limited
 
 import seq2edge
 from seq2edge.errors import InputError, OptionError
+from seq2edge.runtime import constraints
 from seq2edge.runtime.constraints import Constraint
 from seq2edge.runtime.fake import FakeBackend
 from seq2edge.runtime.options import DecodeOptions
@@ -138,3 +140,38 @@ def test_a_tokenizer_that_cannot_be_read_is_named(speaking):
     model = seq2edge.load(speaking("bart"), device="cpu", threads=1)
     with pytest.raises(InputError, match=r"tokenizer\.json: llguidance cannot read this tokenizer"):
         model.generate(["w5 w6"], model.options.replace(regex="w7"))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"json_schema": "[" * 100_000},
+        {"json_schema": '{"const": 1' + "0" * 5000 + "}"},
+        {"json_schema": '{"maximum": 1e999, "type": "integer"}'},
+        {"json_schema": '{"\\u001b[31m\\n": 1}'},
+        {"regex": "(" * 100_000},
+        {"regex": "\x1b[31m\n("},
+        {"grammar": "start: " + "(" * 100_000},
+        {"grammar": "start: \ud800"},
+    ],
+)
+def test_rules_of_any_kind_are_refused_in_one_line(tokenizer, values):
+    """Deep, long, not finite, not text: whatever the libraries raise."""
+    with limited(), pytest.raises(OptionError) as refusal:
+        Constraint(DecodeOptions(eos_token_id=END, **values), tokenizer, VOCAB, 2)
+    assert str(refusal.value).isprintable()
+
+
+def test_rules_that_take_too_long_are_refused(tokenizer, monkeypatch):
+    """The clock bounds what no size tells."""
+    monkeypatch.setattr(constraints, "SECONDS", 0.0)
+    with pytest.raises(OptionError, match="regex: not done within 0 seconds"):
+        Constraint(DecodeOptions(eos_token_id=END, regex="a{100000}"), tokenizer, VOCAB, 2)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[" * 100_000, b"\xff", b'{"model": 1e999}'])
+def test_a_tokenizer_of_any_kind_is_named(tmp_path, data):
+    """Whatever the library raises, or panics about."""
+    (tmp_path / "tokenizer.json").write_bytes(data)
+    with limited(), pytest.raises(InputError, match=r"tokenizer\.json: llguidance cannot read"):
+        Constraint(DecodeOptions(eos_token_id=END, regex="a"), tmp_path / "tokenizer.json", 9, 2)

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import PIL.Image
 import pytest
+from limited import limited
 from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
@@ -220,3 +221,10 @@ def test_without_pillow_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(BackendError, match=r"install seq2edge\[images\]"):
         images.pixels(noise(4, 4), ImageRecord())
+
+
+def test_what_a_thin_picture_would_become_is_bounded():
+    """Its shorter edge of one pixel made a few hundred long makes the other one very long."""
+    record = ImageRecord(size=None, shortest_edge=224, resample="bilinear", crop=(224, 224))
+    with limited(), pytest.raises(InputError, match=r"would become 224 x 4,480,000, at most"):
+        images.pixels(np.zeros((1, 20_000), np.uint8), record)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
+from limited import limited
 
 import seq2edge
 from seq2edge.errors import InputError
@@ -128,3 +130,22 @@ def test_other_models_have_no_sessions(speaking):
         seq2edge.load(speaking("bart"), device="cpu").session()
     with pytest.raises(InputError, match="no chat template"):
         seq2edge.load(speaking("gpt2"), device="cpu").session().chat("w5")
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"format": np.zeros(3), "ids": np.zeros(1), "bundle": np.array("a")},
+        {"format": np.array("a"), "ids": np.zeros(1), "bundle": np.array("a")},
+        {"format": np.array(float("inf")), "ids": np.zeros(1), "bundle": np.array("a")},
+        {"format": np.array(1), "ids": np.zeros(()), "bundle": np.array("\x1b[31m\n")},
+        None,
+    ],
+)
+def test_prefixes_of_any_kind_are_refused_in_one_line(model, tmp_path, arrays):
+    """Also a pipe, which would be read for ever."""
+    path = tmp_path / "prefix.npz"
+    np.savez(path, **arrays) if arrays else os.mkfifo(path)
+    with limited(), pytest.raises(InputError, match=r"prefix\.npz: not a ") as refusal:
+        model.session(prefix=path)
+    assert str(refusal.value).isprintable()

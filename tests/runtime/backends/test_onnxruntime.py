@@ -236,7 +236,9 @@ def test_a_damaged_graph_is_an_error_with_its_name(exported, tmp_path):
     with pytest.raises(BundleError, match=r"decoder\.onnxruntime\.onnx: not a graph of seq2edge"):
         open_backend(bundle, device="cpu")
     for node in model.graph.node:
-        node.op_type = "Not" if node.op_type == "Add" else node.op_type
+        if node.op_type == "Gelu":  # of floats, which this one does not take
+            node.op_type = "Not"
+            del node.attribute[:]
     file.write_bytes(model.SerializeToString())
     with pytest.raises(BackendError, match=r"decoder\.onnxruntime\.onnx: onnxruntime: "):
         open_backend(bundle, device="cpu")

@@ -12,9 +12,10 @@ from engine_decoding import OPTIONS, decoded, reference_of
 
 from seq2edge.bundle import Bundle
 from seq2edge.errors import BackendError, CapacityError
-from seq2edge.runtime.backends.engine_calls import GRAPHS
+from seq2edge.runtime.backends import onnxruntime_device
+from seq2edge.runtime.backends.device_caches import IDLE_SETS
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
-from seq2edge.runtime.backends.onnxruntime_device import CAPACITY_STEP, IDLE_SETS
+from seq2edge.runtime.backends.onnxruntime_device import CAPACITY_STEP
 
 ONE = np.ones(1, dtype=np.int64)
 
@@ -78,18 +79,15 @@ def test_what_the_host_would_have_to_do_is_not_recorded(on_device):
     assert backend._on_device.steps.replays == 2
 
 
-def test_few_recordings_are_kept(on_device):
+def test_few_recordings_are_kept(on_device, monkeypatch):
     """The one that was not used for longest goes."""
+    monkeypatch.setattr(onnxruntime_device, "GRAPHS", 3)
     backend, cuda, _ = on_device("llama")
-    caches = [backend.start(None, rows, None) for rows in range(1, GRAPHS + 3)]
-    for token in (5, 6, 7):
-        for cache in caches[-2:]:
-            one_step(backend, cache, token)
-    for cache in caches[:-2]:
+    for rows in range(1, 6):
+        cache = backend.start(None, rows, None)
         one_step(backend, cache, 5)
         one_step(backend, cache, 6)
-    assert sum(graph.alive for graph in cuda.graphs) == GRAPHS
-    assert not cuda.graphs[0].alive
+    assert [graph.alive for graph in cuda.graphs] == [False, False, True, True, True]
 
 
 def test_ids_and_lengths_go_in_one_copy_and_little_comes_back(on_device):
@@ -137,7 +135,7 @@ def test_memory_comes_back(on_device):
         gc.collect()
         living.append(cuda.living("device"))
     assert living[1] == living[-1]
-    sets = backend._on_device.sets
+    sets = backend._on_device.caches
     for rows in range(1, 12):
         sets.give_back([sets.take(rows, 640)])
     assert len(sets._idle) <= IDLE_SETS + 1
@@ -155,7 +153,7 @@ def test_a_full_device_says_what_to_do(on_device):
 def test_a_set_that_comes_back_holds_nothing(on_device):
     """No number that is none may be left behind: 0 times that is no 0."""
     backend, cuda, _ = on_device("llama")
-    sets = backend._on_device.sets
+    sets = backend._on_device.caches
     first = sets.take(2, 64)
     backend._gpu.wait()
     cuda.find(first.address, first.size)[:] = 0xFF

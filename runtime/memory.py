@@ -1,0 +1,54 @@
+"""How much memory there is, asked before much is taken: sums of plain integers, which are exact."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from seq2edge.errors import CapacityError
+
+UNKNOWN = 2**40  # bytes of a machine that does not say
+
+
+@functools.cache
+def _physical() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows, or a system without the names
+        return UNKNOWN
+
+
+def machine_bytes() -> int:
+    """What this process may have at most: the machine's memory, or less where a limit is set."""
+    try:
+        import resource
+    except ImportError:
+        return _physical()
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return _physical() if limit == resource.RLIM_INFINITY else min(_physical(), limit)
+
+
+def check_bytes(needed: int, what: str) -> None:
+    """Raise CapacityError where that is more than the machine has."""
+    if needed > machine_bytes():
+        raise CapacityError(_refusal(what, needed))
+
+
+@contextmanager
+def allocating(needed: int, what: str) -> Iterator[None]:
+    """The same before a block that takes so much, and where the machine does not give it."""
+    check_bytes(needed, what)
+    try:
+        yield
+    except (MemoryError, OverflowError) as error:
+        raise CapacityError(_refusal(what, needed)) from error
+
+
+def _refusal(what: str, needed: int) -> str:
+    megabytes = -(-needed // 10**6)
+    return (
+        f"memory: {what} need {megabytes:,} MB, this process may have "
+        f"{machine_bytes() // 10**6:,} MB at most; ask for fewer rows, beams, results or tokens"
+    )

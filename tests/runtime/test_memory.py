@@ -1,0 +1,125 @@
+"""What a request may ask: a sum is checked before anything is taken, and the error says it."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+from limited import limited
+
+import seq2edge
+from seq2edge.bundle.archive import unpack
+from seq2edge.errors import CapacityError, OptionError
+from seq2edge.runtime import memory
+from seq2edge.runtime.fake import FakeBackend, random_answer
+from seq2edge.runtime.model import Model
+from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.scheduler import Request, Scheduler
+
+OLD = Path(__file__).parent.parent / "support" / "old_bundles"
+
+
+@pytest.fixture(scope="module", params=["decoder-int8", "encoder-decoder"])
+def model(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A small model of either kind."""
+    folder = tmp_path_factory.mktemp("memory") / request.param
+    unpack(OLD / f"{request.param}.s2e", folder)
+    return seq2edge.load(folder, device="cpu", threads=1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 10**9},
+        {"num_beams": 2**63 - 1, "num_return_sequences": 2**63 - 1},
+        {"num_return_sequences": 10**10, "do_sample": True},
+        {"capacity": 10**12},
+        {"capacity": 2**63 - 1, "num_beams": 2**62},
+        {"num_beams": 10**4, "capacity": 10**9, "max_new_tokens": 3},
+        {"num_beams": 10**8, "max_new_tokens": 1},
+    ],
+)
+def test_more_than_the_machine_has_is_refused_with_what_it_takes(
+    model: Model, options: dict[str, Any]
+) -> None:
+    """Beams, results, capacity and tokens, each alone or times each other."""
+    with limited(), pytest.raises(CapacityError, match=r"memory: .* need [\d,]+ MB, this process"):
+        model.generate_ids([[5, 6, 7]], model.options.replace(**options))
+
+
+def test_caches_are_counted_as_they_are_kept(model: Model, monkeypatch: Any) -> None:
+    """Before they are made, and when they grow."""
+    backend: Any = model.backend
+    sizes = backend.make_caches(2, 64).tensors()
+    needed = sum(tensor.nbytes for tensor in sizes.values())
+    monkeypatch.setattr(memory, "machine_bytes", lambda: needed)
+    assert backend.make_caches(2, 64)
+    with pytest.raises(CapacityError, match=f"caches of 3 rows of 64 tokens in {len(sizes)} tens"):
+        backend.make_caches(3, 64)
+
+
+def test_the_limit_of_a_process_counts() -> None:
+    """As `ulimit -v` sets it."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    whole = memory.machine_bytes()
+    resource.setrlimit(resource.RLIMIT_AS, (2**36, limits[1]))
+    try:
+        assert memory.machine_bytes() == min(whole, 2**36)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+class Failing(FakeBackend):
+    """One whose memory is full at the second start."""
+
+    starts = 0
+
+    def start(self, *arguments: Any) -> Any:
+        """See Backend."""
+        self.starts += 1
+        if self.starts == 2:
+            raise MemoryError("Unable to allocate 9 GiB")
+        return super().start(*arguments)
+
+
+def test_a_batch_without_memory_ends_its_requests_alone() -> None:
+    """The others go on."""
+    scheduler = Scheduler(Failing(random_answer(20)), rows=64)
+    options = [DecodeOptions(num_beams=beams) for beams in (1, 2, 3)]
+    groups = [
+        scheduler.submit(Request(prompt=[1, 2], options=each, max_new_tokens=3)) for each in options
+    ]
+    scheduler.run()
+    assert len(groups[0].results()[0].ids) == len(groups[2].results()[0].ids) == 3
+    with pytest.raises(CapacityError, match=r"memory: there is none left .*9 GiB"):
+        groups[1].results()
+    with limited(), pytest.raises(CapacityError, match="memory: 1 rows of 9,223"):
+        scheduler.submit(Request(prompt=[1], options=DecodeOptions(), max_new_tokens=2**63 - 2))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_new_tokens": 2**63}, "of 64 bits, needs an integer of 63 at most"),
+        ({"capacity": 10**400}, "bits, needs an integer"),
+        ({"temperature": 10**400}, "needs a finite number"),
+        ({"temperature": float("inf")}, "needs a finite number"),
+        ({"length_penalty": float("nan")}, "needs a finite number"),
+        ({"eos_token_id": 2**40}, "is not a token id"),
+        ({"suppress_tokens": [10**400]}, "is not a token id"),
+        ({"exponential_decay_length_penalty": (10**400, 1.5)}, "needs an integer"),
+        ({"exponential_decay_length_penalty": (1, 10**400)}, "needs a factor"),
+        ({"stop_strings": ["a"] * 1001}, "1,001 strings of 1,001 characters, at most"),
+        ({"stop_strings": ["a" * 2**20, "b"]}, "2 strings of 1,048,577 characters, at most"),
+        ({"bad_words_ids": [[1]] * 100_001}, "100,001 entries, at most 100,000"),
+        ({"sequence_bias": [[[1], 1.0]] * 100_001}, "100,001 entries, at most 100,000"),
+        ({"regex": "a" * (2**20 + 1)}, "1,048,577 characters, 1,048,576 are allowed"),
+        ({"json_schema": {"a": object()}}, "json_schema: cannot be written as JSON"),
+    ],
+)
+def test_numbers_and_lists_have_bounds(values: dict[str, Any], message: str) -> None:
+    """Also those of a manifest, whose integers may be of any length."""
+    with limited(), pytest.raises(OptionError, match=message):
+        DecodeOptions(**values)
