@@ -37,10 +37,14 @@ from seq2edge.bundle.onnx_file import Node, OnnxFile, Tensor, Weight, read_file,
 from seq2edge.bundle.operators import (
     CONTRIB,
     CONTRIBUTED,
+    COUNTS,
     IR_VERSIONS,
     KINDS,
     LENGTHS,
+    LONGEST,
     OPSETS,
+    SIZES,
+    SLICE_ENDS,
     STANDARD,
 )
 from seq2edge.bundle.shapes import Axes, Shapes
@@ -52,8 +56,10 @@ LARGEST_SIZE: Final = 2**40  # of an axis
 FLOATS: Final = ("float32", "float16", "bfloat16")
 NARROW: Final = 8  # bits of a byte
 INT64: Final = 7  # ONNX's number
+LARGEST_INTEGER: Final = 2**24  # of an attribute
 INT64_BYTES: Final = 8
 MOST_INTEGERS: Final = 64  # of a weight whose values are read
+NO_END: Final = 2**63 - 1  # as the end of a slice
 DEEPEST_WAY, MOST_READ = 4, 2  # of the way to a length: operators, and what each reads
 LONGEST_NUMBER: Final = 18  # digits
 # Inputs and outputs that are caches: kernels write them in place.
@@ -95,6 +101,8 @@ class _Check:
         self.file: OnnxFile = read_onnx(data, subject)
         self.weights: dict[str, Weight] = {}
         self.producers: dict[str, Node] = {}  # by what they give
+        self.constants: dict[str, tuple[int, ...]] = {}  # weights of few integers
+        self.sizes = {LAST_POSITIONS}  # values made of constants, shapes and lengths alone
 
     def fail(self, what: str) -> NoReturn:
         """Refuse the graph."""
@@ -116,6 +124,7 @@ class _Check:
             operators = operators | CONTRIBUTED
         for node in self.file.nodes:
             self.check_node(node, known, operators)
+            self.check_sizes(node)
             if shapes is not None:
                 shapes.add(node)
                 self.check_written(node, shapes)
@@ -123,6 +132,7 @@ class _Check:
                 if name in known and name:
                     self.fail(f"two values are called {_short(name)}")
                 self.producers[name] = node
+            self.follow_sizes(node)
             known.update(node.outputs)
         for tensor in self.file.outputs:
             if tensor.name not in self.producers:
@@ -152,28 +162,36 @@ class _Check:
 
     def check_weight(self, weight: Weight) -> None:
         """Its bytes are those that its shape needs, here or in a file of the manifest."""
-        name, files = _short(weight.name), self.manifest.files
-        if weight.kind not in KINDS or not weight.name or weight.name in self.weights:
-            self.fail(f"weight {name} has an unknown type, no name or that of another")
-        if len(weight.dims) > MOST_AXES or not all(0 <= n <= LARGEST_SIZE for n in weight.dims):
-            self.fail(f"weight {name} has the shape {_short(weight.dims)}")
-        self.weights[weight.name] = weight
-        needed = -(-math.prod(weight.dims) * KINDS[weight.kind][1] // NARROW)
-        if weight.place is not None:
-            start, end = weight.place
-            if end - start != needed:
-                self.fail(f"weight {name} has {end - start} bytes, its shape needs {needed}")
-            return
-        if weight.external.keys() != {"location", "offset", "length"}:
-            self.fail(f"weight {name} lies at {_short(weight.external)}")
-        location, offset, length = (weight.external[k] for k in ("location", "offset", "length"))
-        if location not in files:
-            self.fail(f"weight {name} lies in {_short(location)}, no file of the manifest")
-        if length != str(needed):
-            self.fail(f"weight {name} has {_short(length)} bytes, its shape needs {needed}")
-        room = files[location].size - needed
-        if not _is_number(offset) or int(offset) > room:
-            self.fail(f"weight {name} begins at {_short(offset)}, beyond the end of {location}")
+        name, kind, dims, place, external = weight
+        if kind not in KINDS or not name or name in self.weights:
+            self.fail(f"weight {_short(name)} has an unknown type, no name or that of another")
+        if len(dims) > MOST_AXES or (dims and max(dims) > LARGEST_SIZE):
+            self.fail(f"weight {_short(name)} has the shape {_short(dims)}")
+        self.weights[name] = weight
+        needed = -(-math.prod(dims) * KINDS[kind][1] // NARROW)
+        if place is not None:
+            size: int | str = place[1] - place[0]
+        elif external.keys() != {"location", "offset", "length"}:
+            self.fail(f"weight {_short(name)} lies at {_short(external)}")
+        else:
+            size = external["length"]
+        if str(size) != str(needed):
+            self.fail(f"weight {_short(name)} has {_short(size)} bytes, its shape needs {needed}")
+        if external:
+            self.check_place(name, external, needed)
+        if numbers := self.integers(weight):
+            self.constants[name] = numbers
+            self.sizes.add(name)
+
+    def check_place(self, name: str, external: Mapping[str, str], needed: int) -> None:
+        """So many bytes lie there, in a file of the manifest."""
+        location, offset = external["location"], external["offset"]
+        file = self.manifest.files.get(location)
+        if file is None:
+            self.fail(f"weight {_short(name)} lies in {_short(location)}, no file of the manifest")
+        if not _is_number(offset) or int(offset) + needed > file.size:
+            begin = _short(offset)
+            self.fail(f"weight {_short(name)} begins at {begin}, beyond the end of {location}")
 
     def check_node(
         self, node: Node, known: set[str], operators: Mapping[str, frozenset[str]]
@@ -187,6 +205,13 @@ class _Check:
         if not node.attributes.keys() <= operators[operator]:
             names = _short(sorted(node.attributes.keys() - operators[operator]))
             self.fail(f"operator {operator} has attributes {names}, which are never written")
+        for name, value in node.attributes.items():
+            numbers = value if isinstance(value, tuple) else (value,)
+            least = 1 if name in COUNTS else -MOST_AXES
+            if not all(least <= n <= LARGEST_INTEGER for n in numbers if isinstance(n, int)):
+                self.fail(f"operator {operator} has {name} {_short(value)}")
+        if node.attributes.get("num_outputs", len(node.outputs)) != len(node.outputs):
+            self.fail(f"operator {operator} has {len(node.outputs)} outputs, and says otherwise")
         if not known.issuperset(node.inputs):
             names = _short(sorted(set(node.inputs) - known))
             self.fail(f"operator {operator} reads {names}, which nothing before it gives")
@@ -212,12 +237,36 @@ class _Check:
         if len(pasts) != len(caches[0]) or paired != presents or not inputs.issuperset(pasts):
             self.fail(f"{node.operator} reads caches {_short(pasts)} and gives {_short(presents)}")
 
+    def check_sizes(self, node: Node) -> None:
+        """What kernels make room by are constants, shapes and lengths, and no large constants."""
+        for place in SIZES.get(node.operator, ()):
+            for name in filter(None, node.inputs[place : place + 1]):
+                numbers = self.constants.get(name, ())
+                if (node.operator, place) == SLICE_ENDS:
+                    numbers = tuple(number for number in numbers if number != NO_END)
+                largest = max(map(abs, numbers), default=0)
+                if node.operator == "Expand":
+                    largest = math.prod(number for number in numbers if number)
+                if name not in self.sizes or largest > LARGEST_INTEGER:
+                    self.fail(
+                        f"input {place} of {node.operator} is no size, {_short(numbers or name)}"
+                    )
+
+    def follow_sizes(self, node: Node) -> None:
+        """Add what is a size where all is that it is made of."""
+        made = node.operator in ("Squeeze", "Unsqueeze", "Concat")
+        if (
+            node.operator == "Shape"
+            or (made and self.sizes.issuperset(node.inputs))
+            or (node.operator == "ReduceMax" and self.way(node.outputs[0]) == LONGEST)
+        ):
+            self.sizes.update(node.outputs)
+
     def begin_shapes(self) -> Shapes:
         """What is known before the first operator."""
         shapes: dict[str, Axes] = {tensor.name: tensor.axes for tensor in self.file.inputs}
         shapes |= {name: weight.dims for name, weight in self.weights.items()}
-        held = {name: self.integers(weight) for name, weight in self.weights.items()}
-        return Shapes(shapes, {name: numbers for name, numbers in held.items() if numbers})
+        return Shapes(shapes, self.constants)
 
     def check_written(self, node: Node, shapes: Shapes) -> None:
         """What a kernel writes into a cache is as long as the new tokens."""
@@ -235,7 +284,7 @@ class _Check:
         """How a value comes from inputs and constants, as LENGTHS writes it; ? where too far."""
         node, weight = self.producers.get(name), self.weights.get(name)
         if weight is not None:
-            return str(list(self.integers(weight)) or "?")
+            return str(list(self.constants.get(name, "?")))
         if node is None:
             return name
         if depth > DEEPEST_WAY or node.outputs[0] != name or len(node.inputs) > MOST_READ:

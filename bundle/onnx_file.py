@@ -9,7 +9,7 @@ are followed to a fixed depth, and the whole file is a bounded number of fields.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -23,8 +23,9 @@ Place: TypeAlias = tuple[int, int]  # where a value begins and ends in the file
 Axes: TypeAlias = tuple[int | str, ...]
 Attribute: TypeAlias = int | str | tuple[int, ...] | None  # None: a real number, which is not read
 
-_Fields: TypeAlias = dict[int, tuple[str, int]]  # name and number of times, by tag
+_Fields: TypeAlias = dict[int, tuple[str, int, int]]  # name, times and wire type, by tag
 MOST_IN_BYTE, LONGEST_NUMBER = 127, 10  # of integers: a byte's part, and bytes
+REAL_BYTES = 4
 _NUMBER, _BYTES, _REAL = 0, 2, 5  # wire types: integers, what has a length, 32-bit floats
 _ONCE, _OFTEN, _PASSED_OVER = range(3)
 _KINDS = {"i": _NUMBER, "b": _BYTES, "f": _REAL}
@@ -36,7 +37,7 @@ def _fields(text: str) -> _Fields:
     for word in text.split():
         number, kind, name = word.split(":")
         often = {"*": _OFTEN, "-": _PASSED_OVER}.get(name[-1], _ONCE)
-        fields[int(number) << 3 | _KINDS[kind]] = (name.rstrip("*-"), often)
+        fields[int(number) << 3 | _KINDS[kind]] = (name.rstrip("*-"), often, _KINDS[kind])
     return fields
 
 
@@ -45,13 +46,13 @@ _MODEL = _fields(
     "1:i:ir_version 2:b:producer_name- 3:b:producer_version- 4:b:domain- 5:i:model_version- "
     "6:b:doc_string- 7:b:graph 8:b:opset_import* 14:b:metadata_props-"
 )
-_OPSET = _fields("1:b:key 2:i:value")
+_OPSET = _fields("1:b:domain 2:i:version")
 _GRAPH = _fields(
     "1:b:node* 2:b:name- 5:b:initializer* 10:b:doc_string- 11:b:input* 12:b:output* "
     "13:b:value_info- 16:b:metadata_props-"
 )
 _NODE = _fields(
-    "1:b:input* 2:b:output* 3:b:name 4:b:op_type 5:b:attribute* 6:b:doc_string- 7:b:domain "
+    "1:b:input* 2:b:output* 3:b:name- 4:b:op_type 5:b:attribute* 6:b:doc_string- 7:b:domain "
     "9:b:metadata_props-"
 )
 _ATTRIBUTE = _fields("1:b:name 2:f:f 3:i:i 4:b:s 8:i:ints* 13:b:doc_string- 20:i:type")
@@ -74,11 +75,10 @@ class _FormError(Exception):
 
 
 class Node(NamedTuple):
-    """One operator: a name in a domain, the values that it reads ("": none) and gives."""
+    """One operator of a domain, the values that it reads ("": none) and gives."""
 
     domain: str
     operator: str
-    name: str
     inputs: list[str]
     outputs: list[str]
     attributes: dict[str, Attribute]
@@ -144,15 +144,21 @@ class _Reader:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.left = MOST_FIELDS
-        self.attributes: dict[bytes, tuple[str, Attribute]] = {}  # the same ones come often
+        # The same ones come often.
+        self.attributes: dict[bytes, tuple[str, Attribute]] = {}
+        self.entries: dict[bytes, tuple[str, str]] = {}
+        self.types: dict[bytes, tuple[int, Axes]] = {}
 
     def model(self) -> OnnxFile:
         """The whole file."""
         model = self.message("model", _MODEL, (0, len(self.data)))
+        opsets = dict(self.opset(place) for place in model.get("opset_import", ()))
+        if len(opsets) != len(model.get("opset_import", ())):
+            raise _FormError("a domain has two opsets")
         graph = self.message("graph", _GRAPH, self.required(model, "graph"))
         return OnnxFile(
             ir_version=model.get("ir_version", 0),
-            opsets=self.pairs("opset_import", _OPSET, model.get("opset_import", ())),
+            opsets=opsets,
             nodes=[self.node(place) for place in graph.get("node", ())],
             weights=[self.weight(place) for place in graph.get("initializer", ())],
             inputs=[self.tensor(place) for place in graph.get("input", ())],
@@ -174,7 +180,6 @@ class _Reader:
         return Node(
             self.text(node, "domain"),
             self.text(node, "op_type"),
-            self.text(node, "name"),
             [self.data[start:end].decode() for start, end in node.get("input", ())],
             [self.data[start:end].decode() for start, end in node.get("output", ())],
             attributes,
@@ -198,18 +203,30 @@ class _Reader:
         """One initializer, its values unread."""
         values = self.message("initializer", _TENSOR, place)
         name, place_here = self.text(values, "name"), values.get("raw_data")
-        external = self.pairs("external_data", _ENTRY, values.get("external_data", ()))
+        entries = [self.entry(place) for place in values.get("external_data", ())]
+        external = dict(entries)
         elsewhere = values.get("data_location", 0)
         if elsewhere not in (0, 1) or not elsewhere == bool(external) == (place_here is None):
             raise _FormError(f"values of {reprlib.repr(name)} lie neither in it nor in a file")
+        if len(entries) != len(external):
+            raise _FormError(f"values of {reprlib.repr(name)} lie in two places")
         dims = tuple(values.get("dims", ()))
         return Weight(name, values.get("data_type", 0), dims, place_here, external)
 
     def tensor(self, place: Place) -> Tensor:
         """One input or output."""
         value = self.message("value", _VALUE, place)
-        kind = self.message("type", _TYPE, self.required(value, "type"))
-        tensor = self.message("tensor type", _TENSOR_TYPE, self.required(kind, "tensor_type"))
+        start, end = self.required(value, "type")
+        data = self.data[start:end]
+        if data not in self.types:
+            self.types[data] = self.type((start, end))
+        kind, axes = self.types[data]
+        return Tensor(self.text(value, "name"), kind, axes)
+
+    def type(self, place: Place) -> tuple[int, Axes]:
+        """That of a tensor's values, and its axes."""
+        types = self.message("type", _TYPE, place)
+        tensor = self.message("tensor type", _TENSOR_TYPE, self.required(types, "tensor_type"))
         shape = self.message("shape", _SHAPE, self.required(tensor, "shape"))
         axes: list[int | str] = []
         for part in shape.get("dim", ()):
@@ -218,18 +235,21 @@ class _Reader:
                 raise _FormError("an axis is neither a number nor a symbol")
             symbol = self.text(axis, "dim_param")
             axes.append(axis.get("dim_value", symbol))
-        return Tensor(self.text(value, "name"), tensor.get("elem_type", 0), tuple(axes))
+        return tensor.get("elem_type", 0), tuple(axes)
 
-    def pairs(self, message: str, known: _Fields, places: Iterable[Place]) -> dict[str, Any]:
-        """Messages of a name and a value, distinct by name."""
-        pairs: dict[str, Any] = {}
-        for place in places:
-            entry = self.message(message, known, place)
-            name, value = self.text(entry, "key"), entry.get("value", 0)
-            if name in pairs:
-                raise _FormError(f"two {message} {reprlib.repr(name)}")
-            pairs[name] = value if isinstance(value, int) else self.text(entry, "value")
-        return pairs
+    def opset(self, place: Place) -> tuple[str, int]:
+        """A domain and the version of its operators."""
+        values = self.message("opset_import", _OPSET, place)
+        return self.text(values, "domain"), values.get("version", 0)
+
+    def entry(self, place: Place) -> tuple[str, str]:
+        """A key and its value."""
+        start, end = place
+        data = self.data[start:end]
+        if data not in self.entries:
+            values = self.message("external_data", _ENTRY, place)
+            self.entries[data] = self.text(values, "key"), self.text(values, "value")
+        return self.entries[data]
 
     def required(self, values: Mapping[str, Any], name: str) -> Place:
         """Where a message lies that must be there."""
@@ -248,30 +268,31 @@ class _Reader:
     ) -> dict[str, Any]:
         """Fields by name: integers, or where a value lies; lists of what may be repeated."""
         values: dict[str, Any] = {}
-        data, left, (start, end) = self.data, self.left, place
-        while start < end:
-            left -= 1
-            tag, start = data[start], start + 1
+        data, (start, end) = self.data, place
+        value: Any
+        for left in range(self.left, -1, -1):
+            if start >= end:
+                break
+            tag, size, start = data[start], data[start + 1], start + 2
             if tag > MOST_IN_BYTE:
-                tag, start = self.number(start - 1)
-            if tag not in known or left < 0:
+                tag, start = self.number(start - 2)
+                size, start = data[start], start + 1
+            if tag not in known or not left:
                 raise _unknown(message, tag, left)
-            name, often = known[tag]
-            size, start = data[start], start + 1
-            if tag & 7 == _REAL:
-                size, start = 4, start - 1
-            elif size > MOST_IN_BYTE:
+            name, often, kind = known[tag]
+            if size > MOST_IN_BYTE and kind != _REAL:
                 size, start = self.number(start - 1)
-            value: Any = size
-            if tag & 7 != _NUMBER:
+            if kind == _BYTES:
                 value = start, start + size
                 start += size
-            if often == _OFTEN:
-                values.setdefault(name, []).append(value)
-            elif often == _ONCE:
+            else:
+                value, start = size, start + (REAL_BYTES - 1 if kind == _REAL else 0)
+            if often == _OFTEN and name in values:
+                values[name].append(value)
+            elif often != _PASSED_OVER:
                 if name in values:
                     raise _FormError(f"a {message} has two fields {name}")
-                values[name] = value
+                values[name] = [value] if often == _OFTEN else value
         if start > end:
             raise _FormError(f"a {message} ends within a field")
         self.left = left
@@ -293,6 +314,6 @@ def _signed(number: int) -> int:
 
 
 def _unknown(message: str, tag: int, left: int) -> _FormError:
-    if left < 0:
+    if not left:
         return _FormError(f"more than {MOST_FIELDS} fields")
     return _FormError(f"field {tag >> 3} of a {message} is not known (wire type {tag & 7})")

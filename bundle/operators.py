@@ -103,9 +103,15 @@ CONTRIBUTED: Final = _operators(
     MultiHeadAttention num_heads scale
     """
 )
+# Attributes that kernels divide by, or make as many of.
+COUNTS: Final = frozenset(
+    "K N bits block_size dilations group kernel_shape kv_cache_bit_width kv_num_heads "
+    "local_window_size num_heads num_outputs strides".split()
+)
 # What kernels read as lengths and places, by operator and input: a way from the graph's inputs, or
 # "" where there must be none. Kernels trust them with their memory.
 _VALID = "Add(cache_length,new_length)"
+LONGEST: Final = f"ReduceMax({_VALID},[0])"
 LENGTHS: Final[Mapping[tuple[str, int], str]] = {
     ("Attention", 4): "",
     ("Attention", 5): "",
@@ -117,9 +123,25 @@ LENGTHS: Final[Mapping[tuple[str, int], str]] = {
     ("MultiHeadAttention", 6): "",
     ("MultiHeadAttention", 7): "",
     ("GroupQueryAttention", 5): f"Cast6(Sub({_VALID},[1]))",
-    ("GroupQueryAttention", 6): f"Cast6(ReduceMax({_VALID},[0]))",
+    ("GroupQueryAttention", 6): f"Cast6({LONGEST})",
     ("GroupQueryAttention", 7): "",
     ("GroupQueryAttention", 8): "",
     ("GroupQueryAttention", 9): "",
     ("GroupQueryAttention", 11): "",
 }
+# Inputs that kernels make room by, by operator.
+SIZES: Final[Mapping[str, tuple[int, ...]]] = {
+    "Expand": (1,),
+    "Pad": (1, 3),
+    "Range": (0, 1, 2),
+    "ReduceL2": (1,),
+    "ReduceMax": (1,),
+    "ReduceSum": (1,),
+    "Reshape": (1,),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "Squeeze": (1,),
+    "TopK": (1,),
+    "Unsqueeze": (1,),
+}
+SLICE_ENDS: Final = ("Slice", 2)

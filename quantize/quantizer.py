@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from seq2edge import __version__
 from seq2edge.bundle import Bundle, BundleWriter
+from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import (
     MANIFEST,
     GraphFlavour,
@@ -122,6 +123,8 @@ class Quantizer:
             records = _write_graphs(writer, self.bundle, target, quantized.models, options)
             _copy_others(writer, self.bundle)
             manifest = self._manifest(records, recipe, options, target, quantized)
+            for record in records:
+                checked_graph(writer.preview(manifest), record)
             progress("compare", 0.8)
             measured, twin = _measure(self.bundle, writer, manifest, quantized.models, emulation)
             progress("write", 0.9)

@@ -204,6 +204,14 @@ def open_backend(
     raise BackendError("; ".join([*unsaid, *refusals]))
 
 
+def check_lengths(name: str, lengths: Lengths, most: int) -> None:
+    """Raise BackendError for lengths below 0 or above `most`: kernels go by them unasked."""
+    least, longest = int(np.min(lengths, initial=0)), int(np.max(lengths, initial=0))
+    if least < 0 or longest > most:
+        wrong = least if least < 0 else longest
+        raise BackendError(f"{name}: {wrong}, it is 0 to {most}")
+
+
 def driver_error() -> str | None:
     """Why no NVIDIA driver can be used here. TensorRT's own libraries may crash without one."""
     try:

@@ -28,6 +28,7 @@ from seq2edge.runtime.backend import (
     Logits,
     Tokens,
     all_logits,
+    check_lengths,
     driver_error,
 )
 from seq2edge.runtime.backends.device import Device, import_cuda
@@ -87,6 +88,7 @@ class OnnxRuntimeBackend:
         for role in bundle.manifest.kind.split("-"):
             bundle.graph(role, self.target)  # must be there
         self._source = bundle.manifest.dims.source_name
+        self._positions = bundle.manifest.dims.source_positions
         self.vocab = bundle.manifest.dims.vocab
         self.sessions = {
             graph.role: self._open(bundle, graph, threads)
@@ -153,6 +155,7 @@ class OnnxRuntimeBackend:
 
     def encode(self, source: Tokens | Features, source_length: Lengths) -> Memory:
         """See Backend."""
+        check_lengths("source_length", source_length, self._positions or source.shape[1])
         session = self.sessions["encoder"]
         names = [output.name for output in session.get_outputs()]
         with self._gpu.lock if self._gpu is not None else contextlib.nullcontext():
@@ -230,6 +233,7 @@ class OnnxRuntimeBackend:
         self, source: Tokens, source_length: Lengths, token_types: Tokens | None = None
     ) -> NDArray[np.float32]:
         """See Backend. Graphs of older bundles read no types."""
+        check_lengths("source_length", source_length, source.shape[1])
         session = self.sessions["encoder"]
         feed = {"input_ids": source, "source_length": source_length}
         if token_types is not None or any(i.name == SEGMENTS for i in session.get_inputs()):

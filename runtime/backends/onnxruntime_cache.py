@@ -22,7 +22,7 @@ from seq2edge.bundle.engine_info import (
     top_outputs,
 )
 from seq2edge.errors import BackendError, CapacityError
-from seq2edge.runtime.backend import Answer, Candidates, Lengths, Logits, Tokens
+from seq2edge.runtime.backend import Answer, Candidates, Lengths, Logits, Tokens, check_lengths
 from seq2edge.runtime.backends.onnxruntime_buffers import Memory
 
 if TYPE_CHECKING:
@@ -163,6 +163,7 @@ class OnnxRuntimeCache:
     def step(self, tokens: Tokens, new_length: Lengths, positions: int) -> Answer:
         """One call of the graph; see Backend."""
         new = tokens.shape[1]
+        check_lengths("new_length", new_length, new)
         if self._longest + new > self._capacity:
             self.reserve(self._longest + new)
         try:

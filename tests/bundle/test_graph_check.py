@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import seq2edge
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.graph_check import check_contract, check_graph
 from seq2edge.bundle.manifest import GraphRecord, Manifest
+from seq2edge.bundle.operators import STANDARD
 from seq2edge.errors import BundleError
 from seq2edge.files.storage import fingerprint
 from seq2edge.runtime.backends.verification import verify_graphs
@@ -62,6 +63,11 @@ def outside(model: onnx.ModelProto) -> onnx.TensorProto:
 def inside(model: onnx.ModelProto) -> onnx.TensorProto:
     """The first weight with axes that lies in the graph."""
     return next(t for t in model.graph.initializer if not t.data_location and t.dims)
+
+
+def integers(model: onnx.ModelProto) -> onnx.TensorProto:
+    """The first weight of whole numbers."""
+    return next(t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT64)
 
 
 def place(key: str, value: str) -> Edit:
@@ -174,8 +180,9 @@ def test_graphs_that_are_none_of_ours_are_refused(bundle, edit, match):
         (place("length", "-1"), "has '-1' bytes, its shape needs"),
         (place("length", str(2**63)), "bytes, its shape needs"),
         (lambda m: outside(m).external_data.pop(), "weight .* lies at"),
+        (lambda m: outside(m).external_data[1].ClearField("value"), "begins at ''|has '' bytes"),
         (lambda m: outside(m).external_data.add(key="checksum", value="0"), "weight .* lies at"),
-        (lambda m: outside(m).external_data.add(key="offset", value="0"), "two external_data"),
+        (lambda m: outside(m).external_data.add(key="offset", value="0"), "lie in two places"),
         (lambda m: outside(m).dims.append(10**6), "its shape needs"),
         (lambda m: outside(m).dims.append(-1), "has the shape"),
         (lambda m: outside(m).dims.append(2**62), "has the shape"),
@@ -184,6 +191,7 @@ def test_graphs_that_are_none_of_ours_are_refused(bundle, edit, match):
         (lambda m: setattr(outside(m), "data_type", 10), "its shape needs"),
         (lambda m: setattr(inside(m), "raw_data", b""), "has 0 bytes, its shape needs"),
         (lambda m: inside(m).dims.append(2), "its shape needs"),
+        (lambda m: setattr(integers(m), "raw_data", b"12345"), "has 5 bytes, its shape needs"),
         (lambda m: inside(m).float_data.append(2), "field 4 of a initializer"),
         (lambda m: setattr(inside(m), "name", ""), "no name"),
         (lambda m: m.graph.initializer.append(m.graph.initializer[0]), "that of another"),
@@ -274,6 +282,84 @@ def swap_caches(model: onnx.ModelProto) -> None:
     node.output[1], node.output[2] = node.output[2], node.output[1]
 
 
+def attribute(operator: str, name: str, value: object) -> Edit:
+    """Give the first node of an operator another attribute."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        node = nodes(model, operator)[0]
+        kept = [a for a in node.attribute if a.name != name]
+        del node.attribute[:]
+        node.attribute.extend([*kept, make_attribute(name, value)])
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "match"),
+    [
+        (attribute("GroupQueryAttention", "num_heads", 0), "has num_heads 0"),
+        (attribute("GroupQueryAttention", "kv_num_heads", -1), "has kv_num_heads -1"),
+        (attribute("MultiHeadAttention", "num_heads", 2**62), "has num_heads 46116"),
+        (attribute("Gather", "axis", -(2**63)), "has axis -92233"),
+        (add_node("Split", ["logits"], ["a", "b"], num_outputs=1), "2 outputs, and says otherwise"),
+    ],
+)
+def test_kernels_are_given_no_numbers_that_they_cannot_bear(bundle, edit, match):
+    """ONNX Runtime 1.23 divides by them, or ends the process."""
+    with pytest.raises(BundleError, match=match):
+        check(bundle, edited(bundle, DECODER, edit))
+
+
+def start_at(number: int) -> Edit:
+    """Let a range begin there, which counts from zero."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        raw = np.array(number, "<i8").tobytes()
+        new = make_tensor("evil", onnx.TensorProto.INT64, [], raw, raw=True)
+        model.graph.initializer.append(new)
+        nodes(model, "Range")[0].input[0] = "evil"
+
+    return edit
+
+
+def computed_size(model: onnx.ModelProto) -> None:
+    """Let a range be as long as a product of what the graph is given."""
+    node = nodes(model, "Range")[0]
+    place = list(model.graph.node).index(node)
+    model.graph.node.insert(place, make_node("Mul", [node.input[1]] * 2, ["evil"]))
+    node = nodes(model, "Range")[0]
+    node.input[1] = "evil"
+
+
+@pytest.mark.parametrize(
+    ("edit", "match"),
+    [
+        (start_at(-(2**63)), "input 0 of Range is no size"),
+        (start_at(2**40), "input 0 of Range is no size"),
+        (computed_size, "input 1 of Range is no size, 'evil'"),
+    ],
+)
+def test_room_is_made_by_constants_shapes_and_lengths_alone(bundle, edit, match):
+    """Nothing that a graph computes says how much memory a kernel takes."""
+    with pytest.raises(BundleError, match=match):
+        check(bundle, edited(bundle, DECODER, edit))
+
+
+def longer_queries(model: onnx.ModelProto) -> None:
+    """Twice as many new tokens as there are, of which the first half goes on."""
+    node = nodes(model, "GroupQueryAttention")[0]
+    place = list(model.graph.node).index(node)
+    model.graph.node.insert(place, make_node("Concat", [node.input[0]] * 2, ["evil"], axis=1))
+    nodes(model, "GroupQueryAttention")[0].input[0] = "evil"
+
+
+def test_what_is_written_into_a_cache_is_as_long_as_the_new_tokens(bundle):
+    """A longer one begins before the cache, or ends behind it."""
+    data = edited(bundle, DECODER, longer_queries)
+    with pytest.raises(BundleError, match="not shown to be as long as the new tokens"):
+        check(bundle, data)
+
+
 LENGTHS = "is .*, not "
 
 
@@ -349,6 +435,51 @@ def test_mutated_graphs_are_accepted_or_refused(old_bundles, old_graphs, data):
         graph[at:until] = piece
     bundle = old_bundles[name.partition("/")[0]]
     try_check(bytes(graph), record_of(bundle, name.partition("/")[2]), bundle.manifest)
+
+
+def rewire(model: onnx.ModelProto, draw: Callable[[st.SearchStrategy[int]], int]) -> None:
+    """One change: of an operator, its inputs, an attribute, or of a weight's shape."""
+
+    def chosen(values: Sequence[object]) -> object:
+        return values[draw(st.integers(0, len(values) - 1))]
+
+    node = chosen(model.graph.node)
+    assert isinstance(node, onnx.NodeProto)
+    names = [w.name for w in model.graph.initializer] + [i.name for i in model.graph.input]
+    kind = draw(st.integers(0, 5))
+    if kind == 0:
+        node.op_type = str(chosen(sorted(STANDARD)))
+        del node.attribute[:]
+    elif kind == 1:
+        node.input.append(str(chosen(names)))
+    elif kind == 2 and node.input:
+        node.input[draw(st.integers(0, len(node.input) - 1))] = str(chosen([*names, ""]))
+    elif kind == 3 and node.input:
+        del node.input[draw(st.integers(0, len(node.input) - 1)) :]
+    elif kind == 4 and node.attribute:
+        number = draw(st.integers(-(2**63), 2**63 - 1))
+        attribute = node.attribute[0]
+        value = [number] * 3 if attribute.type == onnx.AttributeProto.INTS else number
+        attribute.CopyFrom(make_attribute(attribute.name, value))
+    else:
+        tensor = chosen([w for w in model.graph.initializer if w.data_type == 7 and w.raw_data])
+        assert isinstance(tensor, onnx.TensorProto)
+        size = len(tensor.raw_data) // 8
+        values = [draw(st.integers(-4, 9)) for _ in range(size)]
+        tensor.raw_data = np.array(values, "<i8").tobytes()
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_rewired_graphs_are_accepted_or_refused(old_bundles, old_graphs, data):
+    """Well-formed files of operators that do not fit each other."""
+    name = data.draw(st.sampled_from(sorted(old_graphs)))
+    model = onnx.load_from_string(old_graphs[name])
+    for _ in range(data.draw(st.integers(1, 8))):
+        rewire(model, data.draw)
+    bundle = old_bundles[name.partition("/")[0]]
+    record = record_of(bundle, name.partition("/")[2])
+    try_check(model.SerializeToString(), record, bundle.manifest)
 
 
 @settings(max_examples=150)

@@ -35,7 +35,7 @@ def test_a_file_says_the_same_here_as_to_onnx(old_graphs):
         assert ours.ir_version == theirs.ir_version
         assert ours.opsets == {o.domain: o.version for o in theirs.opset_import}
         for node, expected in zip(ours.nodes, theirs.graph.node, strict=True):
-            assert node[:3] == (expected.domain, expected.op_type, expected.name)
+            assert node[:2] == (expected.domain, expected.op_type)
             assert (node.inputs, node.outputs) == (list(expected.input), list(expected.output))
             values = {a.name: onnx.helper.get_attribute_value(a) for a in expected.attribute}
             assert node.attributes.keys() == values.keys()
@@ -75,7 +75,7 @@ ATTRIBUTE = text(1, b"a")
         (b"contents of encoder.onnx", "field 12 of a model is not known"),
         (small() + text(7, b""), "two fields graph"),
         (small() + b"\x08\x0a", "two fields ir_version"),
-        (small() + text(8, b"\x10\x17"), "two opset_import ''"),
+        (small() + text(8, b"\x10\x17"), "a domain has two opsets"),
         (small() + b"\xca\x01\x00", "field 25 of a model"),  # local functions
         (small() + b"\xa2\x01\x00", "field 20 of a model"),  # training
         (small(graph=text(15, b"")), "field 15 of a graph"),  # sparse weights
@@ -87,7 +87,7 @@ ATTRIBUTE = text(1, b"a")
         (small(node=text(5, ATTRIBUTE + b"\xa0\x01\x05")), "no number, string or list"),
         (small(node=text(5, ATTRIBUTE + b"\xa0\x01\x02" + text(4, b""))), "no number, string"),
         (small(node=text(5, ATTRIBUTE + b"\xa0\x01\x02\x18\x01") * 2), "two attributes 'a'"),
-        (small(node=text(3, b"\xff")), "a name is not UTF-8"),
+        (small(node=text(1, b"\xff")), "a name is not UTF-8"),
         (small(graph=text(5, text(8, b"w"))), "values of 'w' lie neither in it nor in a file"),
         (small(graph=text(5, text(8, b"w") + text(9, b"") + b"\x70\x01")), "lie neither"),
         (small(graph=text(5, text(4, b""))), "field 4 of a initializer"),  # float_data
@@ -98,7 +98,7 @@ ATTRIBUTE = text(1, b"a")
         (small() + b"\x08" + b"\xff" * 10, "an integer does not end"),
         (small() + b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "ends within a field|two"),
         (small() + b"\x08", "it ends too early"),
-        (small() + b"\x0b", "wire type 3"),  # a group
+        (small() + b"\x0b\x00", "wire type 3"),  # a group
     ],
 )
 def test_what_our_graphs_do_not_hold_is_refused(data, match):

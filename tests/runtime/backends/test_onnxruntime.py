@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import shutil
 import types
 
 import device_session
 import fake_cuda
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 from seq2edge.bundle import Bundle
 from seq2edge.checkpoints.load import load_checkpoint
-from seq2edge.errors import BackendError, CapacityError
+from seq2edge.errors import BackendError, BundleError, CapacityError
 from seq2edge.export.eager import EagerBackend
 from seq2edge.runtime import backend as backend_choice
 from seq2edge.runtime.backend import all_logits, open_backend
@@ -225,15 +227,21 @@ def test_unknown_graphs_and_devices_are_refused_by_name(exported):
         check_device(onnxruntime, "tpu")
 
 
-def test_a_damaged_graph_is_a_backend_error_with_its_name(exported, tmp_path):
-    """Whatever the library raises."""
-    import shutil
-
+def test_a_damaged_graph_is_an_error_with_its_name(exported, tmp_path):
+    """Of the bundle, or of the backend where the library refuses what we let pass."""
     folder = shutil.copytree(exported("gpt2")[1] / "bundle", tmp_path / "bundle")
-    file = folder / "decoder.onnxruntime.onnx"
+    bundle, file = Bundle.open(folder), folder / "decoder.onnxruntime.onnx"
+    model = onnx.load(file, load_external_data=False)
     file.write_bytes(b"\0" * file.stat().st_size)
+    with pytest.raises(BundleError, match=r"decoder\.onnxruntime\.onnx: not a graph of seq2edge"):
+        open_backend(bundle, device="cpu")
+    for node in model.graph.node:
+        if node.op_type == "Gelu":  # of floats, which this one does not take
+            node.op_type = "Not"
+            del node.attribute[:]
+    file.write_bytes(model.SerializeToString())
     with pytest.raises(BackendError, match=r"decoder\.onnxruntime\.onnx: onnxruntime: "):
-        open_backend(Bundle.open(folder), device="cpu")
+        open_backend(bundle, device="cpu")
 
 
 @pytest.mark.parametrize("gpu", [True, False])
@@ -350,3 +358,17 @@ def test_a_call_that_fails_inside_names_the_node(exported, role, call):
         cache = backend.start(memory, 1, None)
     with pytest.raises(BackendError, match=rf"^onnxruntime: {role}, Gather\w* node \S+: .*verify"):
         call(backend, cache)
+
+
+@pytest.mark.parametrize("length", [-1, 3])
+def test_lengths_that_kernels_cannot_have_are_refused(exported, length):
+    """They write where a length says, without asking."""
+    lengths, ids = np.array([length]), np.array([[5, 6]])
+    backend = OnnxRuntimeBackend(Bundle.open(exported("bart")[1] / "bundle"), threads=1)
+    with pytest.raises(BackendError, match=f"source_length: {length}, it is 0 to 2"):
+        backend.encode(ids, lengths)
+    with pytest.raises(BackendError, match=f"source_length: {length}, it is 0 to 2"):
+        backend.pool(ids, lengths)
+    cache = backend.start(backend.encode(ids, np.array([2])), 1, None)
+    with pytest.raises(BackendError, match=f"new_length: {length}, it is 0 to 2"):
+        backend.step(ids, lengths, cache)

@@ -1,0 +1,51 @@
+"""The list of operators that graphs may hold is what export and quantize write, no more."""
+
+from __future__ import annotations
+
+from speaking import sentences
+
+from seq2edge.bundle import Bundle
+from seq2edge.bundle.onnx_file import read_file, read_onnx
+from seq2edge.bundle.operators import CONTRIB, CONTRIBUTED, STANDARD
+from seq2edge.quantize.pipeline import quantize_bundle
+from seq2edge.quantize.recipes import Options
+
+# Together they have every operator; most are exported for other tests of a run too.
+FLOAT = (
+    "whisper",
+    "t5gemma",
+    "bergamot",
+    "trocr",
+    "bert-embedding",
+    "bert-sparse",
+    "gpt-neox",
+)
+QUANTIZED = (
+    ("int8-weight", "onnxruntime", Options()),
+    ("int8-dynamic", "onnxruntime", Options()),
+    ("int8-static", "onnxruntime", Options(int8_cache=True)),
+    ("int4-weight", "tensorrt", Options()),
+)
+
+
+def test_every_operator_and_attribute_of_the_list_is_written(exported, speaking, tmp_path):
+    """And every one that is written stands on it: other graphs are never finished."""
+    bundles = [Bundle.open(exported(name)[1] / "bundle") for name in FLOAT]
+    source = speaking("bart")
+    for recipe, target, options in QUANTIZED:
+        examples = sentences(8) if options.int8_cache else ()
+        path = tmp_path / recipe
+        report = quantize_bundle(
+            source, path, recipe, target=target, options=options, calibration=examples, threads=1
+        )
+        bundles.append(report.bundle)
+    written: dict[str, set[str]] = {}
+    domains: dict[str, set[str]] = {}
+    for bundle in bundles:
+        for graph in bundle.manifest.graphs:
+            path = bundle.file(graph.file)
+            for node in read_onnx(read_file(path), path).nodes:
+                written.setdefault(node.operator, set()).update(node.attributes)
+                domains.setdefault(node.domain, set()).add(node.operator)
+    assert written == {name: set(names) for name, names in (STANDARD | CONTRIBUTED).items()}
+    assert domains == {"": set(STANDARD), CONTRIB: set(CONTRIBUTED)}
