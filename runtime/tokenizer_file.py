@@ -9,6 +9,7 @@ the clock. The library's panics are errors of ours.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import math
 import re
@@ -20,6 +21,7 @@ import tokenizers
 
 from seq2edge.errors import BundleError, InputError, Seq2EdgeError, foreign_errors
 from seq2edge.files.storage import read_regular
+from seq2edge.runtime.panics import without_panic_reports
 from seq2edge.runtime.timed import within
 
 LARGEST = 2**26  # bytes of a file: the largest that are known have half of it
@@ -31,6 +33,7 @@ WRITTEN = 2**24  # characters of a text that became longer
 REPLACEMENT = 256  # bytes of what a map of characters has for one of them
 AROUND = 64  # pieces around a text, and ids of one of them
 AFFIX = 64  # characters before or behind a piece of a word
+REPEATED_GROUP = re.compile(rb"\)[*+{]")  # in a regular expression, which may try all ways
 SECONDS = 5.0  # for a text, beside what its length is worth
 PER_SECOND = 20_000  # characters that the slowest device reads
 
@@ -44,13 +47,18 @@ class TokenizerFile:
             text = data.decode("utf-8")
             if text.count(",") > ENTRIES:
                 raise kind(f"{subject}: more than {ENTRIES:,} entries")
-            self.library = tokenizers.Tokenizer.from_str(text)
+            with without_panic_reports():
+                self.library = tokenizers.Tokenizer.from_str(text)
             self.library.no_truncation()
             self.library.no_padding()
             read, self._written = _check_parts(self.library, text, f"{subject}: ", kind)
         self.longest = min(READ, int(WRITTEN / read))
         self._subject = subject
         self._slow = False  # once a text took too long
+        parts = (self.library.normalizer, self.library.pre_tokenizer, self.library.decoder)
+        self._may_panic = any(
+            part is not None and REPEATED_GROUP.search(part.__getstate__()) for part in parts
+        )
 
     @classmethod
     def read(cls, path: Path) -> TokenizerFile:
@@ -95,7 +103,8 @@ class TokenizerFile:
         if self._slow:
             raise InputError(f"{self._subject}: took too long for an earlier text, it is not used")
         try:
-            with foreign_errors(InputError, f"{what}: {self._subject} cannot read it"):
+            quiet = without_panic_reports() if self._may_panic else contextlib.nullcontext()
+            with foreign_errors(InputError, f"{what}: {self._subject} cannot read it"), quiet:
                 return within(SECONDS + length / PER_SECOND, function)
         except InputError as error:
             self._slow = isinstance(error.__cause__, TimeoutError)

@@ -15,6 +15,7 @@ from limited import limited
 
 from seq2edge.errors import BundleError, InputError
 from seq2edge.runtime import tokenizer_file
+from seq2edge.runtime.panics import without_panic_reports
 from seq2edge.runtime.timed import within
 from seq2edge.runtime.tokenizer_file import TokenizerFile
 
@@ -295,3 +296,15 @@ def test_calls_after_a_fork_have_threads() -> None:
     if not child:
         os._exit(within(5, lambda: 7))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+@pytest.mark.parametrize("parts", [{"pre_tokenizer": split("(a+)+$")}, {"normalizer": charsmap()}])
+def test_a_panic_is_told_by_the_error_alone(parts: dict[str, Any], capfd: Any) -> None:
+    """The library's report does not reach standard error, all else does."""
+    if "normalizer" in parts:
+        parts = {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}
+    with pytest.raises((BundleError, InputError)):
+        opened(text_of(**parts)).encode("a" * 40 + "b", special_tokens=False)
+    with without_panic_reports():
+        os.write(2, b"a line of others\n")
+    assert capfd.readouterr().err == "a line of others\n"
