@@ -7,7 +7,6 @@ ended in a traceback, before the manifest was held against the files and the tas
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,19 +39,14 @@ class Folder:
         self.values = json.loads((path / "manifest.json").read_bytes())
 
     def write(self, name: str, data: str) -> None:
-        """A file with other contents; the original is a link to one that others read."""
-        self.replace(name).write_text(data, encoding="utf-8")
-
-    def replace(self, name: str) -> Path:
-        """Where to write it."""
-        (self.path / name).unlink(missing_ok=True)
-        return self.path / name
+        """A file with other contents."""
+        (self.path / name).write_text(data, encoding="utf-8")
 
     def record(self) -> None:
         """Make the manifest say what is there."""
         names = [name for name in scan(self.path) if name != "manifest.json"]
         self.values["files"] = {name: vars(fingerprint(self.path / name)) for name in names}
-        self.replace("manifest.json").write_text(json.dumps(self.values), encoding="utf-8")
+        self.write("manifest.json", json.dumps(self.values))
 
 
 @pytest.fixture
@@ -61,7 +55,7 @@ def changed(speaking, tmp_path) -> Callable[[str, Change], Path]:
 
     def make(name: str, change: Change) -> Path:
         source = speaking(name, **MORE.get(name, {}))
-        shutil.copytree(source, tmp_path / "bundle", copy_function=os.link)
+        shutil.copytree(source, tmp_path / "bundle")
         folder = Folder(tmp_path / "bundle")
         change(folder)
         folder.record()
@@ -156,7 +150,7 @@ def with_reference(change: Callable[[dict[str, Any]], object]) -> Change:
     def write(folder: Folder) -> None:
         arrays = read_reference(folder.path / REFERENCE)
         change(arrays)
-        write_reference(folder.replace(REFERENCE), arrays)
+        write_reference(folder.path / REFERENCE, arrays)
 
     return write
 
@@ -206,7 +200,7 @@ def with_lexicon(vocab: int) -> Change:
             copies=False,
             vocab=vocab,
         )
-        write_lexicon(folder.replace("lexicon.npz"), lexicon)
+        write_lexicon(folder.path / "lexicon.npz", lexicon)
         folder.values["lexicon"] = "lexicon.npz"
 
     return write
