@@ -38,6 +38,7 @@ from seq2edge.bundle.operators import (
     CONTRIB,
     CONTRIBUTED,
     COUNTS,
+    DOWNWARDS,
     IR_VERSIONS,
     KINDS,
     LENGTHS,
@@ -46,6 +47,7 @@ from seq2edge.bundle.operators import (
     SIZES,
     SLICE_ENDS,
     STANDARD,
+    UPWARDS,
 )
 from seq2edge.bundle.shapes import Axes, Shapes
 from seq2edge.errors import BundleError
@@ -251,6 +253,11 @@ class _Check:
                     self.fail(
                         f"input {place} of {node.operator} is no size, {_short(numbers or name)}"
                     )
+
+        if node.operator == "Range":
+            ways = [self.way(name) for name in node.inputs]
+            if ways[::2] != UPWARDS and ways != DOWNWARDS:
+                self.fail(f"Range goes by {_short(ways)}, not upwards from 0 nor down to 1")
 
     def follow_sizes(self, node: Node) -> None:
         """Add what is a size where all is that it is made of."""

@@ -145,3 +145,6 @@ SIZES: Final[Mapping[str, tuple[int, ...]]] = {
     "Unsqueeze": (1,),
 }
 SLICE_ENDS: Final = ("Slice", 2)
+# Where ranges begin and how they go on; those down to 1 are of a row's last tokens.
+UPWARDS: Final = ["[0]", "[1]"]
+DOWNWARDS: Final = ["Squeeze(last_positions)", "[0]", "[-1]"]

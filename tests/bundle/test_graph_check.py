@@ -336,6 +336,7 @@ def computed_size(model: onnx.ModelProto) -> None:
     [
         (start_at(-(2**63)), "input 0 of Range is no size"),
         (start_at(2**40), "input 0 of Range is no size"),
+        (start_at(-1), "not upwards from 0 nor down to 1"),
         (computed_size, "input 1 of Range is no size, 'evil'"),
     ],
 )
