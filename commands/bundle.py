@@ -40,7 +40,7 @@ def verify(bundle: Path, *, no_run: bool, execution: Execution) -> None:
     failed = ran = False
     outcomes = verify_graphs(opened, device=execution.device, threads=execution.threads)
     for target, outcome in outcomes:
-        click.echo(f"{target}: {outcome.summary}")
+        show(f"{target}: {outcome.summary}")
         failed |= not outcome.passed
         ran |= outcome.ran
     if failed:
@@ -52,7 +52,7 @@ def verify(bundle: Path, *, no_run: bool, execution: Execution) -> None:
     from seq2edge.runtime.rehearsal import rehearse
 
     for line in rehearse(load(bundle, device=execution.device, threads=execution.threads)):
-        click.echo(line)
+        show(line)
 
 
 @click.command()
