@@ -333,7 +333,6 @@ def _recipes() -> Iterator[Case]:
         "of a width of 10^9": RECIPE + "[model]\nwidth = 1000000000\n",
         "of sizes below zero": RECIPE + "[model]\nwidth = -4\n",
         "of a folder": RECIPE.replace("train.txt", "."),
-        "of a name with a NUL": RECIPE.replace("train.txt", "a\\u0000b"),
     }.items():
         yield Case(
             name=f"a recipe {what}",

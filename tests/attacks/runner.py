@@ -65,8 +65,8 @@ HONEST_EXPORTS = {
 }
 # Lines on stderr that say something beside an error.
 REMARK = re.compile(
-    r"seq2edge: |note: |not applied: |not used: |kept once: |cut: |length: |guesses: |training |Usage: |Try "
-    r"|(load|reference|answer) *$"
+    r"seq2edge: |note: |not applied: |not used: |kept once: |cut: |length: |guesses: "
+    r"|training |Usage: |Try |(load|reference|answer) *$"
 )
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 FOREIGN = re.compile(
