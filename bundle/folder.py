@@ -342,6 +342,8 @@ def _summarize_embedding(record: Mapping[str, Any] | None) -> Iterator[str]:
 
 def _require_folder(folder: Path) -> None:
     settle(folder)
+    with file_errors(folder):
+        folder.exists()  # or its name is none that can be
     if folder.is_file():
         raise BundleError(
             f"{folder}: a file, not a bundle folder, unpack it first: "

@@ -115,6 +115,7 @@ class _Check:
         self.check_versions()
         for weight in self.file.weights:
             self.check_weight(weight)
+        self.check_positions()
         self.check_tensors("input", self.file.inputs, self.record.inputs)
         self.check_tensors("output", self.file.outputs, self.record.outputs)
         shapes = self.begin_shapes() if self.record.role == "decoder" else None
@@ -139,6 +140,16 @@ class _Check:
         for tensor in self.file.outputs:
             if tensor.name not in self.producers:
                 self.fail(f"output {_short(tensor.name)} is made by no operator")
+
+    def check_positions(self) -> None:
+        """A table of positions has a row for each that the manifest says."""
+        stack = getattr(self.manifest.dims, self.record.role)
+        table = self.weights.get(f"model.{self.record.role}.positions.weight")
+        if not stack or not table or not table.dims:
+            return
+        rows, most = table.dims[0], stack.max_positions
+        if rows < most or (not most and stack.positions == "learned"):
+            self.fail(f"{rows} positions, the manifest says {most}")
 
     def check_versions(self) -> None:
         """Of ONNX, and of the domains that operators come from."""

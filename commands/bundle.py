@@ -40,7 +40,7 @@ def verify(bundle: Path, *, no_run: bool, execution: Execution) -> None:
     failed = ran = False
     outcomes = verify_graphs(opened, device=execution.device, threads=execution.threads)
     for target, outcome in outcomes:
-        click.echo(f"{target}: {outcome.summary}")
+        show(f"{target}: {outcome.summary}")
         failed |= not outcome.passed
         ran |= outcome.ran
     if failed:

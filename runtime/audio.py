@@ -40,6 +40,7 @@ _CODECS = {2: "ADPCM", 6: "A-law", 7: "mu-law", 17: "IMA ADPCM", 0x50: "MPEG", 0
 _GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")  # after the two bytes of the format
 
 _ZERO_CROSSINGS = 64  # of the sinc, on each side
+_MOST_WEIGHTS = 2**24  # on one side, of all phases: any rate up to 192 kHz
 _ROLLOFF = 0.935  # of the lower Nyquist frequency, where the response has fallen to one half
 _KAISER_BETA = 14.0
 
@@ -91,7 +92,7 @@ def resample(samples: Samples, rate: int, target: int = SAMPLING_RATE) -> Sample
     Kaiser-windowed sinc interpolation at the exact rational ratio (J. O. Smith, "Digital Audio
     Resampling", CCRMA). Up to 0.87 of the lower Nyquist frequency a tone comes out within 1e-6
     of full scale; from that frequency up it is gone to within 1e-6, so nothing folds back.
-    Raises InputError for rates outside 1 to 768 kHz.
+    Raises InputError for rates outside 1 to 768 kHz, and for high ones that share little with it.
     """
     _check_rate(rate)
     if rate == target:
@@ -100,6 +101,8 @@ def resample(samples: Samples, rate: int, target: int = SAMPLING_RATE) -> Sample
     up, down = target // step, rate // step
     cutoff = _ROLLOFF * min(1.0, up / down)
     half = math.ceil(_ZERO_CROSSINGS / cutoff)
+    if up * half > _MOST_WEIGHTS:
+        raise InputError(f"sampling rate: {rate} Hz takes too long to resample to {target} Hz")
     length = -(-len(samples) * up // down)
     padded = np.pad(samples.astype(np.float64), (half, half + down))
     windows = sliding_window_view(padded, 2 * half + 1)
@@ -190,8 +193,8 @@ def _read(path: Path, most: int) -> bytes:
         if (size := path.stat().st_size) > most:
             raise InputError(f"{path}: {size} bytes, at most {most} are read, cut it")
         return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a path that none can be
+        raise InputError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _parse(data: bytes) -> tuple[_Format, bytes]:

@@ -7,6 +7,7 @@ their EXIF orientation and become RGB, then follow the steps of the bundle's rec
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -90,7 +91,10 @@ def _open(pillow: Any, path: Path) -> Image:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        with pillow.Image.open(path) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pictures that are refused below
+            opened = pillow.Image.open(path)
+        with opened as image:
             _check_size(str(path), image)
             upright: Image = pillow.ImageOps.exif_transpose(image).convert("RGB")
             return upright
@@ -98,7 +102,7 @@ def _open(pillow: Any, path: Path) -> Image:
         raise
     except pillow.UnidentifiedImageError:
         raise InputError(f"{path}: no image that Pillow knows, convert it to PNG") from None
-    except (pillow.Image.DecompressionBombError, pillow.Image.DecompressionBombWarning):
+    except pillow.Image.DecompressionBombError:
         raise InputError(f"{path}: more than {LARGEST:,} pixels, cut or shrink it") from None
     except Exception as error:  # decoders of many formats raise anything
         raise InputError(f"{path}: cannot be read: {error}") from error

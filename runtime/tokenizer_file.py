@@ -47,6 +47,8 @@ class TokenizerFile:
             text = data.decode("utf-8")
             if text.count(",") > ENTRIES:
                 raise kind(f"{subject}: more than {ENTRIES:,} entries")
+            for charsmap in re.findall(r'"precompiled_charsmap"\s*:\s*"([^"]*)"', text):
+                _longest_replacement(charsmap)  # the library panics of one that is damaged
             with without_panic_reports():
                 self.library = tokenizers.Tokenizer.from_str(text)
             self.library.no_truncation()
@@ -187,9 +189,11 @@ def _longest_replacement(charsmap: str) -> int:
 
     The size of a trie (4 bytes), the trie, and the texts, each with a zero behind it.
     """
-    data = base64.b64decode(charsmap)
+    data = base64.b64decode(charsmap, validate=True)
     size = int.from_bytes(data[:4], "little")
-    return max(map(len, data[4 + size :].split(b"\0")))
+    if not 0 < size <= len(data) - 4 or size % 4:
+        raise ValueError("a map of characters is damaged")
+    return max(map(len, data[4 + size :].decode().encode().split(b"\0")))
 
 
 def _is_unbounded(part: Mapping[str, Any]) -> bool:
@@ -199,6 +203,9 @@ def _is_unbounded(part: Mapping[str, Any]) -> bool:
     for name in ("single", "pair"):
         pieces = part[name]
         texts = [piece["Sequence"]["id"] for piece in pieces if "Sequence" in piece]
+        tokens = {piece["SpecialToken"]["id"] for piece in pieces if "SpecialToken" in piece}
+        if tokens - set(part["special_tokens"]):
+            raise ValueError("a template has tokens that it does not know")  # a panic, later
         if len(texts) > len(set(texts)) or len(pieces) > AROUND:
             return True
     return any(len(special["ids"]) > AROUND for special in part["special_tokens"].values())

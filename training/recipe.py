@@ -11,12 +11,14 @@ from typing import Any, Literal, TypeAlias
 
 from seq2edge.errors import TrainingError
 from seq2edge.files.records import RecordError, decode, hints
+from seq2edge.files.storage import read_regular
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+LARGEST = 2**20  # bytes of a recipe
 Objective: TypeAlias = Literal["seq2seq", "causal", "denoise", "infill", "classify"]
 TokenizerKind: TypeAlias = Literal["bpe", "unigram", "bytes", "characters", "words"]
 TargetKind: TypeAlias = Literal["", "bpe", "unigram", "bytes", "characters", "words"]
@@ -187,7 +189,7 @@ def read_recipe(path: str | Path, changes: Mapping[str, Any] | None = None) -> R
     """
     path = Path(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_regular(path, LARGEST, TrainingError).decode())
     except OSError as error:
         raise TrainingError(f"{path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:  # of decoding and of TOML

@@ -423,7 +423,9 @@ def _belief() -> Iterator[Case]:
     yield _bart("no defaults", placed("generation", None), outcome="either")
     yield _bart("another task", placed("task", "embed"))
     yield _bart("a task of speech", placed("task", "transcribe"))
-    yield _bart("graphs for another target", placed("graphs.1.target", "tensorrt"))
+    yield _bart(
+        "graphs for another target", placed("graphs.1.target", "tensorrt"), outcome="either"
+    )
     for release in ("999.0", "9" * 40, "1.0", "0"):
         outcome = "refused" if release.startswith("9") else "either"
 

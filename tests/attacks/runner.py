@@ -50,7 +50,7 @@ KINDS = {  # module: whether its cases read checkpoints, with torch
 SECONDS = 10  # of computing, a command
 PATIENCE = 30.0  # seconds in all, a command: one that waits for something computes nothing
 MEMORY = 10**9  # bytes beyond what the parent has
-LONGEST = 2000  # characters of a line
+LONGEST = 4500  # characters of a line
 COMMANDS = {  # of each artefact; the first that is no `inspect` decides the outcome
     "bart": (("inspect", "."), ("verify", "."), ("run", ".", "w5 w6 w7")),
     "llama": (("inspect", "."), ("verify", "."), ("run", ".", "--chat", "w5 w6 w7")),
@@ -65,8 +65,8 @@ HONEST_EXPORTS = {
 }
 # Lines on stderr that say something beside an error.
 REMARK = re.compile(
-    r"seq2edge: |note: |not applied: |not used: |kept once: |cut: |length: |guesses: |Usage: |Try "
-    r"|(load|reference) *$"
+    r"seq2edge: |note: |not applied: |not used: |kept once: |cut: |length: |guesses: "
+    r"|training |Usage: |Try |(load|reference|answer) *$"
 )
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 FOREIGN = re.compile(
