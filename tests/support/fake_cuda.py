@@ -81,7 +81,7 @@ class FakeCuda:
         self.streams = {}
         self.calls = []
         self.graphs = []
-        self.host_nodes = []  # what every recording has beside its work
+        self.host_nodes = []  # what recordings have beside their work: calls, or kinds of copies
         self.copied = []  # (direction, bytes) of every copy with one end on the host
         self.failed = SUCCESS
 
@@ -268,8 +268,13 @@ class FakeCuda:
 
     def cudaGraphNodeGetType(self, node):
         kinds = real.cudaGraphNodeType
-        on_host = node in self.host_nodes
-        return SUCCESS, kinds.cudaGraphNodeTypeHost if on_host else kinds.cudaGraphNodeTypeKernel
+        if node not in self.host_nodes:
+            return SUCCESS, kinds.cudaGraphNodeTypeKernel
+        copies = isinstance(node, real.cudaMemcpyKind)
+        return SUCCESS, kinds.cudaGraphNodeTypeMemcpy if copies else kinds.cudaGraphNodeTypeHost
+
+    def cudaGraphMemcpyNodeGetParams(self, node):
+        return SUCCESS, types.SimpleNamespace(kind=node)
 
     def cudaGraphInstantiate(self, graph, flags):
         made = types.SimpleNamespace(work=list(graph), alive=True)

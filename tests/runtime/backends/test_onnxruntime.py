@@ -288,6 +288,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(exported, monkeypatch):
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     library = fake_library(providers, "CPUExecutionProvider")
     monkeypatch.setattr(backend_module, "import_onnxruntime", lambda: library)
+    monkeypatch.setattr(backend_module, "import_cuda", fake_cuda.FakeCuda)
     monkeypatch.setattr(backend_choice.ctypes, "CDLL", lambda name: name)
     with pytest.raises(BackendError, match="asked for CUDAExecutionProvider, got CPUExecution"):
         OnnxRuntimeBackend(bundle, device="cuda")

@@ -64,10 +64,11 @@ def test_steps_are_recorded_once_for_each_set_of_buffers(on_device):
     assert backend._on_device.steps.replays == 3 * 5 - 1
 
 
-def test_what_the_host_would_have_to_do_is_not_recorded(on_device):
+@pytest.mark.parametrize("node", ["a call", fake_cuda.real.cudaMemcpyKind.cudaMemcpyHostToDevice])
+def test_what_the_host_would_have_to_do_is_not_recorded(on_device, node):
     """Its memory may be gone when the recording is replayed."""
     backend, cuda, _ = on_device("llama")
-    cuda.host_nodes.append("a copy that the library frees")
+    cuda.host_nodes.append(node)
     cache = backend.start(None, 1, None)
     logits = [one_step(backend, cache, token) for token in (5, 6, 7)]
     assert not cuda.graphs
