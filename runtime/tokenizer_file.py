@@ -28,7 +28,7 @@ LARGEST = 2**26  # bytes of a file: the largest that are known have half of it
 ENTRIES = 2**21  # commas of a file: tokens and merges, of which memory takes hundreds of bytes each
 LONGEST_TOKEN = 4096  # characters
 READ = 2**22  # characters of a text, where nothing makes it longer
-GROWTH = 256  # times that a text may become longer
+GROWTH = 1024  # times that a text may become longer
 WRITTEN = 2**24  # characters of a text that became longer
 REPLACEMENT = 256  # bytes of what a map of characters has for one of them
 AROUND = 64  # pieces around a text, and ids of one of them
@@ -166,8 +166,57 @@ def _all(part: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _growth(part: Any) -> float:
-    """How many times longer than what it reads the text of normalizers or decoders is at most."""
-    return math.prod(max(1.0, _growth_of_one(each)) for each in _all(part))
+    """How many times longer than what it reads the text of normalizers or decoders is at most.
+
+    That is a product over what may be done to what was done before, which alone would forbid long
+    lists of codes and their marks. So three kinds of replacements are told from the others: at the
+    beginning of a text (once); of something with a character that no replacement before wrote
+    (every character that is read is taken once, by one of them); of something that stays, with an
+    end that none of them looks for (what they look for does not become more). Behind a part that
+    makes other characters of those that were written, nothing is known of these.
+    """
+    growth, once, fresh, kept = 1.0, 0, 0, 0.0
+    written: set[str] = set()
+    known = True
+    parts = [each for each in _all(part) if each is not None]
+    stay = [
+        pair for pair in map(_replaced, parts) if pair and pair[0] and pair[1].startswith(pair[0])
+    ]
+    sought = {character for literal, _ in stay for character in literal}
+    for each in parts:
+        pair = _replaced(each)
+        if pair is None:
+            growth *= max(1.0, _growth_of_one(each))
+            known = known and (not written or each["type"] in ("Fuse", "Strip"))
+            continue
+        literal, content = pair
+        pattern = each["pattern"].get("Regex") or ""
+        if pattern.startswith(r"\A") and "|" not in pattern:
+            once += len(content)
+        elif len(content) <= len(literal):
+            pass
+        elif known and set(literal) - written:
+            fresh = max(fresh, len(content))
+        elif known and pair in stay and not sought.intersection(content[len(literal) :]):
+            kept += len(content) / len(literal) - 1
+        else:
+            growth *= len(content) / len(literal) if literal else 1 + len(content)
+        written |= set(content)
+    return growth * max(1, fresh) * (1 + kept) if once <= READ else math.inf
+
+
+def _replaced(part: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What a replacement's every match has in it, as far as that is known, and what it becomes."""
+    if part["type"] != "Replace":
+        return None
+    pattern = part["pattern"]
+    if pattern.get("String"):
+        return pattern["String"], part["content"]
+    # A literal, and any number of one character behind it. Of others nothing is known: they may
+    # match nothing, and so between all characters.
+    rest = re.sub(r"(?<!\\)[^\\()\[\]{}|*+?.^$]\*\Z", "", pattern["Regex"])
+    literal = re.sub(r"\\([^a-zA-Z0-9])", r"\1", rest)
+    return (literal if re.escape(literal) == rest else ""), part["content"]
 
 
 def _growth_of_one(part: Mapping[str, Any]) -> float:
@@ -176,12 +225,7 @@ def _growth_of_one(part: Mapping[str, Any]) -> float:
     if part["type"] == "Precompiled":
         longest = _longest_replacement(part["precompiled_charsmap"])
         return 1 if longest <= REPLACEMENT else math.inf
-    if part["type"] != "Replace":
-        return 1
-    pattern, content = part["pattern"], len(part["content"])
-    if pattern.get("String"):
-        return content / len(pattern["String"])
-    return 1 + content  # a regular expression may match nothing, and so between all characters
+    return 1
 
 
 def _longest_replacement(charsmap: str) -> int:

@@ -13,7 +13,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -203,24 +203,29 @@ def _pickle(data: bytes) -> None:
     """As the process that reads pickles does; foreign errors end it, and that is all right."""
     unpickle = importlib.import_module("seq2edge.checkpoints.unpickle")
     file = SCRATCH.file(data)
-    _listen()
-    try:
-        unpickle.main(file, file.with_name("out.safetensors"), tied=True)
-    except FindingError:
-        raise
-    except Exception:  # noqa: BLE001 - see above
-        return
+    with _starting_nothing():
+        try:
+            unpickle.main(file, file.with_name("out.safetensors"), tied=True)
+        except FindingError:
+            raise
+        except Exception:  # noqa: BLE001 - see above
+            return
 
 
-def _listen() -> None:
-    """From now on this process may start nothing."""
+@contextlib.contextmanager
+def _starting_nothing() -> Iterator[None]:
+    """A block in which this process may start nothing. A hook stays for ever: it has a switch."""
     if not hasattr(sys, "_reader_listens"):
         sys.addaudithook(_hear)
-        sys._reader_listens = True  # type: ignore[attr-defined]
+    sys._reader_listens = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        sys._reader_listens = False  # type: ignore[attr-defined]
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    if event in FORBIDDEN:
+    if event in FORBIDDEN and sys._reader_listens:  # type: ignore[attr-defined]
         raise FindingError(f"{event} {arguments!r:.200}")
 
 

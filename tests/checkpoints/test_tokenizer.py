@@ -249,7 +249,12 @@ def test_files_may_come_from_memory(tmp_path: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], str], str, bytes, str]] = {
-    "cut json": (saved(t5), "tokenizer.json", b'{"version":', r"tokenizer\.json: damaged: "),
+    "cut json": (
+        saved(t5),
+        "tokenizer.json",
+        b'{"version":',
+        r"tokenizer\.json: not a tokenizer: ",
+    ),
     "no tokenizer": (saved(t5), "tokenizer.json", b'{"a": 1}', r"tokenizer\.json: not a tokenizer"),
     "config": (t5, "tokenizer_config.json", b"[1", r"tokenizer_config\.json: damaged: "),
     "empty": (bert, "vocab.txt", b"", r"vocab\.txt: empty"),

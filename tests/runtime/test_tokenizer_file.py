@@ -4,20 +4,23 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from limited import limited
+from tokenizers import Regex, decoders, normalizers
 
 from seq2edge.errors import BundleError, InputError
 from seq2edge.runtime import tokenizer_file
 from seq2edge.runtime.panics import without_panic_reports
 from seq2edge.runtime.timed import within
-from seq2edge.runtime.tokenizer_file import TokenizerFile
+from seq2edge.runtime.tokenizer_file import GROWTH, TokenizerFile, _growth
 
 WORDS = {"type": "WordLevel", "vocab": {"a": 0, "<unk>": 1, "b": 2}, "unk_token": "<unk>"}
 LETTERS = {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0], ["▁", -1.0]]}
@@ -86,27 +89,27 @@ REFUSED = {
         ),
         "not a tokenizer",
     ),
-    "a long content": (text_of(normalizer=replace("a", "b" * 10**6)), "256 times longer"),
+    "a long content": (text_of(normalizer=replace("a", "b" * 10**6)), "1,024 times longer"),
     "a long prefix": (
         text_of(normalizer={"type": "Prepend", "prepend": "b" * 10**6}),
-        "256 times longer",
+        "1,024 times longer",
     ),
     "contents that grow": (
         text_of(normalizer=several(*[replace("a", "aa")] * 40)),
-        "256 times longer",
+        "1,024 times longer",
     ),
     "parts in parts": (
         text_of(normalizer=several(*[several(*[replace("a", "aaaa")] * 4)] * 4)),
-        "256 times longer",
+        "1,024 times longer",
     ),
     "a regex that matches nothing": (
         text_of(normalizer=several(*[replace("", "aaaa", "Regex")] * 9)),
-        "256 times longer",
+        "1,024 times longer",
     ),
     "an empty pattern": (text_of(normalizer=several(*[replace("", "aaaa")] * 9)), "."),
     "a decoder that grows": (
         text_of(decoder=several(*[replace("a", "aa")] * 40, name="decoders")),
-        "decoder: makes a text more than 256 times longer",
+        "decoder: makes a text more than 1,024 times longer",
     ),
     "a map of long texts": (text_of(normalizer=charsmap(b"a", b"b" * 10**5)), "longer"),
     "a text twice": (text_of(post_processor=template([A, A])), "repeats a text"),
@@ -308,3 +311,46 @@ def test_a_panic_is_told_by_the_error_alone(parts: dict[str, Any], capfd: Any) -
     with without_panic_reports():
         os.write(2, b"a line of others\n")
     assert capfd.readouterr().err == "a line of others\n"
+
+
+CODES = [f">>x{number:03}<<" for number in range(300)]
+MARKS = [chr(0xE000 + number) for number in range(300)]
+HONEST = {
+    "codes at the beginning": normalizers.Sequence(
+        [
+            normalizers.Replace(Regex(rf"\A{re.escape(code)}"), f"{mark} ")
+            for code, mark in zip(CODES, MARKS, strict=True)
+        ]
+    ),
+    "marks of codes, and gaps behind them": decoders.Sequence(
+        [
+            *(decoders.Replace(mark, code) for code, mark in zip(CODES, MARKS, strict=True)),
+            *(decoders.Replace(Regex(rf"{re.escape(code)}_*"), f"{code}_") for code in CODES),
+        ]
+    ),
+}
+GROWING = {
+    "each doubles what the one before wrote": [
+        normalizers.Replace(one, two * 2) for one, two in itertools.pairwise("abcdefghijklm")
+    ],
+    "matches of nothing": [normalizers.Replace(Regex("x*"), "ab")] * 8,
+    "what stays comes twice": [normalizers.Replace("ab", "abab")] * 12,
+    "other letters of what was written": [
+        part
+        for one, two in itertools.pairwise("abcd")
+        for part in (normalizers.Replace(one, two.upper() * 200), normalizers.Lowercase())
+    ],
+}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_long_lists_of_codes_are_no_growth(name):
+    """As Marian's models of hundreds of languages have them."""
+    assert _growth(json.loads(HONEST[name].__getstate__())) < GROWTH
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_growth_of_what_was_written_is_a_product(name):
+    """Whatever hides that it was written before."""
+    parts = normalizers.Sequence(GROWING[name])
+    assert _growth(json.loads(parts.__getstate__())) > GROWTH
