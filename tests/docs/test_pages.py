@@ -145,6 +145,7 @@ LAZY = {
     "Picture": Picture,
     "Image": PIL.Image.Image,
     "os": os,
+    "Iterator": Iterator,
 }
 
 

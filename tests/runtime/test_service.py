@@ -119,16 +119,16 @@ def test_requests_of_many_threads_share_a_batch(real, beams):
 
 def test_pieces_come_while_it_is_decoded(gated):
     """One reads as it goes; one that is slow gets more at a time, and loses nothing."""
-    options = options_of(gated)
+    options = options_of(gated, max_new_tokens=20)
     with seq2edge.Service(gated) as service:
         fast, slow = service.generate("w5", options), service.generate("w9 w8", options)
-        gated.backend.open(3)
+        gated.backend.open(12)
         pieces = [next(fast)]
         gated.backend.open()
         pieces += fast
         assert len(pieces) > 1
         assert "".join(pieces) == fast.result.text
-        assert len(slow.result.ids) == 6
+        assert len(slow.result.ids) == 20
         assert list(slow) == [slow.result.text]
         assert list(slow) == []
 
@@ -191,9 +191,10 @@ def test_a_reply_that_nobody_holds_is_cancelled(gated):
     service = seq2edge.Service(gated)
     service.generate("w5", options)
     kept = service.generate("w6", options_of(gated, max_new_tokens=9))
-    gated.backend.open(4)
-    for _ in service.generate("w7", options):
-        break
+    read_in_part = service.generate("w7", options)
+    gated.backend.open(7)
+    next(read_in_part)
+    del read_in_part
     gated.backend.open()
     assert len(kept.results(SECONDS)[0].ids) == 9
     service.close(finish=True)
@@ -366,7 +367,7 @@ def test_a_stream_in_a_coroutine(gated):
     wanted = plain.stream("w5 w6", options).result
 
     async def work():
-        gated.backend.open(3)
+        gated.backend.open(9)
         stream = gated.stream_async("w5 w6", options)
         pieces = [await anext(stream)]
         gated.backend.open()

@@ -41,8 +41,14 @@ def forget():
     Path("/proc/self/clear_refs").write_text("5")
 
 
-original = onnxruntime.SessionOptions
-onnxruntime.SessionOptions = without_arena
+def with_warnings(model, options, **others):
+    """A session that says what it copies, which ours keeps to itself."""
+    options.log_severity_level = 2
+    return opened(model, options, **others)
+
+
+original, opened = onnxruntime.SessionOptions, onnxruntime.InferenceSession
+onnxruntime.SessionOptions, onnxruntime.InferenceSession = without_arena, with_warnings
 
 path, target, capacity, mode = sys.argv[1:]
 backend = OnnxRuntimeBackend(Bundle.open(path), target=target, threads=1)

@@ -217,7 +217,9 @@ def test_a_release_that_runs_nothing_is_told_what_is_needed(exported):
 def test_unknown_graphs_and_devices_are_refused_by_name(exported):
     """With what is known."""
     bundle = Bundle.open(exported("llama")[1] / "bundle")
-    with pytest.raises(BackendError, match="no graphs for 'tensorrt'"):
+    with pytest.raises(BackendError, match="no graphs for 'openvino'"):
+        OnnxRuntimeBackend(bundle, target="openvino")
+    with pytest.raises(BackendError, match="tensorrt is for cuda alone; leave it out for cpu"):
         OnnxRuntimeBackend(bundle, target="tensorrt")
     with pytest.raises(
         BackendError, match="device: 'tpu' is unknown, known: auto, tensorrt, cuda, cpu"
@@ -329,7 +331,7 @@ def test_a_device_takes_the_graphs_that_run_there_whole(exported, cuda):
     (stream,) = cuda.streams
     assert (provider, settings["use_tf32"]) == ("CUDAExecutionProvider", "0")
     assert settings["user_compute_stream"] == str(stream)
-    assert session.options.log_severity_level == 3
+    assert session.options.log_severity_level == 4  # what it would say is raised
     with pytest.raises(BackendError, match="onnxruntime is for the cpu alone; leave it out for cu"):
         OnnxRuntimeBackend(bundle, device="cuda", target="onnxruntime")
     with pytest.raises(BackendError, match=r"need onnxruntime 1\.31 or newer, 1\.30\.0 is"):
