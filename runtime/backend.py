@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
-from seq2edge.errors import BackendError, EngineError
+from seq2edge.errors import BackendError, CapacityError, EngineError
 
 # Fastest first. By name, since backends stand on this module and are loaded when they are used.
 BACKENDS = {
@@ -210,6 +210,15 @@ def check_lengths(name: str, lengths: Lengths, most: int) -> None:
     if least < 0 or longest > most:
         wrong = least if least < 0 else longest
         raise BackendError(f"{name}: {wrong}, it is 0 to {most}")
+
+
+def check_capacity(needed: int, limit: int | None) -> None:
+    """Raise CapacityError for more tokens of a row than a cache was started for."""
+    if limit is not None and needed > limit:
+        raise CapacityError(
+            f"capacity: {needed} tokens do not fit the {limit} that were set; "
+            "set a larger capacity or none"
+        )
 
 
 def driver_error() -> str | None:

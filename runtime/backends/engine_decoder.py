@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from seq2edge.bundle.engine_info import LOG_SUM_EXP, TOP_IDS, TOP_VALUES, top_outputs
 from seq2edge.bundle.manifest import TensorRecord
 from seq2edge.errors import BackendError, CapacityError
-from seq2edge.runtime.backend import Answer, Candidates, Lengths, Logits, Tokens
+from seq2edge.runtime.backend import Answer, Candidates, Lengths, Logits, Tokens, check_capacity
 from seq2edge.runtime.backends.device import Bytes, Device, Download, Upload
 from seq2edge.runtime.backends.device_caches import CacheBlock, Shape, lay_out
 from seq2edge.runtime.backends.engine import OpenEngine, largest
@@ -178,11 +178,7 @@ class EngineCache:
 
     def _reserve(self, needed: int) -> None:
         """Raise CapacityError where so many tokens do not fit a row."""
-        if self._limit is not None and needed > self._limit:
-            raise CapacityError(
-                f"capacity: {needed} tokens do not fit the {self._limit} that were set; "
-                "set a larger capacity or none"
-            )
+        check_capacity(needed, self._limit)
         if needed > self._decoder.sizes.capacity:
             raise CapacityError(
                 f"capacity: {needed} tokens do not fit the {self._decoder.sizes.capacity} that the "

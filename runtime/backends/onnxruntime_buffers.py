@@ -93,13 +93,7 @@ class HostCaches:
 
     def write(self, values: Mapping[str, Cached], used: int) -> None:
         """Let the first row hold what another one's `read` gave. Raises ValueError."""
-        if sorted(values) != sorted(name for names in self._names for name in names):
-            raise ValueError("it holds keys and values of other layers")
-        for name, tensor in self.tensors().items():
-            value, place = values[name], tensor[0, :, :used]
-            if value.shape != place.shape or value.dtype != place.dtype:
-                raise ValueError(f"{name} is {value.dtype} {value.shape}, not {place.shape}")
-            place[:] = value
+        fill_row({name: tensor[0] for name, tensor in self.tensors().items()}, values, used)
 
 
 class Memory:
@@ -165,6 +159,20 @@ class Memory:
             self._own = {name: host_view(value).copy() for name, value in self._given.items()}
             self._given = {}
         return dict(self._own)
+
+
+def fill_row(row: Mapping[str, Cached], values: Mapping[str, Cached], used: int) -> None:
+    """Let each tensor (heads, capacity, head_dim) of a row begin with `used` saved tokens.
+
+    Raises ValueError for those of other layers, sizes or types.
+    """
+    if sorted(values) != sorted(row):
+        raise ValueError("it holds keys and values of other layers")
+    for name, tensor in row.items():
+        value, place = values[name], tensor[:, :used]
+        if value.shape != place.shape or value.dtype != place.dtype:
+            raise ValueError(f"{name} is {value.dtype} {value.shape}, not {place.shape}")
+        place[:] = value
 
 
 def host_view(value: Any) -> Cached:

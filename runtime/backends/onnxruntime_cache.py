@@ -21,8 +21,16 @@ from seq2edge.bundle.engine_info import (
     TOP_VALUES,
     top_outputs,
 )
-from seq2edge.errors import BackendError, CapacityError
-from seq2edge.runtime.backend import Answer, Candidates, Lengths, Logits, Tokens, check_lengths
+from seq2edge.errors import BackendError
+from seq2edge.runtime.backend import (
+    Answer,
+    Candidates,
+    Lengths,
+    Logits,
+    Tokens,
+    check_capacity,
+    check_lengths,
+)
 from seq2edge.runtime.backends.onnxruntime_buffers import Memory
 
 if TYPE_CHECKING:
@@ -66,11 +74,7 @@ class OnnxRuntimeCache:
         """Make room for `needed` tokens a row, or refuse."""
         if needed <= self._capacity:
             return
-        if self._limit is not None:
-            raise CapacityError(
-                f"capacity: {needed} tokens do not fit the {self._limit} that were set; "
-                "set a larger capacity or none"
-            )
+        check_capacity(needed, self._limit)
         self._capacity *= 2 ** math.ceil(math.log2(needed / self._capacity))
         self._resize(np.arange(len(self.length)))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeAlias
 
@@ -21,13 +22,13 @@ from numpy.typing import NDArray
 
 from seq2edge.bundle.engine_info import ALIGNMENT, LOG_SUM_EXP, TOP_IDS, TOP_VALUES, top_outputs
 from seq2edge.bundle.manifest import TensorRecord
-from seq2edge.errors import BackendError, CapacityError
-from seq2edge.runtime.backend import Candidates, Lengths, Logits, Tokens
+from seq2edge.errors import BackendError
+from seq2edge.runtime.backend import Candidates, Lengths, Logits, Tokens, check_capacity
 from seq2edge.runtime.backends.choice_graph import LOGITS, choice_graph
 from seq2edge.runtime.backends.device import Device, Download, Upload
 from seq2edge.runtime.backends.device_caches import CacheSet, CacheSets, HeldRows, Layout
 from seq2edge.runtime.backends.engine_calls import ITEM, Slots, shape_of, size_of
-from seq2edge.runtime.backends.onnxruntime_buffers import CACHE_TYPES, SOURCE_STEP, Memory
+from seq2edge.runtime.backends.onnxruntime_buffers import CACHE_TYPES, SOURCE_STEP, Memory, fill_row
 from seq2edge.runtime.backends.onnxruntime_cache import run_error
 
 TOP = 32  # logits that a step gives apart
@@ -110,10 +111,10 @@ class DeviceDecoder:
         device.before_close(self.sessions.clear)
         self.aligns = any(put.name == ALIGNMENT for put in decoder.get_outputs())
         cross = [put for put in decoder.get_inputs() if put.name.startswith(CROSS)]
-        sizes = {put.name: (put.shape[1], put.shape[3]) for put in cross}
         self.caches = CacheSets(device, layout)
         self.sources = CacheSets(
-            device, {put.name: (sizes[put.name], CACHE_TYPES[put.type]) for put in cross}
+            device,
+            {put.name: ((put.shape[1], put.shape[3]), CACHE_TYPES[put.type]) for put in cross},
         )
         self.any_source = all(isinstance(put.shape[2], str) for put in cross)
         self.steps = RecordedSteps(device)
@@ -121,8 +122,8 @@ class DeviceDecoder:
 
     def buffers(self, owner: object, rows: int, tokens: int) -> StepBuffers:
         """For calls of up to so many rows and tokens, for as long as the owner lives."""
-        size = rows, tokens
-        slots = self._buffers.setdefault(size, Slots(lambda: self._make(*size)))
+        make = functools.partial(self._make, rows, tokens)
+        slots = self._buffers.setdefault((rows, tokens), Slots(make))
         return slots.lease(owner)
 
     def _make(self, rows: int, tokens: int) -> StepBuffers:
@@ -243,11 +244,7 @@ class DeviceCache:
 
     def reserve(self, needed: int) -> None:
         """Make room for `needed` tokens a row, or refuse."""
-        if self._limit is not None and needed > self._limit:
-            raise CapacityError(
-                f"capacity: {needed} tokens do not fit the {self._limit} that were set; "
-                "set a larger capacity or none"
-            )
+        check_capacity(needed, self._limit)
         capacity = before = self._caches.current.capacity
         while capacity < needed:
             capacity *= 2
@@ -304,13 +301,7 @@ class DeviceCache:
         """See SavedCache."""
         self.reserve(length)
         places = self._first_row()
-        if sorted(values) != sorted(places):
-            raise ValueError("it holds keys and values of other layers")
-        for name, (_, row) in places.items():
-            value, part = values[name], row[:, :length]
-            if value.shape != part.shape or value.dtype != part.dtype:
-                raise ValueError(f"{name} is {value.dtype} {value.shape}, not {part.shape}")
-            part[:] = value
+        fill_row({name: row for name, (_, row) in places.items()}, values, length)
         with self._decoder.device.lock:
             for place, row in places.values():
                 self._decoder.device.write(place, row)
