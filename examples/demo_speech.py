@@ -58,12 +58,12 @@ def speeds(model: object, checkpoint: Path) -> tuple[float, float]:
 
     from seq2edge.checkpoints.load import load_checkpoint
     from seq2edge.export.eager import EagerBackend
-    from seq2edge.runtime import audio
     from seq2edge.runtime.model import Model
     from seq2edge.runtime.scheduler import Request, decode
+    from seq2edge.runtime.sound import log_mel, wav
 
     assert isinstance(model, Model)
-    features = audio.log_mel(audio.read_clip(CLIP), mels=model.dims.mels)
+    features = log_mel.log_mel(wav.read_clip(CLIP), mels=model.dims.mels)
     options = model.options.replace(min_new_tokens=64, max_length=None)
     request = Request(
         prompt=model.start_tokens(options),

@@ -160,15 +160,15 @@ class Inputs:
 
     def features(self, clip: Audio) -> Features:
         """Log-mel features (mels, frames) of a clip, as `transcribe` takes it."""
-        from seq2edge.runtime import audio
+        from seq2edge.runtime.sound import log_mel, wav
 
-        if self.dims.frames != audio.FRAMES:
-            seconds = self.dims.frames * audio.HOP / audio.SAMPLING_RATE
+        if self.dims.frames != log_mel.FRAMES:
+            seconds = self.dims.frames * log_mel.HOP / log_mel.SAMPLING_RATE
             raise InputError(
                 f"{self.bundle.path}: made for windows of {seconds:.1f} s, only 30 s are supported"
             )
-        samples = clip if isinstance(clip, np.ndarray) else audio.read_clip(clip)
-        return audio.log_mel(np.asarray(samples, dtype=np.float32), mels=self.dims.mels)
+        samples = clip if isinstance(clip, np.ndarray) else wav.read_clip(clip)
+        return log_mel.log_mel(np.asarray(samples, dtype=np.float32), mels=self.dims.mels)
 
     def pixels(self, image: Picture) -> Features:
         """What the encoder reads of an image, (channels, height, width), as `read` takes it."""

@@ -172,11 +172,11 @@ def _transcribe(model: Model, _: Sequence[str]) -> str:
     prompt = model.speech_prompt(language, "transcribe")
     silence = np.zeros(model.dims.source_shape, dtype=np.float32)
     options = _options(model, silence, prompt)
-    from seq2edge.runtime import audio
+    from seq2edge.runtime.sound import log_mel
 
-    if model.bundle.manifest.tokenizer is None or model.dims.frames != audio.FRAMES:
+    if model.bundle.manifest.tokenizer is None or model.dims.frames != log_mel.FRAMES:
         return _answered(model, model.transcribe_ids(silence[None], options)[0])
-    clip = np.zeros(audio.SAMPLING_RATE, dtype=np.float32)
+    clip = np.zeros(log_mel.SAMPLING_RATE, dtype=np.float32)
     return _answered(model, model.transcribe([clip], options, language=language)[0])
 
 

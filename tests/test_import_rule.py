@@ -36,9 +36,10 @@ ROOMS = {
     "bundle": Room(
         "manifest, folder, archive, origin, recorded answers", "model files", "numpy cryptography"
     ),
+    "runtime.sound": Room("sound files, sampling rates, log-mel features", "bundle", "numpy"),
     "runtime": Room(
-        "decoding, text, audio and images; the seam to backends",
-        "model files bundle",
+        "decoding, text and images; the seam to backends",
+        "model files bundle runtime.sound",
         "numpy tokenizers jinja2 llguidance PIL",
     ),
     "runtime.backends": Room(

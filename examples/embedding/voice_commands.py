@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 import seq2edge
 from seq2edge.errors import Seq2EdgeError
-from seq2edge.runtime.audio import SAMPLING_RATE, read_wav, resample
+from seq2edge.runtime.sound.resampling import SAMPLING_RATE, resample
+from seq2edge.runtime.sound.wav import read_wav
 
 BLOCK = SAMPLING_RATE // 10  # samples that are listened to at a time
 LOUD = 0.01  # root mean square of a block of speech; full scale is 1

@@ -1,4 +1,4 @@
-"""Audio in, log-mel features out, with numpy alone.
+"""WAVE files, with numpy alone.
 
 Formats: RIFF/WAVE with PCM of 8, 16, 24 or 32 bits or IEEE floats of 32 or 64 bits (Microsoft and
 IBM, "Multimedia Programming Interface and Data Specifications 1.0", 1991; WAVE_FORMAT_EXTENSIBLE:
@@ -8,41 +8,24 @@ Microsoft, "Multiple channel audio data and WAVE files", 2001).
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
 import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
-from seq2edge.bundle.consistency import CLIP
 from seq2edge.errors import InputError
-
-Samples: TypeAlias = NDArray[np.float32]  # (length,), full scale is -1 to 1
-Wide: TypeAlias = NDArray[np.float64]
-
-SAMPLING_RATE, FFT, HOP = CLIP  # Hz, samples per window, samples between windows
-SECONDS = 30  # length of the window that the encoder takes
-FRAMES = SECONDS * SAMPLING_RATE // HOP
+from seq2edge.runtime.sound.log_mel import check_seconds
+from seq2edge.runtime.sound.resampling import Samples, Wide, check_rate, resample
 
 LARGEST_FILE = 2**30  # bytes, more than an hour of 48 kHz stereo floats
 LARGEST_CLIP = 2**27  # bytes of what fits one window, more than 30 s of 192 kHz stereo doubles
-_RATES = (1_000, 768_000)  # Hz
 _MOST_CHANNELS = 64
 _UNKNOWN_SIZE = 0xFFFFFFFF  # a writer that could not seek back leaves this
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _CODECS = {2: "ADPCM", 6: "A-law", 7: "mu-law", 17: "IMA ADPCM", 0x50: "MPEG", 0x55: "MP3"}
 _GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")  # after the two bytes of the format
-
-_ZERO_CROSSINGS = 64  # of the sinc, on each side
-_MOST_WEIGHTS = 2**24  # on one side, of all phases: any rate up to 192 kHz
-_ROLLOFF = 0.935  # of the lower Nyquist frequency, where the response has fallen to one half
-_KAISER_BETA = 14.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +55,7 @@ def _read_samples(
         layout, body = _parse(data)
         if clip:
             width = layout.channels * layout.bits // 8
-            _check_seconds(len(body) // width / layout.rate, "")
+            check_seconds(len(body) // width / layout.rate, "")
         return _decode(layout, body), layout.rate
     except InputError as error:
         raise InputError(f"{subject}: {error}") from None
@@ -84,106 +67,6 @@ def read_clip(source: str | os.PathLike[str] | bytes) -> Samples:
     Raises InputError as `read_wav` does, and for longer clips.
     """
     return resample(*_read_samples(source, LARGEST_CLIP, clip=True))
-
-
-def resample(samples: Samples, rate: int, target: int = SAMPLING_RATE) -> Samples:
-    """Band-limited conversion of (length,) samples from `rate` to `target` Hz.
-
-    Kaiser-windowed sinc interpolation at the exact rational ratio (J. O. Smith, "Digital Audio
-    Resampling", CCRMA). Up to 0.87 of the lower Nyquist frequency a tone comes out within 1e-6
-    of full scale; from that frequency up it is gone to within 1e-6, so nothing folds back.
-    Raises InputError for rates outside 1 to 768 kHz, and for high ones that share little with it.
-    """
-    _check_rate(rate)
-    if rate == target:
-        return samples
-    step = math.gcd(rate, target)
-    up, down = target // step, rate // step
-    cutoff = _ROLLOFF * min(1.0, up / down)
-    half = math.ceil(_ZERO_CROSSINGS / cutoff)
-    if up * half > _MOST_WEIGHTS:
-        raise InputError(f"sampling rate: {rate} Hz takes too long to resample to {target} Hz")
-    length = -(-len(samples) * up // down)
-    padded = np.pad(samples.astype(np.float64), (half, half + down))
-    windows = sliding_window_view(padded, 2 * half + 1)
-    output = np.empty(length, np.float32)
-    for phase in range(min(up, length)):
-        first, rest = divmod(phase * down, up)
-        weights = _sinc(rest / up, cutoff, half)
-        count = -(-(length - phase) // up)
-        output[phase::up] = windows[first::down][:count] @ weights
-    return output
-
-
-def log_mel(samples: Samples, *, mels: int = 80) -> NDArray[np.float32]:
-    """Whisper's input features (mels, 3000) of at most 30 s of 16 kHz samples (length,).
-
-    Shorter clips are padded with silence. Log10 of Slaney mel bands of the Hann-windowed power
-    spectrum, clipped to 8 decades below the loudest and scaled by (x + 4) / 4 (Radford et al.,
-    "Robust Speech Recognition via Large-Scale Weak Supervision", 2022, section 2.2).
-    Raises InputError for clips that are empty, longer, or not finite.
-    """
-    _check_clip(samples)
-    power = _power(samples)
-    bands = np.full((mels, FRAMES), 1e-10)
-    bands[:, : len(power)] = np.maximum(mel_filters(mels) @ power.T, 1e-10)
-    logs = np.log10(bands)
-    logs = np.maximum(logs, logs.max() - 8.0)
-    return np.asarray((logs + 4.0) / 4.0, np.float32)
-
-
-@functools.lru_cache(maxsize=4)
-def mel_filters(mels: int) -> Wide:
-    """Triangular filters of equal area (mels, FFT // 2 + 1), 0 to 8 kHz.
-
-    Their centres are evenly spaced on Slaney's scale: linear below 1 kHz, logarithmic above
-    (M. Slaney, "Auditory Toolbox", Technical Report 1998-010).
-    """
-    bins = np.linspace(0.0, SAMPLING_RATE / 2, FFT // 2 + 1)
-    scale = np.linspace(0.0, _mel(SAMPLING_RATE / 2), mels + 2)
-    edges = np.where(scale < 15.0, scale * 200.0 / 3.0, 1000.0 * 6.4 ** ((scale - 15.0) / 27.0))
-    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    rising = (bins - low) / (centre - low)
-    falling = (high - bins) / (high - centre)
-    filters: Wide = np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (high - low))
-    filters.flags.writeable = False
-    return filters
-
-
-def _mel(hertz: float) -> float:
-    return 15.0 + 27.0 * math.log(hertz / 1000.0) / math.log(6.4)  # above 1 kHz
-
-
-def _power(samples: Samples) -> Wide:
-    """Power spectrum (frames, bins) of the frames that hold more than padding."""
-    frames = min(FRAMES, (len(samples) + FFT // 2) // HOP + 1)
-    clip = np.zeros(SECONDS * SAMPLING_RATE, np.float64)
-    clip[: len(samples)] = samples
-    clip = np.pad(clip, FFT // 2, mode="reflect")
-    hann = 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(FFT) / FFT)
-    spectrum = np.fft.rfft(sliding_window_view(clip, FFT)[::HOP][:frames] * hann)
-    return np.asarray(spectrum.real**2 + spectrum.imag**2, np.float64)
-
-
-def _check_clip(samples: Samples) -> None:
-    if samples.ndim != 1 or not len(samples):
-        raise InputError(f"audio: samples of shape {samples.shape}, one non-empty axis is needed")
-    _check_seconds(len(samples) / SAMPLING_RATE)
-    if not np.isfinite(samples).all():
-        raise InputError("audio: some samples are infinite or not a number")
-
-
-def _check_seconds(seconds: float, subject: str = "audio: ") -> None:
-    if seconds > SECONDS:
-        raise InputError(f"{subject}{seconds:.2f} s, at most {SECONDS} s fit one window, cut it")
-
-
-def _sinc(shift: float, cutoff: float, half: int) -> Wide:
-    offsets = np.arange(-half, half + 1, dtype=np.float64) - shift
-    inside = np.maximum(0.0, 1.0 - (offsets / (half + 1)) ** 2)
-    window = np.i0(_KAISER_BETA * np.sqrt(inside)) / np.i0(_KAISER_BETA)
-    weights = np.asarray(np.sinc(cutoff * offsets) * window, np.float64)
-    return np.asarray(weights / weights.sum(), np.float64)
 
 
 def _read(path: Path, most: int) -> bytes:
@@ -235,13 +118,8 @@ def _read_format(body: bytes) -> _Format:
         raise InputError(f"{kind} of {bits} bits cannot be read, convert it to 16-bit PCM")
     if not 1 <= channels <= _MOST_CHANNELS or align != channels * bits // 8:
         raise InputError(f"{channels} channels in frames of {align} bytes at {bits} bits")
-    _check_rate(rate)
+    check_rate(rate)
     return _Format(code=code, channels=channels, rate=rate, bits=bits)
-
-
-def _check_rate(rate: int) -> None:
-    if not _RATES[0] <= rate <= _RATES[1]:
-        raise InputError(f"sampling rate: {rate} Hz, {_RATES[0]} to {_RATES[1]} Hz are read")
 
 
 def _decode(layout: _Format, body: bytes) -> Samples:

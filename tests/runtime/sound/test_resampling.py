@@ -1,0 +1,45 @@
+"""Band-limited resampling keeps what both rates hold, and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from seq2edge.runtime.sound.resampling import SAMPLING_RATE, resample
+
+
+def tone(hertz: float, rate: int, length: int) -> NDArray[np.float32]:
+    """A sine of amplitude one."""
+    return np.sin(2 * np.pi * hertz * np.arange(length) / rate).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 96000])
+def test_resampling_keeps_the_passband(rate: int) -> None:
+    """Tones up to 0.87 of the lower Nyquist frequency come out as tones at 16 kHz."""
+    nyquist = min(rate, SAMPLING_RATE) / 2
+    for share in (0.001, 0.1, 0.25, 0.5, 0.75, 0.87):
+        output = resample(tone(share * nyquist, rate, rate // 2), rate)
+        expected = tone(share * nyquist, SAMPLING_RATE, len(output))
+        assert len(output) == 8000 or rate == 11025
+        np.testing.assert_allclose(output[2000:-2000], expected[2000:-2000], atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [22050, 44100, 48000])
+def test_resampling_does_not_alias(rate: int) -> None:
+    """Tones from 8 kHz up vanish instead of folding back."""
+    for hertz in (8010.0, 8200.0, 10500.0):
+        output = resample(tone(hertz, rate, rate // 2), rate)
+        assert np.abs(output[2000:-2000]).max() < 1e-6
+
+
+def test_resampling_at_the_same_rate_changes_nothing() -> None:
+    """16 kHz audio passes through."""
+    samples = tone(440.0, SAMPLING_RATE, 100)
+    assert resample(samples, SAMPLING_RATE) is samples
+
+
+def test_very_short_clips_are_resampled() -> None:
+    """Even one sample has a length at the new rate."""
+    assert resample(np.ones(1, np.float32), 44100).shape == (1,)
+    assert resample(np.ones(1, np.float32), 8000).shape == (2,)
