@@ -202,7 +202,7 @@ class Group:
         """The rows to go on from and their tokens, now also in the history."""
         if isinstance(answer, Candidates) and answer.alignment is not None:
             answer = dataclasses.replace(
-                answer, alignment=answer.alignment[:, : self.request.source_length]
+                answer, alignment=answer.alignment[..., : self.request.source_length]
             )
         try:
             parents, tokens = self.search.choose(answer)
