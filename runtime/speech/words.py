@@ -11,8 +11,8 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import string
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from seq2edge.runtime.speech.transcript import Segment, Word
 if TYPE_CHECKING:
     from seq2edge.runtime.sequences import GeneratedSequence
     from seq2edge.runtime.tokenizer import Tokenizer
+
+# When in the recording it is so many seconds of a window; whether something ends or begins then.
+Clock: TypeAlias = Callable[[float, bool], float]
 
 POSITION: Final = 0.02  # seconds of an encoder position of Whisper
 WIDTH: Final = 7  # positions of the running median
@@ -55,15 +58,15 @@ def times_of_words(
     answer: GeneratedSequence,
     tokenizer: Tokenizer,
     *,
-    start: float,
+    clock: Clock,
     seconds: float,
     heard_until: float = 0.0,
 ) -> list[Segment]:
     """The segments of one window with their words.
 
     Their ids follow each other in the answer's, from its first on; `answer` was decoded with
-    alignments and log-probabilities. The window begins at `start` in the recording and has
-    `seconds` of it; the word before it ended at `heard_until`. Raises OptionError for an answer
+    alignments and log-probabilities. The window has `seconds` of the recording, and `clock` says
+    when in it something begins or ends; the word before it ended at `heard_until`. Raises OptionError for an answer
     without these, or with the mean of the heads alone, as bundles of older versions give it.
     """
     if answer.alignment is None or answer.logprobs is None:
@@ -74,7 +77,7 @@ def times_of_words(
             "--alignments"
         )
     added = tokenizer.added_ids()
-    times = start + _times(answer, added, max(1, round(seconds / POSITION)))
+    times = _times(answer, added, max(1, round(seconds / POSITION)))
     likely = np.exp([entry.logprob for entry in answer.logprobs])
     timed: list[Segment] = []
     first = 0
@@ -83,7 +86,7 @@ def times_of_words(
         words = []
         for piece in split_words(tokenizer, [answer.ids[i] for i in places], segment.language):
             mine = [places[i] for i in piece.places]
-            begin, end = float(times[mine[0]]), float(times[mine[-1] + 1])
+            begin, end = clock(times[mine[0]], False), clock(times[mine[-1] + 1], True)
             probability = float(likely[mine].mean())
             words.append(Word(text=piece.text, start=begin, end=end, probability=probability))
         words = _plausible(words, segment, heard_until)

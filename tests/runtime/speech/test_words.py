@@ -191,6 +191,11 @@ def segment(ids, start=0.0, end=10.0):
     )
 
 
+def from_start(time, _):
+    """The clock of a window that begins where the recording does."""
+    return time
+
+
 def answer(ids, positions, logprobs):
     """One whose token i attends to the positions from positions[i] up to the next."""
     ends = [*positions[1:], positions[-1] + 8]
@@ -218,7 +223,7 @@ def test_words_stand_where_their_tokens_attend_to(tokenizer):
         [segment(first, 30.0, 31.4), segment(second, 31.4, 32.0)],
         made,
         tokenizer,
-        start=30.0,
+        clock=lambda time, _: 30.0 + time,
         seconds=2.2,
     )
     assert one.words is not None
@@ -237,7 +242,9 @@ def test_a_pause_is_no_part_of_the_word_beside_it(tokenizer):
     ids = tokenizer.encode(" a b. c d e", special_tokens=False)
     positions = [150, 152, 165, 170, 182, 184, 300, 302, 315, 317, 330]
     made = answer([*ids, byte_tokens.END], [*positions, 345], np.zeros(len(ids) + 1))
-    (timed,) = times_of_words([segment(ids, 3.0, 6.9)], made, tokenizer, start=0.0, seconds=10.0)
+    (timed,) = times_of_words(
+        [segment(ids, 3.0, 6.9)], made, tokenizer, clock=from_start, seconds=10.0
+    )
     assert timed.words is not None
     first, second, third = timed.words[:3]
     assert first.start == pytest.approx(3.0, abs=0.3)  # the path begins at 0
@@ -252,12 +259,12 @@ def test_words_need_each_head_and_log_probabilities(tokenizer):
     made = answer([65, byte_tokens.END], [0, 5], [0, 0])
     mean = dataclasses.replace(made, alignment=made.alignment.mean(axis=1))
     with pytest.raises(OptionError, match=r"words: this bundle gives the mean .* --alignments"):
-        times_of_words([segment([65])], mean, tokenizer, start=0, seconds=1)
+        times_of_words([segment([65])], mean, tokenizer, clock=from_start, seconds=1)
     with pytest.raises(OptionError, match="words: the answer has no alignment or no log-prob"):
         times_of_words(
             [segment([65])],
             dataclasses.replace(made, logprobs=None),
             tokenizer,
-            start=0,
+            clock=from_start,
             seconds=1,
         )
