@@ -32,6 +32,7 @@ FORMAT: Final = 4
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"  # beside it, in a signed bundle
 LARGEST_MANIFEST = 16 * 2**20  # bytes
+MOST_ENGINES = 128  # of all targets
 LARGEST_EDGE = 2**14  # pixels that an image is resized to
 _DEVICES = {
     "CON",
@@ -409,6 +410,8 @@ class Manifest:
             raise BundleError(f"shortlist: {self.shortlist.size} tokens, needs 2 to {vocab}")
         if self.reranking is not None and not (self.tokenizer and self.tokenizer.chat_template):
             raise BundleError("reranking: missing the tokenizer's chat template")
+        if len(self.engines) > MOST_ENGINES:
+            raise BundleError(f"engines: {len(self.engines)}, a bundle has at most {MOST_ENGINES}")
         check_parts(self)
         _check_graphs(self.graphs)
         _check_names(self.files)

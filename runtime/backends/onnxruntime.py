@@ -338,7 +338,7 @@ def _release(version: str) -> tuple[int, ...]:
     """1.23.2 -> (1, 23, 2); what follows the numbers is left out."""
     parts = []
     for part in version.split("."):
-        if not re.fullmatch("[0-9]{1,9}", part):
+        if not re.fullmatch("[0-9]{1,1000}", part):
             break
         parts.append(int(part))
     return tuple(parts)
