@@ -160,14 +160,14 @@ class Inputs:
 
     def features(self, clip: Audio) -> Features:
         """Log-mel features (mels, frames) of a clip, as `transcribe` takes it."""
-        from seq2edge.runtime.sound import log_mel, wav
+        from seq2edge.runtime.sound import log_mel, recording
 
         if self.dims.frames != log_mel.FRAMES:
             seconds = self.dims.frames * log_mel.HOP / log_mel.SAMPLING_RATE
             raise InputError(
                 f"{self.bundle.path}: made for windows of {seconds:.1f} s, only 30 s are supported"
             )
-        samples = clip if isinstance(clip, np.ndarray) else wav.read_clip(clip)
+        samples = clip if isinstance(clip, np.ndarray) else recording.read_clip(clip)
         return log_mel.log_mel(np.asarray(samples, dtype=np.float32), mels=self.dims.mels)
 
     def pixels(self, image: Picture) -> Features:
