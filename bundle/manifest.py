@@ -129,13 +129,20 @@ class AudioRecord:
 class SpeechRecord:
     """Ids with which a transcription is asked for: languages, tasks, no timestamps.
 
-    `alignment_heads` are pairs (decoder layer, head) whose attention follows the audio.
+    `alignment_heads` are pairs (decoder layer, head) whose attention follows the audio. Tokens
+    from `first_timestamp` on are times in steps of 20 ms, of which a window's first is at most
+    `max_initial_timestamp` steps; `no_speech` is likely where nobody speaks; behind `previous`
+    stands what was said before. Bundles made before these have none, see `runtime/speech`.
     """
 
     languages: Mapping[str, int] = dataclasses.field(default_factory=dict)
     tasks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     no_timestamps: int | None = None
     alignment_heads: tuple[tuple[int, ...], ...] = ()
+    first_timestamp: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    max_initial_timestamp: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    no_speech: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    previous: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -130,7 +130,8 @@ class AligningCache(Cache, Protocol):
     def alignment(self) -> NDArray[np.float32]:
         """Weights over the source's positions, (lines, source), a line a line of the last answer.
 
-        They sum to 1 and are 0 behind each source. Valid until the cache's next step.
+        Of speech (lines, heads, source), each head's own. They sum to 1 and are 0 behind each
+        source. Valid until the cache's next step.
         """
 
 
