@@ -188,7 +188,8 @@ def open_backend(
 
     Engines of TensorRT are tried where the bundle has some and `graphs` names no others; `threads`
     is for what runs without them. Raises BackendError with every device's reason when none works
-    here or for more threads than any machine has a use for, and EngineError for an engine that was asked for and does not work.
+    here, and for more threads than any machine can use; EngineError for an engine that was asked
+    for and does not work.
     """
     if device != "auto":
         return _open(bundle, device, threads, graphs), f"{device}: asked for"
