@@ -26,7 +26,7 @@ def log_mel(samples: Samples, *, mels: int = 80) -> NDArray[np.float32]:
     "Robust Speech Recognition via Large-Scale Weak Supervision", 2022, section 2.2).
     Raises InputError for clips that are empty, longer, or not finite.
     """
-    _check_clip(samples)
+    check_clip(samples)
     power = _power(samples)
     bands = np.full((mels, FRAMES), 1e-10)
     bands[:, : len(power)] = np.maximum(mel_filters(mels) @ power.T, 1e-10)
@@ -68,15 +68,16 @@ def _power(samples: Samples) -> Wide:
     return np.asarray(spectrum.real**2 + spectrum.imag**2, np.float64)
 
 
-def _check_clip(samples: Samples) -> None:
+def check_clip(samples: Samples, seconds: int = SECONDS) -> None:
+    """Raise InputError for samples (length,) at 16 kHz that are none, too many or not finite."""
     if samples.ndim != 1 or not len(samples):
         raise InputError(f"audio: samples of shape {samples.shape}, one non-empty axis is needed")
-    check_seconds(len(samples) / SAMPLING_RATE)
+    check_seconds(len(samples) / SAMPLING_RATE, longest=seconds)
     if not np.isfinite(samples).all():
         raise InputError("audio: some samples are infinite or not a number")
 
 
-def check_seconds(seconds: float, subject: str = "audio: ") -> None:
+def check_seconds(seconds: float, subject: str = "audio: ", longest: int = SECONDS) -> None:
     """Raise InputError for a clip that is longer than the window."""
-    if seconds > SECONDS:
-        raise InputError(f"{subject}{seconds:.2f} s, at most {SECONDS} s fit one window, cut it")
+    if seconds > longest:
+        raise InputError(f"{subject}{seconds:.2f} s, at most {longest} s fit one window, cut it")
