@@ -109,7 +109,8 @@ def _check_tokenizer(record: TokenizerRecord, dims: Dims) -> None:
 def _check_speech(record: SpeechRecord, dims: Dims) -> None:
     _check_ids("speech.languages", record.languages, dims.vocab)
     _check_ids("speech.tasks", record.tasks, dims.vocab)
-    _check_ids("speech.no_timestamps", (record.no_timestamps or 0,), dims.vocab)
+    for name in ("no_timestamps", "first_timestamp", "no_speech", "previous"):
+        _check_ids(f"speech.{name}", (getattr(record, name) or 0,), dims.vocab)
     for pair in record.alignment_heads:
         stack = dims.decoder
         if stack is None or len(pair) != 2 or pair[0] >= stack.layers or pair[1] >= stack.heads:

@@ -32,6 +32,7 @@ FORMAT: Final = 4
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"  # beside it, in a signed bundle
 LARGEST_MANIFEST = 16 * 2**20  # bytes
+MOST_ENGINES = 128  # of all targets
 LARGEST_EDGE = 2**14  # pixels that an image is resized to
 _DEVICES = {
     "CON",
@@ -131,13 +132,20 @@ class AudioRecord:
 class SpeechRecord:
     """Ids with which a transcription is asked for: languages, tasks, no timestamps.
 
-    `alignment_heads` are pairs (decoder layer, head) whose attention follows the audio.
+    `alignment_heads` are pairs (decoder layer, head) whose attention follows the audio. Tokens
+    from `first_timestamp` on are times in steps of 20 ms, of which a window's first is at most
+    `max_initial_timestamp` steps; `no_speech` is likely where nobody speaks; behind `previous`
+    stands what was said before. Bundles made before these have none, see `runtime/speech`.
     """
 
     languages: Mapping[str, int] = dataclasses.field(default_factory=dict)
     tasks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     no_timestamps: int | None = None
     alignment_heads: tuple[tuple[int, ...], ...] = ()
+    first_timestamp: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    max_initial_timestamp: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    no_speech: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    previous: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -414,6 +422,8 @@ class Manifest:
             raise BundleError(f"shortlist: {self.shortlist.size} tokens, needs 2 to {vocab}")
         if self.reranking is not None and not (self.tokenizer and self.tokenizer.chat_template):
             raise BundleError("reranking: missing the tokenizer's chat template")
+        if len(self.engines) > MOST_ENGINES:
+            raise BundleError(f"engines: {len(self.engines)}, a bundle has at most {MOST_ENGINES}")
         check_parts(self)
         _check_graphs(self.graphs)
         _check_names(self.files)

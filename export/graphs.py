@@ -10,7 +10,13 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from seq2edge.bundle.contract import Contract, Shape, decoder_contract, encoder_contract
+from seq2edge.bundle.contract import (
+    Contract,
+    Shape,
+    alignment_shape,
+    decoder_contract,
+    encoder_contract,
+)
 from seq2edge.errors import ExportError
 from seq2edge.model.dims import Dims
 from seq2edge.model.layers import Kept
@@ -114,7 +120,8 @@ def trace_encoder(model: Transformer) -> ir.Model:
 
 def trace_decoder(model: Transformer, alignment: Heads = ()) -> ir.Model:
     """`decoder.onnx` as a graph in memory; its weights are the model's own tensors."""
-    contract = decoder_contract(model.dims, alignment=bool(alignment))
+    shape = alignment_shape(model.dims, len(alignment)) if alignment else None
+    contract = decoder_contract(model.dims, alignment=shape)
     # Sizes that differ pairwise, so that no two symbols are taken for one.
     example = {"batch": 2, "rows": 6, "source": 5, "new": 3, "capacity": 7}
     tensors = {n: _example(n, shape, example) for n, shape in contract.inputs.items()}

@@ -344,6 +344,11 @@ class Dims:
         return 2 * self.encoder.max_positions if self.mels and self.encoder else 0
 
     @property
+    def alignment_by_head(self) -> bool:
+        """Whether an alignment tells its heads apart: times of words are found that way."""
+        return self.mels > 0
+
+    @property
     def source_name(self) -> str:
         """What the encoder's graph calls what it reads."""
         if self.samples is not None:

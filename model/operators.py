@@ -191,6 +191,19 @@ def flatten_beams(x: Tensor) -> Tensor:
     return x.flatten(0, 1)
 
 
+def flatten_heads(x: Tensor) -> Tensor:
+    """(batch, heads, beams, width) -> (batch * beams, heads, width)."""
+    batch, heads, beams, width = x.shape
+    x = x.transpose(1, 2)  # (batch, beams, heads, width)
+    if exporting():
+        shape, flat = (batch * beams, heads, width), (batch * beams, heads * width)
+        x = torch.onnx.ops.symbolic(
+            "Flatten", (x,), {"axis": 2}, dtype=x.dtype, shape=flat, version=OPSET
+        )
+        return _reshape(x, (0, heads, -1), shape)
+    return x.reshape(batch * beams, heads, width)  # (batch * beams, heads, width)
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     """Rotary position embedding (Su et al. 2021), halves rotated together.
 

@@ -337,11 +337,12 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """What each row's last valid token attends to in the source, (rows, source).
 
-        The mean of these heads' cross-attention weights; `queries` are those that `decode` gave.
+        The mean of these heads' cross-attention weights, or with `alignment_by_head` the weights
+        of each (rows, heads, source), by layers. `queries` are those that `decode` gave.
         """
         stack = self.decoder.dims
         rows = torch.arange(new_length.shape[0], device=new_length.device)
-        total: Tensor | float = 0.0
+        by_layer: list[Tensor] = []
         for layer in sorted({pair[0] for pair in heads}):
             mine = [head for of, head in heads if of == layer]
             last = queries[layer][rows, new_length - 1]  # (rows, heads * head_dim)
@@ -357,7 +358,10 @@ class Transformer(nn.Module):
                 cap=stack.attention_cap,
                 length=source_length,
             )
-            total = total + weights.sum(dim=1)  # (batch, beams, source)
+            by_layer.append(weights)  # (batch, chosen, beams, source)
+        if self.dims.alignment_by_head:
+            return operators.flatten_heads(torch.cat(by_layer, dim=1))
+        total = sum(weights.sum(dim=1) for weights in by_layer)  # (batch, beams, source)
         assert isinstance(total, Tensor)
         return operators.flatten_beams(total / len(heads))
 

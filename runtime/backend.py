@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import importlib
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -26,6 +27,8 @@ BACKENDS = {
     "cuda": "seq2edge.runtime.backends.onnxruntime:OnnxRuntimeBackend",
     "cpu": "seq2edge.runtime.backends.onnxruntime:OnnxRuntimeBackend",
 }
+
+MOST_THREADS = 64  # or more on machines with many processors
 
 Tokens: TypeAlias = NDArray[np.int64]  # (rows, new), right-padded to the longest row
 Lengths: TypeAlias = NDArray[np.int64]  # (rows,) valid tokens of each row
@@ -129,7 +132,8 @@ class AligningCache(Cache, Protocol):
     def alignment(self) -> NDArray[np.float32]:
         """Weights over the source's positions, (lines, source), a line a line of the last answer.
 
-        They sum to 1 and are 0 behind each source. Valid until the cache's next step.
+        Of speech (lines, heads, source), each head's own. They sum to 1 and are 0 behind each
+        source. Valid until the cache's next step.
         """
 
 
@@ -190,7 +194,8 @@ def open_backend(
 
     Engines of TensorRT are tried where the bundle has some and `graphs` names no others; `threads`
     is for what runs without them. Raises BackendError with every device's reason when none works
-    here, and EngineError for an engine that was asked for and does not work.
+    here, and for more threads than any machine can use; EngineError for an engine that was asked
+    for and does not work.
     """
     if device != "auto":
         return _open(bundle, device, threads, graphs), f"{device}: asked for"
@@ -257,6 +262,10 @@ def driver_error() -> str | None:
 def _open(bundle: Bundle, device: str, threads: int | None, graphs: str | None) -> Backend:
     if device not in BACKENDS:
         raise BackendError(f"device: {device!r} is unknown, known: auto, {', '.join(BACKENDS)}")
+    processors = os.cpu_count() or 1
+    most = max(MOST_THREADS, 4 * processors)
+    if threads is not None and not 1 <= threads <= most:
+        raise BackendError(f"threads: {threads}, 1 to {most} work with {processors} processors")
     module, attribute = BACKENDS[device].split(":")
     maker = getattr(importlib.import_module(module), attribute)
     backend: Backend = maker(bundle, device=device, target=graphs, threads=threads)

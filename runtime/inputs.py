@@ -182,7 +182,8 @@ class Inputs:
         if not isinstance(clip, np.ndarray):
             clip = wav.read_clip(clip, seconds=longest)
         samples: Features = np.asarray(clip, dtype=np.float32)
-        log_mel.check_clip(samples, seconds=longest)
+        log_mel.check_samples(samples)
+        log_mel.check_seconds(len(samples) / log_mel.SAMPLING_RATE, longest=longest)
         return samples
 
     def check_signal(self, signal: Features) -> None:

@@ -25,9 +25,11 @@ from seq2edge.runtime.backend import (
     Cache,
     Candidates,
     Lengths,
+    Logits,
     Memory,
     RunningCache,
     Tokens,
+    all_logits,
 )
 from seq2edge.runtime.beam import BeamSearch
 from seq2edge.runtime.candidates import LargestLogits
@@ -81,7 +83,8 @@ class Request:
     with `keep`, what the cache holds in the end is there for another request. `drafter` guesses
     tokens, for a request of one row and a backend that verifies them. `on_tokens` is called after
     every token, in the thread of whoever takes the step; what it or a processor raises ends this
-    request alone.
+    request alone. `on_prompt` is called with the logits (vocab,) that follow the prompt without its
+    last `after` tokens, which it may answer with others.
     """
 
     prompt: Sequence[int]
@@ -96,6 +99,8 @@ class Request:
     keep: bool = False
     drafter: Drafter | None = None
     on_tokens: Callable[[Group], None] | None = None
+    on_prompt: Callable[[Logits], Sequence[int] | None] | None = None
+    after: int = 0
 
     @property
     def rows(self) -> int:
@@ -199,11 +204,26 @@ class Group:
         if not self.done:
             self.search.stop(reason)
 
+    def read(self, logits: Logits) -> None:
+        """Tell the request what follows its prompt so far (vocab,); it may change the rest."""
+        request = self.request
+        assert request.on_prompt is not None
+        try:
+            rest = request.on_prompt(logits)
+        except Exception as error:  # noqa: BLE001 - of the caller's code; `results` raises it
+            self.error = error
+            return
+        if rest is not None:
+            assert len(rest) == request.after
+            before = request.prompt[: len(request.prompt) - request.after]
+            self.request = dataclasses.replace(request, prompt=(*before, *rest))
+            self.history.tokens[:, : self.history.start] = self.request.prompt
+
     def choose(self, answer: Answer) -> Choice:
         """The rows to go on from and their tokens, now also in the history."""
         if isinstance(answer, Candidates) and answer.alignment is not None:
             answer = dataclasses.replace(
-                answer, alignment=answer.alignment[:, : self.request.source_length]
+                answer, alignment=answer.alignment[..., : self.request.source_length]
             )
         try:
             parents, tokens = self.search.choose(answer)
@@ -228,8 +248,8 @@ class Batch:
         self._backend = backend
         self._largest = LargestLogits()
         prefix = groups[0].request.prefix
-        self._read = 0 if prefix is None else len(prefix.ids)  # tokens of the prompts
-        self._to_read = max(len(group.request.prompt) for group in groups)
+        read = 0 if prefix is None else len(prefix.ids)
+        self._to_read = _parts([group.request for group in groups], read)
         self.cache: Cache = (
             backend.start(_encode(backend, groups), len(groups), groups[0].request.options.capacity)
             if prefix is None
@@ -241,7 +261,7 @@ class Batch:
     @property
     def reading(self) -> bool:
         """Whether tokens of prompts remain to be read before a first token is chosen."""
-        return self._read < self._to_read
+        return bool(self._to_read)
 
     def step(self) -> None:
         """One call of the graph: more of the prompts, or each row's next token."""
@@ -259,12 +279,13 @@ class Batch:
 
     def _read_prompts(self) -> None:
         """The next part of the prompts; behind the last one all rows begin."""
-        # Parts of several prompts would be slow where a graph takes them only column by column.
-        end = self._read + CHUNK if len(self.groups) == 1 else None
-        prompts = [group.request.prompt[self._read : end] for group in self.groups]
+        part = self._to_read.popleft()
+        prompts = [group.request.prompt[part.of(group)] for group in self.groups]
         answer = self._backend.step(*pad(prompts), self.cache)
         self._count_step()
-        self._read += max(map(len, prompts))
+        if part.told:
+            for group, logits in zip(self.groups, all_logits(answer), strict=True):
+                group.read(logits)
         if not self.reading:
             self._go_on(answer, first=True)
 
@@ -394,6 +415,39 @@ class Batch:
         self._feed([*self._tokens[:, 0].tolist(), *other._tokens[:, 0].tolist()])
 
 
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """What one call reads of each prompt, in tokens from its end, and whether the groups are told.
+
+    From the end, since prompts are not equally long but what is read last is: 0 is the end.
+    """
+
+    first: int | None  # None: the beginning
+    last: int
+    told: bool
+
+    def of(self, group: Group) -> slice:
+        """The same as places of a group's prompt."""
+        length = len(group.request.prompt)
+        return slice(None if self.first is None else length - self.first, length - self.last)
+
+
+def _parts(requests: Sequence[Request], read: int) -> collections.deque[_Part]:
+    """How prompts are read whose first tokens are `read`: in chunks, if it is one alone."""
+    # Parts of several prompts would be slow where a graph takes them only column by column.
+    first = requests[0]
+    asks, after = first.on_prompt is not None, first.after
+    ends = {0, after} if asks else {0}
+    if len(requests) == 1:
+        length = len(first.prompt)
+        ends |= {length - end for end in range(read + CHUNK, length, CHUNK)}
+    places = sorted(ends, reverse=True)
+    begins = [len(first.prompt) - read if read else None, *places]
+    return collections.deque(
+        _Part(begin, end, asks and end == after) for begin, end in zip(begins, places, strict=False)
+    )
+
+
 class Scheduler:
     """Decodes requests together: `submit` them, then `step` until nothing is left, or `run`.
 
@@ -504,12 +558,14 @@ def rows_of(options: DecodeOptions) -> int:
 
 
 # What groups of one batch have in common; whose tokens are guessed shares none.
-Kind: TypeAlias = "tuple[int, int | None, Group | None]"
+Kind: TypeAlias = "tuple[int, int | None, Group | None, int | None]"
 
 
 def _kind(group: Group) -> Kind:
     request = group.request
-    return request.rows, request.options.capacity, group if request.drafter is not None else None
+    alone = group if request.drafter is not None else None
+    after = request.after if request.on_prompt is not None else None
+    return request.rows, request.options.capacity, alone, after
 
 
 def _alike(groups: list[Group]) -> Iterator[list[Group]]:

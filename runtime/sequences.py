@@ -52,8 +52,9 @@ class GeneratedSequence:
     `finish_reason` is "stop" for an end token, "stop_string" for a text that ends it, "length" for
     the limit of tokens, "time" for `max_time`, "cancelled" for whoever asked for it. `logprobs` are
     the model's own, one for each id, where the options ask for them. So is `alignment` (ids,
-    source): how much each id attended to each position of the source, a row sums to 1. `usage` is
-    that of its input; neither counts when sequences are compared.
+    source): how much each id attended to each position of the source, a row sums to 1; of speech
+    (ids, heads, source), each head's own. `usage` is that of its input; neither counts when
+    sequences are compared.
     """
 
     ids: tuple[int, ...]

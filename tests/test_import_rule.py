@@ -47,6 +47,7 @@ ROOMS = {
         "files bundle runtime",
         "numpy onnxruntime cuda",
     ),
+    "runtime.speech": Room("recordings of any length: languages, segments, words, times"),
     "testing": Room(
         "the contract of backends as checks, for their authors", "model runtime", "numpy"
     ),

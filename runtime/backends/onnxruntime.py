@@ -112,6 +112,9 @@ class OnnxRuntimeBackend:
             }
             # Older bundles neither give the largest logits apart nor answer several tokens.
             self.top_k = int(outputs[TOP_VALUES].shape[1]) if TOP_VALUES in outputs else 0
+            # Of an alignment that tells heads apart, how many.
+            aligned = outputs[ALIGNMENT].shape if ALIGNMENT in outputs else ()
+            self.aligned_heads = tuple(map(int, aligned[1:-1]))
         self.verifies = LAST_POSITIONS in inputs and self._gpu is None
         self.aligns = ALIGNMENT in outputs
         self._on_device = self._open_device_decoder(decoder) if decoder is not None else None
@@ -338,7 +341,7 @@ def _release(version: str) -> tuple[int, ...]:
     """1.23.2 -> (1, 23, 2); what follows the numbers is left out."""
     parts = []
     for part in version.split("."):
-        if not re.fullmatch("[0-9]{1,9}", part):
+        if not re.fullmatch("[0-9]{1,1000}", part):
             break
         parts.append(int(part))
     return tuple(parts)
