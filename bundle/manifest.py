@@ -116,7 +116,10 @@ class EngineRecord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AudioRecord:
-    """How audio becomes features: Hz, mel bands, samples per window and hop, seconds per clip."""
+    """How audio becomes features: Hz, mel bands, samples per window and hop, seconds per clip.
+
+    An encoder of samples has no bands, windows and hops; its clips have so many seconds at most.
+    """
 
     sampling_rate: int
     mels: int
@@ -408,6 +411,8 @@ class Manifest:
         mels = self.audio.mels if self.audio else 0
         if mels != self.dims.mels:
             raise BundleError(f"audio: {mels} mels, but the dims have {self.dims.mels}")
+        if self.dims.samples is not None and self.audio is None:
+            raise BundleError("audio: missing, the dims are of an encoder of samples")
         if (self.precision == "float32") != (self.quantization is None):
             raise BundleError(f"quantization: does not go with precision {self.precision!r}")
         if self.quantization is not None and self.parity is None:

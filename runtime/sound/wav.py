@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from seq2edge.errors import InputError
-from seq2edge.runtime.sound.log_mel import check_seconds
+from seq2edge.runtime.sound.log_mel import SECONDS, check_seconds
 from seq2edge.runtime.sound.resampling import Samples, Wide, check_rate, resample
 
 LARGEST_FILE = 2**30  # bytes, more than an hour of 48 kHz stereo floats
@@ -42,31 +42,32 @@ def read_wav(source: str | os.PathLike[str] | bytes) -> tuple[Samples, int]:
     Samples are (length,) float32; several channels are averaged to one. Raises InputError for
     files that cannot be read, are damaged, empty or in another encoding.
     """
-    return _read_samples(source, LARGEST_FILE, clip=False)
+    return _read_samples(source, LARGEST_FILE)
 
 
 def _read_samples(
-    source: str | os.PathLike[str] | bytes, most: int, *, clip: bool
+    source: str | os.PathLike[str] | bytes, most: int, seconds: int = 0
 ) -> tuple[Samples, int]:
-    """The same of so many bytes, and of the seconds of a clip, which are known before samples."""
+    """The same of so many bytes, and of a clip of so many seconds, known before its samples."""
     subject = "audio" if isinstance(source, bytes) else str(source)
     data = source if isinstance(source, bytes) else _read(Path(source), most)
     try:
         layout, body = _parse(data)
-        if clip:
+        if seconds:
             width = layout.channels * layout.bits // 8
-            check_seconds(len(body) // width / layout.rate, "")
+            check_seconds(len(body) // width / layout.rate, "", seconds)
         return _decode(layout, body), layout.rate
     except InputError as error:
         raise InputError(f"{subject}: {error}") from None
 
 
-def read_clip(source: str | os.PathLike[str] | bytes) -> Samples:
-    """16 kHz samples (length,) of a WAVE file of at most 30 s, resampled where it has another rate.
+def read_clip(source: str | os.PathLike[str] | bytes, *, seconds: int = SECONDS) -> Samples:
+    """16 kHz samples (length,) of a WAVE file of so many seconds at most, resampled if need be.
 
     Raises InputError as `read_wav` does, and for longer clips.
     """
-    return resample(*_read_samples(source, LARGEST_CLIP, clip=True))
+    most = LARGEST_CLIP * max(1, -(-seconds // SECONDS))
+    return resample(*_read_samples(source, most, seconds))
 
 
 def _read(path: Path, most: int) -> bytes:
