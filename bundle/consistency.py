@@ -109,7 +109,8 @@ def _check_tokenizer(record: TokenizerRecord, dims: Dims) -> None:
 def _check_speech(record: SpeechRecord, dims: Dims) -> None:
     _check_ids("speech.languages", record.languages, dims.vocab)
     _check_ids("speech.tasks", record.tasks, dims.vocab)
-    _check_ids("speech.no_timestamps", (record.no_timestamps or 0,), dims.vocab)
+    for name in ("no_timestamps", "first_timestamp", "no_speech", "previous"):
+        _check_ids(f"speech.{name}", (getattr(record, name) or 0,), dims.vocab)
     for pair in record.alignment_heads:
         stack = dims.decoder
         if stack is None or len(pair) != 2 or pair[0] >= stack.layers or pair[1] >= stack.heads:
@@ -118,9 +119,11 @@ def _check_speech(record: SpeechRecord, dims: Dims) -> None:
 
 def _check_audio(record: AudioRecord, dims: Dims) -> None:
     made = (record.sampling_rate, record.fft, record.hop)
-    if made != CLIP:
-        raise BundleError(f"audio: rate, window and hop are {made}, features are made with {CLIP}")
-    seconds = dims.frames * record.hop // record.sampling_rate
+    expected = CLIP if dims.samples is None else (CLIP[0], 0, 0)
+    if made != expected:
+        raise BundleError(f"audio: rate, window and hop are {made}, clips are read by {expected}")
+    samples = dims.longest_clip if dims.samples is not None else dims.frames * record.hop
+    seconds = samples // record.sampling_rate
     if record.seconds != seconds:
         raise BundleError(f"audio: {record.seconds} seconds, but the dims take {seconds}")
 

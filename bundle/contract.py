@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from seq2edge.bundle.engine_info import ALIGNMENT, SEGMENTS
+from seq2edge.bundle.engine_info import ALIGNMENT, SAMPLE_LENGTH, SEGMENTS
 from seq2edge.model.dims import Dims, StackDims
 
 Shape: TypeAlias = tuple[int | str, ...]
+
+AVERAGED: Shape = ("rows", "source")  # of an alignment that is the mean of its heads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,8 @@ class Contract:
 def encoder_contract(dims: Dims) -> Contract:
     """What `encoder.onnx` takes and gives."""
     source: Shape = ("batch", *(dims.source_shape or ("source",)))
+    if dims.samples is not None:
+        source = ("batch", "samples")
     outputs: Mapping[str, Shape]
     if dims.kind == "encoder":
         by_head: dict[str, dict[str, Shape]] = {
@@ -40,11 +44,13 @@ def encoder_contract(dims: Dims) -> Contract:
     inputs: dict[str, Shape] = {dims.source_name: source, "source_length": ("batch",)}
     if dims.kind == "encoder" and dims.token_types > 1:
         inputs[SEGMENTS] = source
+    if dims.samples is not None:
+        inputs[SAMPLE_LENGTH] = ("batch",)
     return Contract(inputs=inputs, outputs=outputs)
 
 
-def decoder_contract(dims: Dims, *, alignment: bool = False) -> Contract:
-    """What `decoder.onnx` takes and gives."""
+def decoder_contract(dims: Dims, *, alignment: Shape | None = None) -> Contract:
+    """What `decoder.onnx` takes and gives; with the shape of an `alignment`, that too."""
     assert dims.decoder is not None
     inputs: dict[str, Shape] = {
         "input_ids": ("rows", "new"),
@@ -57,9 +63,14 @@ def decoder_contract(dims: Dims, *, alignment: bool = False) -> Contract:
     inputs |= _cache_shapes("past", dims)
     outputs: dict[str, Shape] = {"logits": ("rows", dims.vocab)}
     outputs |= _cache_shapes("present", dims)
-    if alignment:
-        outputs[ALIGNMENT] = ("rows", "source")
+    if alignment is not None:
+        outputs[ALIGNMENT] = alignment
     return Contract(inputs=inputs, outputs=outputs)
+
+
+def alignment_shape(dims: Dims, heads: int) -> Shape:
+    """What a decoder gives as `alignment`: the heads' mean, or of speech each head's weights."""
+    return ("rows", heads, "source") if dims.alignment_by_head else AVERAGED
 
 
 def _cross_shapes(stack: StackDims, length: str | int) -> dict[str, Shape]:

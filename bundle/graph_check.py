@@ -21,7 +21,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, NoReturn
 
-from seq2edge.bundle.contract import Shape, decoder_contract, encoder_contract
+from seq2edge.bundle.contract import (
+    AVERAGED,
+    Shape,
+    alignment_shape,
+    decoder_contract,
+    encoder_contract,
+)
 from seq2edge.bundle.engine_info import (
     ALIGNMENT,
     LAST_POSITIONS,
@@ -51,6 +57,7 @@ from seq2edge.bundle.operators import (
 )
 from seq2edge.bundle.shapes import Axes, Shapes
 from seq2edge.errors import BundleError
+from seq2edge.model.dims import Dims
 
 HEAD_MULTIPLE: Final = 8  # cached heads may be padded to it, see pad_heads.py
 MOST_AXES: Final = 8
@@ -338,7 +345,7 @@ def check_contract(record: GraphRecord, manifest: Manifest, subject: object) -> 
     contract = (
         encoder_contract(dims)
         if record.role == "encoder"
-        else decoder_contract(dims, alignment=ALIGNMENT in outputs)
+        else decoder_contract(dims, alignment=_alignment(dims, outputs.get(ALIGNMENT)))
     )
     expected_inputs, expected_outputs = dict(contract.inputs), dict(contract.outputs)
     if SEGMENTS not in inputs:
@@ -359,6 +366,20 @@ def check_contract(record: GraphRecord, manifest: Manifest, subject: object) -> 
         present = outputs.get(name.replace("past_", "present_", 1))
         if present and (present.shape, present.dtype) != (tensor.shape, tensor.dtype):
             raise BundleError(f"{subject}: {name} and {present.name} differ in type or shape")
+
+
+def _alignment(dims: Dims, output: TensorRecord | None) -> Shape | None:
+    """What an alignment's shape has to be; of speech with as many heads as it says, if it may.
+
+    Older bundles gave the mean of the heads for speech too.
+    """
+    if output is None or dims.decoder is None:
+        return None
+    if not dims.alignment_by_head or len(output.shape) == len(AVERAGED):
+        return AVERAGED
+    heads = output.shape[1] if len(output.shape) > 1 else None
+    most = dims.decoder.layers * dims.decoder.heads
+    return alignment_shape(dims, heads if isinstance(heads, int) and 1 <= heads <= most else most)
 
 
 def _compare(

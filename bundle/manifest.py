@@ -116,7 +116,10 @@ class EngineRecord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AudioRecord:
-    """How audio becomes features: Hz, mel bands, samples per window and hop, seconds per clip."""
+    """How audio becomes features: Hz, mel bands, samples per window and hop, seconds per clip.
+
+    An encoder of samples has no bands, windows and hops; its clips have so many seconds at most.
+    """
 
     sampling_rate: int
     mels: int
@@ -129,13 +132,20 @@ class AudioRecord:
 class SpeechRecord:
     """Ids with which a transcription is asked for: languages, tasks, no timestamps.
 
-    `alignment_heads` are pairs (decoder layer, head) whose attention follows the audio.
+    `alignment_heads` are pairs (decoder layer, head) whose attention follows the audio. Tokens
+    from `first_timestamp` on are times in steps of 20 ms, of which a window's first is at most
+    `max_initial_timestamp` steps; `no_speech` is likely where nobody speaks; behind `previous`
+    stands what was said before. Bundles made before these have none, see `runtime/speech`.
     """
 
     languages: Mapping[str, int] = dataclasses.field(default_factory=dict)
     tasks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     no_timestamps: int | None = None
     alignment_heads: tuple[tuple[int, ...], ...] = ()
+    first_timestamp: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    max_initial_timestamp: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    no_speech: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
+    previous: int | None = dataclasses.field(default=None, metadata=OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -401,6 +411,8 @@ class Manifest:
         mels = self.audio.mels if self.audio else 0
         if mels != self.dims.mels:
             raise BundleError(f"audio: {mels} mels, but the dims have {self.dims.mels}")
+        if self.dims.samples is not None and self.audio is None:
+            raise BundleError("audio: missing, the dims are of an encoder of samples")
         if (self.precision == "float32") != (self.quantization is None):
             raise BundleError(f"quantization: does not go with precision {self.precision!r}")
         if self.quantization is not None and self.parity is None:

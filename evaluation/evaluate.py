@@ -19,6 +19,7 @@ from seq2edge.evaluation.metrics import (
     Metric,
     Scores,
     choose_metric,
+    normalized,
     score_answers,
     usual_metrics,
 )
@@ -79,9 +80,17 @@ def _short(path: Path) -> str:
 
 
 def choose_metrics(
-    model: Model, examples: Sequence[Example], names: Sequence[str], request: ModelRequest
+    model: Model,
+    examples: Sequence[Example],
+    names: Sequence[str],
+    request: ModelRequest,
+    *,
+    normalize: str | None = None,
 ) -> list[Metric]:
     """The metrics of these names, or the task's usual ones; whether the request goes with them.
+
+    With `normalize` error rates of words and characters take texts after those rules, which their
+    names then say; by default in lower case without punctuation.
 
     Raises OptionError and InputError as `choose_metric`, where a task has no usual metric, and for
     options that nothing would heed.
@@ -94,19 +103,21 @@ def choose_metrics(
         fact = "its metrics need references, give them" if has_metrics else "it has no metric here"
         raise InputError(f"{model.bundle.path}: made to {task}, {fact}")
     _check(model, metrics, request)
+    if normalize is not None:
+        metrics = normalized(metrics, normalize, language=request.language)
     return metrics
 
 
 def _check(model: Model, metrics: Sequence[Metric], request: ModelRequest) -> None:
     listed = ", ".join(metric.name for metric in metrics)
     decodes = any(metric.ask is texts for metric in metrics)
-    sound, reads = model.dims.mels > 0, "images" if model.dims.image else "text"
+    sound, reads = model.dims.task == "transcribe", "images" if model.dims.image else "text"
     if request.options is not None and not decodes:
         raise OptionError(f"decoding options: nothing is decoded for {listed}, leave them out")
     if request.options is not None and request.options.num_return_sequences > 1:
         raise OptionError("num_return_sequences: the best answer alone is judged, give 1")
     if (request.source_language or request.target_language) and (
-        model.dims.source_shape or not decodes
+        model.dims.reads_signal or not decodes
     ):
         raise OptionError("source and target language: for models that write about a text")
     if (request.language or request.task != "transcribe") and not sound:

@@ -191,6 +191,19 @@ def flatten_beams(x: Tensor) -> Tensor:
     return x.flatten(0, 1)
 
 
+def flatten_heads(x: Tensor) -> Tensor:
+    """(batch, heads, beams, width) -> (batch * beams, heads, width)."""
+    batch, heads, beams, width = x.shape
+    x = x.transpose(1, 2)  # (batch, beams, heads, width)
+    if exporting():
+        shape, flat = (batch * beams, heads, width), (batch * beams, heads * width)
+        x = torch.onnx.ops.symbolic(
+            "Flatten", (x,), {"axis": 2}, dtype=x.dtype, shape=flat, version=OPSET
+        )
+        return _reshape(x, (0, heads, -1), shape)
+    return x.reshape(batch * beams, heads, width)  # (batch * beams, heads, width)
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     """Rotary position embedding (Su et al. 2021), halves rotated together.
 
@@ -215,6 +228,32 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     turned = (first * cos - second * sin, second * cos + first * sin, x[..., rotated:])
     x = torch.cat(turned, dim=-1)
     return x.view(rows, new, width)  # (rows, new, heads * head_dim)
+
+
+def places(x: Tensor, axis: int) -> Tensor:
+    """0, 1, ... for each place along an axis, by the shape that x has, (length,).
+
+    For axes as long as convolutions make them: torch would compute that length anew in the graph.
+    """
+    length = x.shape[axis]
+    if not exporting():
+        return torch.arange(length, device=x.device)
+    size = torch.onnx.ops.symbolic(
+        "Shape",
+        (x,),
+        {"start": axis, "end": axis + 1},
+        dtype=torch.int64,
+        shape=(1,),
+        version=OPSET,
+    )
+    limit = torch.onnx.ops.symbolic("Squeeze", (size,), dtype=torch.int64, shape=(), version=OPSET)
+    return torch.onnx.ops.symbolic(
+        "Range",
+        (torch.tensor(0), limit, torch.tensor(1)),
+        dtype=torch.int64,
+        shape=(length,),
+        version=11,
+    )
 
 
 def pick(x: Tensor, places: Tensor) -> Tensor:

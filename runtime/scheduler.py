@@ -25,9 +25,11 @@ from seq2edge.runtime.backend import (
     Cache,
     Candidates,
     Lengths,
+    Logits,
     Memory,
     RunningCache,
     Tokens,
+    all_logits,
 )
 from seq2edge.runtime.beam import BeamSearch
 from seq2edge.runtime.candidates import LargestLogits
@@ -40,7 +42,7 @@ from seq2edge.runtime.sequences import (
     History,
     Source,
     Usage,
-    are_features,
+    is_signal,
     pad,
     pad_sources,
 )
@@ -73,14 +75,18 @@ class Request:
     """One input and how to decode it.
 
     `prompt` are the ids that a decoder-only model goes on from, or those that the decoder of an
-    encoder-decoder starts from; the latter reads `source`: ids, or features (mels, frames) or
-    pixels (channels, height, width) of `positions` encoder positions. At most `max_new_tokens` are
-    generated. `processors` change scores after the filters of the options; of the vocabulary
-    (vocab,) nothing is generated but what is `allowed`; `holds_stop` says whether generated ids end
-    in a stop string. `prefix` holds the first tokens of the prompt, and is spent; with `keep`, what
-    the cache holds in the end is there for another request. `drafter` guesses tokens, for a request
-    of one row and a backend that verifies them. `on_tokens` is called after every token, in the
-    thread of whoever takes the step; what it or a processor raises ends this request alone.
+    encoder-decoder starts from; the latter reads `source`: ids, or features (mels, frames), samples
+    (length,) or pixels (channels, height, width) of `positions` encoder positions. At most
+    `max_new_tokens` are generated. `processors` change scores after the filters of the options; of
+    the vocabulary (vocab,) nothing is generated but what is `allowed`; `holds_stop` says whether
+    generated ids end in a stop string. `prefix` holds the first tokens of the prompt, and is spent;
+    with `keep`, what the cache holds in the end is there for another request. `drafter` guesses
+    tokens, for a request of one row and a backend that verifies them. `on_tokens` is called after
+    every token, in the thread of whoever takes the step; what it or a processor raises ends this
+    request alone. `on_prompt` is called with the logits (vocab,) that follow the prompt without its
+    last `after` tokens, which it may answer with others. With `holds_memory`, a group that was
+    decoded alone has the encoder's memory of its source in the end, which spares another request
+    the encoder as its `memory`.
     """
 
     prompt: Sequence[int]
@@ -95,6 +101,10 @@ class Request:
     keep: bool = False
     drafter: Drafter | None = None
     on_tokens: Callable[[Group], None] | None = None
+    on_prompt: Callable[[Logits], Sequence[int] | None] | None = None
+    after: int = 0
+    holds_memory: bool = False
+    memory: Memory | None = None
 
     @property
     def rows(self) -> int:
@@ -106,7 +116,7 @@ class Request:
         """Positions of its source, 0 where it has none."""
         if self.source is None:
             return 0
-        return self.positions if are_features(self.source) else len(self.source)
+        return self.positions if is_signal(self.source) else len(self.source)
 
     @property
     def tokens(self) -> int:
@@ -119,7 +129,7 @@ class Group:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        ids = () if are_features(request.source) else cast("Sequence[int] | None", request.source)
+        ids = () if is_signal(request.source) else cast("Sequence[int] | None", request.source)
         self.history = History(request.prompt, request.rows, request.max_new_tokens, ids)
         kind = BeamSearch if request.options.num_beams > 1 else RowSearch
         self.search: Search = kind(
@@ -131,6 +141,7 @@ class Group:
         )
         self.error: BaseException | None = None
         self.kept: Prefix | None = None  # where the request asked for it, and decoded alone
+        self.memory: Memory | None = None  # the same
         self.steps = self.guessed = self.right = 0  # calls of the graph; tokens guessed, and right
         self._begin = time.monotonic()
         self._first = self._end = 0.0  # when the first token was chosen, and the last
@@ -198,11 +209,26 @@ class Group:
         if not self.done:
             self.search.stop(reason)
 
+    def read(self, logits: Logits) -> None:
+        """Tell the request what follows its prompt so far (vocab,); it may change the rest."""
+        request = self.request
+        assert request.on_prompt is not None
+        try:
+            rest = request.on_prompt(logits)
+        except Exception as error:  # noqa: BLE001 - of the caller's code; `results` raises it
+            self.error = error
+            return
+        if rest is not None:
+            assert len(rest) == request.after
+            before = request.prompt[: len(request.prompt) - request.after]
+            self.request = dataclasses.replace(request, prompt=(*before, *rest))
+            self.history.tokens[:, : self.history.start] = self.request.prompt
+
     def choose(self, answer: Answer) -> Choice:
         """The rows to go on from and their tokens, now also in the history."""
         if isinstance(answer, Candidates) and answer.alignment is not None:
             answer = dataclasses.replace(
-                answer, alignment=answer.alignment[:, : self.request.source_length]
+                answer, alignment=answer.alignment[..., : self.request.source_length]
             )
         try:
             parents, tokens = self.search.choose(answer)
@@ -227,20 +253,22 @@ class Batch:
         self._backend = backend
         self._largest = LargestLogits()
         prefix = groups[0].request.prefix
-        self._read = 0 if prefix is None else len(prefix.ids)  # tokens of the prompts
-        self._to_read = max(len(group.request.prompt) for group in groups)
-        self.cache: Cache = (
-            backend.start(_encode(backend, groups), len(groups), groups[0].request.options.capacity)
-            if prefix is None
-            else prefix.cache
-        )
+        read = 0 if prefix is None else len(prefix.ids)
+        self._to_read = _parts([group.request for group in groups], read)
+        if prefix is not None:
+            self.cache: Cache = prefix.cache
+        else:
+            memory = _encode(backend, groups)
+            self.cache = backend.start(memory, len(groups), groups[0].request.options.capacity)
+            if len(groups) == 1 and groups[0].request.holds_memory:
+                groups[0].memory = memory
         self._tokens: Tokens = np.empty((0, 1), dtype=np.int64)  # of each row, what it goes on with
         self._new_length: Lengths = np.empty(0, dtype=np.int64)
 
     @property
     def reading(self) -> bool:
         """Whether tokens of prompts remain to be read before a first token is chosen."""
-        return self._read < self._to_read
+        return bool(self._to_read)
 
     def step(self) -> None:
         """One call of the graph: more of the prompts, or each row's next token."""
@@ -258,12 +286,13 @@ class Batch:
 
     def _read_prompts(self) -> None:
         """The next part of the prompts; behind the last one all rows begin."""
-        # Parts of several prompts would be slow where a graph takes them only column by column.
-        end = self._read + CHUNK if len(self.groups) == 1 else None
-        prompts = [group.request.prompt[self._read : end] for group in self.groups]
+        part = self._to_read.popleft()
+        prompts = [group.request.prompt[part.of(group)] for group in self.groups]
         answer = self._backend.step(*pad(prompts), self.cache)
         self._count_step()
-        self._read += max(map(len, prompts))
+        if part.told:
+            for group, logits in zip(self.groups, all_logits(answer), strict=True):
+                group.read(logits)
         if not self.reading:
             self._go_on(answer, first=True)
 
@@ -388,9 +417,44 @@ class Batch:
 
     def join(self, other: Batch) -> None:
         """Its groups come behind these; both have read their prompts."""
+        for group in (*self.groups, *other.groups):
+            group.memory = None  # it is that of several from now on
         cast("RunningCache", self.cache).join(other.cache)
         self.groups += other.groups
         self._feed([*self._tokens[:, 0].tolist(), *other._tokens[:, 0].tolist()])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """What one call reads of each prompt, in tokens from its end, and whether the groups are told.
+
+    From the end, since prompts are not equally long but what is read last is: 0 is the end.
+    """
+
+    first: int | None  # None: the beginning
+    last: int
+    told: bool
+
+    def of(self, group: Group) -> slice:
+        """The same as places of a group's prompt."""
+        length = len(group.request.prompt)
+        return slice(None if self.first is None else length - self.first, length - self.last)
+
+
+def _parts(requests: Sequence[Request], read: int) -> collections.deque[_Part]:
+    """How prompts are read whose first tokens are `read`: in chunks, if it is one alone."""
+    # Parts of several prompts would be slow where a graph takes them only column by column.
+    first = requests[0]
+    asks, after = first.on_prompt is not None, first.after
+    ends = {0, after} if asks else {0}
+    if len(requests) == 1:
+        length = len(first.prompt)
+        ends |= {length - end for end in range(read + CHUNK, length, CHUNK)}
+    places = sorted(ends, reverse=True)
+    begins = [len(first.prompt) - read if read else None, *places]
+    return collections.deque(
+        _Part(begin, end, asks and end == after) for begin, end in zip(begins, places, strict=False)
+    )
 
 
 class Scheduler:
@@ -502,13 +566,16 @@ def rows_of(options: DecodeOptions) -> int:
     return options.num_return_sequences if drawn else options.num_beams
 
 
-# What groups of one batch have in common; whose tokens are guessed shares none.
-Kind: TypeAlias = "tuple[int, int | None, Group | None]"
+# What groups of one batch have in common; whose tokens are guessed, or whose source was encoded
+# before, shares none.
+Kind: TypeAlias = "tuple[int, int | None, Group | None, int | None]"
 
 
 def _kind(group: Group) -> Kind:
     request = group.request
-    return request.rows, request.options.capacity, group if request.drafter is not None else None
+    alone = group if request.drafter is not None or request.memory is not None else None
+    after = request.after if request.on_prompt is not None else None
+    return request.rows, request.options.capacity, alone, after
 
 
 def _alike(groups: list[Group]) -> Iterator[list[Group]]:
@@ -539,6 +606,8 @@ def _read_length(group: Group) -> int:
 def _encode(backend: Backend, groups: list[Group]) -> Memory | None:
     """The encoder's memory of the groups' sources, None where they have none."""
     requests = [group.request for group in groups]
+    if requests[0].memory is not None:
+        return requests[0].memory
     sources = [request.source for request in requests if request.source is not None]
     if not sources:
         return None

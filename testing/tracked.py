@@ -89,7 +89,7 @@ class Trial:
         return self._known[input_, ids]
 
     def attended(self, input_: int, ids: Ids) -> NDArray[np.float32]:
-        """What the last of these tokens attends to, asked in one call (source,)."""
+        """What the last of these tokens attends to, asked in one call ([heads,] source)."""
         self.alone(input_, ids)
         return self._attended[input_, ids]
 
@@ -154,12 +154,13 @@ class Tracked:
     def _check_alignment(self, alignment: NDArray[np.float32]) -> None:
         """Raise DifferenceError unless each row attends to its own source, as it does alone."""
         tolerance = self._trial.examples.tolerance
-        if alignment.ndim != 2 or len(alignment) != len(self.rows):
+        if alignment.ndim not in (2, 3) or len(alignment) != len(self.rows):
             raise DifferenceError(f"alignment: {alignment.shape} of {len(self.rows)} rows")
         for row, ids in enumerate(self.rows):
             wanted = self._trial.attended(self.inputs[row // self.width], ids)
-            padded = np.pad(wanted, (0, max(0, alignment.shape[1] - len(wanted))))
-            same = len(padded) == alignment.shape[1]
+            behind = max(0, alignment.shape[-1] - wanted.shape[-1])
+            padded = np.pad(wanted, [*[(0, 0)] * (wanted.ndim - 1), (0, behind)])
+            same = padded.shape == alignment.shape[1:]
             if not same or not np.allclose(alignment[row], padded, rtol=0, atol=tolerance):
                 raise DifferenceError(f"alignment of row {row}: {alignment[row]}, not {wanted}")
 

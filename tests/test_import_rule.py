@@ -36,7 +36,11 @@ ROOMS = {
     "bundle": Room(
         "manifest, folder, archive, origin, recorded answers", "model files", "numpy cryptography"
     ),
-    "runtime.sound": Room("sound files, sampling rates, log-mel features", "bundle", "numpy"),
+    "runtime.sound": Room(
+        "recordings, sampling rates, voice activity, log-mel features",
+        "bundle",
+        "numpy soundfile av",
+    ),
     "runtime": Room(
         "decoding, text and images; the seam to backends",
         "model files bundle runtime.sound",
@@ -46,6 +50,11 @@ ROOMS = {
         "ONNX Runtime and TensorRT behind the seam; what of a bundle runs here",
         "files bundle runtime",
         "numpy onnxruntime cuda",
+    ),
+    "runtime.speech": Room(
+        "recordings of any length: languages, segments, words, times",
+        "runtime runtime.sound",
+        "numpy",
     ),
     "testing": Room(
         "the contract of backends as checks, for their authors", "model runtime", "numpy"
@@ -100,7 +109,7 @@ ROOMS = {
         "click",
     ),
     "cli": Room("the command line, assembled", "commands", "click"),
-    "__init__": Room("the public names, loaded when they are used", "runtime"),
+    "__init__": Room("the public names, loaded when they are used", "runtime runtime.speech"),
 }
 
 

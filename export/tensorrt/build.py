@@ -112,6 +112,10 @@ def plan_request(
     OptionError for a target or precision that cannot be, BundleError for a bundle without graphs
     for TensorRT, BackendError where no library is installed.
     """
+    if bundle.manifest.dims.samples is not None:
+        raise BundleError(
+            f"{bundle.path}: reads samples, for which no engines are built; it runs on the cpu"
+        )
     trt = import_tensorrt()
     library: Library = "tensorrt_rtx" if trt.__name__ == "tensorrt_rtx" else "tensorrt"
     release = str(trt.__version__)

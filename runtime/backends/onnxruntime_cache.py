@@ -243,7 +243,7 @@ class OnnxRuntimeCache:
         for name, array in self._answer.items():
             _bind_output(self._binding, name, array)
         if self._backend.aligns and self._memory is not None:
-            shape = (lines, self._memory.source)
+            shape = (lines, *self._backend.aligned_heads, self._memory.source)
             self._bound_alignment = np.empty(shape, dtype=np.float32)
             _bind_output(self._binding, ALIGNMENT, self._bound_alignment)
 

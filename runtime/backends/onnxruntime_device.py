@@ -109,7 +109,9 @@ class DeviceDecoder:
             "choice": open_session(choice_graph(vocab, self.top_k)),
         }
         device.before_close(self.sessions.clear)
-        self.aligns = any(put.name == ALIGNMENT for put in decoder.get_outputs())
+        aligned = [put.shape for put in decoder.get_outputs() if put.name == ALIGNMENT]
+        self.aligns = bool(aligned)
+        self.aligned_heads = tuple(map(int, aligned[0][1:-1])) if aligned else ()
         cross = [put for put in decoder.get_inputs() if put.name.startswith(CROSS)]
         self.caches = CacheSets(device, layout)
         self.sources = CacheSets(
@@ -161,7 +163,8 @@ class DecoderCall:
         self._caches, self._source, self._new = caches, source, new
         self.alignment: Any = None
         if decoder.aligns and source is not None:
-            shape, values = (caches.rows, source.capacity), decoder.ort.OrtValue
+            shape = (caches.rows, *decoder.aligned_heads, source.capacity)
+            values = decoder.ort.OrtValue
             self.alignment = values.ortvalue_from_shape_and_type(shape, np.float32, DEVICE, 0)
         sets = [(s.address, s.rows, s.capacity) for s in (caches, source) if s is not None]
         alignment = self.alignment.data_ptr() if self.alignment is not None else 0
@@ -336,7 +339,7 @@ class DeviceCache:
             self.length += new_length
             self._calls += 1
             if call.alignment is not None:
-                self.alignment = call.alignment.numpy()[:, : self._source_length.max()]
+                self.alignment = call.alignment.numpy()[..., : self._source_length.max()]
             return self._candidates(call.buffers, rows)
 
     def _call(self, rows: int, new: int) -> DecoderCall:

@@ -68,9 +68,9 @@ def read_samples(
         return _gathered(blocks, SAMPLING_RATE, longest, subject_of(recording))
 
 
-def read_clip(recording: Recording) -> Samples:
-    """16 kHz samples (length,) of a recording of at most 30 s, which is a window of models."""
-    return read_samples(recording, longest=SECONDS)
+def read_clip(recording: Recording, *, seconds: float = SECONDS) -> Samples:
+    """16 kHz samples (length,) of a recording of at most so many seconds: a window of a model."""
+    return read_samples(recording, longest=seconds)
 
 
 def resampled(sound: Sound) -> Iterator[Samples]:

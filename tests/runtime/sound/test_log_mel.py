@@ -7,7 +7,13 @@ import pytest
 from numpy.typing import NDArray
 
 from seq2edge.errors import InputError
-from seq2edge.runtime.sound.log_mel import FRAMES, SAMPLING_RATE, log_mel, mel_filters
+from seq2edge.runtime.sound.log_mel import (
+    FRAMES,
+    SAMPLING_RATE,
+    log_mel,
+    mel_filters,
+    recording_log_mel,
+)
 
 
 def tone(hertz: float, rate: int, length: int) -> NDArray[np.float32]:
@@ -46,6 +52,34 @@ def test_features_equal_those_of_transformers(name: str, mels: int) -> None:
     features = log_mel(CLIPS[name], mels=mels)
     assert (features.dtype, features.shape) == (np.float32, (mels, FRAMES))
     np.testing.assert_allclose(features, expected["input_features"][0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("length", [480_001, 1_000_123])
+def test_features_of_recordings_equal_those_of_transformers(length: int) -> None:
+    """A recording's loudest band, which is in its last part, is what all of it is clipped by."""
+    transformers = pytest.importorskip("transformers")
+    recording = (1e-3 * np.random.default_rng(3).standard_normal(length)).astype(np.float32)
+    recording[-300:] += tone(440.0, SAMPLING_RATE, 300)
+    extractor = transformers.WhisperFeatureExtractor()
+    expected = extractor(
+        recording,
+        sampling_rate=SAMPLING_RATE,
+        return_tensors="np",
+        truncation=False,
+        padding="longest",
+    )
+    features = recording_log_mel(recording)
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, expected["input_features"][0], atol=1e-4, rtol=0)
+    assert features[:, 2000].min() < features[:, 2000].max()
+    alone = log_mel(recording[:320_000])
+    assert np.abs(alone[:, :1000] - features[:, :1000]).max() > 0.1
+
+
+def test_a_short_recording_has_the_features_of_a_clip() -> None:
+    """Padded with silence to a window."""
+    clip = CLIPS["noise"]
+    np.testing.assert_array_equal(recording_log_mel(clip), log_mel(clip))
 
 
 def test_filters_are_triangles_of_equal_area() -> None:

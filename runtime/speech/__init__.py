@@ -1,0 +1,1 @@
+"""Recordings of any length: languages, segments and words with times, and how they are written."""
