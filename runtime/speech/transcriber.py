@@ -20,8 +20,8 @@ from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.scheduler import Group, Scheduler, rows_of
 from seq2edge.runtime.sound.activity import speech_spans
 from seq2edge.runtime.sound.log_mel import FRAMES, SAMPLING_RATE, check_samples
-from seq2edge.runtime.sound.resampling import Samples, resample
-from seq2edge.runtime.sound.wav import read_wav
+from seq2edge.runtime.sound.recording import read_samples
+from seq2edge.runtime.sound.resampling import Samples
 from seq2edge.runtime.speech.attempts import Attempts
 from seq2edge.runtime.speech.options import SpeechOptions
 from seq2edge.runtime.speech.tokens import SpeechTokens
@@ -128,7 +128,7 @@ class Transcriber:
         if isinstance(recording, np.ndarray):
             samples = np.asarray(recording, np.float32)
         else:
-            samples = resample(*read_wav(recording))
+            samples = read_samples(recording)
         check_samples(samples)
         return samples
 
