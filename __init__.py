@@ -20,14 +20,16 @@ if TYPE_CHECKING:
     from seq2edge.runtime.model import load as load
     from seq2edge.runtime.options import DecodeOptions as DecodeOptions
     from seq2edge.runtime.service import Service as Service
+    from seq2edge.runtime.speech.transcriber import Transcriber as Transcriber
 
 _LAZY = {
     "load": "seq2edge.runtime.model",
     "Model": "seq2edge.runtime.model",
     "DecodeOptions": "seq2edge.runtime.options",
     "Service": "seq2edge.runtime.service",
+    "Transcriber": "seq2edge.runtime.speech.transcriber",
 }
-__all__ = ["DecodeOptions", "Model", "Service", "__version__", "errors", "load"]
+__all__ = ["DecodeOptions", "Model", "Service", "Transcriber", "__version__", "errors", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -45,6 +45,12 @@ if TYPE_CHECKING:
     "--baseline", type=PATH, metavar="BUNDLE", help="Another bundle that this one is held to."
 )
 @click.option(
+    "--normalize",
+    type=click.Choice(["english", "basic", "none"]),
+    help="For wer and cer: write texts in one way first, as published figures of speech do; by "
+    "default in lower case without punctuation.",
+)
+@click.option(
     "--per-domain/--no-per-domain",
     default=True,
     show_default=True,
@@ -70,6 +76,7 @@ def evaluate(
     data: tuple[Path, ...],
     *,
     names: tuple[str, ...],
+    normalize: str | None,
     baseline: Path | None,
     per_domain: bool,
     limit: int | None,
@@ -113,7 +120,7 @@ def evaluate(
     domains = evaluation.read_domains(data, kind, limit=limit)
     examples = [example for examples in domains.values() for example in examples]
     model, request = opened(bundle)
-    metrics = evaluation.choose_metrics(model, examples, names, request)
+    metrics = evaluation.choose_metrics(model, examples, names, request, normalize=normalize)
     with progress_bar("answer") as show:
         rows = evaluation.evaluate(
             model,

@@ -19,6 +19,7 @@ from seq2edge.evaluation.metrics import (
     Metric,
     Scores,
     choose_metric,
+    normalized,
     score_answers,
     usual_metrics,
 )
@@ -79,9 +80,17 @@ def _short(path: Path) -> str:
 
 
 def choose_metrics(
-    model: Model, examples: Sequence[Example], names: Sequence[str], request: ModelRequest
+    model: Model,
+    examples: Sequence[Example],
+    names: Sequence[str],
+    request: ModelRequest,
+    *,
+    normalize: str | None = None,
 ) -> list[Metric]:
     """The metrics of these names, or the task's usual ones; whether the request goes with them.
+
+    With `normalize` error rates of words and characters take texts after those rules, which their
+    names then say; by default in lower case without punctuation.
 
     Raises OptionError and InputError as `choose_metric`, where a task has no usual metric, and for
     options that nothing would heed.
@@ -94,6 +103,8 @@ def choose_metrics(
         fact = "its metrics need references, give them" if has_metrics else "it has no metric here"
         raise InputError(f"{model.bundle.path}: made to {task}, {fact}")
     _check(model, metrics, request)
+    if normalize is not None:
+        metrics = normalized(metrics, normalize, language=request.language)
     return metrics
 
 

@@ -20,6 +20,7 @@ from seq2edge.errors import InputError, OptionError
 from seq2edge.evaluation import text_metrics
 from seq2edge.evaluation.answers import ModelRequest, labels, negative_log_likelihood, texts
 from seq2edge.evaluation.examples import Example
+from seq2edge.evaluation.normalization import normalizer
 from seq2edge.evaluation.text_metrics import Sums
 from seq2edge.runtime.model import Model
 from seq2edge.runtime.understanding import Classification
@@ -33,6 +34,14 @@ USUAL: dict[str, tuple[str, ...]] = {  # of each manifest task, the most telling
     "read": ("cer", "wer"),
     "classify": ("accuracy", "f1"),
 }
+
+ERROR_RATES = {  # and what they count
+    "wer": "words",
+    "cer": "characters",
+    "per": "symbols",
+    "per-nostress": "stressless",
+}
+NORMALIZED = ("words", "characters")  # of texts that people write one way or another
 
 Ask: TypeAlias = Callable[[Model, Sequence[Example], ModelRequest], Iterator[Any]]
 
@@ -143,6 +152,29 @@ def choose_metric(model: Model, examples: Sequence[Example], name: str | None) -
         which = which if missing == len(examples) else f"{missing} of {len(examples)} have none"
         raise InputError(f"metric: {name} compares with references, {which}")
     return metric
+
+
+def normalized(
+    metrics: Sequence[Metric], name: str, *, language: str | None = None
+) -> list[Metric]:
+    """The metrics with error rates of texts after the rules of that name, which they then bear.
+
+    Raises OptionError for unknown rules, and where no metric is one of those rates.
+    """
+    clean = normalizer(name, language)
+    units = {metric: unit for metric, unit in ERROR_RATES.items() if unit in NORMALIZED}
+    if not any(metric.name in units for metric in metrics):
+        raise OptionError(f"normalize: only for {' and '.join(units)}, leave it out")
+    return [
+        dataclasses.replace(
+            metric,
+            name=f"{metric.name} ({name})",
+            measure=text_metrics.measure_errors(units[metric.name], clean),
+        )
+        if metric.name in units
+        else metric
+        for metric in metrics
+    ]
 
 
 def find_metric(name: str) -> Metric:
@@ -266,12 +298,7 @@ METRICS = {
         ),
         *(
             _of_texts(name=name, higher_is_better=False, measure=text_metrics.measure_errors(unit))
-            for name, unit in (
-                ("wer", "words"),
-                ("cer", "characters"),
-                ("per", "symbols"),
-                ("per-nostress", "stressless"),
-            )
+            for name, unit in ERROR_RATES.items()
         ),
         *(
             _of_texts(name=name, higher_is_better=True, measure=text_metrics.measure_exact(clean))

@@ -61,31 +61,39 @@ def _translation(name: str) -> Any:
     return {"bleu": module.BLEU, "chrf": module.CHRF}[name]()
 
 
-def measure_errors(unit: str) -> Measure:
+def measure_errors(unit: str, normalize: Clean | None = None) -> Measure:
     """Edits, and the length of the reference they were counted against.
 
-    Units: "words" and "characters", without case and punctuation; "symbols", whatever stands
-    between spaces, and "stressless", symbols without the digits of ARPAbet's stress.
+    Units: "words" and "characters", without case and punctuation, or as `normalize` leaves the
+    texts; "symbols", whatever stands between spaces, and "stressless", symbols without the digits
+    of ARPAbet's stress. Where nothing is left of a reference, all that was said is an edit.
     """
 
     def measure(
         answers: Sequence[GeneratedText], examples: Sequence[Example]
     ) -> Iterator[Sequence[float]]:
         jiwer = library("jiwer", "quantize")
-        clean = _cleaner(unit, jiwer)
+        clean = _cleaner(unit, jiwer) if normalize is None else _spaced(normalize)
         process = jiwer.process_characters if unit == "characters" else jiwer.process_words
         for answer, example in zip(answers, examples, strict=True):
             said = clean(answer.text)
-            counts = [_edits(process, clean, text, said) for text in example.references]
-            yield min(counts, key=lambda count: count[0] / count[1])
+            counts = [
+                _edits(process, clean, text, said, may_be_empty=normalize is not None)
+                for text in example.references
+            ]
+            yield min(counts, key=lambda count: count[0] / max(1, count[1]))
 
     return measure
 
 
-def _edits(process: Callable[..., Any], clean: Clean, reference: str, said: str) -> tuple[int, int]:
+def _edits(
+    process: Callable[..., Any], clean: Clean, reference: str, said: str, *, may_be_empty: bool
+) -> tuple[int, int]:
     expected = clean(reference)
-    if not expected:
+    if not expected and not (may_be_empty and plain(reference)):
         raise InputError(f"metric: the reference {reference!r} holds no words")
+    if not expected:  # noise or a hesitation, by the rules
+        return len(said if process.__name__ == "process_characters" else said.split()), 0
     counts = process(expected, said)
     edits = counts.substitutions + counts.deletions + counts.insertions
     return edits, counts.hits + counts.substitutions + counts.deletions
@@ -99,6 +107,10 @@ def _cleaner(unit: str, jiwer: ModuleType) -> Clean:
     steps = [jiwer.ToLowerCase(), jiwer.RemovePunctuation(), jiwer.RemoveMultipleSpaces()]
     clean: Clean = jiwer.Compose([*steps, jiwer.Strip()])
     return clean
+
+
+def _spaced(normalize: Clean) -> Clean:
+    return lambda text: plain(normalize(text))
 
 
 def plain(text: str) -> str:

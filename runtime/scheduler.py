@@ -84,7 +84,9 @@ class Request:
     tokens, for a request of one row and a backend that verifies them. `on_tokens` is called after
     every token, in the thread of whoever takes the step; what it or a processor raises ends this
     request alone. `on_prompt` is called with the logits (vocab,) that follow the prompt without its
-    last `after` tokens, which it may answer with others.
+    last `after` tokens, which it may answer with others. With `holds_memory`, a group that was
+    decoded alone has the encoder's memory of its source in the end, which spares another request
+    the encoder as its `memory`.
     """
 
     prompt: Sequence[int]
@@ -101,6 +103,8 @@ class Request:
     on_tokens: Callable[[Group], None] | None = None
     on_prompt: Callable[[Logits], Sequence[int] | None] | None = None
     after: int = 0
+    holds_memory: bool = False
+    memory: Memory | None = None
 
     @property
     def rows(self) -> int:
@@ -137,6 +141,7 @@ class Group:
         )
         self.error: BaseException | None = None
         self.kept: Prefix | None = None  # where the request asked for it, and decoded alone
+        self.memory: Memory | None = None  # the same
         self.steps = self.guessed = self.right = 0  # calls of the graph; tokens guessed, and right
         self._begin = time.monotonic()
         self._first = self._end = 0.0  # when the first token was chosen, and the last
@@ -250,11 +255,13 @@ class Batch:
         prefix = groups[0].request.prefix
         read = 0 if prefix is None else len(prefix.ids)
         self._to_read = _parts([group.request for group in groups], read)
-        self.cache: Cache = (
-            backend.start(_encode(backend, groups), len(groups), groups[0].request.options.capacity)
-            if prefix is None
-            else prefix.cache
-        )
+        if prefix is not None:
+            self.cache: Cache = prefix.cache
+        else:
+            memory = _encode(backend, groups)
+            self.cache = backend.start(memory, len(groups), groups[0].request.options.capacity)
+            if len(groups) == 1 and groups[0].request.holds_memory:
+                groups[0].memory = memory
         self._tokens: Tokens = np.empty((0, 1), dtype=np.int64)  # of each row, what it goes on with
         self._new_length: Lengths = np.empty(0, dtype=np.int64)
 
@@ -410,6 +417,8 @@ class Batch:
 
     def join(self, other: Batch) -> None:
         """Its groups come behind these; both have read their prompts."""
+        for group in (*self.groups, *other.groups):
+            group.memory = None  # it is that of several from now on
         cast("RunningCache", self.cache).join(other.cache)
         self.groups += other.groups
         self._feed([*self._tokens[:, 0].tolist(), *other._tokens[:, 0].tolist()])
@@ -557,13 +566,14 @@ def rows_of(options: DecodeOptions) -> int:
     return options.num_return_sequences if drawn else options.num_beams
 
 
-# What groups of one batch have in common; whose tokens are guessed shares none.
+# What groups of one batch have in common; whose tokens are guessed, or whose source was encoded
+# before, shares none.
 Kind: TypeAlias = "tuple[int, int | None, Group | None, int | None]"
 
 
 def _kind(group: Group) -> Kind:
     request = group.request
-    alone = group if request.drafter is not None else None
+    alone = group if request.drafter is not None or request.memory is not None else None
     after = request.after if request.on_prompt is not None else None
     return request.rows, request.options.capacity, alone, after
 
@@ -596,6 +606,8 @@ def _read_length(group: Group) -> int:
 def _encode(backend: Backend, groups: list[Group]) -> Memory | None:
     """The encoder's memory of the groups' sources, None where they have none."""
     requests = [group.request for group in groups]
+    if requests[0].memory is not None:
+        return requests[0].memory
     sources = [request.source for request in requests if request.source is not None]
     if not sources:
         return None

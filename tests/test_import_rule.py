@@ -47,7 +47,11 @@ ROOMS = {
         "files bundle runtime",
         "numpy onnxruntime cuda",
     ),
-    "runtime.speech": Room("recordings of any length: languages, segments, words, times"),
+    "runtime.speech": Room(
+        "recordings of any length: languages, segments, words, times",
+        "runtime runtime.sound",
+        "numpy",
+    ),
     "testing": Room(
         "the contract of backends as checks, for their authors", "model runtime", "numpy"
     ),
@@ -101,7 +105,7 @@ ROOMS = {
         "click",
     ),
     "cli": Room("the command line, assembled", "commands", "click"),
-    "__init__": Room("the public names, loaded when they are used", "runtime"),
+    "__init__": Room("the public names, loaded when they are used", "runtime runtime.speech"),
 }
 
 

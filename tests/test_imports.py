@@ -79,6 +79,7 @@ def test_the_public_names_are_a_contract():
         "DecodeOptions",
         "Model",
         "Service",
+        "Transcriber",
         "__version__",
         "errors",
         "load",

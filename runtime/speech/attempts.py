@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.runtime.backend import Logits
+from seq2edge.runtime.backend import Logits, Memory
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.scheduler import Group, Request
 from seq2edge.runtime.speech.language import language_probabilities
@@ -50,6 +50,7 @@ class Attempts:
         self.sequence: GeneratedSequence | None = None  # the last attempt's, for its alignment
         self._number = 0
         self._no_speech = 0.0
+        self._memory: Memory | None = None  # the encoder's, where it was decoded alone before
         self._likelihood = _Likelihood(None)
 
     @property
@@ -66,7 +67,12 @@ class Attempts:
             decoder_start_token_id=self._tokens.start, capacity=self._decode.capacity
         )
         request = self._model.request(self.window.features, options.replace(max_new_tokens=1))
-        return dataclasses.replace(request, on_prompt=self._hear_language)
+        return dataclasses.replace(request, on_prompt=self._hear_language, holds_memory=True)
+
+    def asked(self, group: Group) -> None:
+        """Its question is answered. Raises what ended the group."""
+        group.results()
+        self._memory = group.memory
 
     def request(self) -> Request:
         """The next attempt."""
@@ -105,6 +111,8 @@ class Attempts:
             on_tokens=None if beams else self._likelihood.add,
             on_prompt=self._hear,
             after=len(asking) + len(window.prefix),
+            holds_memory=len(options.temperatures) > 1,
+            memory=self._memory,
         )
 
     def _drawn(self) -> dict[str, object]:
@@ -163,6 +171,7 @@ class Attempts:
         again = (doubtful or (most is not None and ratio > most)) and not silent
         if again and self._number + 1 < len(options.temperatures):
             self._number += 1
+            self._memory = group.memory
             return None
         self.sequence = sequence
         assert self.language is not None

@@ -41,8 +41,6 @@ class SpeechTokens:
         if manifest.task != "transcribe" or speech is None or dims.decoder is None:
             raise InputError(f"{model.bundle.path}: made to {manifest.task}, it cannot transcribe")
         ends = model.options.eos_token_id
-        if not ends:
-            raise OptionError("eos_token_id: a speech model needs a token that ends a text")
         # Older bundles do not say what Whisper's vocabularies have in these places.
         none = speech.no_timestamps
         first, silence, previous = speech.first_timestamp, speech.no_speech, speech.previous
@@ -52,7 +50,7 @@ class SpeechTokens:
             first = None
         return cls(
             start=model.start_tokens(model.options)[0],
-            end=ends[0],
+            end=ends[0] if ends else dims.vocab,
             positions=dims.decoder.max_positions,
             languages=speech.languages,
             tasks=speech.tasks,

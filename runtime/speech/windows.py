@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from seq2edge.errors import OptionError
 from seq2edge.runtime.sound.log_mel import FRAMES, HOP, Features, log_mel, recording_log_mel
 from seq2edge.runtime.sound.resampling import Samples
 from seq2edge.runtime.speech.options import SpeechOptions
@@ -274,6 +275,9 @@ class Hints:
             """As they stand in a text: with a space before them."""
             return tuple(encode(f" {text.strip()}"))[-most:] if text and most else ()
 
+        for name in ("initial_prompt", "hotwords"):
+            if getattr(options, name) is not None and tokens.previous is None:
+                raise OptionError(f"{name}: this model has no token for what was said before")
         room = tokens.longest_before
         hotwords = ids(options.hotwords, room // 2)
         first = tokens.first_timestamp

@@ -66,8 +66,9 @@ def times_of_words(
 
     Their ids follow each other in the answer's, from its first on; `answer` was decoded with
     alignments and log-probabilities. The window has `seconds` of the recording, and `clock` says
-    when in it something begins or ends; the word before it ended at `heard_until`. Raises OptionError for an answer
-    without these, or with the mean of the heads alone, as bundles of older versions give it.
+    when in it something begins or ends; the word before it ended at `heard_until`. Raises
+    OptionError for an answer without these, or with the mean of the heads alone, as bundles of
+    older versions give it.
     """
     if answer.alignment is None or answer.logprobs is None:
         raise OptionError("words: the answer has no alignment or no log-probabilities")
@@ -125,8 +126,7 @@ def token_times(alignment: NDArray[np.float32], positions: int) -> NDArray[np.fl
         # A position that all tokens attend to alike says nothing about any of them.
         centred = (weights - weights.mean(axis=0)) / np.where(spread > 0, spread, 1)
         matrix += running_median(centred)
-    times: NDArray[np.float64] = warp(-matrix / alignment.shape[1]) * POSITION
-    return times
+    return POSITION * warp(-matrix / alignment.shape[1]).astype(np.float64)
 
 
 def running_median(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -31,7 +31,7 @@ from seq2edge.runtime.words import WordAlignment
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 # What users import: a module, and the names of it that are promised.
 PUBLIC = {
-    "seq2edge": "load Model DecodeOptions Service",
+    "seq2edge": "load Model DecodeOptions Service Transcriber",
     "seq2edge.errors": " ".join(
         name for name, value in vars(errors).items() if inspect.isclass(value)
     ),
@@ -50,6 +50,8 @@ PUBLIC = {
     "seq2edge.training.sweep": "sweep",
     "seq2edge.training.distil": "distil",
     "seq2edge.training.canary": "measure_exposure",
+    "seq2edge.runtime.speech.options": "SpeechOptions",
+    "seq2edge.runtime.speech.transcript": "Transcript Segment Word",
     "seq2edge.runtime.fake": "FakeBackend Call random_answer",
     "seq2edge.runtime.backend": "Backend Cache",
     "seq2edge.testing": "ContractError Examples check_backend examples_of",

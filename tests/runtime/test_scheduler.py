@@ -378,3 +378,78 @@ def test_a_long_prompt_is_not_read_on_for_nobody():
     scheduler.run()
     assert [s.finish_reason for s in group.results()] == ["cancelled"]
     assert sum(len(ids) for call in backend.calls for ids in call.tokens) == CHUNK
+
+
+@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("longest", [4, CHUNK + 3])
+def test_a_request_may_change_the_rest_of_its_prompt(running, beams, longest):
+    """By the logits that follow its first tokens; it goes on as one that had that prompt."""
+    answer = random_answer(VOCAB, 3)
+    options = DecodeOptions(num_beams=beams)
+    first = [tuple(i % VOCAB for i in range(length)) for length in (1, 3, longest)]
+    logits = []
+
+    def on_prompt(row):
+        logits.append(row.copy())
+        return (int(row.argmax()), 5)
+
+    requests = [
+        Request(
+            prompt=(*ids, 0, 0), options=options, max_new_tokens=3, on_prompt=on_prompt, after=2
+        )
+        for ids in first
+    ]
+    plain = Request(prompt=first[1], options=options, max_new_tokens=3)
+    backend = FakeBackend(answer, running=running)
+    groups = decode(backend, [*requests, plain])
+    expected = [answer(ids, None).astype(np.float32) for ids in first]
+    np.testing.assert_array_equal(logits, expected)
+    whole = [(*ids, int(row.argmax()), 5) for ids, row in zip(first, expected, strict=True)]
+    others = decode_prompts(FakeBackend(answer), [*whole, first[1]], options, max_new_tokens=3)
+    assert groups == others
+
+
+def test_what_the_logits_raise_ends_the_request_alone():
+    """The others of its batch go on."""
+
+    def on_prompt(_):
+        raise ValueError("no")
+
+    scheduler = Scheduler(FakeBackend(counting))
+    options = DecodeOptions()
+    bad, good = (
+        scheduler.submit(Request(prompt=(1,), options=options, max_new_tokens=2, on_prompt=asked))
+        for asked in (on_prompt, lambda _: None)
+    )
+    scheduler.run()
+    assert good.results()[0].ids == (2, 3)
+    with pytest.raises(ValueError, match="no"):
+        bad.results()
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_source_is_encoded_once_for_several_requests(running):
+    """Where it was decoded alone; the memory of several is none of theirs."""
+    backend = FakeBackend(random_answer(VOCAB, 4), running=running)
+
+    def request(source, memory=None):
+        return Request(
+            prompt=(1,),
+            source=source,
+            options=DecodeOptions(),
+            max_new_tokens=2,
+            holds_memory=True,
+            memory=memory,
+        )
+
+    scheduler = Scheduler(backend)
+    group = scheduler.submit(request((3, 4)))
+    scheduler.run()
+    again = [scheduler.submit(request((3, 4), group.memory)) for _ in range(2)]
+    scheduler.run()
+    assert [each.results() for each in again] == [group.results()] * 2
+    assert [call.name for call in backend.calls].count("encode") == 1
+    both = [scheduler.submit(request(source)) for source in ((3, 4), (4, 3))]
+    scheduler.run()
+    assert [each.memory for each in both] == [None, None]

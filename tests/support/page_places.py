@@ -136,6 +136,13 @@ def speech(place: Path, speaking: Speaking) -> None:
     (place / "clips" / "transcripts.tsv").write_text("0\tw5 w6\n1\tw7 w8\n")
 
 
+def recordings(place: Path, speaking: Speaking) -> None:
+    """The same, and recordings of noise of some seconds."""
+    speech(place, speaking)
+    for number, name in enumerate(("talk.wav", "other.wav")):
+        shutil.copyfile(place / "clips" / f"{number}.wav", place / name)
+
+
 def understanding(place: Path, speaking: Speaking) -> None:
     """A bundle for each task of encoders, and passages."""
     shutil.copytree(speaking("bert", num_labels=1), place / "reranker")
@@ -264,6 +271,7 @@ PLACES: dict[str, Callable[[Path, Speaking], None]] = {
     "docs/evaluation.md": speech,
     "docs/images.md": images,
     "docs/performance.md": benchmark,
+    "docs/speech.md": recordings,
     "docs/training.md": examples,
     "docs/understanding.md": understanding,
     "docs/updates.md": keys,

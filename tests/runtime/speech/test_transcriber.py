@@ -1,0 +1,193 @@
+"""Recordings say what transformers' long-form generation says, alone and together."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import speech_models
+import torch
+from speech_models import RATE, features_of, recording
+
+from seq2edge.runtime.speech.options import SpeechOptions
+from seq2edge.runtime.speech.transcriber import Transcriber
+from seq2edge.runtime.speech.windows import ExactWindows
+
+HEARD = []  # of the last windows
+
+EXACT = SpeechOptions(
+    language="en",
+    temperatures=(0.0,),
+    compression_ratio_threshold=None,
+    logprob_threshold=None,
+    no_speech_threshold=None,
+    skip_silence=False,
+    condition_on_previous=False,
+)
+
+
+@pytest.fixture(scope="module")
+def long():
+    """50 s of sound."""
+    return recording(50)
+
+
+def original_ids(original, samples, **settings):
+    """What transformers generates of a long recording, and the segments' times."""
+    settings = {"temperature": 0.0, "language": "en", "return_timestamps": True, **settings}
+    if "prompt_ids" in settings:
+        settings["prompt_ids"] = torch.tensor(settings["prompt_ids"])
+    model = copy.copy(original)
+    model.generation_config = copy.deepcopy(original.generation_config)
+    answer = model.generate(features_of(samples, 8), return_segments=True, **settings)
+    times = [(float(s["start"]), float(s["end"])) for s in answer["segments"][0]]
+    return answer["sequences"][0].tolist(), times
+
+
+def ids_of(model, samples, options, decode=None):
+    """Ours, and the times of all segments."""
+    transcriber = Transcriber(model, options, decode)
+    taken = []
+
+    def watched(self, window, heard, take=ExactWindows.take):
+        parts = take(self, window, heard)
+        taken.extend(parts)
+        return parts
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ExactWindows, "take", watched)
+        transcriber.transcribe(samples)
+    HEARD[:] = dict.fromkeys(part.heard for part in taken)
+    ids = [token for part in taken for token in part.ids]
+    return ids, [(part.start / 100, part.end / 100) for part in taken]
+
+
+CASES = {
+    "plain": ({}, {}, 1),
+    "conditioned": ({"condition_on_prev_tokens": True}, {"condition_on_previous": True}, 1),
+    "beams": ({"condition_on_prev_tokens": True}, {"condition_on_previous": True}, 3),
+    "translated": ({"task": "translate"}, {"task": "translate"}, 1),
+    "German": ({"language": "German"}, {"language": "German"}, 1),
+    "prompted": (
+        {"condition_on_prev_tokens": True, "prompt_ids": [speech_models.PREVIOUS, 9, 8, 17]},
+        {"condition_on_previous": True, "initial_prompt": "w9 w8 w17"},
+        1,
+    ),
+    "prompted alone": (
+        {"prompt_ids": [speech_models.PREVIOUS, 9, 8, 17]},
+        {"initial_prompt": "w9 w8 w17"},
+        1,
+    ),
+    "detected": ({"language": None, "task": "transcribe"}, {"language": "auto"}, 1),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_long_form_is_that_of_transformers(model, original, long, name):
+    """Token by token and time by time."""
+    theirs, ours, beams = CASES[name]
+    expected, times = original_ids(original, long, num_beams=beams, **theirs)
+    decode = model.options.replace(num_beams=beams)
+    ids, own = ids_of(model, long, EXACT.replace(**ours), decode)
+    assert ids == expected
+    np.testing.assert_allclose(own, times, atol=1e-9)
+    assert len(times) > 3
+
+
+@pytest.mark.parametrize("reason", ["unlikely", "repeated", "silent"])
+def test_doubtful_windows_are_decoded_again_or_dropped(model, original, long, reason):
+    """By log-probability, compression and silence; what was drawn is not gone on from."""
+    options = EXACT.replace(condition_on_previous=True)
+    ids_of(model, long, options)
+    logprobs = sorted(heard.average_logprob for heard in HEARD)
+    least = (logprobs[0] + logprobs[1]) / 2 if reason != "repeated" else None
+    most = max(heard.compression_ratio for heard in HEARD) - 0.01
+    most = most if reason == "repeated" else None
+    silence = 1e-9 if reason == "silent" else None
+    windows = len(HEARD)
+    expected, times = original_ids(
+        original,
+        long,
+        condition_on_prev_tokens=True,
+        temperature=(0.0, 0.6),
+        logprob_threshold=least,
+        compression_ratio_threshold=most,
+        no_speech_threshold=silence,
+        top_k=1,  # what is drawn is the likeliest one
+    )
+    options = options.replace(
+        temperatures=(0.0, 0.6),
+        logprob_threshold=least,
+        compression_ratio_threshold=most,
+        no_speech_threshold=silence,
+    )
+    ids, own = ids_of(model, long, options, model.options.replace(top_k=1))
+    assert ids == expected
+    np.testing.assert_allclose(own, times, atol=1e-9)
+    if reason == "silent":
+        assert len(HEARD) < windows
+    else:
+        assert 0.6 in {heard.temperature for heard in HEARD}
+
+
+def test_averages_are_those_of_transformers(model, original, long):
+    """Among the tokens that filters and rules leave, the end counted in; and no-speech."""
+    answer = original.generate(
+        features_of(long, 8)[..., :3000],
+        language="en",
+        return_timestamps=True,
+        return_dict_in_generate=True,
+        output_scores=True,
+        temperature=0.0,
+        logprob_threshold=-1e3,
+        return_segments=True,
+    )
+    result = answer["segments"][0][0]["result"]
+    ids = result["sequences"][3:]
+    expected = original._retrieve_avg_logprobs(result["scores"], ids, 0.0)
+    ratio = original._retrieve_compression_ratio(ids, speech_models.VOCAB)
+    ids_of(model, long, EXACT)
+    assert HEARD[0].average_logprob == pytest.approx(float(expected), abs=1e-4)
+    assert HEARD[0].compression_ratio == ratio
+    logits = original(
+        features_of(long, 8)[..., :3000], decoder_input_ids=torch.tensor([[speech_models.START]])
+    ).logits[0, -1]
+    silence = torch.softmax(logits, -1)[speech_models.NO_SPEECH]
+    assert HEARD[0].no_speech_probability == pytest.approx(float(silence), abs=1e-6)
+
+
+def test_languages_are_as_likely_as_transformers_has_them(model, original, long):
+    """Softmax over the languages' tokens behind the start; the transcript says its own."""
+    with torch.no_grad():
+        logits = original(
+            features_of(long, 8)[..., :3000],
+            decoder_input_ids=torch.tensor([[speech_models.START]]),
+        ).logits[0, -1]
+    expected = torch.softmax(logits[list(speech_models.LANGUAGES.values())], -1).tolist()
+    # The recording's first window alone has other features: its loudest band is another one.
+    transcriber = Transcriber(model, EXACT.replace(language="auto"))
+    transcript = transcriber.transcribe(long)
+    best = max(range(5), key=expected.__getitem__)
+    assert transcript.language == list(speech_models.LANGUAGES)[best]
+    assert transcript.language_probability == pytest.approx(expected[best], abs=1e-5)
+    clip = long[: 20 * RATE]
+    likely = transcriber.detect_language(clip)
+    assert sum(likely.values()) == pytest.approx(1.0)
+    assert transcriber.transcribe(clip).language == next(iter(likely))
+
+
+@pytest.mark.parametrize("mode", ["exact", "batched"])
+def test_recordings_together_say_what_they_say_alone(model, long, mode):
+    """Windows of several are decoded in one batch; segments come as they are found."""
+    options = SpeechOptions(mode=mode, temperatures=(0.0, 0.4), skip_silence=False, batch=3)
+    transcriber = Transcriber(model, options)
+    recordings = [long, long[: 12 * RATE], recording(34, seed=4), recording(3, seed=5)]
+    alone = [transcriber.transcribe(each) for each in recordings]
+    assert list(transcriber.transcribe_each(recordings)) == alone
+    done = []
+    stream = transcriber.stream(long, progress=lambda now, all_: done.append((now, all_)))
+    assert tuple(stream) == alone[0].segments
+    assert stream.transcript == alone[0]
+    assert [now for now, _ in done] == sorted(now for now, _ in done)
+    assert done[-1] == (50.0, 50.0)
