@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 import seq2edge
 from seq2edge.errors import Seq2EdgeError
-from seq2edge.runtime.sound.resampling import SAMPLING_RATE
 from seq2edge.runtime.sound.recording import read_samples
+from seq2edge.runtime.sound.resampling import SAMPLING_RATE
 
 BLOCK = SAMPLING_RATE // 10  # samples that are listened to at a time
 LOUD = 0.01  # root mean square of a block of speech; full scale is 1

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from seq2edge.errors import OptionError
 from seq2edge.runtime.sound.activity import ActivityOptions, speech_spans
-from seq2edge.runtime.sound.resampling import SAMPLING_RATE, resample
 from seq2edge.runtime.sound.recording import read_sound
+from seq2edge.runtime.sound.resampling import SAMPLING_RATE, resample
 
 CLIP = Path(__file__).parents[3] / "examples" / "librivox.wav"
 NOISES = ["silence", "white", "pink", "hum"]

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from seq2edge.errors import InputError
 from seq2edge.runtime.sound.log_mel import log_mel
-from seq2edge.runtime.sound.resampling import SAMPLING_RATE
 from seq2edge.runtime.sound.recording import read_clip, read_sound
+from seq2edge.runtime.sound.resampling import SAMPLING_RATE
 
 RAMP = np.linspace(-0.9, 0.9, 37)
 GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
