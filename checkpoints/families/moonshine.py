@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ def _stack(config: Config, side: str) -> StackDims:
             "supported, only as many"
         )
     head_dim = width // heads
-    rotary = read_rotary(config, head_dim=head_dim, part=0.9)
+    rotary = _whole_pairs(read_rotary(config, head_dim=head_dim, part=0.9), head_dim)
     if side == "encoder":
         rotary["max_positions"] = SAMPLES.positions(LONGEST)  # its config says the decoder's
     decodes = side == "decoder"
@@ -51,6 +52,15 @@ def _stack(config: Config, side: str) -> StackDims:
         attention_bias=False,
         **rotary,
     )
+
+
+def _whole_pairs(rotary: dict[str, Any], head_dim: int) -> dict[str, Any]:
+    """Of an odd part of a head one value more is rotated, by frequencies of the odd number."""
+    odd, theta = rotary["rotary_dim"] or head_dim, rotary["rotary_theta"]
+    if odd % 2 == 0 or rotary["rotary_divisors"]:
+        return rotary
+    divisors = (theta ** (i / odd - i / (odd + 1)) for i in range(0, odd, 2))
+    return {**rotary, "rotary_dim": odd + 1, "rotary_divisors": tuple(divisors)}
 
 
 def _dims(config: Config, names: Names) -> Dims:

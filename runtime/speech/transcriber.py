@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from seq2edge.errors import InputError
+from seq2edge.errors import InputError, OptionError
 from seq2edge.runtime.inputs import Audio, refuse_one_string
 from seq2edge.runtime.model import Model
 from seq2edge.runtime.options import DecodeOptions
@@ -55,8 +55,12 @@ class Transcriber:
         self._hints = Hints()
         if any(texts):
             self._hints = Hints.of(self.options, self.tokens, self._encode)
-        if (model.dims.frames, model.dims.mels) != (FRAMES, model.dims.mels):
+        # What reads samples has no window to fill: it is given the parts in which somebody speaks.
+        self._by_parts = model.dims.samples is not None or self.options.mode == "batched"
+        if model.dims.samples is None and model.dims.frames != FRAMES:
             raise InputError(f"{model.bundle.path}: not made for windows of 30 s")
+        if self._by_parts and self.options.prefix is not None:
+            raise OptionError("prefix: parts in which somebody speaks have no first window")
 
     def transcribe(self, recording: Audio, *, progress: Progress | None = None) -> Transcript:
         """What a recording says: a path of a sound file, or samples (length,) at 16 kHz.
@@ -136,9 +140,9 @@ class Transcriber:
         samples = self._samples(recording)
         options = self.options
         spans = None
-        if options.skip_silence or options.mode == "batched":
+        if options.skip_silence or self._by_parts:
             spans = speech_spans(samples)
-        kind = BatchedWindows if options.mode == "batched" else ExactWindows
+        kind = BatchedWindows if self._by_parts else ExactWindows
         windows: Windows = kind(
             samples,
             self.tokens,

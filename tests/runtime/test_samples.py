@@ -16,6 +16,10 @@ from seq2edge.export.tensorrt.sizes import BuildSizes
 from seq2edge.model.dims import SampleDims
 from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.runtime.rehearsal import rehearse
+from seq2edge.runtime.sound.activity import speech_spans
+from seq2edge.runtime.speech.options import SpeechOptions
+from seq2edge.runtime.speech.transcriber import Transcriber
+from seq2edge.runtime.speech.windows import packed
 from seq2edge.testing import check_backend, examples_of
 
 SHORTEST = 895
@@ -72,9 +76,36 @@ def test_a_long_file_is_refused_before_it_is_decoded(model, tmp_path):
         model.transcribe([path])
 
 
+def test_a_long_recording_is_heard_by_the_parts_in_which_somebody_speaks(model):
+    """In both modes: each part is what the model says of it alone, in its place."""
+    rng = np.random.default_rng(2)
+    samples = np.zeros(70 * 16_000, np.float32)
+    for second in (2, 30, 61):
+        place = slice(second * 16_000, (second + 3) * 16_000)
+        swell = np.abs(np.sin(np.arange(3 * 16_000) / 3000))
+        samples[place] = rng.uniform(-0.5, 0.5, 3 * 16_000) * swell
+    spans = speech_spans(samples)
+    assert len(spans) == 3
+    options = SpeechOptions(temperatures=(0.0,))
+    decode = model.options.replace(max_new_tokens=8)
+    transcript = Transcriber(model, options, decode).transcribe(samples)
+    (window,) = packed(spans, 30 * 16_000)
+    clip = np.concatenate([samples[first:last] for first, last in window])
+    ((best,),) = model.transcribe([clip], decode)
+    assert transcript.text == best.text.strip() != ""
+    (segment,) = transcript.segments
+    assert 1.5 < segment.start < 2.1
+    assert 63.9 < segment.end < 64.6
+    batched = Transcriber(model, options.replace(mode="batched"), decode)
+    assert batched.transcribe(samples).text == transcript.text
+    assert Transcriber(model, options, decode).transcribe(samples[:16_000]).segments == ()
+    with pytest.raises(OptionError, match="prefix: parts in which somebody speaks"):
+        Transcriber(model, SpeechOptions(prefix="w5"))
+
+
 def test_the_backend_keeps_the_contract_and_the_task_is_rehearsed(model):
     """Of sources of unequal lengths; lengths beyond the samples never reach a kernel."""
-    check_backend(lambda: model.backend, examples_of(model.dims))
+    check_backend(model.backend, examples_of(model.dims))
     assert list(rehearse(model))[-1].startswith("transcribe: answered with")
     for length, message in ((2001, "sample_length: 2001, it is 0 to 2000"), (894, "samples: 894")):
         with pytest.raises(BackendError, match=message):

@@ -34,11 +34,11 @@ def test_positions_are_those_of_the_convolutions():
     [
         ({"decoder_num_key_value_heads": 4}, "decoder_num_key_value_heads 4 for 8 heads"),
         ({"encoder_num_attention_heads": 4}, "encoder_num_attention_heads 4 and decoder_num_a"),
-        ({"partial_rotary_factor": 0.7}, "rotary_dim: 25 is not an even part of heads of 36"),
+        ({"hidden_size": 280, "partial_rotary_factor": 1.0}, "rotary_dim: 36 is not an even part"),
         ({"rope_scaling": {"rope_type": "spiral"}}, "rope scaling spiral is not supported"),
     ],
 )
 def test_what_transformers_cannot_run_either_is_refused(changes, message):
-    """And a part of a head that has no half."""
+    """And a head that has no half."""
     with pytest.raises(UnsupportedError, match=message):
         read(**{"encoder_num_key_value_heads": None, **changes})
