@@ -27,7 +27,14 @@ from seq2edge.bundle.manifest import LARGEST_MANIFEST, MANIFEST, SIGNATURE, Mani
 from seq2edge.bundle.origin import KeyFile, check_size, origin_of, read_signature, sign
 from seq2edge.errors import BundleError
 from seq2edge.files.records import RecordError
-from seq2edge.files.storage import FileRecord, copy_hashed, file_errors, replacing, require_regular
+from seq2edge.files.storage import (
+    FileRecord,
+    copy_hashed,
+    file_errors,
+    real_path,
+    replacing,
+    require_regular,
+)
 
 BLOCK = tarfile.BLOCKSIZE
 LIMIT = 64 * 2**30  # bytes that `unpack` writes unless told otherwise
@@ -52,7 +59,7 @@ def pack(
     if Manifest.from_bytes(data) != opened.manifest:
         raise BundleError(f"{opened.path / MANIFEST}: was changed while it was read, try again")
     signature = read_signature(opened.path) if key is None else sign(data, key)
-    target = Path(os.path.realpath(file))
+    target = real_path(file)
     _check_target(target, opened, overwrite=overwrite)
     with file_errors(target), replacing(target) as partial, partial.open("xb") as sink:
         _write_small(sink, MANIFEST, data)
@@ -65,7 +72,7 @@ def pack(
 def _check_target(target: Path, bundle: Bundle, *, overwrite: bool) -> None:
     if not target.parent.is_dir():
         raise BundleError(f"{target}: folder {target.parent} does not exist, make it first")
-    if target.is_relative_to(os.path.realpath(bundle.path)):
+    if target.is_relative_to(real_path(bundle.path)):
         raise BundleError(f"{target}: lies inside the bundle, choose another place")
     if target.is_dir():
         raise BundleError(f"{target}: is a folder, name a file")

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from seq2edge.bundle.engine_info import ALIGNMENT, SEGMENTS
+from seq2edge.bundle.engine_info import ALIGNMENT, SAMPLE_LENGTH, SEGMENTS
 from seq2edge.model.dims import Dims, StackDims
 
 Shape: TypeAlias = tuple[int | str, ...]
@@ -25,6 +25,8 @@ class Contract:
 def encoder_contract(dims: Dims) -> Contract:
     """What `encoder.onnx` takes and gives."""
     source: Shape = ("batch", *(dims.source_shape or ("source",)))
+    if dims.samples is not None:
+        source = ("batch", "samples")
     outputs: Mapping[str, Shape]
     if dims.kind == "encoder":
         by_head: dict[str, dict[str, Shape]] = {
@@ -42,6 +44,8 @@ def encoder_contract(dims: Dims) -> Contract:
     inputs: dict[str, Shape] = {dims.source_name: source, "source_length": ("batch",)}
     if dims.kind == "encoder" and dims.token_types > 1:
         inputs[SEGMENTS] = source
+    if dims.samples is not None:
+        inputs[SAMPLE_LENGTH] = ("batch",)
     return Contract(inputs=inputs, outputs=outputs)
 
 

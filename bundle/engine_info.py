@@ -28,6 +28,7 @@ PROFILES: Mapping[str, tuple[str, ...]] = {"encoder": ("encoder",), "decoder": (
 LOG_SUM_EXP, TOP_VALUES, TOP_IDS = "log_sum_exp", "top_values", "top_ids"
 ALIGNMENT = "alignment"  # a decoder's output, where it was asked for at export
 SEGMENTS = "token_types"  # an encoder's input: which text of a pair each token is of
+SAMPLE_LENGTH = "sample_length"  # an encoder's input: how many samples of each clip count
 LAST_POSITIONS = "last_positions"  # an input: how many of a row's last tokens a decoder answers
 LINES = "lines"  # the symbol of rows * last_positions
 

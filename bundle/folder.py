@@ -34,6 +34,7 @@ from seq2edge.files.storage import (
     file_errors,
     fingerprint,
     full_disk,
+    real_path,
     scan,
     settle,
 )
@@ -168,7 +169,7 @@ class BundleWriter:
     """
 
     def __init__(self, destination: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        self.destination = Path(os.path.realpath(destination))
+        self.destination = real_path(destination)
         self._overwrite = overwrite
         self._replaced: Stamps | None = None  # files of the old bundle whose hashes were read
         self._stack = contextlib.ExitStack()

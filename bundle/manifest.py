@@ -32,6 +32,7 @@ FORMAT: Final = 4
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"  # beside it, in a signed bundle
 LARGEST_MANIFEST = 16 * 2**20  # bytes
+MOST_ENGINES = 128  # of all targets
 LARGEST_EDGE = 2**14  # pixels that an image is resized to
 _DEVICES = {
     "CON",
@@ -115,7 +116,10 @@ class EngineRecord:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AudioRecord:
-    """How audio becomes features: Hz, mel bands, samples per window and hop, seconds per clip."""
+    """How audio becomes features: Hz, mel bands, samples per window and hop, seconds per clip.
+
+    An encoder of samples has no bands, windows and hops; its clips have so many seconds at most.
+    """
 
     sampling_rate: int
     mels: int
@@ -407,6 +411,8 @@ class Manifest:
         mels = self.audio.mels if self.audio else 0
         if mels != self.dims.mels:
             raise BundleError(f"audio: {mels} mels, but the dims have {self.dims.mels}")
+        if self.dims.samples is not None and self.audio is None:
+            raise BundleError("audio: missing, the dims are of an encoder of samples")
         if (self.precision == "float32") != (self.quantization is None):
             raise BundleError(f"quantization: does not go with precision {self.precision!r}")
         if self.quantization is not None and self.parity is None:
@@ -416,6 +422,8 @@ class Manifest:
             raise BundleError(f"shortlist: {self.shortlist.size} tokens, needs 2 to {vocab}")
         if self.reranking is not None and not (self.tokenizer and self.tokenizer.chat_template):
             raise BundleError("reranking: missing the tokenizer's chat template")
+        if len(self.engines) > MOST_ENGINES:
+            raise BundleError(f"engines: {len(self.engines)}, a bundle has at most {MOST_ENGINES}")
         check_parts(self)
         _check_graphs(self.graphs)
         _check_names(self.files)

@@ -81,6 +81,7 @@ STANDARD: Final = _operators(
     Softmax axis
     Softplus
     Split axis num_outputs
+    Sqrt
     Squeeze
     Sub
     Tanh

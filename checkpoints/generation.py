@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from seq2edge.errors import CheckpointError, foreign_errors
-from seq2edge.model.dims import Dims
+from seq2edge.model.dims import Dims, StackDims
 from seq2edge.runtime.options import DecodeOptions
 
 # Settings about bookkeeping, training or the return type: nothing that changes tokens.
@@ -58,7 +58,7 @@ LEGACY_DEFAULTS = {"max_length": 20, "min_length": 0}
 NEVER_MADE = frozenset(
     "pad_token_id bos_token_id eos_token_id suppress_tokens begin_suppress_tokens".split()
 )
-LIMIT = "max_new_tokens"
+LIMIT, HEADS = "max_new_tokens", "alignment_heads"
 
 OPTIONS = frozenset(field.name for field in dataclasses.fields(DecodeOptions))
 
@@ -105,7 +105,8 @@ def fit_defaults(defaults: GenerationDefaults, dims: Dims) -> GenerationDefaults
     """The defaults without tokens that the model does not have, and without too many new ones.
 
     What is left out, with a remark, changes nothing: tokens that cannot be generated, what ended
-    rows are fed, and a limit beyond the positions, which are the limit without it.
+    rows are fed, and a limit beyond the positions, which are the limit without it. So are alignment
+    heads of other layers, which students have of their teacher (Distil-Whisper).
     """
     options, ignored = dict(defaults.options), dict(defaults.ignored)
     for name in sorted(NEVER_MADE & options.keys()):
@@ -119,7 +120,15 @@ def fit_defaults(defaults: GenerationDefaults, dims: Dims) -> GenerationDefaults
     positions, limit = dims.decoder.max_positions if dims.decoder else 0, options.get(LIMIT)
     if positions and isinstance(limit, int) and limit >= positions:
         ignored[LIMIT], options = limit, _without(options, LIMIT)
-    return dataclasses.replace(defaults, options=options, ignored=ignored)
+    heads, extras = defaults.extras.get(HEADS), defaults.extras
+    if dims.decoder is not None and not _are_heads(heads or [], dims.decoder):
+        ignored[HEADS], extras = heads, _without(extras, HEADS)
+    return dataclasses.replace(defaults, options=options, ignored=ignored, extras=extras)
+
+
+def _are_heads(pairs: Any, stack: StackDims) -> bool:
+    """Whether they are pairs (layer, head) of a stack."""
+    return all(0 <= layer < stack.layers and 0 <= head < stack.heads for layer, head in pairs)
 
 
 def _without(options: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from seq2edge.checkpoints.images import FILE, WHOLE
 from seq2edge.checkpoints.importers.huggingface import INDEX, SINGLE, shard_names
 from seq2edge.checkpoints.importers.sentence_transformers import (
     LENGTH_FILES,
@@ -23,6 +22,7 @@ from seq2edge.checkpoints.importers.sentence_transformers import (
     SETTINGS,
     module_folders,
 )
+from seq2edge.checkpoints.processors import FILE, WHOLE
 from seq2edge.checkpoints.tokenizer import COMPANIONS, VOCABULARIES
 from seq2edge.errors import CheckpointError, OptionError
 from seq2edge.files.leftovers import BLOBS, sweep_downloads

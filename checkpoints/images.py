@@ -14,12 +14,11 @@ from typing import Any
 
 from seq2edge.bundle.manifest import ImageRecord
 from seq2edge.checkpoints.families.family import Config
-from seq2edge.checkpoints.importers.json_file import read_json
+from seq2edge.checkpoints.processors import stored_settings
 from seq2edge.checkpoints.reading import reads_checkpoint
 from seq2edge.errors import CheckpointError, UnsupportedError
 from seq2edge.model.dims import ImageDims
 
-FILE, WHOLE = "preprocessor_config.json", "processor_config.json"  # the second one holds it, if any
 CHANNELS = 3  # what files and pictures become
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # Pillow's numbers
 _ON = {"do_resize": True, "do_rescale": True, "do_normalize": True}
@@ -52,7 +51,7 @@ def read_image_processor(folder: Path, image: ImageDims) -> ImageRecord | None:
     Raises CheckpointError for a damaged file, and UnsupportedError for settings that are not known
     here, or that do not give images of the encoder's size.
     """
-    values, where = _stored(folder)
+    values, where = stored_settings(folder, "image_processor")
     if values is None:
         return None
     config = Config({**_defaults(values, where), **values})
@@ -83,17 +82,6 @@ def read_image_processor(folder: Path, image: ImageDims) -> ImageRecord | None:
     _leave_out(config, "image_mean", "image_std", used=normalises)
     config.check_all_read()
     return record
-
-
-def _stored(folder: Path) -> tuple[dict[str, Any] | None, str]:
-    """The settings and the name of the file that holds them."""
-    if (folder / WHOLE).is_file():
-        values = read_json(folder / WHOLE).get("image_processor")
-        if isinstance(values, dict):
-            return values, f"{folder / WHOLE}: image_processor"
-    if (folder / FILE).is_file():
-        return read_json(folder / FILE), str(folder / FILE)
-    return None, ""
 
 
 def _defaults(values: Mapping[str, Any], where: str) -> dict[str, Any]:

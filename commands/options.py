@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,17 @@ if TYPE_CHECKING:
 
 Command: TypeAlias = Callable[..., None]
 
-PATH = click.Path(path_type=Path)
+
+class _Path(click.Path):
+    """A path that one can be: with a NUL click's own ends in a traceback."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if "\0" in os.fspath(value):
+            raise OptionError(f"{value!r}: no path has a NUL")
+        return super().convert(value, param, ctx)
+
+
+PATH = _Path(path_type=Path)
 BUNDLE = click.argument("bundle", type=PATH)
 BATCH = click.option(
     "--batch", type=click.IntRange(1), default=8, show_default=True, help="Inputs at a time."

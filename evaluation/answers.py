@@ -57,7 +57,7 @@ def texts(
     options = request.options or model.options
     if options.do_sample and options.seed is None:
         options = options.replace(seed=0)
-    if not model.dims.source_shape:
+    if not model.dims.reads_signal:
         generated = model.generate_each(
             (str(example.input) for example in examples),
             options,

@@ -111,13 +111,13 @@ def choose_metrics(
 def _check(model: Model, metrics: Sequence[Metric], request: ModelRequest) -> None:
     listed = ", ".join(metric.name for metric in metrics)
     decodes = any(metric.ask is texts for metric in metrics)
-    sound, reads = model.dims.mels > 0, "images" if model.dims.image else "text"
+    sound, reads = model.dims.task == "transcribe", "images" if model.dims.image else "text"
     if request.options is not None and not decodes:
         raise OptionError(f"decoding options: nothing is decoded for {listed}, leave them out")
     if request.options is not None and request.options.num_return_sequences > 1:
         raise OptionError("num_return_sequences: the best answer alone is judged, give 1")
     if (request.source_language or request.target_language) and (
-        model.dims.source_shape or not decodes
+        model.dims.reads_signal or not decodes
     ):
         raise OptionError("source and target language: for models that write about a text")
     if (request.language or request.task != "transcribe") and not sound:

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from seq2edge.bundle.engine_info import SAMPLE_LENGTH
 from seq2edge.errors import CapacityError
 from seq2edge.model.layers import KeyValue
 from seq2edge.model.transformer import Heads, StaticCache, Transformer
-from seq2edge.runtime.backend import Features, Lengths, Logits, Tokens
+from seq2edge.runtime.backend import Features, Lengths, Logits, Tokens, encoder_feed
 from seq2edge.runtime.backends.onnxruntime_cache import GROWTH
 
 
@@ -79,8 +80,14 @@ class EagerBackend:
     @torch.no_grad()
     def encode(self, source: Tokens | Features, source_length: Lengths) -> EagerMemory:
         """See Backend."""
-        length = torch.from_numpy(source_length)
-        encoded = self.model.encode(self._of_model(source), length)
+        feed, positions = encoder_feed(self.model.dims, source, source_length)
+        length = torch.from_numpy(positions)
+        samples = feed.get(SAMPLE_LENGTH)
+        encoded = self.model.encode(
+            self._of_model(source),
+            length,
+            sample_length=None if samples is None else torch.from_numpy(samples),
+        )
         return EagerMemory(self.model.project_source(encoded), length)
 
     def start(self, memory: EagerMemory | None, rows: int, capacity: int | None) -> EagerCache:

@@ -32,12 +32,12 @@ class EncoderGraph(nn.Module):
         self.model = model
 
     def forward(
-        self, source: Tensor, source_length: Tensor, token_types: Tensor | None = None
+        self, source: Tensor, source_length: Tensor, more: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """See the graph contract in ARCHITECTURE.md."""
+        """See the graph contract in ARCHITECTURE.md; `more` is types of tokens, or lengths."""
         if self.model.dims.kind == "encoder":
-            return (self.model.pool(source, source_length, token_types),)
-        encoded = self.model.encode(source, source_length)
+            return (self.model.pool(source, source_length, more),)
+        encoded = self.model.encode(source, source_length, sample_length=more)
         return tuple(t for pair in self.model.project_source(encoded) for t in pair)
 
 
@@ -88,8 +88,9 @@ class DecoderGraph(nn.Module):
 def alignment_heads(dims: Dims, known: Heads = ()) -> Heads:
     """The heads whose attention says which source a token comes from, pairs (layer, head).
 
-    Those that the checkpoint knows, else all of the last layer but one: in trained translation
-    models that one aligns best (Garg et al. 2019). Raises ExportError where there are none.
+    Those that the checkpoint knows. Else all of the last layer but one: in trained translation
+    models that one aligns best (Garg et al. 2019); of speech all of the last half of the layers, as
+    OpenAI's Whisper does. Raises ExportError where there are none.
     """
     if dims.kind != "encoder-decoder" or dims.decoder is None:
         raise ExportError(
@@ -102,13 +103,16 @@ def alignment_heads(dims: Dims, known: Heads = ()) -> Heads:
                 f"alignments: alignment_heads names head {head} of layer {layer}, the decoder has "
                 f"{layers} layers of {heads} heads"
             )
-    return known or tuple((max(0, layers - 2), head) for head in range(heads))
+    aligning = range(layers // 2, layers) if dims.task == "transcribe" else [max(0, layers - 2)]
+    return known or tuple((layer, head) for layer in aligning for head in range(heads))
 
 
 def trace_encoder(model: Transformer) -> ir.Model:
     """`encoder.onnx` as a graph in memory; its weights are the model's own tensors."""
     contract = encoder_contract(model.dims)
     example = {"batch": 2, "source": 3}
+    if model.dims.samples is not None:
+        example["samples"] = model.dims.samples.length(3) + 1
     inputs = tuple(_example(name, shape, example) for name, shape in contract.inputs.items())
     shapes = tuple(_dynamic(shape) for shape in contract.inputs.values())
     return _trace(EncoderGraph(model), inputs, shapes, contract)
@@ -138,7 +142,7 @@ def _pairs(tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
 
 def _example(name: str, shape: Shape, sizes: dict[str, int]) -> Tensor:
     concrete = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in shape)
-    if name.startswith(("cross_", "past_", "features", "pixels")):
+    if name.startswith(("cross_", "past_", "features", "samples", "pixels")):
         return torch.zeros(concrete)
     return torch.full(concrete, 2 if name.endswith("_length") else 1, dtype=torch.int64)
 

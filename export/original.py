@@ -37,7 +37,12 @@ POOLED: dict[str, Callable[[Tensor], Tensor]] = {  # of (source, width)
     "first": lambda hidden: hidden[0],
     "last": lambda hidden: hidden[-1],
 }
-SOURCES = {"input_ids": "input_ids", "features": "input_features", "pixels": "pixel_values"}
+SOURCES = {
+    "input_ids": "input_ids",
+    "features": "input_features",
+    "samples": "input_values",
+    "pixels": "pixel_values",
+}
 FORMATS = {
     "ctranslate2": "no class of transformers reads CTranslate2 files",
     "bergamot": "no class of transformers has such a decoder",
@@ -235,6 +240,8 @@ def _source(dims: Dims, reference: parity.Arrays, row: int) -> dict[str, Tensor]
     if dims.source_shape:
         return {SOURCES[dims.source_name]: torch.from_numpy(reference["source"][row : row + 1])}
     length = int(reference["source_length"][row])
+    if dims.samples is not None:
+        return {SOURCES["samples"]: torch.from_numpy(reference["source"][row : row + 1, :length])}
     names = {"source": "input_ids", "token_types": "token_type_ids"}
     # Some take what looks like padding out of a text, unless they are told that it is none.
     every = torch.ones((1, length), dtype=torch.int64)
@@ -345,8 +352,11 @@ def _hidden_states(model: Transformer, inputs: dict[str, Tensor]) -> dict[str, l
     length = None
     if model.dims.encoder is not None:
         read = inputs[SOURCES[model.dims.source_name]]
-        length = torch.tensor([model.dims.source_positions or read.shape[1]])
-        encoded = model.encode(read, length, inputs.get("token_type_ids"))
+        dims, samples = model.dims, None
+        length = torch.tensor([dims.source_positions or dims.positions_of(read.shape[1])])
+        if dims.samples is not None:
+            samples = torch.tensor([read.shape[1]])
+        encoded = model.encode(read, length, inputs.get("token_type_ids"), samples)
         source = model.project_source(encoded) if model.dims.decoder is not None else []
     if model.dims.decoder is not None:
         name = "decoder_input_ids" if model.dims.encoder is not None else "input_ids"

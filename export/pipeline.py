@@ -36,6 +36,7 @@ from seq2edge.checkpoints.hub import Hub, find_checkpoint
 from seq2edge.checkpoints.images import read_image_processor
 from seq2edge.checkpoints.importers.sentence_transformers import SentenceFolder
 from seq2edge.checkpoints.load import Checkpoint, load_checkpoint
+from seq2edge.checkpoints.sounds import check_feature_extractor
 from seq2edge.checkpoints.tokenizer import Converted, convert_tokenizer
 from seq2edge.errors import ExportError
 from seq2edge.export.card import read_privacy
@@ -132,9 +133,11 @@ def export_checkpoint(
             check_vocabulary(options, loaded.dims)  # refuse contradictions before tracing
         heads: Heads = ()
         if alignments:
-            speech = _speech(defaults, loaded.dims.vocab) if loaded.dims.mels else SpeechRecord()
+            speech = _speech(defaults, loaded.dims.vocab)
             heads = alignment_heads(loaded.dims, speech.alignment_heads)
         images, notes = _read_images(loaded)
+        if loaded.dims.task == "transcribe":
+            check_feature_extractor(loaded.source.path, loaded.dims)
         tokenizer, more = _write_tokenizer(writer, loaded)
         graphs = _write_graphs(writer, loaded, heads, progress)
         manifest = _manifest(loaded, origin, defaults, tokenizer, graphs)
@@ -298,7 +301,7 @@ def _manifest(
         problem=loaded.problem,  # type: ignore[arg-type]
         relevance=loaded.relevance,  # type: ignore[arg-type]
         audio=_audio(dims),
-        speech=_speech(defaults, dims.vocab) if dims.mels else None,
+        speech=_speech(defaults, dims.vocab) if dims.task == "transcribe" else None,
         tokenizer=tokenizer,
         embedding=_embedding(loaded.source.sentence) if dims.head in EMBEDS else None,
         reranking=loaded.reranker.record if loaded.reranker is not None else None,
@@ -329,9 +332,12 @@ def _embedding(sentence: SentenceFolder | None) -> EmbeddingRecord | None:
 
 
 def _audio(dims: Dims) -> AudioRecord | None:
+    rate, window, hop = CLIP
+    if dims.samples is not None:
+        seconds = dims.longest_clip // rate
+        return AudioRecord(sampling_rate=rate, mels=0, fft=0, hop=0, seconds=seconds)
     if not dims.mels:
         return None
-    rate, window, hop = CLIP
     seconds = dims.frames * hop // rate
     return AudioRecord(sampling_rate=rate, mels=dims.mels, fft=window, hop=hop, seconds=seconds)
 

@@ -123,13 +123,21 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         put_folder(work, path)
 
 
+def real_path(path: str | os.PathLike[str], kind: type[Seq2EdgeError] = BundleError) -> Path:
+    """The path without links. Raises an error of that kind for what no path can be."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:
+        raise kind(f"{str(path)!r}: no path can be this, {error}") from error
+
+
 def settle(path: Path, kind: type[Seq2EdgeError] = BundleError) -> None:
     """Whoever opens `path` finishes its replacement first, where a run was cut in the middle of it.
 
     Raises an error of that kind where this may not be written.
     """
     try:
-        finish_replacement(path)
+        finish_replacement(real_path(path, kind))
     except OSError as error:
         raise kind(
             f"{path}: its replacement was cut and cannot be finished ({error.strerror or error}), "

@@ -28,6 +28,7 @@ LARGEST = {
     "max_positions": 2**30,
 }
 LARGEST_SOURCE = 2**26  # values of one clip or image
+LARGEST_TAP, MOST_CONVOLUTIONS = 2**12, 8  # of what reads samples
 _TASKS = {
     "lm": "generate",
     "classifier": "classify",
@@ -210,6 +211,46 @@ class ImageDims:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleDims:
+    """Samples as they are, (length,), read by convolutions one after the other, without padding.
+
+    Of Moonshine (Jeffries et al. 2024): tanh behind the first one and a norm over the whole clip,
+    GELU behind each other. A convolution is its taps, the step between two of its outputs, and how
+    many times the model's width it gives.
+    """
+
+    convolutions: tuple[tuple[int, int, int], ...]
+    norm_epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        sizes = [size for convolution in self.convolutions for size in convolution]
+        whole = all(len(convolution) == len(_CONVOLUTION) for convolution in self.convolutions)
+        if not whole or not 1 <= len(self.convolutions) <= MOST_CONVOLUTIONS:
+            raise UnsupportedError(
+                f"samples: 1 to {MOST_CONVOLUTIONS} convolutions of {', '.join(_CONVOLUTION)} each"
+            )
+        if not all(1 <= size <= LARGEST_TAP for size in sizes):
+            raise UnsupportedError(f"samples: convolutions of 1 to {LARGEST_TAP}, not {sizes}")
+        if self.convolutions[-1][2] != 1:
+            raise UnsupportedError("samples: the last convolution gives another width")
+
+    def positions(self, length: Any) -> Any:
+        """Encoder positions of so many samples, a number or an array; below 1 of too few."""
+        for taps, step, _ in self.convolutions:
+            length = (length - taps) // step + 1
+        return length
+
+    def length(self, positions: int) -> int:
+        """The fewest samples of so many positions."""
+        for taps, step, _ in reversed(self.convolutions):
+            positions = (positions - 1) * step + taps
+        return positions
+
+
+_CONVOLUTION = ("taps", "step", "widths")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Dims:
     """A whole model. `encoder` or `decoder` is None where the model has none."""
 
@@ -226,6 +267,8 @@ class Dims:
     mels: int = 0  # >0: the encoder reads log-mel features of so many bands, not tokens
     # The encoder reads images of this size.
     image: ImageDims | None = later(None)  # noqa: RUF009 - it gives a field
+    # It reads a clip's samples, of any length up to its positions.
+    samples: SampleDims | None = later(None)  # noqa: RUF009
     encoder_width: int = later(0)  # >0: of the encoder's residual stream, where that is another
     encoder_product: bool = later(False)  # one product gives what it says the decoder's width
     # >0: tables of tokens and positions are that narrow, and one product widens what they give:
@@ -250,10 +293,12 @@ class Dims:
             _choose("pooling", self.pooling, POOLINGS)
         if self.encoder is None and self.decoder is None:
             raise UnsupportedError("dims: neither an encoder nor a decoder")
-        if self.image is not None and (self.mels or self.kind != "encoder-decoder"):
-            raise UnsupportedError(
-                "image: an encoder reads it for a decoder, and nothing beside it"
-            )
+        for name in ("image", "samples"):
+            others = self.mels or (self.image and self.samples)
+            if getattr(self, name) is not None and (others or self.kind != "encoder-decoder"):
+                raise UnsupportedError(
+                    f"{name}: an encoder reads it for a decoder, and nothing beside it"
+                )
         if self.image and self.encoder and self.encoder.max_positions != self.image.positions:
             raise UnsupportedError(
                 f"image: it has {self.image.positions} positions, the encoder "
@@ -262,6 +307,10 @@ class Dims:
         if math.prod(self.source_shape) > LARGEST_SOURCE:
             raise UnsupportedError(
                 f"{self.source_name}: {self.source_shape} values, at most {LARGEST_SOURCE:,} in all"
+            )
+        if self.samples is not None and not 0 < self.longest_clip <= LARGEST_SOURCE:
+            raise UnsupportedError(
+                f"samples: {self.longest_clip:,} of the longest clip, 1 to {LARGEST_SOURCE:,}"
             )
 
     @property
@@ -282,7 +331,12 @@ class Dims:
         """What it is made to do, in the manifest's words."""
         if self.image is not None:
             return "read"
-        return "transcribe" if self.mels else _TASKS[self.head]
+        return "transcribe" if self.mels or self.samples else _TASKS[self.head]
+
+    @property
+    def reads_signal(self) -> bool:
+        """Whether its encoder reads clips or images, and no ids."""
+        return self.source_name != "input_ids"
 
     @property
     def frames(self) -> int:
@@ -292,24 +346,37 @@ class Dims:
     @property
     def alignment_by_head(self) -> bool:
         """Whether an alignment tells its heads apart: times of words are found that way."""
-        return self.mels > 0
+        return self.task == "transcribe"
 
     @property
     def source_name(self) -> str:
         """What the encoder's graph calls what it reads."""
+        if self.samples is not None:
+            return "samples"
         return "pixels" if self.image else "features" if self.mels else "input_ids"
 
     @property
     def source_shape(self) -> tuple[int, ...]:
-        """Of one input where that is no text: (mels, frames) or (channels, height, width)."""
+        """Of one input, where all are alike: (mels, frames) or (channels, height, width)."""
         if self.image is not None:
             return self.image.channels, self.image.height, self.image.width
         return (self.mels, self.frames) if self.mels else ()
 
     @property
     def source_positions(self) -> int:
-        """Encoder positions of one such input; 0 where it reads texts."""
+        """Encoder positions of one such input; 0 where inputs have lengths of their own."""
         return self.image.positions if self.image is not None else self.frames // 2
+
+    def positions_of(self, lengths: Any) -> Any:
+        """Encoder positions of sources of these lengths, as `Backend.encode` is given them."""
+        return lengths if self.samples is None else self.samples.positions(lengths)
+
+    @property
+    def longest_clip(self) -> int:
+        """The most samples that an encoder of samples has positions for."""
+        if self.samples is None or self.encoder is None or not self.encoder.max_positions:
+            return 0
+        return self.samples.length(self.encoder.max_positions + 1) - 1
 
     @property
     def source_width(self) -> int:
@@ -329,7 +396,12 @@ class Dims:
         }
         dense = tuple(DenseDims(**each) for each in values.get("dense", ()))
         image = ImageDims(**values["image"]) if values.get("image") is not None else None
-        return cls(**{**values, **stacks, "dense": dense, "image": image})
+        samples = None
+        if values.get("samples") is not None:
+            convolutions = tuple(map(tuple, values["samples"]["convolutions"]))
+            samples = SampleDims(**{**values["samples"], "convolutions": convolutions})
+        parts = {**stacks, "dense": dense, "image": image, "samples": samples}
+        return cls(**{**values, **parts})
 
 
 def _tupled(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seq2edge.model import operators
-from seq2edge.model.dims import StackDims
+from seq2edge.model.dims import SampleDims, StackDims
 
 Rotation = tuple[Tensor, Tensor] | None
 KeyValue = tuple[Tensor, Tensor]  # each (rows, kv_heads, capacity, head_dim)
@@ -316,3 +316,43 @@ class Layer(nn.Module):
         y = self.feedforward(self._before(x, self.feedforward_norm))
         y = self.feedforward_output_norm(y)
         return self._after(x, y, self.feedforward_norm), present
+
+
+class Convolutions(nn.Module):
+    """What reads samples: see `SampleDims`."""
+
+    def __init__(self, dims: SampleDims, width: int) -> None:
+        super().__init__()
+        sizes = [1, *(widths * width for _, _, widths in dims.convolutions)]
+        self.layers = nn.ModuleList(
+            nn.Conv1d(size, wider, taps, stride=step, bias=i > 0)
+            for i, ((taps, step, _), size, wider) in enumerate(
+                zip(dims.convolutions, sizes, sizes[1:], strict=False)
+            )
+        )
+        self.first = dims.convolutions[0]
+        self.epsilon = dims.norm_epsilon
+        self.weight = nn.Parameter(torch.ones(sizes[1]))
+        self.bias = nn.Parameter(torch.zeros(sizes[1]))
+
+    def forward(self, samples: Tensor, length: Tensor) -> Tensor:
+        """samples (batch, samples), of which length (batch,) count -> (batch, source, width)."""
+        first, *others = self.layers
+        x = self._normalise(torch.tanh(first(samples[:, None])), length)
+        for layer in others:
+            x = F.gelu(layer(x))
+        return x.transpose(1, 2)
+
+    def _normalise(self, x: Tensor, length: Tensor) -> Tensor:
+        """One mean and variance of a clip's frames, x (batch, width, frames), padding left out.
+
+        So that what is heard of a clip does not depend on how long the others of its batch are.
+        """
+        taps, step, _ = self.first
+        ends = operators.places(x, 2) * step + taps
+        valid = (ends <= length[:, None])[:, None].to(x.dtype)  # (batch, width: 1, frames)
+        count = valid.sum(dim=(1, 2), keepdim=True) * x.shape[1]
+        centred = x - (x * valid).sum(dim=(1, 2), keepdim=True) / count
+        squares = (centred * centred * valid).sum(dim=(1, 2), keepdim=True) / count
+        x = centred / torch.sqrt(squares + self.epsilon)
+        return x * self.weight[:, None] + self.bias[:, None]

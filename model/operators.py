@@ -230,6 +230,32 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     return x.view(rows, new, width)  # (rows, new, heads * head_dim)
 
 
+def places(x: Tensor, axis: int) -> Tensor:
+    """0, 1, ... for each place along an axis, by the shape that x has, (length,).
+
+    For axes as long as convolutions make them: torch would compute that length anew in the graph.
+    """
+    length = x.shape[axis]
+    if not exporting():
+        return torch.arange(length, device=x.device)
+    size = torch.onnx.ops.symbolic(
+        "Shape",
+        (x,),
+        {"start": axis, "end": axis + 1},
+        dtype=torch.int64,
+        shape=(1,),
+        version=OPSET,
+    )
+    limit = torch.onnx.ops.symbolic("Squeeze", (size,), dtype=torch.int64, shape=(), version=OPSET)
+    return torch.onnx.ops.symbolic(
+        "Range",
+        (torch.tensor(0), limit, torch.tensor(1)),
+        dtype=torch.int64,
+        shape=(length,),
+        version=11,
+    )
+
+
 def pick(x: Tensor, places: Tensor) -> Tensor:
     """x (batch, heads, rows, source), flat places (source, source) -> (batch, heads, *places)."""
     batch, heads, rows, source = x.shape

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from seq2edge.model import operators
 from seq2edge.model.dims import Dims, StackDims
-from seq2edge.model.layers import Kept, KeyValue, Layer, Rotation, activation, norm
+from seq2edge.model.layers import (
+    Convolutions,
+    Kept,
+    KeyValue,
+    Layer,
+    Rotation,
+    activation,
+    norm,
+)
 from seq2edge.model.positions import RelativeBias, RelativePlaces, Rotary
 
 UNSEEN = -32768.0  # added to the score of a key outside a window; exact in every float type
@@ -177,6 +185,8 @@ class Transformer(nn.Module):
         if dims.mels:
             self.convolution1 = nn.Conv1d(dims.mels, dims.width, 3, padding=1)
             self.convolution2 = nn.Conv1d(dims.width, dims.width, 3, stride=2, padding=1)
+        if dims.samples is not None:
+            self.convolutions = Convolutions(dims.samples, dims.width)
         if dims.image is not None:
             patch = (dims.image.patch_height, dims.image.patch_width)
             self.patches = nn.Conv2d(dims.image.channels, dims.source_width, patch, stride=patch)
@@ -221,17 +231,24 @@ class Transformer(nn.Module):
             self.logits_bias = nn.Parameter(torch.zeros(dims.vocab))
 
     def encode(
-        self, source: Tensor, source_length: Tensor, token_types: Tensor | None = None
+        self,
+        source: Tensor,
+        source_length: Tensor,
+        token_types: Tensor | None = None,
+        sample_length: Tensor | None = None,
     ) -> Tensor:
-        """Tokens (batch, source), features or pixels -> (batch, source, width).
+        """Tokens (batch, source), features, samples or pixels -> (batch, source, width).
 
-        Features are (batch, mels, frames), pixels (batch, channels, height, width). The width that
-        comes out is the one which the decoder reads. Without `token_types` (batch, source) all
-        tokens are of type 0.
+        Features are (batch, mels, frames), pixels (batch, channels, height, width); samples (batch,
+        samples), of which `sample_length` (batch,) of each clip count. The width that comes out is
+        the one which the decoder reads. Without `token_types` (batch, source) all tokens are of
+        type 0.
         """
         if self.dims.mels:
             x = F.gelu(self.convolution1(source))
             x = F.gelu(self.convolution2(x)).transpose(1, 2)  # (batch, frames / 2, width)
+        elif sample_length is not None:
+            x = self.convolutions(source, sample_length)
         elif self.dims.image is not None:
             x = self.patches(source).flatten(2).transpose(1, 2)  # (batch, patches, width)
             x = F.pad(x, (0, 0, self.dims.image.tokens, 0))
@@ -241,7 +258,12 @@ class Transformer(nn.Module):
         if self.dims.token_types:
             types = self.token_types
             x = x + (types.weight[0] if token_types is None else types(token_types))
-        stack, positions = self.encoder, torch.arange(x.shape[1], device=x.device)
+        stack = self.encoder
+        positions = (
+            torch.arange(x.shape[1], device=x.device)
+            if sample_length is None
+            else operators.places(x, 1)
+        )
         x = stack.embed(x, positions[None])
         # One row of angles for each input: no operator repeats them.
         rotations = stack.rotations(positions[None].expand(x.shape[0], -1))

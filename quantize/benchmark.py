@@ -30,6 +30,7 @@ Throughput: TypeAlias = dict[int, float]  # tokens (inputs, without decoding) pe
 NEW_TOKENS = 32
 ROUNDS = 3
 BATCHES = (1, 8)
+CLIP_SAMPLES = 4 * 16_000  # of a clip that is made up
 CLIPS = 64  # or images, whose features are in memory
 
 
@@ -37,10 +38,10 @@ def model_inputs(model: Model, examples: Sequence[Example]) -> list[Input]:
     """What the model reads of the examples; random input where there are none."""
     dims = model.dims
     rng = np.random.default_rng(0)
-    if dims.source_shape:
+    if dims.reads_signal:
         if examples:
             return [model.signal(str(example.input)) for example in examples[:CLIPS]]
-        shape = (max(BATCHES), *dims.source_shape)
+        shape = (max(BATCHES), *(dims.source_shape or (CLIP_SAMPLES,)))
         return list(rng.standard_normal(shape, dtype=np.float32))
     if examples:
         return [ids_of(model, example, new_tokens=NEW_TOKENS) for example in examples]
@@ -99,7 +100,7 @@ def _run_greedily(model: Model, group: list[Input], language: str | None = None)
     prompt = max(map(len, group)) if model.dims.encoder is None else 1
     # As a max_length: the model takes less where its positions end.
     options = model.options.greedy(max_length=prompt + NEW_TOKENS, ends=False)
-    if model.dims.source_shape:
+    if model.dims.reads_signal:
         if language is not None:
             options = options.replace(decoder_prompt=model.speech_prompt(language, "transcribe"))
         generated = model.signal_ids(group, options)

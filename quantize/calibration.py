@@ -27,6 +27,7 @@ from seq2edge.evaluation.answers import ids_of
 from seq2edge.evaluation.examples import Example
 from seq2edge.export.stored_graph import load_graph
 from seq2edge.files.progress import PartProgress
+from seq2edge.runtime.backend import Features, encoder_feed
 from seq2edge.runtime.backends.onnxruntime import import_onnxruntime
 from seq2edge.runtime.model import Model, load
 
@@ -127,7 +128,14 @@ class Calibration:
     def _source_length(self, trace: Trace) -> int:
         if isinstance(trace.source, tuple):
             return len(trace.source)
-        return self._model.dims.source_positions
+        dims = self._model.dims
+        return dims.source_positions or int(dims.positions_of(len(self._signal(trace))))
+
+    def _signal(self, trace: Trace) -> Features:
+        """What the encoder reads of a file."""
+        assert trace.source is not None
+        assert not isinstance(trace.source, tuple)
+        return self._model.signal(trace.source)
 
     def source(self, trace: Trace) -> Feed:
         """What the encoder reads of an example."""
@@ -136,8 +144,10 @@ class Calibration:
         if isinstance(trace.source, tuple):
             ids = np.array([trace.source])
             return {"input_ids": ids, "source_length": length, SEGMENTS: np.zeros_like(ids)}
-        signal = self._model.signal(trace.source)[None]
-        return {self._model.dims.source_name: signal, "source_length": length}
+        signal, dims = self._signal(trace)[None], self._model.dims
+        lengths = length if dims.samples is None else np.array([signal.shape[1]])
+        feed, _ = encoder_feed(dims, signal, lengths)
+        return feed
 
     def tokens(self, trace: Trace, target: GraphFlavour = TARGET) -> Feed:
         """What a decoder reads of it beside the encoder's memory, all positions at once."""
@@ -170,8 +180,8 @@ def names_by_role(keys: Iterable[TensorKey]) -> dict[Role, list[str]]:
 def _decode(model: Model, examples: Sequence[Example], language: str | None) -> Iterator[Trace]:
     """Let the model write what it will after each example: greedily, else with its settings."""
     options = model.options.greedy()
-    if model.dims.source_shape:
-        if model.dims.mels:
+    if model.dims.reads_signal:
+        if model.dims.task == "transcribe":
             options = options.replace(decoder_prompt=model.speech_prompt(language, "transcribe"))
         start = model.start_tokens(options)
         options = options.replace(max_length=len(start) + NEW_TOKENS)

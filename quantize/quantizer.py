@@ -112,6 +112,11 @@ class Quantizer:
     ) -> QuantizationReport:
         """Write a bundle by that recipe; see `quantize_bundle`."""
         options.check(recipe, target)
+        if target == "tensorrt" and self.bundle.manifest.dims.samples is not None:
+            raise OptionError(
+                f"target: {self.bundle.path} reads samples, for which TensorRT has no graphs here; "
+                "quantize for onnxruntime"
+            )
         if not self._examples and (recipe.needs_examples(target) or options.needs_examples()):
             needs = f"{recipe.name} for {target} needs"
             if not recipe.needs_examples(target):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import importlib
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -16,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.engine_info import SAMPLE_LENGTH
 from seq2edge.errors import BackendError, CapacityError, EngineError
+from seq2edge.model.dims import Dims
 
 # Fastest first. By name, since backends stand on this module and are loaded when they are used.
 BACKENDS = {
@@ -25,9 +28,11 @@ BACKENDS = {
     "cpu": "seq2edge.runtime.backends.onnxruntime:OnnxRuntimeBackend",
 }
 
+MOST_THREADS = 64  # or more on machines with many processors
+
 Tokens: TypeAlias = NDArray[np.int64]  # (rows, new), right-padded to the longest row
 Lengths: TypeAlias = NDArray[np.int64]  # (rows,) valid tokens of each row
-# (batch, mels, frames), or the pixels of images (batch, channels, height, width)
+# (batch, mels, frames), samples (batch, samples), or pixels (batch, channels, height, width)
 Features: TypeAlias = NDArray[np.float32]
 Logits: TypeAlias = NDArray[np.float32]  # (rows, vocab)
 Memory: TypeAlias = Any  # what `encode` returns and `start` takes; opaque to everyone else
@@ -153,7 +158,11 @@ class Backend(Protocol):
     aligns: bool  # whether its caches are of the kind `AligningCache`
 
     def encode(self, source: Tokens | Features, source_length: Lengths) -> Memory:
-        """Cross-attention keys and values of a padded batch of sources, projected once."""
+        """Cross-attention keys and values of a padded batch of sources, projected once.
+
+        `source_length` (batch,) counts what of each is no padding: ids, encoder positions of
+        features and pixels, or samples.
+        """
 
     def start(self, memory: Memory | None, rows: int, capacity: int | None) -> Cache:
         """An empty cache; None lets it grow, past a given `capacity` it raises CapacityError."""
@@ -185,7 +194,8 @@ def open_backend(
 
     Engines of TensorRT are tried where the bundle has some and `graphs` names no others; `threads`
     is for what runs without them. Raises BackendError with every device's reason when none works
-    here, and EngineError for an engine that was asked for and does not work.
+    here, and for more threads than any machine can use; EngineError for an engine that was asked
+    for and does not work.
     """
     if device != "auto":
         return _open(bundle, device, threads, graphs), f"{device}: asked for"
@@ -213,6 +223,24 @@ def check_lengths(name: str, lengths: Lengths, most: int) -> None:
         raise BackendError(f"{name}: {wrong}, it is 0 to {most}")
 
 
+def encoder_feed(
+    dims: Dims, source: Tokens | Features, source_length: Lengths
+) -> tuple[dict[str, NDArray[Any]], Lengths]:
+    """What an encoder's graph takes of what `Backend.encode` is given, and the positions of each.
+
+    Raises BackendError for lengths that the source does not have.
+    """
+    if dims.samples is None:
+        check_lengths("source_length", source_length, dims.source_positions or source.shape[1])
+        return {dims.source_name: source, "source_length": source_length}, source_length
+    check_lengths(SAMPLE_LENGTH, source_length, source.shape[1])
+    positions: Lengths = dims.positions_of(np.asarray(source_length))
+    if np.min(positions, initial=1) < 1:
+        raise BackendError(f"samples: {np.min(source_length)}, an encoder's position needs more")
+    feed = {dims.source_name: source, "source_length": positions, SAMPLE_LENGTH: source_length}
+    return feed, positions
+
+
 def check_capacity(needed: int, limit: int | None) -> None:
     """Raise CapacityError for more tokens of a row than a cache was started for."""
     if limit is not None and needed > limit:
@@ -234,6 +262,10 @@ def driver_error() -> str | None:
 def _open(bundle: Bundle, device: str, threads: int | None, graphs: str | None) -> Backend:
     if device not in BACKENDS:
         raise BackendError(f"device: {device!r} is unknown, known: auto, {', '.join(BACKENDS)}")
+    processors = os.cpu_count() or 1
+    most = max(MOST_THREADS, 4 * processors)
+    if threads is not None and not 1 <= threads <= most:
+        raise BackendError(f"threads: {threads}, 1 to {most} work with {processors} processors")
     module, attribute = BACKENDS[device].split(":")
     maker = getattr(importlib.import_module(module), attribute)
     backend: Backend = maker(bundle, device=device, target=graphs, threads=threads)

@@ -32,7 +32,7 @@ class Inputs:
     def __init__(self, bundle: Bundle, backend: Backend, *, cut: bool) -> None:
         """Raises OptionError where `cut` is asked of a model that reads no text of its own."""
         encoder = bundle.manifest.dims.encoder
-        if cut and (encoder is None or bundle.manifest.dims.source_shape):
+        if cut and (encoder is None or bundle.manifest.dims.reads_signal):
             raise OptionError("cut: this model has no encoder of texts, nothing can be cut")
         self._cut = cut
         self.bundle = bundle
@@ -159,16 +159,48 @@ class Inputs:
         return options
 
     def features(self, clip: Audio) -> Features:
-        """Log-mel features (mels, frames) of a clip, as `transcribe` takes it."""
-        from seq2edge.runtime.sound import log_mel, wav
+        """What the encoder reads of a clip, as `transcribe` takes it.
 
+        Log-mel features (mels, frames), or the samples (length,) of a model that reads these.
+        """
+        from seq2edge.runtime.sound import log_mel, recording
+
+        if self.dims.samples is not None:
+            return self._samples(clip)
         if self.dims.frames != log_mel.FRAMES:
             seconds = self.dims.frames * log_mel.HOP / log_mel.SAMPLING_RATE
             raise InputError(
                 f"{self.bundle.path}: made for windows of {seconds:.1f} s, only 30 s are supported"
             )
-        samples = clip if isinstance(clip, np.ndarray) else wav.read_clip(clip)
+        samples = clip if isinstance(clip, np.ndarray) else recording.read_clip(clip)
         return log_mel.log_mel(np.asarray(samples, dtype=np.float32), mels=self.dims.mels)
+
+    def _samples(self, clip: Audio) -> Features:
+        from seq2edge.runtime.sound import log_mel, recording
+
+        longest = self.dims.longest_clip // log_mel.SAMPLING_RATE
+        if not isinstance(clip, np.ndarray):
+            clip = recording.read_clip(clip, seconds=longest)
+        samples: Features = np.asarray(clip, dtype=np.float32)
+        log_mel.check_samples(samples)
+        log_mel.check_seconds(len(samples) / log_mel.SAMPLING_RATE, longest=longest)
+        return samples
+
+    def check_signal(self, signal: Features) -> None:
+        """Raise InputError for features, samples and pixels that are not of the encoder's shape."""
+        shape, samples = np.shape(signal), self.dims.samples
+        if samples is None and shape != self.dims.source_shape:
+            raise InputError(
+                f"{self.dims.source_name}: shape {shape}, the encoder takes "
+                f"{self.dims.source_shape}"
+            )
+        if samples is None:
+            return
+        least, most = samples.length(1), self.dims.longest_clip
+        if len(shape) != 1 or not least <= shape[0] <= most:
+            raise InputError(
+                f"samples: shape {shape}, the encoder takes those of a clip, {least:,} to {most:,}"
+            )
 
     def pixels(self, image: Picture) -> Features:
         """What the encoder reads of an image, (channels, height, width), as `read` takes it."""

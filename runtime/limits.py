@@ -15,6 +15,7 @@ from seq2edge.runtime.memory import check_bytes
 from seq2edge.runtime.options import DecodeOptions
 
 ID_BYTES, SCORE_BYTES = 8, 4  # of a token in a row's history, and of its score
+MOST_ROWS = 1024  # of one request: beams, or samples
 DEFAULT_NEW_TOKENS = 1024  # where neither options, checkpoint nor positions set an end
 
 
@@ -127,6 +128,9 @@ class Limits:
     def check_options(self, options: DecodeOptions) -> None:
         """Raise OptionError for options that the model or a shortlist cannot honour."""
         check_vocabulary(options, self.dims)
+        for name in ("num_beams", "num_return_sequences"):
+            if getattr(options, name) > MOST_ROWS:
+                raise OptionError(f"{name}: {getattr(options, name)}, at most {MOST_ROWS} work")
         for name in ("encoder_no_repeat_ngram_size", "encoder_repetition_penalty"):
             changed = getattr(options, name) != DecodeOptions.__dataclass_fields__[name].default
             if changed and self.dims.task != "generate":

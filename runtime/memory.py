@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from seq2edge.errors import CapacityError
 
+# Of control groups, as a container mounts its own: version 2, version 1.
+CONTAINER_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 UNKNOWN = 2**40  # bytes of a machine that does not say
 
 
@@ -20,14 +24,24 @@ def _physical() -> int:
         return UNKNOWN
 
 
+@functools.cache
+def _container() -> int:
+    """What a container may have; "max" is any amount."""
+    for file in CONTAINER_LIMITS:
+        with contextlib.suppress(OSError, ValueError):
+            return int(Path(file).read_text(encoding="ascii"))
+    return UNKNOWN
+
+
 def machine_bytes() -> int:
     """What this process may have at most: the machine's memory, or less where a limit is set."""
+    most = min(_physical(), _container())
     try:
         import resource
     except ImportError:
-        return _physical()
+        return most
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return _physical() if limit == resource.RLIM_INFINITY else min(_physical(), limit)
+    return most if limit == resource.RLIM_INFINITY else min(most, limit)
 
 
 def check_bytes(needed: int, what: str) -> None:

@@ -357,9 +357,12 @@ class Model(Understanding):
         return [self._texts(sequences, stops) for sequences in decode(self.backend, requests)]
 
     def transcribe_ids(
-        self, features: Features, options: DecodeOptions | None = None
+        self, features: Features | Sequence[Features], options: DecodeOptions | None = None
     ) -> list[list[GeneratedSequence]]:
-        """For log-mel features (batch, mels, frames) the sequences of each clip, best first."""
+        """For log-mel features (batch, mels, frames) the sequences of each clip, best first.
+
+        A model that reads samples takes those of each clip, (length,) float32 at 16 kHz.
+        """
         self._require("transcribe")
         return self.signal_ids(features, options or self.options)
 
@@ -517,17 +520,14 @@ class Model(Understanding):
         return self.request(self.pixels(image), options)
 
     def request(self, source: Ids | Features, options: DecodeOptions | None = None) -> Request:
-        """What a scheduler decodes: a prompt, a source's ids, or features (mels, frames) or pixels.
+        """What a scheduler decodes: a prompt, or a source: ids, features, samples or pixels.
 
-        Raises CapacityError and OptionError for what can never fit, and InputError for features and
-        pixels of another shape than the encoder's.
+        Raises CapacityError and OptionError for what can never fit, and InputError for what is not
+        of the encoder's shape.
         """
         options = options or self.options
-        if self.dims.source_shape and np.shape(source) != self.dims.source_shape:
-            raise InputError(
-                f"{self.dims.source_name}: shape {np.shape(source)}, the encoder takes "
-                f"{self.dims.source_shape}"
-            )
+        if self.dims.reads_signal:
+            self.check_signal(np.asarray(source))
         self._limits.check_options(options)
         if options.alignments and not self.backend.aligns:
             raise OptionError(
@@ -546,7 +546,7 @@ class Model(Understanding):
         return Request(
             prompt=start,
             source=None if self.dims.kind == "decoder" else source,
-            positions=self.dims.source_positions,
+            positions=self._positions(source),
             options=options,
             max_new_tokens=new_tokens,
             holds_stop=holds_stop,
@@ -554,6 +554,12 @@ class Model(Understanding):
             allowed=allowed,
             drafter=make_drafter(self, self._draft, options, source),
         )
+
+    def _positions(self, source: Ids | Features) -> int:
+        """Encoder positions of a signal, 0 of ids."""
+        if self.dims.samples is None:
+            return self.dims.source_positions
+        return int(self.dims.positions_of(len(source)))
 
     def _constraints(self, options: DecodeOptions, prompt: int) -> list[Processor]:
         """What keeps an answer to the rules of the options."""

@@ -176,6 +176,10 @@ def make_inputs(
         if dims.source_shape:
             inputs["source"] = rng.standard_normal((1, *dims.source_shape), dtype=np.float32)
             inputs["source_length"] = np.array([dims.source_positions])
+        elif dims.samples is not None:
+            whole, part = map(dims.samples.length, (longest, longest // 2))
+            inputs["source"] = rng.standard_normal((2, whole + 1), dtype=np.float32)
+            inputs["source_length"] = np.array([whole + 1, part])
         else:
             inputs["source"] = draw(dims.source_vocab or dims.vocab, longest)
             inputs["source_length"] = np.array([longest, max(1, longest // 2)])

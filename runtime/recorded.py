@@ -68,14 +68,18 @@ def _largest(reference: Arrays, names: list[str]) -> float:
 
 
 def _check_sources(reference: Arrays, dims: Dims) -> None:
+    least = 1
     if dims.source_shape:
         _check_array(reference, "source", "f", (None, *dims.source_shape))
         longest = dims.source_positions
+    elif dims.samples is not None:
+        _check_array(reference, "source", "f", (None, None))
+        longest, least = reference["source"].shape[1], dims.samples.length(1)
     else:
         _check_ids(reference, "source", dims.source_vocab or dims.vocab, (None, None))
         longest = reference["source"].shape[1]
     batch = len(reference["source"])
-    _check_ids(reference, "source_length", longest + 1, (batch,), least=1)
+    _check_ids(reference, "source_length", longest + 1, (batch,), least=least)
     if "token_types" in reference:
         shape = reference["source"].shape
         _check_ids(reference, "token_types", max(1, dims.token_types), shape)

@@ -170,11 +170,12 @@ def _transcribe(model: Model, _: Sequence[str]) -> str:
     speech = model.bundle.manifest.speech
     language = next(iter(speech.languages), None) if speech is not None else None
     prompt = model.speech_prompt(language, "transcribe")
-    silence = np.zeros(model.dims.source_shape, dtype=np.float32)
-    options = _options(model, silence, prompt)
     from seq2edge.runtime.sound import log_mel
 
-    if model.bundle.manifest.tokenizer is None or model.dims.frames != log_mel.FRAMES:
+    usual = model.dims.samples is not None or model.dims.frames == log_mel.FRAMES
+    silence = np.zeros(model.dims.source_shape or log_mel.SAMPLING_RATE, dtype=np.float32)
+    options = _options(model, silence, prompt)
+    if model.bundle.manifest.tokenizer is None or not usual:
         return _answered(model, model.transcribe_ids(silence[None], options)[0])
     clip = np.zeros(log_mel.SAMPLING_RATE, dtype=np.float32)
     return _answered(model, model.transcribe([clip], options, language=language)[0])

@@ -42,7 +42,7 @@ from seq2edge.runtime.sequences import (
     History,
     Source,
     Usage,
-    are_features,
+    is_signal,
     pad,
     pad_sources,
 )
@@ -75,18 +75,18 @@ class Request:
     """One input and how to decode it.
 
     `prompt` are the ids that a decoder-only model goes on from, or those that the decoder of an
-    encoder-decoder starts from; the latter reads `source`: ids, or features (mels, frames) or
-    pixels (channels, height, width) of `positions` encoder positions. At most `max_new_tokens` are
-    generated. `processors` change scores after the filters of the options; of the vocabulary
-    (vocab,) nothing is generated but what is `allowed`; `holds_stop` says whether generated ids end
-    in a stop string. `prefix` holds the first tokens of the prompt, and is spent; with `keep`, what
-    the cache holds in the end is there for another request. `drafter` guesses tokens, for a request
-    of one row and a backend that verifies them. `on_tokens` is called after every token, in the
-    thread of whoever takes the step; what it or a processor raises ends this request alone.
-    `on_prompt` is called with the logits (vocab,) that follow the prompt without its last
-    `after` tokens, which it may answer with others. With `holds_memory`, a group that was decoded
-    alone has the encoder's memory of its source in the end, which spares another request the
-    encoder as its `memory`.
+    encoder-decoder starts from; the latter reads `source`: ids, or features (mels, frames), samples
+    (length,) or pixels (channels, height, width) of `positions` encoder positions. At most
+    `max_new_tokens` are generated. `processors` change scores after the filters of the options; of
+    the vocabulary (vocab,) nothing is generated but what is `allowed`; `holds_stop` says whether
+    generated ids end in a stop string. `prefix` holds the first tokens of the prompt, and is spent;
+    with `keep`, what the cache holds in the end is there for another request. `drafter` guesses
+    tokens, for a request of one row and a backend that verifies them. `on_tokens` is called after
+    every token, in the thread of whoever takes the step; what it or a processor raises ends this
+    request alone. `on_prompt` is called with the logits (vocab,) that follow the prompt without its
+    last `after` tokens, which it may answer with others. With `holds_memory`, a group that was
+    decoded alone has the encoder's memory of its source in the end, which spares another request
+    the encoder as its `memory`.
     """
 
     prompt: Sequence[int]
@@ -116,7 +116,7 @@ class Request:
         """Positions of its source, 0 where it has none."""
         if self.source is None:
             return 0
-        return self.positions if are_features(self.source) else len(self.source)
+        return self.positions if is_signal(self.source) else len(self.source)
 
     @property
     def tokens(self) -> int:
@@ -129,7 +129,7 @@ class Group:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        ids = () if are_features(request.source) else cast("Sequence[int] | None", request.source)
+        ids = () if is_signal(request.source) else cast("Sequence[int] | None", request.source)
         self.history = History(request.prompt, request.rows, request.max_new_tokens, ids)
         kind = BeamSearch if request.options.num_beams > 1 else RowSearch
         self.search: Search = kind(

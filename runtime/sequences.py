@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Features, Lengths, Tokens
 
-Source: TypeAlias = "Sequence[int] | NDArray[np.float32]"  # ids; features or pixels
-FEATURE_AXES = 2  # at least
+Source: TypeAlias = "Sequence[int] | NDArray[np.float32]"  # ids; features, samples or pixels
 
 FinishReason = Literal["stop", "stop_string", "length", "time", "cancelled"]
 
@@ -124,22 +123,23 @@ class History:
 def pad(sequences: Sequence[Sequence[int]]) -> tuple[Tokens, Lengths]:
     """Right-padded ids (rows, longest) and lengths (rows,); no graph looks at the padding."""
     lengths = np.array([len(ids) for ids in sequences], dtype=np.int64)
-    tokens = np.zeros((len(sequences), int(lengths.max())), dtype=np.int64)
+    kind = np.float32 if is_signal(cast("Any", sequences[0])) else np.int64
+    tokens = np.zeros((len(sequences), int(lengths.max())), dtype=kind)
     for row, ids in enumerate(sequences):
         tokens[row, : len(ids)] = ids
     return tokens, lengths
 
 
-def are_features(source: Source | None) -> bool:
-    """Whether a source is features (mels, frames) or pixels (channels, height, width), not ids."""
-    return isinstance(source, np.ndarray) and source.ndim >= FEATURE_AXES
+def is_signal(source: Source | None) -> bool:
+    """Whether a source is a clip's features or samples, or an image's pixels, not ids."""
+    return isinstance(source, np.ndarray) and source.dtype.kind == "f"
 
 
 def pad_sources(
     sources: Sequence[Source], positions: Sequence[int]
 ) -> tuple[Tokens | Features, Lengths]:
-    """What `Backend.encode` takes: padded ids, or features with the positions of each."""
-    if are_features(sources[0]):
+    """What `Backend.encode` takes: padded ids or samples, or features with their positions."""
+    if is_signal(sources[0]) and np.ndim(sources[0]) > 1:
         return np.stack(cast("Any", sources)), np.array(positions, dtype=np.int64)
     return pad(cast("Any", sources))
 

@@ -165,7 +165,7 @@ def make_drafter(
     if draft is not None:
         return DraftModel(draft, source, options.num_assistant_tokens)
     dims = model.dims
-    shared = dims.kind != "decoder" and not (dims.source_shape or dims.source_vocab)
+    shared = dims.kind != "decoder" and not (dims.reads_signal or dims.source_vocab)
     return PromptLookup([int(token) for token in source] if shared else [], most)
 
 
@@ -178,9 +178,14 @@ def check_draft(model: Model, draft: Model) -> None:
             f"{name} is of kind {theirs.kind}, made to {theirs.task}; it needs those of "
             f"{model.bundle.path}: {ours.kind}, {ours.task}"
         )
-    sizes = [
-        (dims.vocab, dims.source_vocab, dims.source_shape) for dims in (model.dims, draft.dims)
+    reads = [
+        f"{dims.source_name} {dims.source_shape or ''}".strip() for dims in (model.dims, draft.dims)
     ]
+    if reads[0] != reads[1]:
+        raise OptionError(
+            f"{name} reads {reads[1]}; it needs what {model.bundle.path} reads, {reads[0]}"
+        )
+    sizes = [(dims.vocab, dims.source_vocab) for dims in (model.dims, draft.dims)]
     if sizes[0] != sizes[1]:
         raise OptionError(
             f"{name} has a vocabulary of {draft.dims.vocab}; it needs that of {model.bundle.path}, "

@@ -22,9 +22,10 @@ class Examples:
 
     `prompts` are ids that the decoder reads, at least three of each input, not all equally many; an
     encoder-only model has none. `sources` are what the encoder reads: ids, or features (mels,
-    frames) or pixels of `positions` encoder positions. An input is spread over `beams` rows, which
-    come to hold 12 tokens more than their prompt. A logit may differ by `tolerance` where it is
-    computed in another way; the tokens chosen may not, so none should be nearly as likely.
+    frames), samples (length,) or pixels of `positions` encoder positions. An input is spread over
+    `beams` rows, which come to hold 12 tokens more than their prompt. A logit may differ by
+    `tolerance` where it is computed in another way; the tokens chosen may not, so none should be
+    nearly as likely.
     """
 
     prompts: Sequence[Sequence[int]] = ()
@@ -52,6 +53,9 @@ def examples_of(
     sources: list[Source] | None = None
     if dims.source_shape:
         sources = [rng.standard_normal(dims.source_shape, dtype=np.float32) for _ in SOURCES]
+    elif dims.samples is not None:
+        counts = map(dims.samples.length, SOURCES)
+        sources = [rng.standard_normal(count, dtype=np.float32) for count in counts]
     elif dims.encoder is not None:
         vocab = dims.source_vocab or dims.vocab
         sources = [rng.integers(0, vocab, length).tolist() for length in SOURCES]

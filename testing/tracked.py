@@ -19,6 +19,7 @@ from seq2edge.runtime.backend import (
     Answer,
     Backend,
     Cache,
+    Features,
     Lengths,
     Logits,
     Memory,
@@ -36,7 +37,7 @@ class DifferenceError(Exception):
     """What a backend did otherwise than it should."""
 
 
-def filled(tokens: Tokens, lengths: Lengths) -> Tokens:
+def filled(tokens: Tokens | Features, lengths: Lengths) -> Any:
     """The same rows, behind each its own tokens again."""
     ids = zip(tokens, lengths.tolist(), strict=True)
     return np.stack([np.resize(row[:length], len(row)) for row, length in ids])
@@ -64,12 +65,12 @@ class Trial:
         return self.backend.encode(*self.sources(inputs, fill=fill))
 
     def sources(self, inputs: Sequence[int], *, fill: bool = False) -> tuple[Any, Lengths]:
-        """Those of these inputs, as ids also with others behind them."""
+        """Those of these inputs, as ids or samples also with others behind them."""
         assert self.examples.sources is not None
         chosen = [self.examples.sources[i] for i in inputs]
         source, lengths = pad_sources(chosen, [self.examples.positions] * len(chosen))
         if fill and source.ndim == 2:
-            source = filled(source.astype(np.int64), lengths)
+            source = filled(source, lengths)
         return source, lengths
 
     def read(self, inputs: Sequence[int]) -> Tracked:

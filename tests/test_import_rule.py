@@ -36,7 +36,11 @@ ROOMS = {
     "bundle": Room(
         "manifest, folder, archive, origin, recorded answers", "model files", "numpy cryptography"
     ),
-    "runtime.sound": Room("sound files, sampling rates, log-mel features", "bundle", "numpy"),
+    "runtime.sound": Room(
+        "recordings, sampling rates, voice activity, log-mel features",
+        "bundle",
+        "numpy soundfile av",
+    ),
     "runtime": Room(
         "decoding, text and images; the seam to backends",
         "model files bundle runtime.sound",

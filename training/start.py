@@ -44,7 +44,7 @@ class StartCheckpoint:
         ):
             if needs and stack is None:
                 raise TrainingError(f"{self.path}: has no {name}, which {objective} needs")
-        if dims.source_shape:
+        if dims.reads_signal:
             reads = "images" if dims.image else "speech"
             raise TrainingError(f"{self.path}: reads {reads}, training reads text")
         if objective == "classify":

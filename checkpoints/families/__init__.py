@@ -22,6 +22,7 @@ FAMILIES = {
     "blenderbot": "bart:BLENDERBOT",
     "blenderbot-small": "bart:BLENDERBOT_SMALL",
     "whisper": "whisper:WHISPER",
+    "moonshine": "moonshine:MOONSHINE",
     "vision-encoder-decoder": "vision:VISION_ENCODER_DECODER",
     "t5": "t5:T5",
     "mt5": "t5:MT5",

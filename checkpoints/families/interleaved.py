@@ -13,7 +13,7 @@ from seq2edge.checkpoints.families.llama import CLASSES, TOKENS, decoder_family
 from seq2edge.model.dims import StackDims
 
 
-def _in_halves(stack: StackDims, qkv: Tensor) -> Tensor:
+def in_halves(stack: StackDims, qkv: Tensor) -> Tensor:
     """Of each head's rotated rows the even ones, then the odd ones; values stay."""
     heads = qkv.reshape(stack.heads + 2 * stack.kv_heads, stack.head_dim, -1)
     rows = torch.arange(stack.head_dim)
@@ -30,7 +30,7 @@ ERNIE = decoder_family(
     theta=500000.0,
     epsilon=("rms_norm_eps", 1e-5),
     biases=("use_bias", "use_bias", "use_bias"),
-    qkv_transform=_in_halves,
+    qkv_transform=in_halves,
 )
 GLM = decoder_family(
     "glm",
@@ -41,5 +41,5 @@ GLM = decoder_family(
     biases=("attention_bias", False, False),
     biased=True,
     up=("mlp.gate_up_proj",),
-    qkv_transform=_in_halves,
+    qkv_transform=in_halves,
 )

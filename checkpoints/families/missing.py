@@ -18,8 +18,8 @@ _NEEDS = {
         parakeet_tdt
     """,
     "convolutions over raw audio": """
-        data2vec-audio hubert moonshine moonshine_streaming sew sew-d speecht5 unispeech
-        unispeech-sat wav2vec2 wav2vec2-bert wav2vec2-conformer wavlm
+        data2vec-audio hubert moonshine_streaming sew sew-d speecht5 unispeech unispeech-sat
+        wav2vec2 wav2vec2-bert wav2vec2-conformer wavlm
     """,
     "a speech encoder before a language model": """
         granite_speech qwen2_audio qwen3_asr voxtral

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def open_folder(path: Path) -> Source:
         path=path,
         source_format="huggingface",
         config=config,
-        generation=read_json(generation) if generation.is_file() else None,
+        generation=read_json(generation) if os.path.lexists(generation) else None,
         names=frozenset(where),
         read=lambda name: _read_tensor(*where[name]),
         tokenizer_files=None if model == path else _small_files(model),

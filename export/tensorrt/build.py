@@ -52,7 +52,7 @@ from seq2edge.export.tensorrt.targets import Target, check, check_build, find_ta
 from seq2edge.export.tensorrt.timing_cache import TimingCache, default_file
 from seq2edge.export.weights import WEIGHTS, WeightsWriter
 from seq2edge.files.progress import Progress
-from seq2edge.files.storage import FileRecord
+from seq2edge.files.storage import FileRecord, file_errors
 from seq2edge.files.workspace import workspace
 from seq2edge.runtime.backends.engine_check import EngineVerdict
 from seq2edge.runtime.backends.engine_trust import built_here, note_built
@@ -112,6 +112,10 @@ def plan_request(
     OptionError for a target or precision that cannot be, BundleError for a bundle without graphs
     for TensorRT, BackendError where no library is installed.
     """
+    if bundle.manifest.dims.samples is not None:
+        raise BundleError(
+            f"{bundle.path}: reads samples, for which no engines are built; it runs on the cpu"
+        )
     trt = import_tensorrt()
     library: Library = "tensorrt_rtx" if trt.__name__ == "tensorrt_rtx" else "tensorrt"
     release = str(trt.__version__)
@@ -153,7 +157,7 @@ def build_bundle(request: BuildRequest, progress: Progress = lambda *_: None) ->
     made: dict[Role, tuple[EngineInfo, bytes]] = {}
     kept: dict[Role, EngineInfo] = {}
     # On the bundle's disk: graphs of its size may be written there.
-    with workspace(bundle.path.parent) as folder:
+    with file_errors(bundle.path), workspace(bundle.path.parent) as folder:
         for number, record in enumerate(records):
 
             def show(part: float, role: Role = record.role, number: int = number) -> None:

@@ -30,6 +30,7 @@ from seq2edge.runtime.backend import (
     all_logits,
     check_lengths,
     driver_error,
+    encoder_feed,
 )
 from seq2edge.runtime.backends.device import Device, import_cuda
 from seq2edge.runtime.backends.onnxruntime_buffers import CACHE_TYPES, HostCaches, Memory
@@ -87,8 +88,7 @@ class OnnxRuntimeBackend:
         self._gpu = Device(import_cuda(), remedy=REMEDY) if device == "cuda" else None
         for role in bundle.manifest.kind.split("-"):
             bundle.graph(role, self.target)  # must be there
-        self._source = bundle.manifest.dims.source_name
-        self._positions = bundle.manifest.dims.source_positions
+        self._dims = bundle.manifest.dims
         self.vocab = bundle.manifest.dims.vocab
         self.sessions = {
             graph.role: self._open(bundle, graph, threads)
@@ -158,21 +158,21 @@ class OnnxRuntimeBackend:
 
     def encode(self, source: Tokens | Features, source_length: Lengths) -> Memory:
         """See Backend."""
-        check_lengths("source_length", source_length, self._positions or source.shape[1])
-        session = self.sessions["encoder"]
+        dims, session = self._dims, self.sessions["encoder"]
+        feed, positions = encoder_feed(dims, source, source_length)
         names = [output.name for output in session.get_outputs()]
         with self._gpu.lock if self._gpu is not None else contextlib.nullcontext():
             try:
                 binding = session.io_binding()
-                binding.bind_cpu_input(self._source, np.ascontiguousarray(source))
-                binding.bind_cpu_input("source_length", np.ascontiguousarray(source_length))
+                for name, values in feed.items():
+                    binding.bind_cpu_input(name, np.ascontiguousarray(values))
                 for name in names:
                     binding.bind_output(name, self.device)
                 session.run_with_iobinding(binding)
             except Exception as error:  # its exceptions have no common base
                 raise run_error(error, "encoder") from error
-        values = dict(zip(names, binding.get_outputs(), strict=True))
-        return Memory(values, np.array(source_length, dtype=np.int64))
+        outputs = dict(zip(names, binding.get_outputs(), strict=True))
+        return Memory(outputs, np.array(positions, dtype=np.int64))
 
     def start(
         self, memory: Memory | None, rows: int, capacity: int | None
@@ -341,7 +341,7 @@ def _release(version: str) -> tuple[int, ...]:
     """1.23.2 -> (1, 23, 2); what follows the numbers is left out."""
     parts = []
     for part in version.split("."):
-        if not re.fullmatch("[0-9]{1,9}", part):
+        if not re.fullmatch("[0-9]{1,1000}", part):
             break
         parts.append(int(part))
     return tuple(parts)

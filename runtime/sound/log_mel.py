@@ -109,7 +109,7 @@ def check_samples(samples: Samples) -> None:
         raise InputError("audio: some samples are infinite or not a number")
 
 
-def check_seconds(seconds: float, subject: str = "audio: ") -> None:
+def check_seconds(seconds: float, subject: str = "audio: ", longest: int = SECONDS) -> None:
     """Raise InputError for a clip that is longer than the window."""
-    if seconds > SECONDS:
-        raise InputError(f"{subject}{seconds:.2f} s, at most {SECONDS} s fit one window, cut it")
+    if seconds > longest:
+        raise InputError(f"{subject}{seconds:.2f} s, at most {longest} s fit one window, cut it")

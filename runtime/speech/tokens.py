@@ -50,7 +50,8 @@ class SpeechTokens:
             first = None
         return cls(
             start=model.start_tokens(model.options)[0],
-            end=ends[0] if ends else dims.vocab,
+            # Whisper's special tokens are the last ones, in other vocabularies the first ones.
+            end=ends[0] if ends and dims.mels else dims.vocab,
             positions=dims.decoder.max_positions,
             languages=speech.languages,
             tasks=speech.tasks,

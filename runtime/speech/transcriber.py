@@ -13,15 +13,15 @@ from typing import TypeAlias
 
 import numpy as np
 
-from seq2edge.errors import InputError
+from seq2edge.errors import InputError, OptionError
 from seq2edge.runtime.inputs import Audio, refuse_one_string
 from seq2edge.runtime.model import Model
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.scheduler import Group, Scheduler, rows_of
 from seq2edge.runtime.sound.activity import speech_spans
 from seq2edge.runtime.sound.log_mel import FRAMES, SAMPLING_RATE, check_samples
-from seq2edge.runtime.sound.resampling import Samples, resample
-from seq2edge.runtime.sound.wav import read_wav
+from seq2edge.runtime.sound.recording import read_samples
+from seq2edge.runtime.sound.resampling import Samples
 from seq2edge.runtime.speech.attempts import Attempts
 from seq2edge.runtime.speech.options import SpeechOptions
 from seq2edge.runtime.speech.tokens import SpeechTokens
@@ -56,8 +56,12 @@ class Transcriber:
         self._hints = Hints()
         if any(texts):
             self._hints = Hints.of(self.options, self.tokens, self._encode)
-        if (model.dims.frames, model.dims.mels) != (FRAMES, model.dims.mels):
+        # What reads samples has no window to fill: it is given the parts in which somebody speaks.
+        self._by_parts = model.dims.samples is not None or self.options.mode == "batched"
+        if model.dims.samples is None and model.dims.frames != FRAMES:
             raise InputError(f"{model.bundle.path}: not made for windows of 30 s")
+        if self._by_parts and self.options.prefix is not None:
+            raise OptionError("prefix: parts in which somebody speaks have no first window")
 
     def transcribe(self, recording: Audio, *, progress: Progress | None = None) -> Transcript:
         """What a recording says: a path of a sound file, or samples (length,) at 16 kHz.
@@ -129,7 +133,7 @@ class Transcriber:
         if isinstance(recording, np.ndarray):
             samples = np.asarray(recording, np.float32)
         else:
-            samples = resample(*read_wav(recording))
+            samples = read_samples(recording)
         check_samples(samples)
         return samples
 
@@ -137,9 +141,9 @@ class Transcriber:
         samples = self._samples(recording)
         options = self.options
         spans = None
-        if options.skip_silence or options.mode == "batched":
+        if options.skip_silence or self._by_parts:
             spans = speech_spans(samples)
-        kind = BatchedWindows if options.mode == "batched" else ExactWindows
+        kind = BatchedWindows if self._by_parts else ExactWindows
         windows: Windows = kind(
             samples,
             self.tokens,

@@ -22,6 +22,7 @@ from seq2edge.runtime.speech.options import SpeechOptions
 from seq2edge.runtime.speech.timestamps import Piece, cut
 from seq2edge.runtime.speech.tokens import SpeechTokens
 
+SHORTEST = 1600  # samples that are read as they are
 COLD = 0.5  # the temperature from which on a text is not worth to be gone on from
 
 Span = tuple[int, int]  # the first, and the one behind the last
@@ -31,9 +32,10 @@ Span = tuple[int, int]  # the first, and the one behind the last
 class Window:
     """A part of a recording that is decoded at once.
 
-    `features` (mels, 3000), of which `frames` hold sound; `before` is what was said before it,
-    with the token that says so; `prefix` what its text begins with. `first` is the frame of the
-    recording in which it begins; where it is of several parts, `spans` are their samples.
+    `features` (mels, 3000), or samples as they are, of which `frames` hold sound; `before` is what
+    was said before it, with the token that says so; `prefix` what its text begins with. `first` is
+    the frame of the recording in which it begins; where it is of several parts, `spans` are their
+    samples.
     """
 
     features: Features
@@ -203,6 +205,7 @@ class BatchedWindows:
         hints: Hints,
         spans: Sequence[Span],
     ) -> None:
+        """Without `mels` of a model that reads samples."""
         self._samples, self._tokens, self._hints, self._mels = samples, tokens, hints, mels
         self._times = tokens.with_times(options)
         self._windows = packed(spans, FRAMES * HOP)
@@ -235,7 +238,7 @@ class BatchedWindows:
         before = (*self._hints.hotwords, *self._hints.prompt)[-room:]
         previous = self._tokens.previous
         window = Window(
-            features=log_mel(clip, mels=self._mels),
+            features=log_mel(clip, mels=self._mels) if self._mels else _whole(clip),
             frames=max(1, len(clip) // HOP),
             first=spans[0][0] // HOP,
             spans=tuple(spans),
@@ -265,6 +268,11 @@ class BatchedWindows:
             ready += self._parts.pop(self._taken)
             self._taken += 1
         return ready
+
+
+def _whole(clip: Samples) -> Samples:
+    """Samples for a model that reads these as they are, at least a tenth of a second."""
+    return np.pad(clip, (0, max(0, SHORTEST - len(clip))))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -270,6 +270,9 @@ def _options() -> Iterator[Case]:
         (("--from", ESCAPE), "refused"),
         (("--to", "x" * 10**5), "refused"),
         (("--draft", "/dev/zero"), "refused"),
+        (("-b", "50000"), "refused"),
+        (("-b", "1000000", "-n", "1000000"), "refused"),
+        (("--threads", "1000000"), "refused"),
     ):
         shown = " ".join(options)[:50]
         yield Case(

@@ -419,7 +419,12 @@ def _belief() -> Iterator[Case]:
     yield _bart("no graphs", placed("graphs", []))
     yield _bart("no encoder", _without_graph("encoder"))
     yield _bart("no decoder graph", _without_graph("decoder"))
-    yield _bart("no tokenizer", placed("tokenizer", None))
+    yield _bart(  # a model of token ids
+        "no tokenizer",
+        placed("tokenizer", None),
+        outcome="harmless",
+        commands=(("inspect", "."), ("verify", ".")),
+    )
     yield _bart("no defaults", placed("generation", None), outcome="either")
     yield _bart("another task", placed("task", "embed"))
     yield _bart("a task of speech", placed("task", "transcribe"))

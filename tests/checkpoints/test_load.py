@@ -86,8 +86,9 @@ def test_logits_are_those_of_transformers(folder, name, changes):
     target = torch.randint(6, loaded.dims.vocab, (2, 11), generator=generator)
     if loaded.dims.kind == "decoder":
         inputs, source = {"input_ids": target}, None
-    elif loaded.dims.source_shape:
-        source = torch.randn((2, *loaded.dims.source_shape), generator=generator)
+    elif loaded.dims.reads_signal:
+        shape = loaded.dims.source_shape or (5000,)
+        source = torch.randn((2, *shape), generator=generator)
         inputs = {reference.main_input_name: source, "decoder_input_ids": target}
     else:
         source = torch.randint(6, 80, (2, 9), generator=generator)

@@ -113,6 +113,8 @@ def features(dims: Dims) -> str:
         named = [f"both: {stacks['encoder']}"]
     if dims.mels:
         named.insert(0, f"{dims.mels} mel bands")
+    if dims.samples:
+        named.insert(0, f"samples, in {len(dims.samples.convolutions)} convolutions")
     if dims.image:
         size = f"{dims.image.height} x {dims.image.width}"
         patch = f"{dims.image.patch_height} x {dims.image.patch_width}"

@@ -64,7 +64,14 @@ def prompts_of(name: str) -> list[list[int]]:
 
 
 def reference_tokens(reference, model, prompts, features, case):
-    """Tokens and scores of `transformers.generate`, cut at the end token."""
+    """Tokens and scores of `transformers.generate`, cut at the end token.
+
+    Clips of samples one by one: a norm of theirs counts the padding of a batch.
+    """
+    if model.dims.samples is not None and len(features) > 1:
+        each = [reference_tokens(reference, model, prompts, [clip], case) for clip in features]
+        scores = None if each[0][1] is None else [score for _, those in each for score in those]
+        return [ids for those, _ in each for ids in those], scores
     width, pad = max(map(len, prompts)), model.options.pad_token_id
     left = model.dims.kind == "decoder"
     padding = [[pad] * (width - len(prompt)) for prompt in prompts]
@@ -74,7 +81,7 @@ def reference_tokens(reference, model, prompts, features, case):
     attention = [(m + o if left else o + m) for m, o in zip(mask, ones, strict=True)]
     inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(attention)}
     if features is not None:
-        inputs = {reference.main_input_name: torch.from_numpy(features)}
+        inputs = {reference.main_input_name: torch.from_numpy(np.stack(features))}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         found = GenerationMixin.generate(
@@ -130,6 +137,9 @@ def test_tokens_are_those_of_transformers(opened, name):
     if model.dims.source_shape:
         shape = (3, *model.dims.source_shape)
         features = np.random.default_rng(3).standard_normal(shape, dtype=np.float32)
+    elif model.dims.samples is not None:
+        rng = np.random.default_rng(3)
+        features = [rng.standard_normal(n, dtype=np.float32) for n in (4000, 895, 9001)]
     ends = [end_token(model, prompts, features)]
     finished, guesses = Counter(), Counter()
     for label, settings in CASES.items():
@@ -140,7 +150,7 @@ def test_tokens_are_those_of_transformers(opened, name):
             case = {**case, "suppress_tokens": suppressed}
         for rows in ([0], [2], [0, 1, 2]):
             chosen = [prompts[row] for row in rows]
-            clips = None if features is None else features[rows]
+            clips = None if features is None else [features[row] for row in rows]
             wanted, wanted_scores = reference_tokens(reference, model, chosen, clips, case)
             found, scores, guessed = our_tokens(model, chosen, clips, case)
             assert found == wanted, f"{name}, {label}, inputs {rows}"

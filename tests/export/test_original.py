@@ -66,6 +66,7 @@ def damaged(loaded: Checkpoint, parameter: str, change) -> Checkpoint:
 
 LAYERS = (
     "num_hidden_layers encoder_layers decoder_layers n_layer n_layers num_layers num_decoder_layers"
+    " encoder_num_hidden_layers decoder_num_hidden_layers"
 ).split()
 HIDDEN = "intermediate_size encoder_ffn_dim decoder_ffn_dim d_ff hidden_dim ffn_dim".split()
 WIDTHS = "hidden_size d_model n_embd dim".split()

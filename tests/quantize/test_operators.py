@@ -20,6 +20,7 @@ FLOAT = (
     "whisper",
     "t5gemma",
     "bergamot",
+    "moonshine",
     "trocr",
     "bert-sparse",
     "gpt-neox",

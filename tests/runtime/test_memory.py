@@ -11,7 +11,7 @@ from limited import limited
 
 import seq2edge
 from seq2edge.bundle.archive import unpack
-from seq2edge.errors import CapacityError, OptionError
+from seq2edge.errors import BackendError, CapacityError, OptionError
 from seq2edge.runtime import memory
 from seq2edge.runtime.fake import FakeBackend, random_answer
 from seq2edge.runtime.model import Model
@@ -32,13 +32,10 @@ def model(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Model:
 @pytest.mark.parametrize(
     "options",
     [
-        {"num_beams": 10**9},
-        {"num_beams": 2**63 - 1, "num_return_sequences": 2**63 - 1},
-        {"num_return_sequences": 10**10, "do_sample": True},
         {"capacity": 10**12},
-        {"capacity": 2**63 - 1, "num_beams": 2**62},
-        {"num_beams": 10**4, "capacity": 10**9, "max_new_tokens": 3},
-        {"num_beams": 10**8, "max_new_tokens": 1},
+        {"capacity": 2**63 - 1, "num_beams": 1024},
+        {"num_return_sequences": 1024, "do_sample": True, "capacity": 10**9},
+        {"num_beams": 10**3, "capacity": 10**9, "max_new_tokens": 3},
     ],
 )
 def test_more_than_the_machine_has_is_refused_with_what_it_takes(
@@ -47,6 +44,27 @@ def test_more_than_the_machine_has_is_refused_with_what_it_takes(
     """Beams, results, capacity and tokens, each alone or times each other."""
     with limited(), pytest.raises(CapacityError, match=r"memory: .* need [\d,]+ MB, this process"):
         model.generate_ids([[5, 6, 7]], model.options.replace(**options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 1025},
+        {"num_beams": 2**63 - 1, "num_return_sequences": 2**63 - 1},
+        {"num_return_sequences": 10**10, "do_sample": True},
+    ],
+)
+def test_more_rows_than_anybody_needs_are_refused(model: Model, options: dict[str, Any]) -> None:
+    """Their sums fit the memory of a small model's, and would take hours."""
+    with limited(), pytest.raises(OptionError, match=r"num_\w+: \d+, at most 1024 work"):
+        model.generate_ids([[5, 6, 7]], model.options.replace(**options))
+
+
+@pytest.mark.parametrize("threads", [0, -1, 65536, 2**40])
+def test_more_threads_than_a_machine_can_use_are_refused(model: Model, threads: int) -> None:
+    """ONNX Runtime would make them all."""
+    with limited(), pytest.raises(BackendError, match=rf"threads: {threads}, 1 to \d+ work with"):
+        seq2edge.load(model.bundle.path, device="cpu", threads=threads)
 
 
 def test_caches_are_counted_as_they_are_kept(model: Model, monkeypatch: Any) -> None:
@@ -69,6 +87,24 @@ def test_the_limit_of_a_process_counts() -> None:
         assert memory.machine_bytes() == min(whole, 2**36)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [("4096\n", 4096), ("max\n", memory.UNKNOWN), ("9223372036854771712", 9223372036854771712)],
+)
+def test_the_limit_of_a_container_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, most: int
+) -> None:
+    """As its control group has it; where there is none, in neither version, any amount."""
+    monkeypatch.setattr(memory, "CONTAINER_LIMITS", (str(tmp_path / "a"), str(tmp_path / "b")))
+    whole = memory._physical()
+    for wanted in (memory.UNKNOWN, most):
+        memory._container.cache_clear()
+        assert memory._container() == wanted
+        assert memory.machine_bytes() <= min(whole, wanted)
+        (tmp_path / "b").write_text(text, encoding="ascii")
+    memory._container.cache_clear()
 
 
 class Failing(FakeBackend):

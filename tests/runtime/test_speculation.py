@@ -233,6 +233,38 @@ def test_real_models_give_the_same_tokens_with_guesses(loaded, exported, name, d
     assert any(r[0].usage.guessed_tokens > r[0].usage.accepted_tokens for r in other)
 
 
+@pytest.mark.parametrize("name", ["whisper", "moonshine"])
+def test_clips_give_the_same_tokens_with_a_student_that_guesses(loaded, exported, name):
+    """The draft hears with an encoder of its own; that of a student with fewer layers (an export).
+
+    Another number of mel bands, and samples in their place, are refused.
+    """
+    model = loaded(name)
+    rng = np.random.default_rng(5)
+    shape = model.dims.source_shape
+    clips = [rng.standard_normal(shape or count, dtype=np.float32) for count in (895, 9_000, 4_000)]
+    options = model.options.replace(max_new_tokens=20, max_length=None, eos_token_id=())
+    plain = model.transcribe_ids(clips, options)
+    model.use_draft(loaded(name))
+    same = model.transcribe_ids(clips, options)
+    assert_same(same, plain)
+    assert all(r[0].usage.guessed_tokens == r[0].usage.accepted_tokens > 10 for r in same)
+    if name == "moonshine":
+        with pytest.raises(
+            OptionError, match=r"draft: .* reads samples; it needs what .* reads, f"
+        ):
+            loaded("whisper").use_draft(loaded(name))
+        return
+    student = load(exported(name, decoder_layers=1)[1] / "bundle", threads=1)
+    model.use_draft(student)
+    guessed = model.transcribe_ids(clips, options)
+    assert_same(guessed, plain)
+    assert sum(r[0].usage.guessed_tokens for r in guessed) > 0
+    student.dims = dataclasses.replace(student.dims, mels=9)
+    with pytest.raises(OptionError, match=r"reads features \(9, 100\); it needs .*\(8, 100\)"):
+        model.use_draft(student)
+
+
 def test_what_cannot_be_guessed_is_refused_by_name(loaded, exported):
     """Beams, graphs that answer one token alone, two who guess."""
     model = loaded("llama")

@@ -130,6 +130,20 @@ _WHISPER = {
     "suppress_tokens": None,
     "begin_suppress_tokens": None,
 }
+_MOONSHINE: dict[str, Any] = {  # heads of 12, of which 10 values are rotated
+    "vocab_size": VOCAB,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    **{
+        f"{side}_num_{key}": value
+        for side in ("encoder", "decoder")
+        for key, value in (("hidden_layers", 2), ("attention_heads", 4), ("key_value_heads", 4))
+    },
+    "max_position_embeddings": 64,
+    "pad_head_dim_to_multiple_of": 8,
+    "decoder_start_token_id": 0,
+    **SEQ2SEQ_TOKENS,
+}
 _BLENDERBOT = {
     **BART_SIZES,
     "encoder_layers": 1,
@@ -276,6 +290,7 @@ GENERATORS: dict[str, TinyModel] = {
     ),
     "pegasus": _seq2seq("Pegasus", **{**BART_SIZES, "decoder_start_token_id": 1}),
     "whisper": _seq2seq("Whisper", **_WHISPER),
+    "moonshine": _seq2seq("Moonshine", **_MOONSHINE),
     "t5gemma": _seq2seq(
         "T5Gemma",
         encoder=_T5GEMMA,

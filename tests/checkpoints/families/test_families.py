@@ -49,6 +49,7 @@ LAYERS_HEADS_WIDTH = {
     "blenderbot-400M-distill": ((2, 32), (12, 32), 1280),
     "blenderbot_small-90M": ((8, 16), (8, 16), 512),
     "whisper-tiny": ((4, 6), (4, 6), 384),
+    "moonshine-tiny": ((6, 8), (6, 8), 288),
     "t5gemma-2b-2b-prefixlm-it": ((26, 8), (26, 8), 2304),
     "gpt2": (None, (12, 12), 768),
     "opt-125m": (None, (12, 12), 768),

@@ -117,7 +117,10 @@ def test_the_decode_loop_gives_the_same_sequences(opened, name, beams):
             max_new_tokens=20, max_length=None, eos_token_id=(), num_beams=beams
         )
         rng = np.random.default_rng(3)
-        if dims.source_shape:
+        if dims.samples:
+            signals = [rng.standard_normal(n, dtype=np.float32) for n in (9000, 2000, 895)]
+            found.append(model.transcribe_ids(signals, options))
+        elif dims.source_shape:
             decode = model.read_ids if dims.image else model.transcribe_ids
             signals = rng.standard_normal((2, *dims.source_shape), dtype=np.float32)
             found.append(decode(signals, options))

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.skipif(
 
 SIZES = BuildSizes(batch=(1, 1, 4), beams=2, source=(1, 8, 16), prompt=(1, 4, 8), capacity=32)
 TARGET = "rtx-ampere"
+FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.fixture(scope="module")
@@ -138,21 +139,20 @@ def test_the_lowered_form_is_built_where_the_parser_is_old(made, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "raised", "message"),
+    ("place", "error", "raised", "message"),
     [
-        (KeyboardInterrupt(), KeyboardInterrupt, None),
-        (OSError(errno.ENOSPC, "No space left on device"), BundleError, "free some space"),
+        ("build_engine", KeyboardInterrupt(), KeyboardInterrupt, None),
+        ("_link", FULL, BundleError, "free some space"),
+        ("_prepare", FULL, BundleError, "free some space"),
     ],
 )
 def test_whatever_stops_a_build_leaves_the_bundle_as_it_was(
-    made, tmp_path, monkeypatch, error, raised, message
+    made, tmp_path, monkeypatch, place, error, raised, message
 ):
-    """Ctrl-C between two engines, or a disk that is full when they are written."""
+    """Ctrl-C between two engines, or a disk that is full when they or their graphs are written."""
     bundle = made("bart", tmp_path / "bundle")
     before = tree(bundle.path)
-    original, place = building.build_engine, "build_engine"
-    if isinstance(error, OSError):
-        original, place = building._link, "_link"
+    original = getattr(building, place)
     calls = []
 
     def stop(*arguments, **more):

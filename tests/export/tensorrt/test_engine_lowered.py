@@ -61,7 +61,11 @@ def build(path, role):
     return build_engine(path, profiles, static=static, capabilities=("SM86",)).report
 
 
-@pytest.mark.parametrize("name", [*tiny_models.ALL, *tiny_models.FOREIGN])
+# Of samples no engines are built.
+BUILT = [name for name in (*tiny_models.ALL, *tiny_models.FOREIGN) if name != "moonshine"]
+
+
+@pytest.mark.parametrize("name", BUILT)
 def test_every_family_builds_in_float16(exported, name, tmp_path):
     """Whatever its graphs; heads of 8 have no fused kernel, so that nothing else is counted."""
     for path in (exported(name)[1] / "bundle").glob("*coder.onnx"):
