@@ -231,12 +231,11 @@ class Sources:
 
     def __iter__(self) -> Iterator[Samples]:
         from seq2edge.runtime.sound.log_mel import SAMPLING_RATE
-        from seq2edge.runtime.sound.resampling import resample
-        from seq2edge.runtime.sound.wav import read_wav
+        from seq2edge.runtime.sound.recording import read_samples
 
         for file in self.files:
             try:
-                samples = resample(*read_wav(file))
+                samples = read_samples(file)
             except (InputError, BackendError) as error:
                 self.failed += 1
                 show(f"Error: {error}", err=True)

@@ -27,7 +27,7 @@ from seq2edge.runtime.speech.options import SpeechOptions
 from seq2edge.runtime.speech.tokens import SpeechTokens
 from seq2edge.runtime.speech.transcript import Segment, Transcript
 from seq2edge.runtime.speech.windows import BatchedWindows, ExactWindows, Hints, Part, Windows
-from seq2edge.runtime.speech.words import times_of_words
+from seq2edge.runtime.speech.words import check_words, times_of_words
 
 # Seconds of a recording that are done, and those that it has.
 Progress: TypeAlias = Callable[[float, float], None]
@@ -50,6 +50,8 @@ class Transcriber:
         self.model, self.options = model, options or SpeechOptions()
         self.decode = decode or model.options
         self.tokens = SpeechTokens.of(model)
+        if self.options.words:
+            check_words(model)
         self._language = self.tokens.language(self.options)
         self.tokens.asking(self._language, self.options)
         texts = (self.options.initial_prompt, self.options.hotwords, self.options.prefix)

@@ -21,6 +21,7 @@ from seq2edge.errors import OptionError
 from seq2edge.runtime.speech.transcript import Segment, Word
 
 if TYPE_CHECKING:
+    from seq2edge.runtime.model import Model
     from seq2edge.runtime.sequences import GeneratedSequence
     from seq2edge.runtime.tokenizer import Tokenizer
 
@@ -51,6 +52,17 @@ class _Piece:
 
     text: str
     places: tuple[int, ...]
+
+
+def check_words(model: Model) -> None:
+    """Raise OptionError for a model whose words have no times here."""
+    if not model.dims.alignment_by_head:
+        raise OptionError(f"words: {model.bundle.path} is no Whisper, its words have no times")
+    if not model.backend.aligns:
+        raise OptionError(
+            f"words: {model.bundle.path} gives no alignments on {model.backend.name}; export it "
+            "with --alignments and run its graphs on the cpu or cuda"
+        )
 
 
 def times_of_words(
