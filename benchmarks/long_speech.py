@@ -60,7 +60,7 @@ def clips() -> list[tuple[NDArray[np.float32], str]]:
     sys.path.insert(0, str(ROOT / "examples"))
     from weights import prepare
 
-    from seq2edge.runtime.sound.wav import read_clip
+    from seq2edge.runtime.sound.recording import read_clip
 
     pairs = []
     for name in ("librivox", "prompts"):

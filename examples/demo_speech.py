@@ -60,10 +60,10 @@ def speeds(model: object, checkpoint: Path) -> tuple[float, float]:
     from seq2edge.export.eager import EagerBackend
     from seq2edge.runtime.model import Model
     from seq2edge.runtime.scheduler import Request, decode
-    from seq2edge.runtime.sound import log_mel, wav
+    from seq2edge.runtime.sound import log_mel, recording
 
     assert isinstance(model, Model)
-    features = log_mel.log_mel(wav.read_clip(CLIP), mels=model.dims.mels)
+    features = log_mel.log_mel(recording.read_clip(CLIP), mels=model.dims.mels)
     options = model.options.replace(min_new_tokens=64, max_length=None)
     request = Request(
         prompt=model.start_tokens(options),

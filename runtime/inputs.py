@@ -163,7 +163,7 @@ class Inputs:
 
         Log-mel features (mels, frames), or the samples (length,) of a model that reads these.
         """
-        from seq2edge.runtime.sound import log_mel, wav
+        from seq2edge.runtime.sound import log_mel, recording
 
         if self.dims.samples is not None:
             return self._samples(clip)
@@ -172,15 +172,15 @@ class Inputs:
             raise InputError(
                 f"{self.bundle.path}: made for windows of {seconds:.1f} s, only 30 s are supported"
             )
-        samples = clip if isinstance(clip, np.ndarray) else wav.read_clip(clip)
+        samples = clip if isinstance(clip, np.ndarray) else recording.read_clip(clip)
         return log_mel.log_mel(np.asarray(samples, dtype=np.float32), mels=self.dims.mels)
 
     def _samples(self, clip: Audio) -> Features:
-        from seq2edge.runtime.sound import log_mel, wav
+        from seq2edge.runtime.sound import log_mel, recording
 
         longest = self.dims.longest_clip // log_mel.SAMPLING_RATE
         if not isinstance(clip, np.ndarray):
-            clip = wav.read_clip(clip, seconds=longest)
+            clip = recording.read_clip(clip, seconds=longest)
         samples: Features = np.asarray(clip, dtype=np.float32)
         log_mel.check_samples(samples)
         log_mel.check_seconds(len(samples) / log_mel.SAMPLING_RATE, longest=longest)

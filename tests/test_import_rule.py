@@ -36,7 +36,11 @@ ROOMS = {
     "bundle": Room(
         "manifest, folder, archive, origin, recorded answers", "model files", "numpy cryptography"
     ),
-    "runtime.sound": Room("sound files, sampling rates, log-mel features", "bundle", "numpy"),
+    "runtime.sound": Room(
+        "recordings, sampling rates, voice activity, log-mel features",
+        "bundle",
+        "numpy soundfile av",
+    ),
     "runtime": Room(
         "decoding, text and images; the seam to backends",
         "model files bundle runtime.sound",
@@ -57,7 +61,7 @@ ROOMS = {
     ),
     "evaluation": Room(
         "examples, metrics with intervals, audits; tables and pages of reports",
-        "files runtime",
+        "files runtime runtime.speech",
         "numpy matplotlib tomli",
     ),
     "export.passes": Room("edits of graphs, one a file", "model bundle", "numpy onnx_ir"),
@@ -100,8 +104,8 @@ ROOMS = {
     ),
     "commands": Room(
         "a command or pair a file: parse, call, print",
-        "files bundle runtime runtime.backends evaluation checkpoints export training "
-        "export.tensorrt quantize",
+        "files bundle runtime.sound runtime runtime.backends runtime.speech evaluation "
+        "checkpoints export training export.tensorrt quantize",
         "click",
     ),
     "cli": Room("the command line, assembled", "commands", "click"),

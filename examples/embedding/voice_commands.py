@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 import seq2edge
 from seq2edge.errors import Seq2EdgeError
-from seq2edge.runtime.sound.resampling import SAMPLING_RATE, resample
-from seq2edge.runtime.sound.wav import read_wav
+from seq2edge.runtime.sound.recording import read_samples
+from seq2edge.runtime.sound.resampling import SAMPLING_RATE
 
 BLOCK = SAMPLING_RATE // 10  # samples that are listened to at a time
 LOUD = 0.01  # root mean square of a block of speech; full scale is 1
@@ -38,8 +38,8 @@ def blocks_of(stream: BinaryIO) -> Iterator[Samples]:
 
 
 def blocks_of_file(path: str) -> Iterator[Samples]:
-    """Blocks of a WAVE file, and a pause."""
-    samples = resample(*read_wav(path))
+    """Blocks of a recording, and a pause."""
+    samples = read_samples(path)
     for start in range(0, len(samples), BLOCK):
         yield samples[start : start + BLOCK]
     yield from [np.zeros(BLOCK, np.float32)] * PAUSE

@@ -26,7 +26,7 @@ from seq2edge.bundle.reference import read_reference
 from seq2edge.bundle.shortlist import read_ids
 from seq2edge.errors import Seq2EdgeError
 from seq2edge.evaluation.examples import read_examples
-from seq2edge.runtime.sound.wav import read_clip
+from seq2edge.runtime.sound.recording import read_clip
 from seq2edge.runtime.tokenizer import Tokenizer
 
 SEEDS = Path(__file__).with_name("seeds")  # findings of old, in a folder for each reader

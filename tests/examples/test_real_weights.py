@@ -33,7 +33,7 @@ from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.runtime.backend import all_logits
 from seq2edge.runtime.likelihood import log_softmax
 from seq2edge.runtime.scheduler import decode
-from seq2edge.runtime.sound import log_mel, wav
+from seq2edge.runtime.sound import log_mel, recording
 
 pytestmark = pytest.mark.network
 
@@ -64,7 +64,7 @@ def test_whisper_hears_what_ctranslate2_hears(tmp_path):
     files = sorted(clips.glob("*.wav"))
     assert len(files) == 5
     for file in files:
-        features = log_mel.log_mel(wav.read_clip(file), mels=model.dims.mels)
+        features = log_mel.log_mel(recording.read_clip(file), mels=model.dims.mels)
         found = theirs.generate(
             ctranslate2.StorageView.from_array(features[None]),
             [prompt],

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from seq2edge.errors import OptionError
 from seq2edge.runtime.sound.activity import ActivityOptions, speech_spans
+from seq2edge.runtime.sound.recording import read_sound
 from seq2edge.runtime.sound.resampling import SAMPLING_RATE, resample
-from seq2edge.runtime.sound.wav import read_wav
 
 CLIP = Path(__file__).parents[3] / "examples" / "librivox.wav"
 NOISES = ["silence", "white", "pink", "hum"]
@@ -37,7 +37,7 @@ def noise(kind: str, seconds: float) -> NDArray[np.float64]:
 @pytest.fixture(scope="module")
 def speech() -> NDArray[np.float32]:
     """The example's sentence without the pauses around it."""
-    samples, _ = read_wav(CLIP)
+    samples, _ = read_sound(CLIP)
     loud = np.flatnonzero(np.abs(samples) > 0.02)
     return samples[loud[0] : loud[-1]]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.signal import resample_poly
 
-from seq2edge.runtime.sound.resampling import SAMPLING_RATE, resample
+from seq2edge.runtime.sound.resampling import SAMPLING_RATE, Resampler, resample
 
 
 def tone(hertz: float, rate: int, length: int) -> NDArray[np.float32]:
@@ -43,3 +44,36 @@ def test_very_short_clips_are_resampled() -> None:
     """Even one sample has a length at the new rate."""
     assert resample(np.ones(1, np.float32), 44100).shape == (1,)
     assert resample(np.ones(1, np.float32), 8000).shape == (2,)
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+def test_resampling_equals_scipy(rate: int) -> None:
+    """Noise below the passband's end, by polyphase filters of scipy that are as steep."""
+    rng = np.random.default_rng(rate)
+    spectrum = np.fft.rfft(rng.standard_normal(rate))
+    spectrum[round(0.8 * min(rate, SAMPLING_RATE) / 2) :] = 0
+    samples = np.fft.irfft(spectrum, rate).astype(np.float32)
+    expected = resample_poly(samples.astype(np.float64), SAMPLING_RATE, rate, window=_steep(rate))
+    np.testing.assert_allclose(resample(samples, rate)[500:-500], expected[500:-500], atol=2e-6)
+
+
+def _steep(rate: int) -> NDArray[np.float64]:
+    """A windowed sinc of 100 zero crossings, for scipy."""
+    divisor = np.gcd(rate, SAMPLING_RATE)
+    most = max(rate, SAMPLING_RATE) // divisor
+    places = np.arange(-100 * most, 100 * most + 1) / most
+    filters = np.sinc(0.94 * places) * np.kaiser(len(places), 14.0)
+    return np.asarray(filters / filters.sum())
+
+
+@pytest.mark.parametrize("rate", [8000, 44100, 48000, 44101])
+@pytest.mark.parametrize("size", [100, 4096, 2**20])
+def test_resampling_by_blocks_changes_nothing(rate: int, size: int) -> None:
+    """Of any size: what was not told of a block is told with the next one."""
+    samples = np.random.default_rng(0).standard_normal(rate // 2 + 7).astype(np.float32)
+    resampler = Resampler(rate)
+    parts = [resampler.feed(samples[at : at + size]) for at in range(0, len(samples), size)]
+    output = np.concatenate([*parts, resampler.finish()])
+    np.testing.assert_allclose(output, resample(samples, rate), atol=1e-7)
+    if rate == 8000 and size == 4096:
+        assert len(parts[0]) > 7000  # what is heard is told soon

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from seq2edge.errors import InputError
 from seq2edge.runtime.sound.log_mel import log_mel
+from seq2edge.runtime.sound.recording import read_clip, read_sound
 from seq2edge.runtime.sound.resampling import SAMPLING_RATE
-from seq2edge.runtime.sound.wav import read_clip, read_wav
 
 RAMP = np.linspace(-0.9, 0.9, 37)
 GUID_TAIL = bytes.fromhex("000000001000800000aa00389b71")
@@ -51,7 +51,7 @@ def pcm(values: NDArray[np.float64], bits: int) -> bytes:
 @pytest.mark.parametrize("bits", [8, 16, 24, 32])
 def test_integer_samples_are_scaled_to_one(bits: int) -> None:
     """PCM of every width comes out within one step of what was written."""
-    samples, rate = read_wav(wav(pcm(RAMP, bits), bits=bits, rate=22050))
+    samples, rate = read_sound(wav(pcm(RAMP, bits), bits=bits, rate=22050))
     assert (samples.dtype, samples.shape, rate) == (np.float32, RAMP.shape, 22050)
     np.testing.assert_allclose(samples, RAMP, atol=max(2.0 ** (1 - bits), 1e-7))
 
@@ -60,13 +60,13 @@ def test_integer_samples_are_scaled_to_one(bits: int) -> None:
 def test_float_samples_are_kept(bits: int) -> None:
     """IEEE floats of both widths come out as they are."""
     data = wav(RAMP.astype(f"<f{bits // 8}").tobytes(), code=3, bits=bits)
-    np.testing.assert_array_equal(read_wav(data)[0], RAMP.astype(np.float32))
+    np.testing.assert_array_equal(read_sound(data)[0], RAMP.astype(np.float32))
 
 
 def test_channels_are_averaged() -> None:
     """Stereo becomes the mean of left and right."""
     both = np.stack([RAMP, np.full_like(RAMP, 0.5)], axis=1)
-    samples, _ = read_wav(wav(pcm(both.ravel(), 16), channels=2))
+    samples, _ = read_sound(wav(pcm(both.ravel(), 16), channels=2))
     np.testing.assert_allclose(samples, both.mean(axis=1), atol=1e-4)
 
 
@@ -77,7 +77,7 @@ def test_extensible_files_and_foreign_chunks_are_read(tmp_path: Path) -> None:
     body = b"data" + struct.pack("<I", 0xFFFFFFFF) + pcm(RAMP, 24)
     path = tmp_path / "x.wav"
     path.write_bytes(riff(chunk(b"LIST", b"odd") + chunk(b"fmt ", layout) + body))
-    np.testing.assert_allclose(read_wav(path)[0], RAMP, atol=1e-6)
+    np.testing.assert_allclose(read_sound(path)[0], RAMP, atol=1e-6)
 
 
 def test_the_example_clip_is_read() -> None:
@@ -90,21 +90,20 @@ def test_the_example_clip_is_read() -> None:
 
 GOOD = wav(pcm(RAMP, 16))
 BAD: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", r"audio: begins with b'', not a RIFF WAVE file"),
-    "text": (b"hello world, no wave", "begins with b'hello world,', not a RIFF"),
-    "big-endian": (b"RIFX" + GOOD[4:], "begins with b'RIFX"),
-    "64-bit": (b"RF64" + GOOD[4:], "begins with b'RF64"),
     "no data": (GOOD[:36], "no data chunk, the file is cut short"),
+    "a head": (GOOD[:12], "no data chunk, the file is cut short"),
     "cut": (GOOD[:-3], "71 bytes of samples of 74, the file is cut short"),
+    "cut in fmt": (GOOD[:22], "the file is cut short in its fmt chunk"),
     "no samples": (wav(b""), "no samples"),
     "less than a frame": (wav(b"\0"), "no samples"),
     "short fmt": (riff(chunk(b"fmt ", b"\1\0\1\0")), "fmt chunk of 4 bytes, at least 16"),
+    "long fmt": (riff(chunk(b"fmt ", bytes(2**17))), "fmt chunk of 131072 bytes"),
     "data first": (riff(chunk(b"data", b"\0\0")), "data chunk comes before the fmt chunk"),
-    "mp3": (wav(b"\0\0", code=0x55), "MP3 of 16 bits cannot be read, convert it to 16-bit PCM"),
-    "mu-law": (wav(b"\0\0", code=7, bits=8), "mu-law of 8 bits cannot be read"),
-    "unknown": (wav(b"\0\0", code=999), "format 999 of 16 bits cannot be read"),
+    "many chunks": (riff(chunk(b"junk", b"") * 1001), "more than 1000 chunks before the samples"),
+    "unknown": (wav(b"\0\0", code=999), "format 999 cannot be read, convert it to 16-bit PCM"),
     "12 bits": (wav(b"\0\0", bits=12), "PCM of 12 bits cannot be read"),
     "half": (wav(b"\0\0", code=3, bits=16), "float of 16 bits cannot be read"),
+    "mu-law of 16 bits": (wav(b"\0\0", code=7), "mu-law of 16 bits cannot be read"),
     "no channels": (wav(b"\0\0", channels=0), "0 channels in frames of 0 bytes"),
     "many channels": (wav(b"\0\0", channels=65), "65 channels in frames of 130 bytes"),
     "slow": (wav(b"\0\0", rate=0), "sampling rate: 0 Hz, 1000 to 768000 Hz are read"),
@@ -123,7 +122,7 @@ def test_other_files_are_refused(name: str) -> None:
     """Whatever is not a readable WAVE file is an InputError that says why."""
     data, message = BAD[name]
     with pytest.raises(InputError, match=message):
-        read_wav(data)
+        read_sound(data)
 
 
 @given(st.integers(0, len(GOOD) - 1), st.integers(0, 255), st.integers(0, len(GOOD)))
@@ -133,32 +132,36 @@ def test_damage_never_escapes_as_another_error(place: int, value: int, length: i
     data[place] = value
     for damaged in (bytes(data), GOOD[:length]):
         try:
-            samples, _ = read_wav(damaged)
+            samples, _ = read_sound(damaged)
         except InputError:
             continue
         assert np.isfinite(samples).all()
 
 
-def test_unreadable_paths_are_named(tmp_path: Path) -> None:
-    """A missing file and a folder are InputErrors with their names."""
-    with pytest.raises(InputError, match=r"nowhere\.wav: no such file"):
-        read_wav(tmp_path / "nowhere.wav")
-    with pytest.raises(InputError, match="no such file"):
-        read_wav(tmp_path)
-    (tmp_path / "x.wav").write_bytes(b"no")
-    with pytest.raises(InputError, match=r"x\.wav: begins with b'no'"):
-        read_wav(str(tmp_path / "x.wav"))
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000, 0x80000000])
+def test_sizes_that_a_writer_did_not_know_are_no_sizes(size: int) -> None:
+    """Of ffmpeg, sox and arecord into a pipe: everything to the end is read."""
+    data = bytearray(GOOD)
+    data[40:44] = struct.pack("<I", size)
+    assert len(read_sound(bytes(data))[0]) == len(RAMP)
+    data[40:44] = data[4:8] = bytes(4)  # a recorder that was stopped
+    assert len(read_sound(bytes(data))[0]) == len(RAMP)
 
 
-def test_files_too_large_to_read_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The limit is checked before anything is read."""
-    monkeypatch.setattr("seq2edge.runtime.sound.wav.LARGEST_FILE", 10)
-    path = tmp_path / "x.wav"
-    path.write_bytes(GOOD)
-    with pytest.raises(InputError, match="118 bytes, at most 10 are read"):
-        read_wav(path)
+def test_big_endian_and_64_bit_files_are_read() -> None:
+    """RIFX, whose numbers are turned, and RF64, whose size stands in a chunk of its own."""
+    layout = struct.pack(">HHIIHH", 1, 1, 16000, 32000, 2, 16)
+    body = (RAMP * 2**15).astype(">i2").tobytes()
+    rifx = b"RIFX" + struct.pack(">I", 36 + len(body)) + b"WAVEfmt " + struct.pack(">I", 16)
+    rifx += layout + b"data" + struct.pack(">I", len(body)) + body
+    np.testing.assert_allclose(read_sound(rifx)[0], RAMP, atol=2**-15)
+    body = pcm(RAMP, 16)
+    sizes = struct.pack("<QQQI", 0, len(body), len(RAMP), 0)
+    rf64 = b"RF64\xff\xff\xff\xffWAVE" + chunk(b"ds64", sizes) + GOOD[12:36]
+    rf64 += b"data\xff\xff\xff\xff" + body
+    np.testing.assert_allclose(read_sound(rf64 + b"LIST")[0], RAMP, atol=2**-15)
+    with pytest.raises(InputError, match="72 bytes of samples of 74, the file is cut short"):
+        read_sound(rf64[:-2])
 
 
 def test_clips_are_read_at_16_khz() -> None:
@@ -169,10 +172,10 @@ def test_clips_are_read_at_16_khz() -> None:
 
 def test_clips_over_30_seconds_are_refused() -> None:
     """Longer audio is not cut silently."""
-    with pytest.raises(InputError, match=r"audio: 30\.01 s, at most 30 s fit one window, cut it"):
+    with pytest.raises(InputError, match=r"audio: longer than 30 s, cut it"):
         read_clip(wav(bytes(2 * 240080), rate=8000))
     long = wav(bytes(2**26), bits=8, rate=1000)  # as numbers it would have half a gigabyte
-    with limited(memory=2**28), pytest.raises(InputError, match=r"67108\.86 s, at most 30 s fit"):
+    with limited(memory=2**28), pytest.raises(InputError, match="longer than 30 s"):
         read_clip(long)
     with pytest.raises(InputError, match=r"audio: 30\.00 s, at most 30 s fit"):
         log_mel(np.zeros(30 * SAMPLING_RATE + 1, np.float32))
