@@ -39,7 +39,7 @@ ROOMS = {
     "runtime.sound": Room(
         "recordings, sampling rates, voice activity, log-mel features",
         "bundle",
-        "numpy soundfile av",
+        "numpy soundfile av sounddevice",
     ),
     "runtime": Room(
         "decoding, text and images; the seam to backends",
@@ -104,8 +104,8 @@ ROOMS = {
     ),
     "commands": Room(
         "a command or pair a file: parse, call, print",
-        "files bundle runtime runtime.backends evaluation checkpoints export training "
-        "export.tensorrt quantize",
+        "files bundle runtime.sound runtime runtime.speech runtime.backends evaluation checkpoints "
+        "export training export.tensorrt quantize",
         "click",
     ),
     "cli": Room("the command line, assembled", "commands", "click"),
