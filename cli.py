@@ -26,8 +26,9 @@ from seq2edge.commands.fill import fill
 from seq2edge.commands.listen import listen
 from seq2edge.commands.quantize import quantize
 from seq2edge.commands.rerank import rerank
-from seq2edge.commands.run import classify, embed, read, run, transcribe
+from seq2edge.commands.run import classify, embed, read, run
 from seq2edge.commands.shortlist import shortlist
+from seq2edge.commands.speech import transcribe
 from seq2edge.commands.sweep import sweep
 from seq2edge.commands.tag import tag
 from seq2edge.commands.train import train

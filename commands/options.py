@@ -49,7 +49,8 @@ SET = click.option(
 )
 METRICS = (
     "chrf, bleu, rouge1, rouge2, rougeL, wer, cer, exact, exact-nostress, per (of symbols), "
-    "per-nostress, accuracy, f1, pearson (of a single label) or perplexity"
+    "per-nostress, start-error, end-error (of words, in ms), close (times within 0.2 s), accuracy, "
+    "f1, pearson (of a single label) or perplexity"
 )
 
 

@@ -1,4 +1,4 @@
-"""Running a bundle: `run`, `transcribe`, `read`, `classify` and `embed`."""
+"""Running a bundle: `run`, `read`, `classify` and `embed`."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def run(
         raise click.UsageError("--chat takes neither --from nor --to")
     if stream and (as_json or output or (decoding.num_return_sequences or 1) > 1):
         raise click.UsageError("--stream prints one text: not with --json, --output or several")
-    _check_logprobs(logprobs, as_json=as_json)
+    check_logprobs(logprobs, as_json=as_json)
     if alignments and not as_json:
         raise click.UsageError("--alignments goes with --json")
     inputs = read_inputs(texts, file)
@@ -144,7 +144,8 @@ def run(
         say_cut(model)
 
 
-def _check_logprobs(logprobs: int | None, *, as_json: bool) -> None:
+def check_logprobs(logprobs: int | None, *, as_json: bool) -> None:
+    """Raise UsageError for log-probabilities that would not be shown."""
     if logprobs is not None and not as_json:
         raise click.UsageError("--logprobs goes with --json")
 
@@ -262,47 +263,10 @@ def _write_answers(
     show(out.written, 0)
 
 
-@click.command()
-@BUNDLE
-@click.argument("clips", nargs=-1, required=True, type=PATH)
-@JSON
-@LOGPROBS
-@click.option("--language", help="Spoken language, where the model knows several.")
-@click.option(
-    "--task",
-    type=click.Choice(["transcribe", "translate"]),
-    default="transcribe",
-    show_default=True,
-    help="Keep the language or translate to English.",
-)
-@decode_options
-@runtime_options
-def transcribe(
-    bundle: Path,
-    clips: tuple[Path, ...],
-    *,
-    as_json: bool,
-    logprobs: int | None,
-    language: str | None,
-    task: str,
-    decoding: Decoding,
-    execution: Execution,
-) -> None:
-    """Transcribe WAVE files (CLIPS) of up to 30 seconds with BUNDLE."""
-    _check_logprobs(logprobs, as_json=as_json)
-    model = load_model(bundle, execution, draft=decoding.draft)
-    options = decoding.over(model.options).replace(logprobs=logprobs)
-    heard = (
-        (str(clip), model.transcribe([clip], options, language=language, task=task)[0])
-        for clip in clips
-    )
-    _write_down(heard, as_json=as_json, each=options.num_return_sequences)
-
-
 def _write_down(
     results: Iterable[tuple[str, list[GeneratedText]]], *, as_json: bool, each: int
 ) -> None:
-    """Print what clips or images became, as it comes; `each` texts of a file."""
+    """Print what images became, as it comes; `each` texts of a file."""
     notes = AnswerNotes()
     with Destination(None, as_json=as_json, each=each) as out:
         for file, texts in results:
@@ -330,7 +294,7 @@ def read(
     execution: Execution,
 ) -> None:
     """Write down what each of IMAGES shows with BUNDLE."""
-    _check_logprobs(logprobs, as_json=as_json)
+    check_logprobs(logprobs, as_json=as_json)
     model = load_model(bundle, execution, draft=decoding.draft)
     options = decoding.over(model.options).replace(logprobs=logprobs)
     shown = (

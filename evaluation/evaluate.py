@@ -23,6 +23,7 @@ from seq2edge.evaluation.metrics import (
     score_answers,
     usual_metrics,
 )
+from seq2edge.evaluation.speech_times import transcripts
 from seq2edge.evaluation.tables import aligned
 from seq2edge.files.compressed import COMPRESSED
 from seq2edge.files.progress import PartProgress, Progress
@@ -110,7 +111,7 @@ def choose_metrics(
 
 def _check(model: Model, metrics: Sequence[Metric], request: ModelRequest) -> None:
     listed = ", ".join(metric.name for metric in metrics)
-    decodes = any(metric.ask is texts for metric in metrics)
+    decodes = any(metric.ask in (texts, transcripts) for metric in metrics)
     sound, reads = model.dims.task == "transcribe", "images" if model.dims.image else "text"
     if request.options is not None and not decodes:
         raise OptionError(f"decoding options: nothing is decoded for {listed}, leave them out")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2edge.errors import InputError
+from seq2edge.evaluation.speech_times import SUFFIXES as OF_TIMES
 from seq2edge.files.compressed import READ_ERRORS, content_suffix, open_bytes
 
 TRANSCRIPTS = ("transcripts.tsv", "transcripts.txt")
@@ -35,6 +36,8 @@ class Example:
     input: str | Path | tuple[str, str]
     references: tuple[str, ...] = ()
     domain: str = ""
+    # A file of what is said when in a recording, see `read_times`.
+    times: Path | None = None
 
 
 def read_examples(path: str | Path, task: str) -> list[Example]:
@@ -46,7 +49,8 @@ def read_examples(path: str | Path, task: str) -> list[Example]:
       sound or images is the path of a file, relative to this one; that of a classifier may be a
       list of two texts, which it reads as one.
     - A folder holds clips (*.wav) or images (*.png, *.jpg, ...), and where there are references a
-      file `transcripts.tsv` of lines `name<tab>text`.
+      file `transcripts.tsv` of lines `name<tab>text`; beside a recording may lie what is said
+      when in it, in a .srt, .json or .tsv file of its name.
 
     Audio and images are not read here. Raises InputError for what is missing, empty, of another
     task or inconsistent.
@@ -156,8 +160,11 @@ def _read_files(path: Path, task: str) -> list[Example]:
     if not files:
         raise InputError(f"{path}: holds no {_patterns(task)} file")
     listed = next((path / name for name in TRANSCRIPTS if (path / name).is_file()), None)
+    times = {
+        name: _times_of(file) if task == "transcribe" else None for name, file in files.items()
+    }
     if listed is None:
-        return [Example(input=file) for file in files.values()]
+        return [Example(input=file, times=times[name]) for name, file in files.items()]
     texts = _read_transcripts(listed, task)
     for names, fact in (
         (files.keys() - texts, "no transcript of"),
@@ -165,7 +172,16 @@ def _read_files(path: Path, task: str) -> list[Example]:
     ):
         if names:
             raise InputError(f"{listed}: {fact} {', '.join(sorted(names)[:5])}")
-    return [Example(input=file, references=(texts[name],)) for name, file in files.items()]
+    return [
+        Example(input=file, references=(texts[name],), times=times[name])
+        for name, file in files.items()
+    ]
+
+
+def _times_of(file: Path) -> Path | None:
+    """The file beside a recording that says what is said when in it, if there is one."""
+    beside = [file.with_suffix(suffix) for suffix in OF_TIMES]
+    return next((path for path in beside if path.is_file()), None)
 
 
 def _read_transcripts(path: Path, task: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.errors import InputError, OptionError
-from seq2edge.evaluation import text_metrics
+from seq2edge.evaluation import speech_times, text_metrics
 from seq2edge.evaluation.answers import ModelRequest, labels, negative_log_likelihood, texts
 from seq2edge.evaluation.examples import Example
 from seq2edge.evaluation.normalization import normalizer
@@ -62,6 +63,7 @@ class Metric:
     ask: Ask
     measure: Callable[[Sequence[Any], Sequence[Example]], Iterable[Sequence[float]]]
     aggregate: Callable[[Sums], float]
+    times: bool = False  # whether it compares with times, of every example
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,6 +148,13 @@ def choose_metric(model: Model, examples: Sequence[Example], name: str | None) -
     if task == "classify" and single != (name == "pearson"):
         labels = "one label, take pearson" if single else "several labels, take accuracy or f1"
         raise OptionError(f"metric: {name} is not for models with {labels}")
+    for example in examples if metric.times else ():
+        if example.times is None:
+            raise InputError(
+                f"metric: {name} compares with times, {example.input} has none: put a .srt, .json "
+                "or .tsv file of its name beside it"
+            )
+        speech_times.read_times(example.times)  # so that what it is not is said now
     missing = sum(not example.references for example in examples)
     if metric.references and missing:
         which = "the examples have none"
@@ -271,7 +280,11 @@ def _as_it_is(
 
 
 def _percent(total: Sums) -> float:
-    return float(100 * total[0] / total[1])
+    return 100 * _mean(total)
+
+
+def _mean(total: Sums) -> float:
+    return float(total[0] / total[1]) if total[1] else math.nan  # of nothing
 
 
 def _perplexity(total: Sums) -> float:
@@ -310,6 +323,19 @@ METRICS = {
         *(
             _of_texts(name=name, higher_is_better=True, measure=text_metrics.measure_rouge(name))
             for name in ("rouge1", "rouge2", "rougeL")
+        ),
+        *(
+            Metric(
+                name=name,
+                tasks=("transcribe",),
+                higher_is_better=which == "close",
+                references=False,
+                times=True,
+                ask=speech_times.transcripts,
+                measure=speech_times.measure_times(which),
+                aggregate=_percent if which == "close" else _mean,
+            )
+            for name, which in (("start-error", "start"), ("end-error", "end"), ("close", "close"))
         ),
         _of_labels(name="accuracy", measure=_measure_accuracy, aggregate=_percent),
         _of_labels(name="f1", measure=_measure_f1, aggregate=_macro_f1),

@@ -61,7 +61,7 @@ ROOMS = {
     ),
     "evaluation": Room(
         "examples, metrics with intervals, audits; tables and pages of reports",
-        "files runtime",
+        "files runtime runtime.speech",
         "numpy matplotlib tomli",
     ),
     "export.passes": Room("edits of graphs, one a file", "model bundle", "numpy onnx_ir"),
@@ -104,8 +104,8 @@ ROOMS = {
     ),
     "commands": Room(
         "a command or pair a file: parse, call, print",
-        "files bundle runtime.sound runtime runtime.speech runtime.backends evaluation checkpoints "
-        "export training export.tensorrt quantize",
+        "files bundle runtime.sound runtime runtime.backends runtime.speech evaluation "
+        "checkpoints export training export.tensorrt quantize",
         "click",
     ),
     "cli": Room("the command line, assembled", "commands", "click"),

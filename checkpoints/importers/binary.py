@@ -53,7 +53,10 @@ class BinaryReader:
         for extent in shape:
             length *= extent
         start = self._take(length)
-        return self._bytes[start : start + length].view(dtype).reshape(shape)
+        try:
+            return self._bytes[start : start + length].view(dtype).reshape(shape)
+        except ValueError as error:  # too many axes, or such sizes beside a size of 0
+            raise CheckpointError(f"{self.path}: the array at byte {start}: {error}") from error
 
     def window(self, start: int, length: int) -> NDArray[np.uint8]:
         """Raw bytes from anywhere in the file."""

@@ -27,7 +27,6 @@ from seq2edge.runtime.speech.windows import Heard, Window
 
 if TYPE_CHECKING:
     from seq2edge.runtime.model import Model
-    from seq2edge.runtime.sequences import GeneratedSequence
 
 
 class Attempts:
@@ -47,7 +46,6 @@ class Attempts:
         self.window, self.language = window, language
         # Those of the languages, where they were asked for.
         self.probabilities: dict[str, float] | None = None
-        self.sequence: GeneratedSequence | None = None  # the last attempt's, for its alignment
         self._number = 0
         self._no_speech = 0.0
         self._memory: Memory | None = None  # the encoder's, where it was decoded alone before
@@ -85,6 +83,8 @@ class Attempts:
             max_length=None,
             **self._drawn(),
         )
+        if options.words:
+            decode = decode.replace(alignments=True, logprobs=decode.logprobs or 0)
         room = tokens.positions - len(prompt)
         if decode.max_new_tokens is not None and tokens.positions:
             decode = decode.replace(max_new_tokens=min(decode.max_new_tokens, max(1, room)))
@@ -173,7 +173,6 @@ class Attempts:
             self._number += 1
             self._memory = group.memory
             return None
-        self.sequence = sequence
         assert self.language is not None
         ids = sequence.ids
         if ids and ids[-1] in group.request.options.eos_token_id:
@@ -186,6 +185,7 @@ class Attempts:
             no_speech_probability=self._no_speech,
             silent=silent,
             language=self.language,
+            answer=sequence,
         )
 
 

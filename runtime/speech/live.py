@@ -79,8 +79,12 @@ class Listener:
         decode: DecodeOptions | None = None,
         options: LiveOptions | None = None,
     ) -> Listener:
-        """One that reads with a speech model. Raises as `Transcriber` does."""
-        chosen = (speech or SpeechOptions()).replace(temperatures=(0.0,))
+        """One that reads with a speech model. Raises as `Transcriber` does.
+
+        Words have times by their alignment where the bundle gives it, else by their length.
+        """
+        aligned = model.dims.alignment_by_head and model.backend.aligns
+        chosen = (speech or SpeechOptions()).replace(temperatures=(0.0,), words=aligned)
         plain = Transcriber(model, chosen, decode)
         hints = plain.tokens.previous is not None
 

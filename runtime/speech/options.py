@@ -27,6 +27,8 @@ class SpeechOptions:
     # Whether the model writes times, by which windows follow each other and segments are made.
     # Without them every window is a segment. None: where the model has tokens for them.
     timestamps: bool | None = None
+    # Whether segments have words with times; for bundles that were exported with alignments.
+    words: bool = False
     # "exact": windows follow the last time that was heard, one after the other. "batched": the
     # parts in which somebody speaks are read at once, without what was said before them.
     mode: Literal["exact", "batched"] = "exact"
@@ -80,6 +82,8 @@ class SpeechOptions:
             raise OptionError(
                 "no_speech_threshold: needs a logprob_threshold too, since it drops doubtful texts"
             )
+        if self.words and self.prefix is not None:
+            raise OptionError("prefix: its words are not heard and have no times; leave words out")
         if self.mode == "batched" and self.prefix is not None:
             raise OptionError("prefix: a batched recording has no first window; use mode='exact'")
 
@@ -98,6 +102,7 @@ _KNOWN: dict[str, tuple[str | bool | None, ...]] = {
     "mode": ("exact", "batched"),
     "language_per_window": (True, False),
     "timestamps": (True, False, None),
+    "words": (True, False),
     "skip_silence": (True, False),
     "condition_on_previous": (True, False),
 }

@@ -27,6 +27,7 @@ from seq2edge.runtime.speech.options import SpeechOptions
 from seq2edge.runtime.speech.tokens import SpeechTokens
 from seq2edge.runtime.speech.transcript import Segment, Transcript
 from seq2edge.runtime.speech.windows import BatchedWindows, ExactWindows, Hints, Part, Windows
+from seq2edge.runtime.speech.words import check_words, times_of_words
 
 # Seconds of a recording that are done, and those that it has.
 Progress: TypeAlias = Callable[[float, float], None]
@@ -49,6 +50,8 @@ class Transcriber:
         self.model, self.options = model, options or SpeechOptions()
         self.decode = decode or model.options
         self.tokens = SpeechTokens.of(model)
+        if self.options.words:
+            check_words(model)
         self._language = self.tokens.language(self.options)
         self.tokens.asking(self._language, self.options)
         texts = (self.options.initial_prompt, self.options.hotwords, self.options.prefix)
@@ -224,6 +227,7 @@ class _Recording:
         self._transcriber, self._samples = transcriber, samples
         self._language = language
         self._probability: float | None = None
+        self._heard_until = 0.0  # seconds, by the last word
 
     @property
     def done(self) -> bool:
@@ -276,18 +280,34 @@ class _Recording:
                 if attempts.probabilities is not None:
                     self._probability = attempts.probabilities[heard.language]
             parts = self.windows.take(attempts.window, heard)
-            self.segments += filter(None, map(self._segment, parts))
+            for _, together in itertools.groupby(parts, key=lambda part: id(part.window)):
+                self.segments += self._segments(list(together))
             taken = True
         return taken
 
-    def _segment(self, part: Part) -> Segment | None:
-        """A segment with its text, None of one that has none."""
+    def _segments(self, parts: Sequence[Part]) -> list[Segment]:
+        """Those of a window that say something, with their words where they are asked for."""
+        segments = [self._segment(part) for part in parts]
+        if self._transcriber.options.words:
+            window = parts[0].window
+            segments = times_of_words(
+                segments,
+                parts[0].heard.answer,
+                self._transcriber.model.tokenizer,
+                clock=window.clock,
+                seconds=window.frames / 100,
+                heard_until=self._heard_until,
+            )
+            self._heard_until = max(
+                (word.end for segment in segments for word in segment.words or ()),
+                default=self._heard_until,
+            )
+        return [segment for segment in segments if segment.text.strip()]
+
+    def _segment(self, part: Part) -> Segment:
         owner, heard = self._transcriber, part.heard
-        text = owner.model.tokenizer.decode(owner.tokens.text_ids(part.ids))
-        if not text.strip():
-            return None
         return Segment(
-            text=text,
+            text=owner.model.tokenizer.decode(owner.tokens.text_ids(part.ids)),
             start=part.start / 100,
             end=part.end / 100,
             ids=part.ids,

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from seq2edge.errors import OptionError
+from seq2edge.runtime.sequences import GeneratedSequence
 from seq2edge.runtime.sound.log_mel import FRAMES, HOP, Features, log_mel, recording_log_mel
 from seq2edge.runtime.sound.resampling import Samples
 from seq2edge.runtime.speech.options import SpeechOptions
@@ -33,7 +34,8 @@ class Window:
 
     `features` (mels, 3000), or samples as they are, of which `frames` hold sound; `before` is what
     was said before it, with the token that says so; `prefix` what its text begins with. `first` is
-    the frame of the recording in which it begins.
+    the frame of the recording in which it begins; where it is of several parts, `spans` are their
+    samples.
     """
 
     features: Features
@@ -41,6 +43,13 @@ class Window:
     first: int
     before: tuple[int, ...] = ()
     prefix: tuple[int, ...] = ()
+    spans: tuple[Span, ...] = ()
+
+    def clock(self, seconds: float, ends: bool) -> float:  # noqa: FBT001 - see Clock
+        """When in the recording it is so many seconds of the window; whether something ends."""
+        if not self.spans:
+            return self.first / 100 + seconds
+        return in_recording(self.spans, round(100 * seconds), end=ends) / 100
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +63,7 @@ class Heard:
     no_speech_probability: float
     silent: bool  # doubtful, and likely that nobody speaks
     language: str
+    answer: GeneratedSequence  # what was decoded, without the prefix
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -231,6 +241,7 @@ class BatchedWindows:
             features=log_mel(clip, mels=self._mels) if self._mels else _whole(clip),
             frames=max(1, len(clip) // HOP),
             first=spans[0][0] // HOP,
+            spans=tuple(spans),
             before=(previous, *before) if before and previous is not None else (),
         )
         self._places[id(window)] = self._next

@@ -21,6 +21,7 @@ from seq2edge.errors import OptionError
 from seq2edge.runtime.speech.transcript import Segment, Word
 
 if TYPE_CHECKING:
+    from seq2edge.runtime.model import Model
     from seq2edge.runtime.sequences import GeneratedSequence
     from seq2edge.runtime.tokenizer import Tokenizer
 
@@ -41,8 +42,8 @@ CLOSING: Final = "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001 - and to the
 SENTENCE_ENDS: Final = ".。!！?？"  # noqa: RUF001
 UNKNOWN: Final = "\ufffd"  # what a part of a character is decoded to
 LONGEST_MEDIAN: Final = 0.7  # seconds that a word may usually last
-PAUSES: Final = 4  # usual words' lengths that are a pause
-SLACK: Final = 0.5  # seconds that a word may stand beyond its segment
+PAUSES: Final = 2  # usual words' lengths that are a pause
+SLACK: Final = 0.3  # seconds that a word may stand beyond its segment
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,17 @@ class _Piece:
 
     text: str
     places: tuple[int, ...]
+
+
+def check_words(model: Model) -> None:
+    """Raise OptionError for a model whose words have no times here."""
+    if not model.dims.alignment_by_head:
+        raise OptionError(f"words: {model.bundle.path} is no Whisper, its words have no times")
+    if not model.backend.aligns:
+        raise OptionError(
+            f"words: {model.bundle.path} gives no alignments on {model.backend.name}; export it "
+            "with --alignments and run its graphs on the cpu or cuda"
+        )
 
 
 def times_of_words(
@@ -87,7 +99,8 @@ def times_of_words(
         words = []
         for piece in split_words(tokenizer, [answer.ids[i] for i in places], segment.language):
             mine = [places[i] for i in piece.places]
-            begin, end = clock(times[mine[0]], False), clock(times[mine[-1] + 1], True)
+            begin = clock(float(times[mine[0]]), False)
+            end = max(begin, clock(float(times[mine[-1] + 1]), True))
             probability = float(likely[mine].mean())
             words.append(Word(text=piece.text, start=begin, end=end, probability=probability))
         words = _plausible(words, segment, heard_until)
@@ -200,7 +213,7 @@ def _characters(tokenizer: Tokenizer, ids: Sequence[int]) -> list[_Piece]:
     pieces: list[_Piece] = []
     first, before = 0, 0
     for end in range(1, len(ids) + 1):
-        text = tokenizer.decode(ids[first:end], clean=False)
+        text = tokenizer.decode(ids[:end], clean=False)[before:]
         open_at = text.find(UNKNOWN)
         # Where the whole text has it too, no later token finishes the character.
         unfinished = open_at >= 0 and whole[before + open_at : before + open_at + 1] != UNKNOWN
@@ -248,9 +261,10 @@ def _join_marks(pieces: Sequence[_Piece]) -> list[_Piece]:
 def _plausible(words: Sequence[Word], segment: Segment, heard_until: float) -> list[Word]:
     """The words of a segment without the pauses that alignment gives to their ends.
 
-    The path has to lie somewhere while nobody speaks. As openai/whisper does it: a word behind the
-    end of a sentence or behind a pause lasts at most twice as long as words usually do, and where
-    the first or last one reaches half a second beyond the segment, the segment is right.
+    The path has to lie somewhere while nobody speaks. Much as openai/whisper does it: a word behind
+    the end of a sentence or behind a pause lasts at most twice as long as words usually do, and
+    where the first or last one reaches far beyond the segment, the segment is right. Its limits
+    are those that erred least on telephone prompts between pauses (docs/speech.md).
     """
     lengths = [word.end - word.start for word in words if word.end > word.start]
     if not lengths:

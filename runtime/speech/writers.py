@@ -11,7 +11,7 @@ import dataclasses
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 from seq2edge.errors import OptionError
@@ -52,10 +52,17 @@ class Cue:
 Streamed: TypeAlias = Callable[[Iterable[Segment], Layout], Iterator[str]]
 
 
-def write_transcript(transcript: Transcript, form: str, layout: Layout | None = None) -> str:
-    """A transcript in one of the `FORMATS`. Raises OptionError for another one."""
-    if form in WHOLE:
-        return json.dumps(WHOLE[form](transcript), ensure_ascii=False) + "\n"
+def write_transcript(
+    transcript: Transcript, form: str, layout: Layout | None = None, *, task: str = "transcribe"
+) -> str:
+    """A transcript in one of the `FORMATS`. Raises OptionError for another one.
+
+    `task` is what `verbose_json` says was done.
+    """
+    if form == "json":
+        return json.dumps(as_json(transcript), ensure_ascii=False) + "\n"
+    if form == "verbose_json":
+        return json.dumps(as_verbose_json(transcript, task), ensure_ascii=False) + "\n"
     if form not in STREAMED:
         raise OptionError(f"format: {form!r} is unknown, known: {', '.join(FORMATS)}")
     return "".join(STREAMED[form](transcript.segments, layout or Layout()))
@@ -162,10 +169,6 @@ STREAMED: Final[dict[str, Streamed]] = {
     "vtt": write_vtt,
     "tsv": write_table,
 }
-WHOLE: Final[dict[str, Callable[[Transcript], dict[str, Any]]]] = {
-    "json": as_json,
-    "verbose_json": as_verbose_json,
-}
 FORMATS: Final = ("text", "json", "verbose_json", "srt", "vtt", "tsv")
 # How a recording's file is called, behind the recording's own name.
 SUFFIXES: Final = {
@@ -213,14 +216,21 @@ def _timed(segment: Segment, width: int) -> list[Word]:
     return words
 
 
-def _lines(words: Iterable[Word], width: int) -> list[list[Word]]:
-    """Words in lines, each as long as it may be."""
-    lines: list[list[Word]] = []
+def _lines(words: Sequence[Word], width: int) -> list[list[Word]]:
+    """Words in lines, each as long as it may be; where there are spaces, lines begin at one."""
+    spaced = any(word.text[:1].isspace() for word in words)
+    together: list[list[Word]] = []  # what no line may part
     for word in words:
-        if lines and len(_text_of((*lines[-1], word))) <= width:
-            lines[-1].append(word)
+        if together and spaced and not word.text[:1].isspace():
+            together[-1].append(word)
         else:
-            lines.append([word])
+            together.append([word])
+    lines: list[list[Word]] = []
+    for parts in together:
+        if lines and len(_text_of((*lines[-1], *parts))) <= width:
+            lines[-1] += parts
+        else:
+            lines.append(parts)
     return lines
 
 

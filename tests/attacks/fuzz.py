@@ -11,6 +11,7 @@ from then on, and mend. KEEP/READER is the corpus that a later run goes on from.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
 import resource
 import subprocess
@@ -83,7 +84,15 @@ def _with_atheris(artefacts: Path, name: str, seconds: int, corpus: Path, found:
     options += [f"-artifact_prefix={found}/", "-print_final_stats=1"]
     largest = max(map(len, readers.seeds_of(name)), default=0)
     options.append(f"-max_len={max(4096, 2 * largest)}")
-    atheris.Setup([sys.argv[0], *options, str(corpus)], lambda data: readers.check(reader, data))
+
+    def read(data: bytes) -> None:
+        try:
+            readers.check(reader, data)
+        except BaseException:  # which libFuzzer keeps only where it ends the process itself
+            (found / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
+            raise
+
+    atheris.Setup([sys.argv[0], *options, str(corpus)], read)
     atheris.Fuzz()
 
 

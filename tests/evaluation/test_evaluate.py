@@ -23,7 +23,7 @@ def model(task="generate", kind="encoder-decoder", mels=0, sha="a", suffix=""):
     found = types.SimpleNamespace(
         asked=[],
         dims=types.SimpleNamespace(
-            kind=kind, mels=mels, source_shape=(mels, 3000) if mels else (), image=None
+            kind=kind, mels=mels, task=task, reads_signal=bool(mels), image=None
         ),
     )
     tokenizer = types.SimpleNamespace(source="t")

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from seq2edge.export.pipeline import export_checkpoint
+
 TEXTS = 40  # tokens of text, from 0 on
 END, START = TEXTS, TEXTS + 1
 LANGUAGES = {code: START + 1 + i for i, code in enumerate(["en", "zh", "de", "es", "fr"])}
@@ -70,6 +72,13 @@ def save_speech_model(folder: Path, model: Any) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "TokenizersBackend"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def speech_bundle(folder: Path) -> Path:
+    """Its bundle, with alignments."""
+    save_speech_model(folder / "checkpoint", make_speech_model())
+    export_checkpoint(folder / "checkpoint", folder / "bundle", alignments=True, original=False)
+    return folder / "bundle"
 
 
 def recording(seconds: float, seed: int = 0) -> NDArray[np.float32]:

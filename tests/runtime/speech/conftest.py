@@ -7,7 +7,6 @@ import speech_models
 import torch
 
 import seq2edge
-from seq2edge.export.pipeline import export_checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -18,9 +17,6 @@ def original():
 
 
 @pytest.fixture(scope="session")
-def model(original, tmp_path_factory):
+def model(made_once):
     """The same, exported and loaded."""
-    folder = tmp_path_factory.mktemp("speech")
-    speech_models.save_speech_model(folder / "checkpoint", original)
-    export_checkpoint(folder / "checkpoint", folder / "bundle", alignments=True, original=False)
-    return seq2edge.load(folder / "bundle", threads=1)
+    return seq2edge.load(made_once(speech_models.speech_bundle), threads=1)

@@ -8,6 +8,7 @@ import itertools
 import byte_tokens
 import numpy as np
 import pytest
+import speech_models
 import torch
 import transformers
 from transformers.models.whisper import generation_whisper
@@ -17,6 +18,8 @@ from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import OptionError
 from seq2edge.export.eager import EagerBackend
 from seq2edge.runtime.sequences import GeneratedSequence, TokenLogprob
+from seq2edge.runtime.speech.options import SpeechOptions
+from seq2edge.runtime.speech.transcriber import Transcriber
 from seq2edge.runtime.speech.transcript import Segment
 from seq2edge.runtime.speech.words import (
     POSITION,
@@ -268,3 +271,27 @@ def test_words_need_each_head_and_log_probabilities(tokenizer):
             clock=from_start,
             seconds=1,
         )
+
+
+@pytest.mark.parametrize("mode", ["exact", "batched"])
+def test_transcripts_have_words(model, mode):
+    """All of each segment, one after the other, inside the recording, wherever it was put apart."""
+    samples = speech_models.recording(40.0)
+    options = SpeechOptions(language="de", words=True, mode=mode, temperatures=(0.0,))
+    made = Transcriber(model, options).transcribe(samples)
+    assert made.segments
+    for each in made.segments:
+        assert each.words
+        assert "".join(word.text for word in each.words).split() == each.text.split()
+    words = [word for each in made.segments for word in each.words]
+    assert all(0 <= word.start <= word.end <= 40.0 for word in words)
+    assert all(0 < word.probability <= 1 for word in words)
+    plain = Transcriber(model, options.replace(words=False)).transcribe(samples)
+    assert [each.ids for each in plain.segments] == [each.ids for each in made.segments]
+    assert plain.segments[0].words is None
+
+
+def test_words_and_a_prefix_do_not_go_together():
+    """The prefix is not heard."""
+    with pytest.raises(OptionError, match="prefix: its words are not heard"):
+        SpeechOptions(words=True, prefix="Hello")
