@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from seq2edge.runtime.speech.transcript import Transcript
 
 SUFFIXES: Final = (".srt", ".json", ".tsv")
-LARGEST: Final = 2**26  # bytes of a reference
+LARGEST: Final = 2**24  # bytes of a reference
 CLOSE: Final = 0.2  # seconds within which a time is right
 _CUE: Final = re.compile(
-    r"(\d+):(\d\d):(\d\d)[,.](\d{3})[ \t]*-->[ \t]*(\d+):(\d\d):(\d\d)[,.](\d{3})[^\n]*\n(.*?)"
+    r"\b(\d{1,4}):(\d\d):(\d\d)[,.](\d{3}) ?--> ?(\d{1,4}):(\d\d):(\d\d)[,.](\d{3})[^\n]*\n(.*?)"
     r"(?=\n[ \t]*\n|\Z)",
     re.DOTALL,
 )
