@@ -22,6 +22,7 @@ from seq2edge.runtime.sound.resampling import SAMPLING_RATE, Samples
 from seq2edge.runtime.speech.options import SpeechOptions
 from seq2edge.runtime.speech.transcriber import Transcriber
 from seq2edge.runtime.speech.transcript import Segment, Word
+from seq2edge.runtime.speech.words import has_words
 
 # The segments of samples, with times from their beginning; the text is what was said before them.
 Reader: TypeAlias = Callable[[Samples, str], Sequence[Segment]]
@@ -83,7 +84,7 @@ class Listener:
 
         Words have times by their alignment where the bundle gives it, else by their length.
         """
-        aligned = model.dims.alignment_by_head and model.backend.aligns
+        aligned = has_words(model)
         chosen = (speech or SpeechOptions()).replace(temperatures=(0.0,), words=aligned)
         plain = Transcriber(model, chosen, decode)
         hints = plain.tokens.previous is not None
