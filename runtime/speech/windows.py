@@ -63,7 +63,7 @@ class Heard:
     no_speech_probability: float
     silent: bool  # doubtful, and likely that nobody speaks
     language: str
-    answer: GeneratedSequence  # what was decoded, without the prefix
+    answer: GeneratedSequence | None = None  # what was decoded, without the prefix
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
