@@ -83,16 +83,23 @@ class Listener:
 
         Words have times by their alignment where the bundle gives it, else by their length.
         """
-        aligned = model.dims.alignment_by_head and model.backend.aligns
-        chosen = (speech or SpeechOptions()).replace(temperatures=(0.0,), words=aligned)
+        chosen = (speech or SpeechOptions()).replace(temperatures=(0.0,), words=False)
         plain = Transcriber(model, chosen, decode)
         hints = plain.tokens.previous is not None
+        words = model.dims.alignment_by_head and model.backend.aligns
 
         def read(samples: Samples, said: str) -> Sequence[Segment]:
+            nonlocal words
             most = 16 + int(_TOKENS_PER_SECOND * len(samples) / SAMPLING_RATE)
             search = plain.decode.replace(max_new_tokens=most)
-            asked_for = chosen.replace(initial_prompt=said) if hints and said.strip() else chosen
-            return Transcriber(model, asked_for, search).transcribe(samples).segments
+            how = chosen.replace(initial_prompt=said) if hints and said.strip() else chosen
+            if words:
+                try:
+                    timed = Transcriber(model, how.replace(words=True), search)
+                    return timed.transcribe(samples).segments
+                except OptionError:  # a bundle of an older version, with the mean of its heads
+                    words = False
+            return Transcriber(model, how, search).transcribe(samples).segments
 
         return cls(read, options)
 
