@@ -8,7 +8,8 @@ settles it was read. Also told: how many words differ from what `Transcriber` he
 recording, and how much processor time a second of sound took.
 
 With `--virtual` the clock is not the wall's: a reading lasts as long as the processor time that it
-took, shared out over the threads. That is for machines that do other things too.
+took on one thread, divided by `--threads`. That is for machines that do other things too, and an
+estimate: nothing else takes time there, and threads share their work perfectly.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def on_a_virtual_clock(
     import seq2edge
     from seq2edge.runtime.speech.live import Listener, LiveOptions
 
-    listener = Listener.of(seq2edge.load(bundle, threads=threads), options=LiveOptions(step=step))
+    listener = Listener.of(seq2edge.load(bundle, threads=1), options=LiveOptions(step=step))
     clock, place, readings = 0.0, 0, 0
     delays, texts = [], []
     while place < len(samples):
