@@ -23,6 +23,7 @@ from seq2edge.commands.doctor import doctor
 from seq2edge.commands.evaluate import audit, evaluate
 from seq2edge.commands.export import export
 from seq2edge.commands.fill import fill
+from seq2edge.commands.listen import listen
 from seq2edge.commands.quantize import quantize
 from seq2edge.commands.rerank import rerank
 from seq2edge.commands.run import classify, embed, read, run
@@ -46,7 +47,7 @@ GROUPS = {
         unpack,
         clean,
     ],
-    "Run it": [run, chat, transcribe, read, classify, rerank, embed, tag, answer, fill],
+    "Run it": [run, chat, transcribe, listen, read, classify, rerank, embed, tag, answer, fill],
     "Measure it": [verify, inspect, evaluate, audit, doctor],
     "Train": [train, sweep, distil, canary],
 }

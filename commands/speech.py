@@ -32,6 +32,7 @@ from seq2edge.files.storage import file_errors, replacing
 if TYPE_CHECKING:
     from seq2edge.runtime.model import Model
     from seq2edge.runtime.options import DecodeOptions
+    from seq2edge.runtime.sound.pcm import RawFormat
     from seq2edge.runtime.sound.resampling import Samples
     from seq2edge.runtime.speech.options import SpeechOptions
     from seq2edge.runtime.speech.transcriber import Transcriber
@@ -144,6 +145,7 @@ def speech_options(command: Command) -> Command:
 @click.option("--line-width", type=click.IntRange(1), default=42, help="Of subtitles; 42.")
 @click.option("--lines", type=click.IntRange(1), default=2, help="Of a subtitle at most; 2.")
 @click.option("--highlight", is_flag=True, help="With --words and vtt: mark what is said now.")
+@click.option("--raw", metavar="FORMAT", help="Of samples without a header: s16le,16000,1.")
 @click.option(
     "--json",
     "as_json",
@@ -163,6 +165,7 @@ def transcribe(
     line_width: int,
     lines: int,
     highlight: bool,
+    raw: str | None,
     as_json: bool,
     logprobs: int | None,
     speech: Speech,
@@ -175,6 +178,7 @@ def transcribe(
     segment by segment as they are found, of several each is a line. What cannot be read is named
     on stderr, the others go on, and the command then ends with exit code 1.
     """
+    from seq2edge.runtime.sound.pcm import RawFormat
     from seq2edge.runtime.speech.transcriber import Transcriber
     from seq2edge.runtime.speech.writers import Layout
 
@@ -194,7 +198,7 @@ def transcribe(
     model = load_model(bundle, execution, draft=decoding.draft)
     search = decoding.over(model.options).replace(logprobs=logprobs)
     transcriber = Transcriber(model, options, search)
-    sources = Sources(files)
+    sources = Sources(files, RawFormat.parse(raw) if raw is not None else None)
     if as_json:
         _write_results(sources, model, transcriber, search)
     else:
@@ -223,8 +227,8 @@ def _files(recordings: Sequence[Path]) -> list[Path]:
 class Sources:
     """The samples of recordings; those that cannot be read are named on stderr and left out."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files = files
+    def __init__(self, files: Sequence[Path], raw: RawFormat | None = None) -> None:
+        self.files, self._raw = files, raw
         self.names: list[str] = []  # of those that were read, in their order
         self.seconds: list[float] = []
         self.failed = 0
@@ -235,7 +239,7 @@ class Sources:
 
         for file in self.files:
             try:
-                samples = read_samples(file)
+                samples = read_samples(file, raw=self._raw)
             except (InputError, BackendError) as error:
                 self.failed += 1
                 show(f"Error: {error}", err=True)

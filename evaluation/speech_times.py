@@ -111,11 +111,12 @@ def transcripts(
     """What is said when, with words where the bundle gives their times."""
     from seq2edge.runtime.speech.options import AUTO, SpeechOptions
     from seq2edge.runtime.speech.transcriber import Transcriber
+    from seq2edge.runtime.speech.words import has_words
 
     options = SpeechOptions(
         language=request.language or AUTO,
         task="translate" if request.task == "translate" else "transcribe",
-        words=model.dims.alignment_by_head and model.backend.aligns,
+        words=has_words(model),
         batch=request.batch,
     )
     transcriber = Transcriber(model, options, request.options)

@@ -346,7 +346,7 @@ class Dims:
     @property
     def alignment_by_head(self) -> bool:
         """Whether an alignment tells its heads apart: times of words are found that way."""
-        return self.task == "transcribe"
+        return self.mels > 0
 
     @property
     def source_name(self) -> str:
@@ -398,7 +398,7 @@ class Dims:
         image = ImageDims(**values["image"]) if values.get("image") is not None else None
         samples = None
         if values.get("samples") is not None:
-            convolutions = tuple(map(tuple, values["samples"]["convolutions"]))
+            convolutions = tuple(map(tuple, values["samples"].get("convolutions", ())))
             samples = SampleDims(**{**values["samples"], "convolutions": convolutions})
         parts = {**stacks, "dense": dense, "image": image, "samples": samples}
         return cls(**{**values, **parts})

@@ -39,7 +39,7 @@ ROOMS = {
     "runtime.sound": Room(
         "recordings, sampling rates, voice activity, log-mel features",
         "bundle",
-        "numpy soundfile av",
+        "numpy soundfile av sounddevice",
     ),
     "runtime": Room(
         "decoding, text and images; the seam to backends",

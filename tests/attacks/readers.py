@@ -306,6 +306,8 @@ READERS: dict[str, Reader] = {
     "tokenizer": Reader(read=_tokenizer, seeds=("bart/tokenizer.json", "bert/tokenizer.json")),
     "template": Reader(read=_template, seeds=tuple(text.encode() for text in TEMPLATES)),
     "sound": Reader(read=read_clip, seeds=(WAV,)),
+    "compressed sound": Reader(read=read_clip, seeds=(WAV,), needs="soundfile"),
+    "video": Reader(read=read_clip, seeds=(WAV,), needs="av"),
     "examples": Reader(read=_examples, seeds=(json.dumps(ROW).encode(),)),
     "times": Reader(read=_times, seeds=TIMES),
     "recipe": Reader(read=_recipe, seeds=(RECIPE.encode(),)),
