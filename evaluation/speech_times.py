@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from seq2edge.runtime.speech.transcript import Transcript
 
 SUFFIXES: Final = (".srt", ".json", ".tsv")
-LARGEST: Final = 2**26  # bytes of a reference
+LARGEST: Final = 2**24  # bytes of a reference
 CLOSE: Final = 0.2  # seconds within which a time is right
 _CUE: Final = re.compile(
-    r"(\d+):(\d\d):(\d\d)[,.](\d{3})[ \t]*-->[ \t]*(\d+):(\d\d):(\d\d)[,.](\d{3})[^\n]*\n(.*?)"
+    r"\b(\d{1,4}):(\d\d):(\d\d)[,.](\d{3}) ?--> ?(\d{1,4}):(\d\d):(\d\d)[,.](\d{3})[^\n]*\n(.*?)"
     r"(?=\n[ \t]*\n|\Z)",
     re.DOTALL,
 )
@@ -111,11 +111,12 @@ def transcripts(
     """What is said when, with words where the bundle gives their times."""
     from seq2edge.runtime.speech.options import AUTO, SpeechOptions
     from seq2edge.runtime.speech.transcriber import Transcriber
+    from seq2edge.runtime.speech.words import has_words
 
     options = SpeechOptions(
         language=request.language or AUTO,
         task="translate" if request.task == "translate" else "transcribe",
-        words=model.dims.alignment_by_head and model.backend.aligns,
+        words=has_words(model),
         batch=request.batch,
     )
     transcriber = Transcriber(model, options, request.options)

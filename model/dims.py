@@ -346,7 +346,7 @@ class Dims:
     @property
     def alignment_by_head(self) -> bool:
         """Whether an alignment tells its heads apart: times of words are found that way."""
-        return self.task == "transcribe"
+        return self.mels > 0
 
     @property
     def source_name(self) -> str:

@@ -22,6 +22,7 @@ from seq2edge.runtime.sound.resampling import SAMPLING_RATE, Samples
 from seq2edge.runtime.speech.options import SpeechOptions
 from seq2edge.runtime.speech.transcriber import Transcriber
 from seq2edge.runtime.speech.transcript import Segment, Word
+from seq2edge.runtime.speech.words import has_words
 
 # The segments of samples, with times from their beginning; the text is what was said before them.
 Reader: TypeAlias = Callable[[Samples, str], Sequence[Segment]]
@@ -83,23 +84,16 @@ class Listener:
 
         Words have times by their alignment where the bundle gives it, else by their length.
         """
-        chosen = (speech or SpeechOptions()).replace(temperatures=(0.0,), words=False)
+        aligned = has_words(model)
+        chosen = (speech or SpeechOptions()).replace(temperatures=(0.0,), words=aligned)
         plain = Transcriber(model, chosen, decode)
         hints = plain.tokens.previous is not None
-        words = model.dims.alignment_by_head and model.backend.aligns
 
         def read(samples: Samples, said: str) -> Sequence[Segment]:
-            nonlocal words
             most = 16 + int(_TOKENS_PER_SECOND * len(samples) / SAMPLING_RATE)
             search = plain.decode.replace(max_new_tokens=most)
-            how = chosen.replace(initial_prompt=said) if hints and said.strip() else chosen
-            if words:
-                try:
-                    timed = Transcriber(model, how.replace(words=True), search)
-                    return timed.transcribe(samples).segments
-                except OptionError:  # a bundle of an older version, with the mean of its heads
-                    words = False
-            return Transcriber(model, how, search).transcribe(samples).segments
+            asked_for = chosen.replace(initial_prompt=said) if hints and said.strip() else chosen
+            return Transcriber(model, asked_for, search).transcribe(samples).segments
 
         return cls(read, options)
 

@@ -289,10 +289,11 @@ class _Recording:
         """Those of a window that say something, with their words where they are asked for."""
         segments = [self._segment(part) for part in parts]
         if self._transcriber.options.words:
-            window = parts[0].window
+            window, answer = parts[0].window, parts[0].heard.answer
+            assert answer is not None
             segments = times_of_words(
                 segments,
-                parts[0].heard.answer,
+                answer,
                 self._transcriber.model.tokenizer,
                 clock=window.clock,
                 seconds=window.frames / 100,

@@ -63,7 +63,7 @@ class Heard:
     no_speech_probability: float
     silent: bool  # doubtful, and likely that nobody speaks
     language: str
-    answer: GeneratedSequence  # what was decoded, without the prefix
+    answer: GeneratedSequence | None = None  # what was decoded, without the prefix
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -208,7 +208,9 @@ class BatchedWindows:
         """Without `mels` of a model that reads samples."""
         self._samples, self._tokens, self._hints, self._mels = samples, tokens, hints, mels
         self._times = tokens.with_times(options)
-        self._windows = packed(spans, FRAMES * HOP)
+        # Where no window has to be filled, each part has its own.
+        groups = [spans] if mels else [[span] for span in spans]
+        self._windows = [each for group in groups for each in packed(group, FRAMES * HOP)]
         self._next = self._taken = 0
         self._parts: dict[int, list[Part]] = {}
         self._places: dict[int, int] = {}  # of the windows that are decoded now

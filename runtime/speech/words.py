@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from seq2edge.bundle.engine_info import ALIGNMENT
 from seq2edge.errors import OptionError
 from seq2edge.runtime.speech.transcript import Segment, Word
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 # When in the recording it is so many seconds of a window; whether something ends or begins then.
 Clock: TypeAlias = Callable[[float, bool], float]
 
+AXES: Final = 3  # of an alignment that tells its heads apart: rows, heads, source
 POSITION: Final = 0.02  # seconds of an encoder position of Whisper
 WIDTH: Final = 7  # positions of the running median
 # Exchanges that bring the median of seven values to the place 3 (Devillard, "Fast median search").
@@ -63,6 +65,22 @@ def check_words(model: Model) -> None:
             f"words: {model.bundle.path} gives no alignments on {model.backend.name}; export it "
             "with --alignments and run its graphs on the cpu or cuda"
         )
+    if not _by_head(model):
+        raise OptionError(
+            f"words: {model.bundle.path} gives the mean of its alignment heads; export it again "
+            "with --alignments"
+        )
+
+
+def has_words(model: Model) -> bool:
+    """Whether the words of a model have times here: what `check_words` asks."""
+    return model.dims.alignment_by_head and model.backend.aligns and _by_head(model)
+
+
+def _by_head(model: Model) -> bool:
+    """Whether alignments are of each head; bundles of older versions give the mean of all."""
+    outputs = [output for graph in model.bundle.manifest.graphs for output in graph.outputs]
+    return any(each.name == ALIGNMENT and len(each.shape) == AXES for each in outputs)
 
 
 def times_of_words(

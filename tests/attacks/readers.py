@@ -26,12 +26,20 @@ from seq2edge.bundle.reference import read_reference
 from seq2edge.bundle.shortlist import read_ids
 from seq2edge.errors import Seq2EdgeError
 from seq2edge.evaluation.examples import read_examples
+from seq2edge.evaluation.speech_times import read_times
 from seq2edge.runtime.sound.recording import read_clip
 from seq2edge.runtime.tokenizer import Tokenizer
 
 SEEDS = Path(__file__).with_name("seeds")  # findings of old, in a folder for each reader
 RECORD = TokenizerRecord(source="tokenizer.json", special=SpecialTokens(eos="</s>", pad="<pad>"))
 SMALL = 2**24  # bytes of arrays that a reader may unpack here
+
+
+TIMES = (  # of speech: subtitles, a table, JSON
+    b"1\n00:00:00,500 --> 00:00:02,750\nGuten Tag\n\n2\n00:00:03,000 --> 00:00:04,000\nJa.\n\n",
+    b"start\tend\ttext\n500\t2750\tGuten Tag\n3000\t4000\tJa.\n",
+    b'{"segments": [{"text": "Ja.", "start": 0.5, "end": 1.0, "words": null}], "words": []}',
+)
 
 
 class FindingError(Exception):
@@ -144,6 +152,11 @@ def _template(data: bytes) -> None:
 
 def _examples(data: bytes) -> None:
     read_examples(SCRATCH.file(data, "examples.jsonl"), "generate")
+
+
+def _times(data: bytes) -> None:
+    kind = "json" if data[:1] == b"{" else "srt" if b"-->" in data else "tsv"
+    read_times(SCRATCH.file(data, f"times.{kind}"))
 
 
 def _recipe(data: bytes) -> None:
@@ -296,6 +309,7 @@ READERS: dict[str, Reader] = {
     "compressed sound": Reader(read=read_clip, seeds=(WAV,), needs="soundfile"),
     "video": Reader(read=read_clip, seeds=(WAV,), needs="av"),
     "examples": Reader(read=_examples, seeds=(json.dumps(ROW).encode(),)),
+    "times": Reader(read=_times, seeds=TIMES),
     "recipe": Reader(read=_recipe, seeds=(RECIPE.encode(),)),
     "gguf": Reader(read=_gguf, seeds=("gguf/model.gguf",), needs="torch"),
     "ctranslate2": Reader(read=_ctranslate2, seeds=("ctranslate2/model.bin",), needs="torch"),

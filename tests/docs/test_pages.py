@@ -52,6 +52,7 @@ PUBLIC = {
     "seq2edge.training.canary": "measure_exposure",
     "seq2edge.runtime.speech.options": "SpeechOptions",
     "seq2edge.runtime.speech.transcript": "Transcript Segment Word",
+    "seq2edge.runtime.speech.writers": "Layout write_transcript",
     "seq2edge.runtime.fake": "FakeBackend Call random_answer",
     "seq2edge.runtime.backend": "Backend Cache",
     "seq2edge.testing": "ContractError Examples check_backend examples_of",

@@ -124,7 +124,7 @@ def languages(place: Path, _: Speaking) -> None:
 def speech(place: Path, speaking: Speaking) -> None:
     """Two bundles that hear, and clips with what is said in them."""
     for name in ("speech", "speech-int8"):
-        made = speaking("whisper", max_source_positions=1500, num_mel_bins=80)
+        made = speaking("whisper", max_source_positions=1500, num_mel_bins=80, alignments=True)
         shutil.copytree(made, place / name)
         edit_manifest(place / name, "generation", {"max_new_tokens": 4})
     (place / "clips").mkdir()
