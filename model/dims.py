@@ -398,7 +398,7 @@ class Dims:
         image = ImageDims(**values["image"]) if values.get("image") is not None else None
         samples = None
         if values.get("samples") is not None:
-            convolutions = tuple(map(tuple, values["samples"]["convolutions"]))
+            convolutions = tuple(map(tuple, values["samples"].get("convolutions", ())))
             samples = SampleDims(**{**values["samples"], "convolutions": convolutions})
         parts = {**stacks, "dense": dense, "image": image, "samples": samples}
         return cls(**{**values, **parts})

@@ -53,7 +53,7 @@ ROOMS = {
     ),
     "runtime.speech": Room(
         "recordings of any length: languages, segments, words, times",
-        "runtime runtime.sound",
+        "bundle runtime runtime.sound",
         "numpy",
     ),
     "testing": Room(

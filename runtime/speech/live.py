@@ -92,8 +92,8 @@ class Listener:
         def read(samples: Samples, said: str) -> Sequence[Segment]:
             most = 16 + int(_TOKENS_PER_SECOND * len(samples) / SAMPLING_RATE)
             search = plain.decode.replace(max_new_tokens=most)
-            asked_for = chosen.replace(initial_prompt=said) if hints and said.strip() else chosen
-            return Transcriber(model, asked_for, search).transcribe(samples).segments
+            how = chosen.replace(initial_prompt=said) if hints and said.strip() else chosen
+            return Transcriber(model, how, search).transcribe(samples).segments
 
         return cls(read, options)
 

@@ -78,7 +78,11 @@ class SpeechTokens:
         """
         if not self.languages:
             known = {ENGLISH: 0}
-            return ENGLISH if options.language == AUTO else language_code(options.language, known)
+            return (
+                ENGLISH
+                if options.language.lower() == AUTO
+                else language_code(options.language, known)
+            )
         if options.language.lower() == AUTO:
             return None
         return language_code(options.language, self.languages)

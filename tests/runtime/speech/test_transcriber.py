@@ -204,3 +204,24 @@ def test_recordings_together_say_what_they_say_alone(model, long, mode):
     assert said(stream.transcript) == said(alone[0])
     assert [now for now, _ in done] == sorted(now for now, _ in done)
     assert done[-1] == (50.0, 50.0)
+
+
+def test_hints_and_languages_of_windows(model, long):
+    """A prefix begins the text; each window says its language, also behind what was said."""
+    options = EXACT.replace(prefix="w9 w8", hotwords="w4", condition_on_previous=True)
+    transcriber = Transcriber(model, options)
+    assert transcriber.transcribe(long).text.startswith("w9 w8")
+    options = options.replace(prefix=None, language="auto", language_per_window=True)
+    transcript = Transcriber(model, options).transcribe(long)
+    assert {segment.language for segment in transcript.segments} <= {*speech_models.LANGUAGES}
+    assert transcript.language == transcript.segments[0].language
+    assert 0 < transcript.language_probability <= 1
+
+
+def test_silence_says_nothing(model):
+    """Where nobody speaks no window is decoded, in either mode; the language is still told."""
+    samples = np.zeros(40 * RATE, np.float32)
+    for mode in ("exact", "batched"):
+        transcript = Transcriber(model, SpeechOptions(mode=mode)).transcribe(samples)
+        assert (transcript.text, transcript.segments, transcript.duration) == ("", (), 40.0)
+        assert transcript.language in speech_models.LANGUAGES
