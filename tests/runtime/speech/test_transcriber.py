@@ -225,3 +225,14 @@ def test_silence_says_nothing(model):
         transcript = Transcriber(model, SpeechOptions(mode=mode)).transcribe(samples)
         assert (transcript.text, transcript.segments, transcript.duration) == ("", (), 40.0)
         assert transcript.language in speech_models.LANGUAGES
+
+
+def test_without_times_every_window_is_a_segment(model, long):
+    """Of 30 s, with the tokens that the model gives that window alone."""
+    transcriber = Transcriber(model, EXACT.replace(timestamps=False))
+    segments = transcriber.transcribe(long).segments
+    assert [(segment.start, segment.end) for segment in segments] == [(0.0, 30.0), (30.0, 50.0)]
+    asked = (speech_models.LANGUAGES["en"], speech_models.TRANSCRIBE, speech_models.NO_TIMESTAMPS)
+    window = features_of(long, 8)[..., :3000].numpy()
+    ids = model.transcribe_ids(window, model.options.replace(decoder_prompt=asked))[0][0].ids
+    assert segments[0].ids == tuple(token for token in ids if token != speech_models.END)
