@@ -126,8 +126,8 @@ class Calibration:
             progress(number / len(self.traces))
 
     def _source_length(self, trace: Trace) -> int:
-        if isinstance(trace.source, tuple):
-            return len(trace.source)
+        if trace.source is None or isinstance(trace.source, tuple):
+            return len(trace.source or ())
         dims = self._model.dims
         return dims.source_positions or int(dims.positions_of(len(self._signal(trace))))
 
