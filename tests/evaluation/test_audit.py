@@ -50,7 +50,7 @@ def model(task, kind="encoder", tokenizer=None, **methods):
     manifest = types.SimpleNamespace(task=task)
     return types.SimpleNamespace(
         bundle=types.SimpleNamespace(path="bundle", manifest=manifest),
-        dims=types.SimpleNamespace(kind=kind, source_shape=()),
+        dims=types.SimpleNamespace(kind=kind, reads_signal=False),
         options=DecodeOptions(num_beams=4, max_length=9, min_new_tokens=2),
         tokenizer=tokenizer or reader(),
         **methods,
