@@ -48,7 +48,7 @@ def listen(
     as_json: bool,
     execution: Execution,
 ) -> None:
-    """Transcribe what a microphone hears, or standard input (-), with BUNDLE.
+    """Transcribe a microphone, or a pipe (-), with BUNDLE.
 
     Words are printed when they have settled; on a terminal those that may change follow them.
     """
