@@ -27,7 +27,7 @@ from seq2edge.evaluation.answers import ids_of
 from seq2edge.evaluation.examples import Example
 from seq2edge.export.stored_graph import load_graph
 from seq2edge.files.progress import PartProgress
-from seq2edge.runtime.backend import Features, encoder_feed
+from seq2edge.runtime.backend import encoder_feed
 from seq2edge.runtime.backends.onnxruntime import import_onnxruntime
 from seq2edge.runtime.model import Model, load
 
@@ -44,9 +44,13 @@ OnTensor = Callable[[Role, str, NDArray[Any]], None]  # a graph, a tensor's name
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trace:
-    """What one example made the graphs read: the source, and the decoder's tokens."""
+    """What one example made the graphs read: the source, and the decoder's tokens.
+
+    `positions` are those that the encoder gives the source, 0 where there is none.
+    """
 
     source: tuple[int, ...] | Path | None
+    positions: int
     tokens: tuple[int, ...] = ()
 
 
@@ -87,7 +91,7 @@ class Calibration:
         dims = self._model.dims
         counts: dict[Role, int] = {}
         if dims.encoder is not None:
-            counts["encoder"] = sum(self._source_length(trace) for trace in self.traces)
+            counts["encoder"] = sum(trace.positions for trace in self.traces)
         if dims.decoder is not None:
             counts["decoder"] = sum(len(trace.tokens) for trace in self.traces)
         return counts
@@ -125,26 +129,14 @@ class Calibration:
                 sessions["decoder"].run(memory | self.tokens(trace, target), on_tensor)
             progress(number / len(self.traces))
 
-    def _source_length(self, trace: Trace) -> int:
-        if trace.source is None or isinstance(trace.source, tuple):
-            return len(trace.source or ())
-        dims = self._model.dims
-        return dims.source_positions or int(dims.positions_of(len(self._signal(trace))))
-
-    def _signal(self, trace: Trace) -> Features:
-        """What the encoder reads of a file."""
-        assert trace.source is not None
-        assert not isinstance(trace.source, tuple)
-        return self._model.signal(trace.source)
-
     def source(self, trace: Trace) -> Feed:
         """What the encoder reads of an example."""
         assert trace.source is not None
-        length = np.array([self._source_length(trace)])
+        dims, length = self._model.dims, np.array([trace.positions])
         if isinstance(trace.source, tuple):
             ids = np.array([trace.source])
             return {"input_ids": ids, "source_length": length, SEGMENTS: np.zeros_like(ids)}
-        signal, dims = self._signal(trace)[None], self._model.dims
+        signal = self._model.signal(trace.source)[None]
         lengths = length if dims.samples is None else np.array([signal.shape[1]])
         feed, _ = encoder_feed(dims, signal, lengths)
         return feed
@@ -164,7 +156,7 @@ class Calibration:
             "new_length": np.array([length]),
             "cache_length": np.array([0]),
             LAST_POSITIONS: np.array([1]),
-            "source_length": np.array([self._source_length(trace)]),
+            "source_length": np.array([trace.positions]),
             **{name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items()},
         }
 
@@ -186,16 +178,18 @@ def _decode(model: Model, examples: Sequence[Example], language: str | None) -> 
         start = model.start_tokens(options)
         options = options.replace(max_length=len(start) + NEW_TOKENS)
         files = [Path(str(example.input)) for example in examples]
-        generated = model.signal_ids([model.signal(file) for file in files], options)
-        for file, sequences in zip(files, generated, strict=True):
-            yield Trace(source=file, tokens=(*start, *sequences[0].ids))
+        signals = [model.signal(file) for file in files]
+        generated = model.signal_ids(signals, options)
+        for file, signal, sequences in zip(files, signals, generated, strict=True):
+            positions = model.dims.source_positions or int(model.dims.positions_of(len(signal)))
+            yield Trace(source=file, positions=positions, tokens=(*start, *sequences[0].ids))
         return
     texts = [
         tuple(ids_of(model, example, new_tokens=NEW_TOKENS, longest=LONGEST))
         for example in examples
     ]
     if model.dims.decoder is None:
-        yield from (Trace(source=ids) for ids in texts)
+        yield from (Trace(source=ids, positions=len(ids)) for ids in texts)
         return
     alone = model.dims.encoder is None
     options = model.with_target_language(options, None)
@@ -203,7 +197,10 @@ def _decode(model: Model, examples: Sequence[Example], language: str | None) -> 
     options = options.replace(max_length=max(map(len, texts if alone else [start])) + NEW_TOKENS)
     for ids, sequences in zip(texts, model.generate_ids(texts, options), strict=True):
         written = sequences[0].ids
-        yield Trace(source=None if alone else ids, tokens=(*(ids if alone else start), *written))
+        if alone:
+            yield Trace(source=None, positions=0, tokens=(*ids, *written))
+        else:
+            yield Trace(source=ids, positions=len(ids), tokens=(*start, *written))
 
 
 class InstrumentedSession:

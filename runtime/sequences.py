@@ -120,10 +120,9 @@ class History:
         self.generated += 1
 
 
-def pad(sequences: Sequence[Sequence[int]]) -> tuple[Tokens, Lengths]:
+def pad(sequences: Sequence[Sequence[int]], kind: Any = np.int64) -> tuple[Tokens, Lengths]:
     """Right-padded ids (rows, longest) and lengths (rows,); no graph looks at the padding."""
     lengths = np.array([len(ids) for ids in sequences], dtype=np.int64)
-    kind = np.float32 if is_signal(cast("Any", sequences[0])) else np.int64
     tokens = np.zeros((len(sequences), int(lengths.max())), dtype=kind)
     for row, ids in enumerate(sequences):
         tokens[row, : len(ids)] = ids
@@ -139,9 +138,11 @@ def pad_sources(
     sources: Sequence[Source], positions: Sequence[int]
 ) -> tuple[Tokens | Features, Lengths]:
     """What `Backend.encode` takes: padded ids or samples, or features with their positions."""
-    if is_signal(sources[0]) and np.ndim(sources[0]) > 1:
-        return np.stack(cast("Any", sources)), np.array(positions, dtype=np.int64)
-    return pad(cast("Any", sources))
+    if not is_signal(sources[0]):
+        return pad(cast("Any", sources))
+    if np.ndim(sources[0]) == 1:  # samples
+        return pad(cast("Any", sources), np.float32)
+    return np.stack(cast("Any", sources)), np.array(positions, dtype=np.int64)
 
 
 def common_length(one: Sequence[Any], other: Sequence[Any]) -> int:
