@@ -28,6 +28,7 @@ from seq2edge.commands.run import LOGPROBS, answer, check_logprobs
 from seq2edge.commands.terminal import show
 from seq2edge.errors import BackendError, InputError, OptionError
 from seq2edge.files.storage import file_errors, replacing
+from seq2edge.runtime.speech.transcript import FORMATS
 
 if TYPE_CHECKING:
     from seq2edge.runtime.model import Model
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from seq2edge.runtime.speech.transcript import Transcript
     from seq2edge.runtime.speech.writers import Layout
 
-FORMATS: Final = ("text", "json", "verbose_json", "srt", "vtt", "tsv")
 # What is taken of a folder: sound, and videos, of which the sound is read.
 SOUNDS: Final = frozenset(
     ".wav .wave .flac .ogg .oga .opus .mp3 .m4a .aac .wma .aif .aiff .aifc .caf .au .w64 .mp4 .m4v "

@@ -19,6 +19,7 @@ from typing import Final, TypeAlias
 
 from seq2edge.errors import OptionError
 from seq2edge.evaluation.spoken_numbers import CURRENCIES, write_numbers
+from seq2edge.runtime.speech.language import UNSPACED
 
 Normalize: TypeAlias = Callable[[str], str]
 
@@ -161,7 +162,6 @@ SPELLINGS: Final = (
 )
 NONE, BASIC, ENGLISH = "none", "basic", "english"
 NORMALIZATIONS: Final = (ENGLISH, BASIC, NONE)
-UNSPACED: Final = ("zh", "ja", "th", "lo", "my", "yue")
 
 
 def normalizer(name: str, language: str | None = None) -> Normalize:

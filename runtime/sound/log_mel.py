@@ -17,6 +17,7 @@ from seq2edge.runtime.sound.resampling import Samples, Wide
 SAMPLING_RATE, FFT, HOP = CLIP  # Hz, samples per window, samples between windows
 SECONDS = 30  # length of the window that the encoder takes
 FRAMES = SECONDS * SAMPLING_RATE // HOP
+FRAME_RATE = SAMPLING_RATE // HOP  # frames a second
 _FLOOR = 1e-10  # power at which a band is silent
 
 Features: TypeAlias = NDArray[np.float32]  # (mels, frames)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Logits, Memory
+from seq2edge.runtime.likelihood import log_sum_exp
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.scheduler import Group, Request
 from seq2edge.runtime.speech.language import language_probabilities
@@ -144,7 +145,7 @@ class Attempts:
     def _hear(self, logits: Logits) -> Sequence[int] | None:
         """Take in what follows the start; what the prompt goes on with, where that shows it."""
         if self._tokens.no_speech is not None:
-            self._no_speech = float(_softmax(logits)[self._tokens.no_speech])
+            self._no_speech = float(np.exp(logits[self._tokens.no_speech] - log_sum_exp(logits)))
         if self.language is not None:
             return None
         self._hear_language(logits)
@@ -205,9 +206,7 @@ class _Likelihood:
     def add(self, group: Group) -> None:
         """Count in the token that was chosen. See Request."""
         scores, token = self._scores[0], int(group.history.tokens[0, -1])
-        highest = scores.max()
-        total = math.log(float(np.exp(scores - highest).sum())) + float(highest)
-        self._total += float(scores[token]) - total
+        self._total += float(scores[token] - log_sum_exp(scores))
         self._count += 1
 
     @property
@@ -224,8 +223,3 @@ def compression_ratio(ids: Sequence[int], vocab: int) -> float:
     width = int(math.log2(vocab) / 8) + 1
     data = b"".join(token.to_bytes(width, "little") for token in ids)
     return len(data) / len(zlib.compress(data))
-
-
-def _softmax(logits: Logits) -> NDArray[np.float64]:
-    likely = np.exp((logits - logits.max()).astype(np.float64))
-    return np.asarray(likely / likely.sum())

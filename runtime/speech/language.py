@@ -34,6 +34,9 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 _CODES = {name: code for code, names in NAMES.items() for name in names}
 
+# Written without spaces between words: each character that is whole is one.
+UNSPACED = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
+
 
 def language_code(language: str, known: Mapping[str, int]) -> str:
     """The code of a language that is called by its code or a name, in any case.

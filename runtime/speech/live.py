@@ -21,7 +21,7 @@ from seq2edge.runtime.sound.activity import speech_spans
 from seq2edge.runtime.sound.resampling import SAMPLING_RATE, Samples
 from seq2edge.runtime.speech.options import SpeechOptions
 from seq2edge.runtime.speech.transcriber import Transcriber
-from seq2edge.runtime.speech.transcript import Segment, Word
+from seq2edge.runtime.speech.transcript import Segment, Word, share_time
 from seq2edge.runtime.speech.words import has_words
 
 # The segments of samples, with times from their beginning; the text is what was said before them.
@@ -176,16 +176,7 @@ class Listener:
 
 def spread(segment: Segment) -> list[Word]:
     """A segment's words, with times by their share of its characters."""
-    texts = re.findall(r"\s*\S+", segment.text)
-    total = sum(map(len, texts))
-    words, seconds = [], segment.end - segment.start
-    before = 0
-    for text in texts:
-        start = segment.start + seconds * before / total
-        before += len(text)
-        end = segment.start + seconds * before / total
-        words.append(Word(text=text, start=start, end=end, probability=1.0))
-    return words
+    return share_time(re.findall(r"\s*\S+", segment.text), segment, 1.0)
 
 
 def agreeing(before: Sequence[Word], now: Sequence[Word]) -> int:

@@ -13,7 +13,7 @@ from seq2edge.runtime.speech.options import AUTO, SpeechOptions
 if TYPE_CHECKING:
     from seq2edge.runtime.model import Model
 
-STEP = 0.02  # seconds from one token of time to the next
+STEP = 0.02  # seconds from one token of time, or one position of the encoder, to the next
 LATEST = 1.0  # seconds in which a first segment begins, where no checkpoint says it
 ENGLISH = "en"
 

@@ -19,7 +19,7 @@ from seq2edge.runtime.model import Model
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.scheduler import Group, Scheduler, rows_of
 from seq2edge.runtime.sound.activity import speech_spans
-from seq2edge.runtime.sound.log_mel import FRAMES, SAMPLING_RATE, check_samples
+from seq2edge.runtime.sound.log_mel import FRAME_RATE, FRAMES, SAMPLING_RATE, check_samples
 from seq2edge.runtime.sound.recording import read_samples
 from seq2edge.runtime.sound.resampling import Samples
 from seq2edge.runtime.speech.attempts import Attempts
@@ -280,7 +280,7 @@ class _Recording:
                 if attempts.probabilities is not None:
                     self._probability = attempts.probabilities[heard.language]
             parts = self.windows.take(attempts.window, heard)
-            for _, together in itertools.groupby(parts, key=lambda part: id(part.window)):
+            for _, together in itertools.groupby(parts, key=lambda part: part.window):
                 self.segments += self._segments(list(together))
             taken = True
         return taken
@@ -296,7 +296,7 @@ class _Recording:
                 answer,
                 self._transcriber.model.tokenizer,
                 clock=window.clock,
-                seconds=window.frames / 100,
+                seconds=window.frames / FRAME_RATE,
                 heard_until=self._heard_until,
             )
             self._heard_until = max(
@@ -309,8 +309,8 @@ class _Recording:
         owner, heard = self._transcriber, part.heard
         return Segment(
             text=owner.model.tokenizer.decode(owner.tokens.text_ids(part.ids)),
-            start=part.start / 100,
-            end=part.end / 100,
+            start=part.start / FRAME_RATE,
+            end=part.end / FRAME_RATE,
             ids=part.ids,
             temperature=heard.temperature,
             average_logprob=heard.average_logprob,

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Final
+
+# Ways in which a transcript is written, see `writers.py`.
+FORMATS: Final = ("text", "json", "verbose_json", "srt", "vtt", "tsv")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,3 +62,19 @@ class Transcript:
     # Seconds of the recording.
     duration: float
     segments: tuple[Segment, ...]
+
+
+def share_time(texts: Sequence[str], segment: Segment, probability: float) -> list[Word]:
+    """The parts of a segment's text, with the shares of its time that their characters have.
+
+    For words whose own times nobody knows.
+    """
+    total, lasts = sum(map(len, texts)), max(0.0, segment.end - segment.start)
+    words: list[Word] = []
+    before, start = 0, segment.start
+    for text in texts:
+        before += len(text)
+        end = segment.start + lasts * before / total
+        words.append(Word(text=text, start=start, end=end, probability=probability))
+        start = end
+    return words

@@ -16,7 +16,15 @@ import numpy as np
 
 from seq2edge.errors import OptionError
 from seq2edge.runtime.sequences import GeneratedSequence
-from seq2edge.runtime.sound.log_mel import FRAMES, HOP, Features, log_mel, recording_log_mel
+from seq2edge.runtime.sound.log_mel import (
+    FRAME_RATE,
+    FRAMES,
+    HOP,
+    SAMPLING_RATE,
+    Features,
+    log_mel,
+    recording_log_mel,
+)
 from seq2edge.runtime.sound.resampling import Samples
 from seq2edge.runtime.speech.options import SpeechOptions
 from seq2edge.runtime.speech.timestamps import Piece, cut
@@ -48,8 +56,8 @@ class Window:
     def clock(self, seconds: float, ends: bool) -> float:  # noqa: FBT001 - see Clock
         """When in the recording it is so many seconds of the window; whether something ends."""
         if not self.spans:
-            return self.first / 100 + seconds
-        return in_recording(self.spans, round(100 * seconds), end=ends) / 100
+            return self.first / FRAME_RATE + seconds
+        return in_recording(self.spans, round(FRAME_RATE * seconds), end=ends) / FRAME_RATE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +139,7 @@ class ExactWindows:
     @property
     def seconds(self) -> float:
         """See Windows."""
-        return min(self._seek, self._frames) / 100
+        return min(self._seek, self._frames) / FRAME_RATE
 
     def next(self) -> Window | None:
         """See Windows."""
@@ -148,17 +156,11 @@ class ExactWindows:
             features=features,
             frames=frames,
             first=self._seek,
-            before=self._prompt(),
+            before=self._hints.before(
+                self._before if self._conditions else self._hints.prompt, self._tokens
+            ),
             prefix=self._hints.prefix if self._seek == 0 else (),
         )
-
-    def _prompt(self) -> tuple[int, ...]:
-        """What stands before a window: hot words, and what was said or the initial prompt."""
-        room = self._tokens.longest_before - len(self._hints.hotwords)
-        said = self._before if self._conditions else self._hints.prompt
-        ids = (*self._hints.hotwords, *(said[-room:] if room > 0 else ()))
-        previous = self._tokens.previous
-        return (previous, *ids) if ids and previous is not None else ()
 
     def take(self, window: Window, heard: Heard) -> list[Part]:
         """See Windows."""
@@ -213,7 +215,7 @@ class BatchedWindows:
         self._windows = [each for group in groups for each in packed(group, FRAMES * HOP)]
         self._next = self._taken = 0
         self._parts: dict[int, list[Part]] = {}
-        self._places: dict[int, int] = {}  # of the windows that are decoded now
+        self._places: dict[Window, int] = {}  # of the windows that are decoded now
         self._length = len(samples)
 
     @property
@@ -224,11 +226,8 @@ class BatchedWindows:
     @property
     def seconds(self) -> float:
         """See Windows."""
-        return (
-            self._windows[self._taken][0][0] / HOP / 100
-            if not self.done
-            else (self._length / HOP / 100)
-        )
+        samples = self._length if self.done else self._windows[self._taken][0][0]
+        return samples / SAMPLING_RATE
 
     def next(self) -> Window | None:
         """See Windows."""
@@ -236,23 +235,20 @@ class BatchedWindows:
             return None
         spans = self._windows[self._next]
         clip = np.concatenate([self._samples[first:last] for first, last in spans])
-        room = self._tokens.longest_before
-        before = (*self._hints.hotwords, *self._hints.prompt)[-room:]
-        previous = self._tokens.previous
         window = Window(
             features=log_mel(clip, mels=self._mels) if self._mels else _whole(clip),
             frames=max(1, len(clip) // HOP),
             first=spans[0][0] // HOP,
             spans=tuple(spans),
-            before=(previous, *before) if before and previous is not None else (),
+            before=self._hints.before(self._hints.prompt, self._tokens),
         )
-        self._places[id(window)] = self._next
+        self._places[window] = self._next
         self._next += 1
         return window
 
     def take(self, window: Window, heard: Heard) -> list[Part]:
         """See Windows."""
-        place = self._places.pop(id(window))
+        place = self._places.pop(window)
         pieces: list[Piece] = []
         if not heard.silent:
             pieces, _ = _pieces(window, heard, self._tokens, times=self._times)
@@ -309,6 +305,12 @@ class Hints:
             hotwords=hotwords,
             prefix=prefix,
         )
+
+    def before(self, said: Sequence[int], tokens: SpeechTokens) -> tuple[int, ...]:
+        """What stands before a window: the hot words, and as much of what was said as fits."""
+        room = tokens.longest_before - len(self.hotwords)
+        ids = (*self.hotwords, *(said[-room:] if room > 0 else ()))
+        return (tokens.previous, *ids) if ids and tokens.previous is not None else ()
 
 
 def _pieces(

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from seq2edge.bundle.engine_info import ALIGNMENT
 from seq2edge.errors import OptionError
+from seq2edge.runtime.speech.language import UNSPACED
+from seq2edge.runtime.speech.tokens import STEP
 from seq2edge.runtime.speech.transcript import Segment, Word
 
 if TYPE_CHECKING:
@@ -29,16 +31,14 @@ if TYPE_CHECKING:
 # When in the recording it is so many seconds of a window; whether something ends or begins then.
 Clock: TypeAlias = Callable[[float, bool], float]
 
+MEAN: Final = "gives the mean of its alignment heads; export it again with --alignments"
 AXES: Final = 3  # of an alignment that tells its heads apart: rows, heads, source
-POSITION: Final = 0.02  # seconds of an encoder position of Whisper
 WIDTH: Final = 7  # positions of the running median
 # Exchanges that bring the median of seven values to the place 3 (Devillard, "Fast median search").
 NETWORK: Final = (
     *((0, 5), (0, 3), (1, 6), (2, 4), (0, 1), (3, 5), (2, 6)),
     *((2, 3), (3, 6), (4, 5), (1, 4), (1, 3), (3, 4)),
 )
-# Written without spaces between words: each character that is whole is one.
-UNSPACED: Final = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 OPENING: Final = "\"'“¿¡([{-"  # marks that belong to the word behind them
 CLOSING: Final = "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001 - and to the word before them
 SENTENCE_ENDS: Final = ".。!！?？"  # noqa: RUF001
@@ -66,10 +66,7 @@ def check_words(model: Model) -> None:
             "with --alignments and run its graphs on the cpu or cuda"
         )
     if not _by_head(model):
-        raise OptionError(
-            f"words: {model.bundle.path} gives the mean of its alignment heads; export it again "
-            "with --alignments"
-        )
+        raise OptionError(f"words: {model.bundle.path} {MEAN}")
 
 
 def has_words(model: Model) -> bool:
@@ -102,13 +99,10 @@ def times_of_words(
     """
     if answer.alignment is None or answer.logprobs is None:
         raise OptionError("words: the answer has no alignment or no log-probabilities")
-    if answer.alignment.ndim != 3 and answer.ids:
-        raise OptionError(
-            "words: this bundle gives the mean of its alignment heads; export it again with "
-            "--alignments"
-        )
+    if answer.alignment.ndim != AXES and answer.ids:
+        raise OptionError(f"words: this bundle {MEAN}")
     added = tokenizer.added_ids()
-    times = _times(answer, added, max(1, round(seconds / POSITION)))
+    times = _times(answer, added, max(1, round(seconds / STEP)))
     likely = np.exp([entry.logprob for entry in answer.logprobs])
     timed: list[Segment] = []
     first = 0
@@ -137,7 +131,7 @@ def _times(answer: GeneratedSequence, added: set[int], positions: int) -> NDArra
     assert answer.alignment is not None
     first = int(bool(answer.ids) and answer.ids[0] in added)
     heard = token_times(answer.alignment[first:], positions)
-    times: NDArray[np.float64] = np.concatenate((np.zeros(first), heard, [positions * POSITION]))
+    times: NDArray[np.float64] = np.concatenate((np.zeros(first), heard, [positions * STEP]))
     return times
 
 
@@ -157,7 +151,7 @@ def token_times(alignment: NDArray[np.float32], positions: int) -> NDArray[np.fl
         # A position that all tokens attend to alike says nothing about any of them.
         centred = (weights - weights.mean(axis=0)) / np.where(spread > 0, spread, 1)
         matrix += running_median(centred)
-    return POSITION * warp(-matrix / alignment.shape[1]).astype(np.float64)
+    return STEP * warp(-matrix / alignment.shape[1]).astype(np.float64)
 
 
 def running_median(values: NDArray[np.float32]) -> NDArray[np.float32]:

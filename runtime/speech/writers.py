@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
 from seq2edge.errors import OptionError
+from seq2edge.runtime.sound.log_mel import FRAME_RATE
 from seq2edge.runtime.speech.language import NAMES
-from seq2edge.runtime.speech.transcript import Segment, Transcript, Word
+from seq2edge.runtime.speech.transcript import FORMATS, Segment, Transcript, Word, share_time
 
 ARROW: Final = "-->"  # between the times of a cue; in its text it would end the file for a reader
-FRAMES: Final = 100  # of features, in a second
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ def as_verbose_json(transcript: Transcript, task: str = "transcribe") -> dict[st
 def _verbose(number: int, segment: Segment) -> dict[str, Any]:
     return {
         "id": number,
-        "seek": round(segment.start * FRAMES),
+        "seek": round(segment.start * FRAME_RATE),
         "start": segment.start,
         "end": segment.end,
         "text": segment.text,
@@ -169,7 +169,6 @@ STREAMED: Final[dict[str, Streamed]] = {
     "vtt": write_vtt,
     "tsv": write_table,
 }
-FORMATS: Final = ("text", "json", "verbose_json", "srt", "vtt", "tsv")
 # How a recording's file is called, behind the recording's own name.
 SUFFIXES: Final = {
     "text": ".txt",
@@ -206,14 +205,7 @@ def _timed(segment: Segment, width: int) -> list[Word]:
         for part in re.findall(r"\s?\S+", text)
         for i in range(0, len(part), width)
     ]
-    words, before, total = [], 0, max(1, len(text))
-    lasts = max(0.0, segment.end - segment.start)
-    for part in parts:
-        start = segment.start + lasts * before / total
-        before += len(part)
-        end = segment.start + lasts * before / total
-        words.append(Word(text=part, start=start, end=end, probability=0.0))
-    return words
+    return share_time(parts, segment, 0.0)
 
 
 def _lines(words: Sequence[Word], width: int) -> list[list[Word]]:

@@ -22,7 +22,7 @@ from seq2edge.runtime.speech.options import SpeechOptions
 from seq2edge.runtime.speech.transcriber import Transcriber
 from seq2edge.runtime.speech.transcript import Segment
 from seq2edge.runtime.speech.words import (
-    POSITION,
+    STEP,
     running_median,
     split_words,
     times_of_words,
@@ -112,7 +112,7 @@ def test_tokens_have_the_times_of_transformers(multilingual, frames):
         assert len(set(ids)) > 5
         weights = aligned(folder, clip, prompt, ids)
         ours = token_times(weights[1:], frames // 2)
-        np.testing.assert_allclose(ours, times[:-1], rtol=0, atol=POSITION + 1e-6)
+        np.testing.assert_allclose(ours, times[:-1], rtol=0, atol=STEP + 1e-6)
         assert max(ours) > 0.3
 
 
