@@ -6,9 +6,11 @@ and opset 24 exists only in the newest releases. So:
 1. `TensorScatter` of keys and of values into the cache plus causal `Attention` become
    `GroupQueryAttention`, which writes the same cache in place; head transposes disappear.
 2. `Attention` over a source with lengths becomes `MultiHeadAttention` with the lengths as its
-   padding mask and T5's bias, or a window's, as its attention bias. That operator has no grouped
-   heads: keys and values are repeated for it. Nor does it bound its scores: a `softcap` becomes the
-   products and functions that it stands for (`lower_to_opset18.py`).
+   padding mask and T5's bias, or a window's, as its attention bias. Where all sources are equally
+   long (clips, images) there is no padding: without a mask the kernel does not write all scores
+   down. That operator has no grouped heads: keys and values are repeated for it. Nor does it bound
+   its scores: a `softcap` becomes the products and functions that it stands for
+   (`lower_to_opset18.py`).
 3. Where keys carry an additive bias it is computed for the valid tokens, not for the capacity.
 4. What else `TensorScatter` writes, a recurrence's states, `ScatterND` writes, in place as well.
 
@@ -46,6 +48,7 @@ class FuseCacheAttention(ir.passes.InPlacePass):
 
     def __init__(self, dims: Dims) -> None:
         stack = dims.decoder
+        self.padded = not dims.source_positions
         self.windows = {
             f"past_key_{layer}": window
             for layer, window in enumerate(stack.layer_windows if stack is not None else ())
@@ -69,7 +72,7 @@ class FuseCacheAttention(ir.passes.InPlacePass):
                 give_mask(graph, node, masks)
                 lower_attention(Writer(graph, node, prefix=str(node.name), shared=shared), node)
             else:
-                _fuse_source(graph, attention, lengths)
+                _fuse_source(graph, attention, lengths, padded=self.padded)
         RemoveUnusedNodesPass()(model)
         for node in [node for node in graph if node.op_type == "TensorScatter"]:
             lower_cache_write(Writer(graph, node, prefix=str(node.name), shared=shared), node)
@@ -245,8 +248,10 @@ def _merged(
     return query, key, value
 
 
-def _fuse_source(graph: ir.Graph, attention: _Attention, lengths: _Lengths) -> None:
-    """Rule 2: the lengths become the operator's padding mask."""
+def _fuse_source(
+    graph: ir.Graph, attention: _Attention, lengths: _Lengths, *, padded: bool
+) -> None:
+    """Rule 2: the lengths become the operator's padding mask, where there is padding."""
     key, value = attention.node.inputs[1], attention.node.inputs[2]
     flat = [trace_back(x, "Transpose", "Reshape") for x in (key, value)]
     if _heads(key) != attention.heads:
@@ -261,7 +266,7 @@ def _fuse_source(graph: ir.Graph, attention: _Attention, lengths: _Lengths) -> N
             key,
             value,
             None,
-            lengths.cast(str(attention.length.name)),
+            lengths.cast(str(attention.length.name)) if padded else None,
             attention.mask,
         ],
         {"num_heads": attention.heads, "scale": attention.scale},

@@ -2,12 +2,14 @@
 
 1. `MatMul(x, W)` with a constant W (K, N) becomes `DynamicQuantizeMatMul`, which finds the range of
    x at every call; or, where the range of x is known, `QuantizeLinear` and `MatMulIntegerToFloat`.
-2. `Gemm(x, W, c)` with a constant W (N, K) read transposed becomes the same, and `Add` for c.
+2. `Gemm(x, W, c)` with a constant W (N, K) read transposed becomes the same.
+3. What is added to the result, one number a column, is added by the operator.
 
-Embeddings and LM heads are left: their form is `block_weights`'. Both sides are unsigned with 128
-for zero. Kernels for processors without VNNI add pairs of products of unsigned and signed bytes in
-16 bits, where large ones saturate; of two unsigned ones they do not. The scales are those of the
-signed codes that TensorRT reads.
+Embeddings and LM heads are left: their form is `block_weights`'. Inputs are unsigned with 128 for
+zero, weights signed: the one pair of types that kernels for AMX take (four times as fast as two
+unsigned ones on a Xeon that has it). Kernels for processors without VNNI add pairs of such products
+in 16 bits, where large ones saturate: for those the backend asks ONNX Runtime to shift the weights
+as it loads them (`session.x64quantprecision`). The codes are those that TensorRT reads.
 """
 
 from __future__ import annotations
@@ -17,7 +19,14 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from seq2edge.export.passes.editing import CONTRIB, constant, drop_unused_weights, insert_behind
+from seq2edge.export.passes.editing import (
+    CONTRIB,
+    constant,
+    drop_unused_weights,
+    insert_behind,
+    known_axes,
+    single_consumer,
+)
 from seq2edge.quantize.passes.block_weights import is_plain, replace_product
 from seq2edge.quantize.passes.dequantized_weights import LARGEST_CODE, ScaledWeight, scale_columns
 from seq2edge.quantize.passes.weight_uses import PRODUCTS, WeightUse, find_weight_uses
@@ -56,7 +65,9 @@ class IntegerProducts(ir.passes.InPlacePass):
                 continue
             if self.ranges is not None and not self.ranges.get(str(inputs.name)):
                 continue  # it was 0 on every example
-            replace_product(graph, use.node, self._product(graph, use, inputs))
+            product = self._product(graph, use, inputs)
+            replace_product(graph, use.node, product)
+            _add_inside(graph, product)
             how = "dynamic" if self.ranges is None else "static"
             self.changed[use.name] = f"int8, a scale a column, {how} inputs"
         drop_unused_weights(graph)
@@ -70,11 +81,10 @@ class IntegerProducts(ir.passes.InPlacePass):
             self._scaled[key] = scale_columns(use, FLOAT32)
         scaled = self._scaled[key]
         stored = scaled.codes.numpy()
-        signed = stored.T if use.transposed else stored  # (K, N)
-        shifted = np.ascontiguousarray((signed.astype(np.int16) + ZERO).astype(np.uint8))
-        codes = constant(graph, f"{use.name}.codes", ir.Tensor(shifted))
+        signed = np.ascontiguousarray(stored.T if use.transposed else stored)  # (K, N)
+        codes = constant(graph, f"{use.name}.codes", ir.Tensor(signed))
         scales = constant(graph, f"{use.name}.scales", scaled.scales)
-        zeros = np.full(scaled.scales.shape.numpy(), ZERO, dtype=np.uint8)
+        zeros = np.zeros(scaled.scales.shape.numpy(), dtype=np.int8)
         zero = constant(graph, f"{use.name}.zeros", ir.Tensor(zeros))
         if self.ranges is None:
             values = [inputs, codes, scales, zero]
@@ -99,3 +109,23 @@ class IntegerProducts(ir.passes.InPlacePass):
         codes.type = ir.TensorType(ir.DataType.UINT8)
         insert_behind(graph, value, node)
         return codes, scale, middle
+
+
+def _add_inside(graph: ir.Graph, product: ir.Node) -> None:
+    """Rule 3, where nothing else reads the product alone."""
+    result = product.outputs[0]
+    add = single_consumer(result, "Add")
+    if add is None:
+        return
+    addend = next((value for value in add.inputs if value is not result), None)
+    codes = product.inputs[1]
+    assert codes is not None
+    if addend is None or not addend.is_initializer():
+        return
+    if known_axes(addend) != known_axes(codes)[1:]:
+        return
+    inputs = [*product.inputs, addend]
+    new = ir.node(product.op_type, inputs, domain=CONTRIB, name=product.name)
+    ir.convenience.replace_nodes_and_values(
+        graph, add, [product, add], [new], add.outputs, new.outputs
+    )

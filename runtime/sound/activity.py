@@ -2,7 +2,8 @@
 
 Noise is what a band never falls below for a while: the minimum statistics of R. Martin, "Noise
 Power Spectral Density Estimation Based on Optimal Smoothing and Minimum Statistics", 2001, here
-over frames on both sides. So steady noise and hum of any level are no speech; music is.
+before a frame and behind it, of which the larger counts: where noise begins or ends, one side is of
+the quiet. So steady noise and hum of any level are no speech; music is.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _LOW, _HIGH = 3, 21  # about 250 Hz to 5 kHz
 _LOUDEST = 6  # bands that count: speech stands out in some, in white noise in the low ones alone
 _SMOOTHED = 7  # frames that a band's energy is averaged over
 _STRETCH = 10  # frames that have one noise, 0.1 s
-_AROUND = 15  # stretches on each side that noise is looked for in
+_AROUND = 25  # stretches on each side that noise is looked for in
 _STEADY = 3.9  # dB that the loudest bands of steady noise stand above its least, on average
 _SILENCE = 1e-9  # power of a band that counts as silent: the rounding of 16 bits
 _BLOCK = 2**12  # frames whose spectra are made at once
@@ -99,7 +100,8 @@ def _above_noise(samples: Samples) -> Wide:
     least = np.pad(decibels, ((0, short), (0, 0)), mode="edge")
     least = least.reshape(-1, _STRETCH, decibels.shape[1]).min(axis=1)
     least = np.pad(least, ((_AROUND, _AROUND), (0, 0)), mode="edge")
-    noise = sliding_window_view(least, 2 * _AROUND + 1, axis=0).min(axis=-1)
+    sides = sliding_window_view(least, _AROUND + 1, axis=0).min(axis=-1)
+    noise = np.maximum(sides[:-_AROUND], sides[_AROUND:])  # up to a stretch, and from it on
     excess = decibels - np.repeat(noise, _STRETCH, axis=0)[: len(decibels)]
     loudest = np.partition(excess, -_LOUDEST, axis=1)[:, -_LOUDEST:]
     return np.asarray(loudest.mean(axis=1) - _STEADY, np.float64)

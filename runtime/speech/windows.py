@@ -31,6 +31,12 @@ from seq2edge.runtime.speech.timestamps import Piece, cut
 from seq2edge.runtime.speech.tokens import SpeechTokens
 
 SHORTEST = 1600  # samples that are read as they are
+LEAST = 2 * SAMPLING_RATE  # samples at which a window is filled up with part of a span
+# Samples of spans in a window. In one that is filled up models tend to end before the last words.
+MOST = 26 * SAMPLING_RATE
+BLOCK = 4  # windows that are made together
+REST = 100  # frames at the end of a window that are read again where they were not heard
+BACK = 20  # frames before them that are read with them: a time may be a little late
 COLD = 0.5  # the temperature from which on a text is not worth to be gone on from
 
 Span = tuple[int, int]  # the first, and the one behind the last
@@ -194,8 +200,26 @@ class ExactWindows:
             self._seek += min(FRAMES, self._frames - self._seek)
 
 
+@dataclasses.dataclass(eq=False)
+class _Block:
+    """Windows that are made together: those to come, how many are decoded, what they left."""
+
+    waiting: list[list[Span]]
+    running: int = 0
+    left: list[Span] = dataclasses.field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        return not self.waiting and not self.running
+
+
 class BatchedWindows:
-    """The parts in which somebody speaks, in windows that are independent of each other."""
+    """The parts in which somebody speaks, in windows of which several are decoded at a time.
+
+    A model may end before a window does: what is behind its last time goes into a later window. So
+    that this depends on the recording alone, windows are made in blocks, each of what the block
+    before the last one left, and of what comes next.
+    """
 
     def __init__(
         self,
@@ -207,65 +231,86 @@ class BatchedWindows:
         hints: Hints,
         spans: Sequence[Span],
     ) -> None:
-        """Without `mels` of a model that reads samples."""
+        """Without `mels` of a model that reads samples, whose windows are one span each."""
         self._samples, self._tokens, self._hints, self._mels = samples, tokens, hints, mels
         self._times = tokens.with_times(options)
-        # Where no window has to be filled, each part has its own.
-        groups = [spans] if mels else [[span] for span in spans]
-        self._windows = [each for group in groups for each in packed(group, FRAMES * HOP)]
-        self._next = self._taken = 0
-        self._parts: dict[int, list[Part]] = {}
-        self._places: dict[Window, int] = {}  # of the windows that are decoded now
-        self._length = len(samples)
+        self._spans = list(spans)  # that no window has yet
+        self._blocks = [_Block([]), _Block([])]  # the last two
+        self._running: dict[Window, _Block] = {}
+        self._parts: list[Part] = []  # before which something may still be said
 
     @property
     def done(self) -> bool:
         """See Windows."""
-        return self._taken == len(self._windows)
+        return self._first_open() is None
 
     @property
     def seconds(self) -> float:
         """See Windows."""
-        samples = self._length if self.done else self._windows[self._taken][0][0]
-        return samples / SAMPLING_RATE
+        first = self._first_open()
+        return (len(self._samples) if first is None else first) / SAMPLING_RATE
+
+    def _first_open(self) -> int | None:
+        """The first sample whose words are not known yet; None: all are."""
+        spans = [*self._spans, *(span for window in self._running for span in window.spans)]
+        for block in self._blocks:
+            spans += [*block.left, *(span for window in block.waiting for span in window)]
+        return min((first for first, _ in spans), default=None)
 
     def next(self) -> Window | None:
         """See Windows."""
-        if self._next == len(self._windows):
-            return None
-        spans = self._windows[self._next]
+        while not self._blocks[1].waiting:
+            before, last = self._blocks
+            if not before.done or not (before.left or last.left or self._spans):
+                return None
+            self._blocks = [last, self._block(before.left)]
+        block = self._blocks[1]
+        window = self._window(block.waiting.pop(0))
+        block.running += 1
+        self._running[window] = block
+        return window
+
+    def _block(self, left: list[Span]) -> _Block:
+        self._spans = left + self._spans
+        windows: list[list[Span]] = []
+        while self._spans and len(windows) < BLOCK:
+            spans, self._spans = filled(self._spans, MOST, self._samples)
+            if not self._mels:
+                spans, self._spans = spans[:1], spans[1:] + self._spans
+            windows.append(spans)
+        return _Block(windows)
+
+    def _window(self, spans: Sequence[Span]) -> Window:
         clip = np.concatenate([self._samples[first:last] for first, last in spans])
-        window = Window(
+        return Window(
             features=log_mel(clip, mels=self._mels) if self._mels else _whole(clip),
             frames=max(1, len(clip) // HOP),
             first=spans[0][0] // HOP,
             spans=tuple(spans),
             before=self._hints.before(self._hints.prompt, self._tokens),
         )
-        self._places[window] = self._next
-        self._next += 1
-        return window
 
     def take(self, window: Window, heard: Heard) -> list[Part]:
         """See Windows."""
-        place = self._places.pop(window)
-        pieces: list[Piece] = []
+        block = self._running.pop(window)
+        block.running -= 1
         if not heard.silent:
-            pieces, _ = _pieces(window, heard, self._tokens, times=self._times)
-        spans = self._windows[place]
-        self._parts[place] = [
-            dataclasses.replace(
-                part,
-                start=in_recording(spans, part.start - window.first),
-                end=in_recording(spans, part.end - window.first, end=True),
-            )
-            for part in _parts(window, heard, pieces)
-        ]
-        ready: list[Part] = []
-        while self._taken in self._parts:
-            ready += self._parts.pop(self._taken)
-            self._taken += 1
-        return ready
+            pieces, after = _pieces(window, heard, self._tokens, times=self._times)
+            if BACK < after <= window.frames - REST:
+                block.left = sorted([*block.left, *behind(window.spans, (after - BACK) * HOP)])
+            self._parts += [
+                dataclasses.replace(
+                    part,
+                    start=in_recording(window.spans, part.start - window.first),
+                    end=in_recording(window.spans, part.end - window.first, end=True),
+                )
+                for part in _parts(window, heard, pieces)
+            ]
+        self._parts.sort(key=lambda part: part.start)
+        first = self._first_open()
+        known = [part for part in self._parts if first is None or part.start * HOP < first]
+        self._parts = self._parts[len(known) :]
+        return known
 
 
 def _whole(clip: Samples) -> Samples:
@@ -340,19 +385,42 @@ def _parts(window: Window, heard: Heard, pieces: Sequence[Piece]) -> list[Part]:
     return parts
 
 
-def packed(spans: Sequence[Span], most: int) -> list[list[Span]]:
-    """Spans in groups of no more samples than `most` together; longer ones are cut."""
-    groups: list[list[Span]] = []
-    room = 0
-    for begin, end in spans:
-        for first in range(begin, end, most):
-            last = min(first + most, end)
-            if last - first > room:
-                groups.append([])
-                room = most
-            groups[-1].append((first, last))
-            room -= last - first
-    return groups
+def filled(spans: Sequence[Span], most: int, samples: Samples) -> tuple[list[Span], list[Span]]:
+    """The first of these spans of samples, no more than `most` together, and the others.
+
+    One that does not fit is cut where it is quietest in the second half of what fits; where less
+    than `LEAST` does, it is left.
+    """
+    group, others, room = list[Span](), list(spans), most
+    while others and room >= (LEAST if group else 1):
+        first, last = others.pop(0)
+        if last - first > room:
+            middle = quietest(samples, first + room // 2, first + room)
+            others.insert(0, (middle, last))
+            return [*group, (first, middle)], others
+        group.append((first, last))
+        room -= last - first
+    return group, others
+
+
+def behind(spans: Sequence[Span], length: int) -> list[Span]:
+    """What is left of spans without their first samples."""
+    left = []
+    for first, last in spans:
+        begin = first + length
+        if begin < last:
+            left.append((max(first, begin), last))
+        length = max(0, length - (last - first))
+    return left
+
+
+def quietest(samples: Samples, first: int, last: int) -> int:
+    """The middle of the 0.3 s between these samples that have the least energy."""
+    width = 3 * SAMPLING_RATE // 10
+    if last - first <= width:
+        return last
+    sums = np.cumsum(np.square(samples[first:last], dtype=np.float64))
+    return first + width // 2 + int(np.argmin(sums[width:] - sums[:-width]))
 
 
 def in_recording(spans: Sequence[Span], frame: int, *, end: bool = False) -> int:

@@ -68,9 +68,12 @@ def random(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def run(any_model, x, ids=(3, 0, 11)):
-    """All outputs by name."""
+def run(any_model, x, settings=(), ids=(3, 0, 11)):
+    """All outputs by name, of a session with these settings."""
     data = ir.to_proto(any_model).SerializeToString()
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    for name, value in dict(settings).items():
+        options.add_session_config_entry(name, value)
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(None, {"x": x, "ids": np.array(ids)}), strict=True))

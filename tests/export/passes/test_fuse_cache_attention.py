@@ -53,12 +53,17 @@ def test_no_head_is_transposed_in_a_step(traced, name):
 
 @pytest.mark.parametrize("name", ["t5", "bart", "whisper", "bert", "modernbert", "eurobert"])
 def test_every_attention_of_an_encoder_is_replaced(traced, name):
-    """The lengths become its padding mask; its windows are a bias, shared heads are repeated."""
+    """The lengths become its padding mask; its windows are a bias, shared heads are repeated.
+
+    Clips are equally long: they need no mask, and without one the kernel is another.
+    """
     dims, graph = traced(name, "encoder")
     FuseCacheAttention(dims)(graph)
     count = Counter(node.op_type for node in graph.graph)
     assert count["MultiHeadAttention"] == dims.encoder.layers
     assert count["Attention"] == 0
+    masks = [node.inputs[4] for node in graph.graph if node.op_type == "MultiHeadAttention"]
+    assert all((mask is None) == (name == "whisper") for mask in masks)
 
 
 def test_only_the_capacity_is_shortened_for_a_bias(traced):

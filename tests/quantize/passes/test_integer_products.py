@@ -7,6 +7,7 @@ import pytest
 from small_products import VOCAB, WIDTH, biased, model, random, run
 
 from seq2edge.quantize.passes.integer_products import IntegerProducts
+from seq2edge.runtime.backends.onnxruntime import SHIFTED_WEIGHTS, sums_may_saturate
 
 RANGES = {"x": 4.0}
 
@@ -37,19 +38,29 @@ def test_products_are_close_to_the_float_ones(ranges):
 
 @pytest.mark.parametrize("ranges", [None, {"x": 3.0}], ids=["dynamic", "static"])
 def test_sums_of_extremes_do_not_saturate(ranges):
-    """Everything at its largest: 16-bit sums of signed and unsigned products would be far off.
+    """Everything at its largest, in a session as the backend opens it.
 
-    Kernels without VNNI add pairs so; two unsigned sides are widened first. The graph is checked
-    to have those, since this processor may be one with VNNI.
+    Kernels without VNNI add pairs of products in 16 bits, where these would be far off.
     """
     weight = np.ones((WIDTH, 30), dtype=np.float32)
     weight[:, ::2] = -1
     x = np.full((2, WIDTH), 3.0, dtype=np.float32)
     x[1] *= -1
     made, _ = changed(model(weight, random(VOCAB, WIDTH)), ranges)
-    np.testing.assert_allclose(run(made, x)["y"], x @ weight, rtol=0.01)
-    assert made.graph.initializers["W.codes"].const_value.numpy().dtype == np.uint8
-    assert (made.graph.initializers["W.zeros"].const_value.numpy() == 128).all()
+    shifted = {SHIFTED_WEIGHTS: str(int(sums_may_saturate()))}
+    np.testing.assert_allclose(run(made, x, shifted)["y"], x @ weight, rtol=0.01)
+    assert made.graph.initializers["W.codes"].const_value.numpy().dtype == np.int8
+    assert not made.graph.initializers["W.zeros"].const_value.numpy().any()
+
+
+@pytest.mark.skipif(sums_may_saturate(), reason="this processor's sums saturate")
+@pytest.mark.parametrize("ranges", [None, RANGES], ids=["dynamic", "static"])
+def test_shifted_weights_give_the_same_numbers(ranges):
+    """ONNX Runtime's own form for processors without VNNI."""
+    made, _ = changed(model(random(WIDTH, 30), random(VOCAB, WIDTH)), ranges)
+    x = random(5, WIDTH, seed=7)
+    plain, shifted = (run(made, x, {SHIFTED_WEIGHTS: way})["y"] for way in "01")
+    np.testing.assert_allclose(plain, shifted, rtol=1e-5, atol=1e-5)
 
 
 def test_values_beyond_the_range_are_clipped():
@@ -82,11 +93,11 @@ def test_weights_in_higher_precision_and_inputs_without_range_stay():
 
 
 def test_a_product_that_adds_keeps_its_addend():
-    """A Gemm's bias goes on behind it."""
+    """A Gemm's bias is the new operator's."""
     x, weight, table = random(5, WIDTH), random(WIDTH, 30, seed=1), random(VOCAB, WIDTH, seed=2)
     wanted = run(biased(weight, table), x)["logits"]
     change = IntegerProducts(set(), None)  # no vocabulary: the head is a layer like others
     made = biased(weight, table)
     change(made)
-    assert "Gemm" not in {node.op_type for node in made.graph}
+    assert {"Gemm", "Add"}.isdisjoint(node.op_type for node in made.graph)
     assert np.abs(run(made, x)["logits"] - wanted).max() < 0.5

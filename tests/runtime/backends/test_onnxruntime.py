@@ -27,6 +27,7 @@ from seq2edge.runtime.backends.onnxruntime import (
     choose_target,
     import_onnxruntime,
     runs,
+    sums_may_saturate,
 )
 from seq2edge.runtime.backends.onnxruntime_cache import GROWTH
 from seq2edge.runtime.parity import TOLERANCES
@@ -375,3 +376,31 @@ def test_lengths_that_kernels_cannot_have_are_refused(exported, length):
     cache = backend.start(backend.encode(ids, np.array([2])), 1, None)
     with pytest.raises(BackendError, match=f"new_length: {length}, it is 0 to 2"):
         backend.step(ids, lengths, cache)
+
+
+def test_clips_have_all_of_their_positions(exported):
+    """The fused graphs read no lengths of theirs."""
+    backend = OnnxRuntimeBackend(Bundle.open(exported("whisper")[1] / "bundle"), threads=1)
+    dims = backend._dims
+    positions = dims.source_positions
+    features = np.zeros((1, *dims.source_shape), np.float32)
+    with pytest.raises(BackendError, match=f"{positions - 1}, every clip or image has {positions}"):
+        backend.encode(features, np.array([positions - 1]))
+
+
+@pytest.mark.parametrize(
+    ("flags", "may"),
+    [
+        ("fpu avx2 avx512f", True),
+        ("fpu avx2 avx_vnni", False),
+        ("avx512_vnni fpu", False),
+        ("amx_int8", False),
+        ("", True),
+    ],
+)
+def test_which_processors_add_products_exactly(tmp_path, flags, may):
+    """By what Linux says of them; elsewhere nobody knows."""
+    file = tmp_path / "cpuinfo"
+    file.write_text(f"processor\t: 0\nvmx flags\t: amx_int8\nflags\t\t: {flags}\n")
+    assert sums_may_saturate(file) is may
+    assert sums_may_saturate(tmp_path / "nowhere")

@@ -11,12 +11,14 @@ from seq2edge.errors import OptionError
 from seq2edge.runtime.speech.options import SpeechOptions
 from seq2edge.runtime.speech.tokens import SpeechTokens
 from seq2edge.runtime.speech.windows import (
+    BLOCK,
     BatchedWindows,
     ExactWindows,
     Heard,
     Hints,
+    behind,
+    filled,
     in_recording,
-    packed,
 )
 
 FIRST = 50
@@ -117,14 +119,30 @@ def test_hints_need_a_token_for_what_was_said_before():
         Hints.of(SpeechOptions(hotwords="a"), tokens, lambda _: [1])
 
 
-def test_spans_are_packed_into_windows():
-    """As many as fit; longer ones are cut, and empty windows do not arise."""
-    assert packed([(0, 4), (10, 13), (20, 29), (40, 41)], 8) == [
-        [(0, 4), (10, 13)],
-        [(20, 28)],
-        [(28, 29), (40, 41)],
-    ]
-    assert packed([], 8) == []
+def test_a_window_is_filled_with_spans():
+    """As many as fit; of one that does not, what is before its quietest moment."""
+    samples = np.ones(40 * SECOND, np.float32)
+    samples[7 * SECOND : 8 * SECOND] = 0.1
+    spans = [(0, SECOND), (2 * SECOND, 12 * SECOND), (20 * SECOND, 21 * SECOND)]
+    group, others = filled(spans, 8 * SECOND, samples)
+    middle = group[1][1]
+    assert group == [(0, SECOND), (2 * SECOND, middle)]
+    assert 7 * SECOND < middle < 8 * SECOND
+    assert others == [(middle, 12 * SECOND), (20 * SECOND, 21 * SECOND)]
+    assert filled(others, 8 * SECOND, samples) == (others, [])
+    # Less than two seconds are no room for a part of the next one.
+    assert filled(spans, 5 * SECOND // 2, samples) == (spans[:1], spans[1:])
+    assert filled([(0, 6)], 4, samples) == ([(0, 4)], [(4, 6)])
+    assert filled([], 8, samples) == ([], [])
+
+
+def test_what_is_behind_some_samples_of_spans():
+    """Spans that lie before are gone."""
+    spans = [(0, 4), (10, 13), (20, 29)]
+    assert behind(spans, 0) == spans
+    assert behind(spans, 5) == [(11, 13), (20, 29)]
+    assert behind(spans, 7) == [(20, 29)]
+    assert behind(spans, 16) == []
 
 
 def test_times_of_spans_are_those_of_the_recording():
@@ -134,20 +152,59 @@ def test_times_of_spans_are_those_of_the_recording():
     assert in_recording(spans, 2, end=True) == 3
 
 
+def batched(spans, seconds):
+    """Windows of a recording that is equally loud everywhere."""
+    samples = np.ones(seconds * SECOND, np.float32)
+    spans = [(first * SECOND, last * SECOND) for first, last in spans]
+    return BatchedWindows(samples, TOKENS, SpeechOptions(), mels=8, hints=Hints(), spans=spans)
+
+
 def test_batched_parts_come_in_the_order_of_the_recording():
     """Whatever is decoded first; a silent window says nothing."""
-    samples = np.ones(80 * SECOND, np.float32)
-    spans = [(0, 20 * SECOND), (30 * SECOND, 45 * SECOND), (50 * SECOND, 80 * SECOND)]
-    windows = BatchedWindows(samples, TOKENS, SpeechOptions(), mels=8, hints=Hints(), spans=spans)
+    windows = batched([(0, 25), (30, 55), (58, 80)], 80)
     first, second, third = windows.next(), windows.next(), windows.next()
     assert windows.next() is None
-    assert [window.frames for window in (first, second, third)] == [2000, 1500, 3000]
-    assert windows.take(third, heard(50, 1, 150)) == []
+    assert [window.frames for window in (first, second, third)] == [2500, 2500, 2200]
+    assert windows.take(third, heard(50, 1, 1150)) == []
     assert windows.take(second, heard(50, silent=True)) == []
-    parts = windows.take(first, heard(50, 2, 100))
+    assert windows.seconds == 0.0
+    parts = windows.take(first, heard(50, 2, 1300))
     assert [(part.ids, part.start, part.end) for part in parts] == [
-        ((50, 2, 100), 0, 100),
-        ((50, 1, 150), 5000, 5200),
+        ((50, 2, 1300), 0, 2500),
+        ((50, 1, 1150), 5800, 8000),
     ]
     assert windows.done
     assert windows.seconds == 80.0
+
+
+def test_what_a_batched_window_leaves_goes_into_the_block_after_the_next():
+    """From a little before its last time; whichever window is done first, with the same others."""
+    spans = [(30 * window, 30 * window + 25) for window in range(10)]
+    made = []
+    for order in (1, -1):
+        windows = batched(spans, 300)
+        block = [windows.next() for _ in range(BLOCK)]
+        others = [windows.next() for _ in range(BLOCK)]
+        assert windows.next() is None  # before all of the first block is known
+        for window in block[::order]:
+            # To 25 s, or one of them to 20 s alone.
+            heard_to = 1050 if window is block[1] else 1300
+            windows.take(window, heard(50, 1, heard_to, heard_to))
+        made.append([windows.next().spans for _ in range(3)])
+        assert windows.next() is None
+        assert windows.seconds == 49.8
+        for window in others:
+            windows.take(window, heard(50, 1, 1300, 1300))
+        assert not windows.done
+    rest = (round(49.8 * SECOND), 55 * SECOND)
+    assert made[0] == made[1]
+    assert made[0][0][0] == rest
+    assert [span[0] // SECOND for group in made[0] for span in group] == [49, 240, 250, 270, 275]
+
+
+def test_a_batched_window_without_any_time_is_not_read_again():
+    """Else it would be for ever."""
+    windows = batched([(0, 25)], 30)
+    window = windows.next()
+    windows.take(window, heard(50, 50))
+    assert windows.done
