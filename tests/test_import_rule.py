@@ -102,6 +102,13 @@ ROOMS = {
         "files bundle runtime runtime.backends export.passes export evaluation quantize.passes",
         "numpy onnx_ir onnxruntime",
     ),
+    "serve.calls": Room(
+        "calls over HTTP: fields, errors, turns of clients, a pool of models",
+        "bundle runtime",
+        "starlette",
+    ),
+    "serve.routes": Room("the tasks as routes, a kind a file", "serve.calls", "numpy starlette"),
+    "serve": Room("the application: all routes", "serve.calls serve.routes", "starlette"),
     "commands": Room(
         "a command or pair a file: parse, call, print",
         "files bundle runtime.sound runtime runtime.backends runtime.speech evaluation "
