@@ -17,9 +17,9 @@ from seq2edge.serve.calls.call import Call, Serving, get
 from seq2edge.serve.calls.failures import failure
 from seq2edge.serve.calls.pool import Entry, Pool
 from seq2edge.serve.calls.settings import Settings
-from seq2edge.serve.routes import embeddings
+from seq2edge.serve.routes import audio, embeddings, understanding
 
-ROUTES = (embeddings.routes,)  # makers of routes, one a module
+ROUTES = (audio.routes, embeddings.routes, understanding.routes)  # makers of routes, one a module
 SWEEP = 1.0  # seconds between two looks for what nobody uses
 
 
@@ -35,7 +35,8 @@ def make_app(pool: Pool, settings: Settings) -> Starlette:
         finally:
             sweeping.cancel()
             await pool.close()
-            serving.threads.shutdown(wait=False, cancel_futures=True)
+            for threads in (serving.threads, serving.recordings):
+                threads.shutdown(wait=False, cancel_futures=True)
 
     app = Starlette(
         routes=[*_own(serving), *(route for make in ROUTES for route in make(serving))],

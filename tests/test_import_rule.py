@@ -107,7 +107,11 @@ ROOMS = {
         "bundle runtime",
         "starlette",
     ),
-    "serve.routes": Room("the tasks as routes, a kind a file", "serve.calls", "numpy starlette"),
+    "serve.routes": Room(
+        "the tasks as routes, a kind a file",
+        "runtime runtime.sound runtime.speech serve.calls",
+        "numpy starlette",
+    ),
     "serve": Room("the application: all routes", "serve.calls serve.routes", "starlette"),
     "commands": Room(
         "a command or pair a file: parse, call, print",

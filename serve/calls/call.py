@@ -42,6 +42,10 @@ class Serving:
         self.draining = False
         self.calls = 0
         self.threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="seq2edge-serve")
+        # Apart, since one takes minutes: nobody else's text waits behind it.
+        self.recordings = ThreadPoolExecutor(
+            settings.recordings, thread_name_prefix="seq2edge-recording"
+        )
 
     async def run(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """Call it in one of the threads; what no thread began is dropped with the task."""

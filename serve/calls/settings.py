@@ -18,6 +18,8 @@ class Settings:
     waiting: int = 256
     # Threads for work that blocks: reading texts, encoders, loading.
     threads: int = 4
+    # Recordings that are transcribed at a time, each in a thread of its own.
+    recordings: int = 2
     # A call ends behind it, whatever it waits for.
     deadline: float = 600.0
     # A body in JSON, and one of a form with a file.
