@@ -28,10 +28,11 @@ async def run_in_parts(threads: ThreadPoolExecutor, work: Callable[[Check], T]) 
             raise ServiceError("server: nobody waits for this any more")
 
     future = threads.submit(work, check)
+    result = asyncio.wrap_future(future)
     try:
-        return await asyncio.shield(asyncio.wrap_future(future))
+        return await asyncio.shield(result)
     except asyncio.CancelledError:
         gone.set()
         if not future.cancel():
-            await asyncio.gather(asyncio.wrap_future(future), return_exceptions=True)
+            await asyncio.gather(result, return_exceptions=True)
         raise

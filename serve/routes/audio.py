@@ -7,11 +7,11 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Final, Literal, TypeAlias
 
 from starlette.datastructures import UploadFile
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from seq2edge.runtime.model import Model
@@ -21,6 +21,7 @@ from seq2edge.runtime.speech.transcriber import Transcriber
 from seq2edge.runtime.speech.transcript import Segment, Transcript
 from seq2edge.runtime.speech.writers import as_verbose_json, write_transcript
 from seq2edge.serve.calls.call import Call, Serving, post
+from seq2edge.serve.calls.events import EventStream
 from seq2edge.serve.calls.fields import Fields
 from seq2edge.serve.calls.parts import Check, run_in_parts
 
@@ -81,14 +82,16 @@ async def answered(task: Task, call: Call) -> Response:
     if first is None:
         await hearing  # what cannot be heard is refused
 
-    async def events() -> AsyncIterator[str]:
+    async def events() -> AsyncGenerator[dict[str, Any], None]:
         delta = first
         while delta is not None:
-            yield f"data: {delta_event(delta)}\n\n"
+            yield {"type": "transcript.text.delta", "delta": delta}
             delta = await deltas.get()
-        yield f"data: {done_event(await hearing)}\n\n"
+        transcript = await hearing
+        usage = _usage(transcript)
+        yield {"type": "transcript.text.done", "text": transcript.text, "usage": usage}
 
-    return StreamingResponse(events(), media_type="text/event-stream")
+    return EventStream(events(), heartbeat=call.serving.settings.heartbeat, ends=call.ends)
 
 
 async def _end(task: asyncio.Task[Any]) -> None:
@@ -106,7 +109,12 @@ def hear(
 ) -> Transcript:
     """The whole transcript; `send` gets the pieces of its text as they are heard."""
     transcriber = Transcriber(model, options)
-    samples = read_samples(file, longest=LONGEST)
+    # Read by its descriptor: a spooled file lacks some of what libraries ask of a stream.
+    descriptor = file.fileno()
+    file.flush()
+    with open(descriptor, "rb", closefd=False) as recording:
+        recording.seek(0)
+        samples = read_samples(recording, longest=LONGEST)
     stream = transcriber.stream(samples, progress=lambda *_: check())
     for delta in text_deltas(stream):
         send(delta)
@@ -194,17 +202,6 @@ def text_deltas(segments: Iterable[Segment]) -> Iterator[str]:
         kept = text.rstrip()
         space = text[len(kept) :]
         yield kept
-
-
-def delta_event(delta: str) -> str:
-    """A piece of the text, as the data of a server-sent event."""
-    return _dumps({"type": "transcript.text.delta", "delta": delta})
-
-
-def done_event(transcript: Transcript) -> str:
-    """The whole text, as the data of the last event."""
-    values = {"type": "transcript.text.done", "text": transcript.text}
-    return _dumps({**values, "usage": _usage(transcript)})
 
 
 def _usage(transcript: Transcript) -> dict[str, Any]:
