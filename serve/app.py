@@ -17,9 +17,10 @@ from seq2edge.serve.calls.call import Call, Serving, get
 from seq2edge.serve.calls.failures import failure
 from seq2edge.serve.calls.pool import Entry, Pool
 from seq2edge.serve.calls.settings import Settings
-from seq2edge.serve.routes import embeddings
+from seq2edge.serve.routes import chat, completions, embeddings, tokens
 
-ROUTES = (embeddings.routes,)  # makers of routes, one a module
+# Makers of routes, one a module.
+ROUTES = (chat.routes, completions.routes, embeddings.routes, tokens.routes)
 SWEEP = 1.0  # seconds between two looks for what nobody uses
 
 

@@ -107,7 +107,9 @@ ROOMS = {
         "bundle runtime",
         "starlette",
     ),
-    "serve.routes": Room("the tasks as routes, a kind a file", "serve.calls", "numpy starlette"),
+    "serve.routes": Room(
+        "the tasks as routes, a kind a file", "runtime serve.calls", "numpy starlette"
+    ),
     "serve": Room("the application: all routes", "serve.calls serve.routes", "starlette"),
     "commands": Room(
         "a command or pair a file: parse, call, print",
