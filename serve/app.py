@@ -17,9 +17,24 @@ from seq2edge.serve.calls.call import Call, Serving, get
 from seq2edge.serve.calls.failures import failure
 from seq2edge.serve.calls.pool import Entry, Pool
 from seq2edge.serve.calls.settings import Settings
-from seq2edge.serve.routes import audio, embeddings, understanding
+from seq2edge.serve.routes import (
+    audio,
+    chat,
+    completions,
+    embeddings,
+    tokens,
+    understanding,
+)
 
-ROUTES = (audio.routes, embeddings.routes, understanding.routes)  # makers of routes, one a module
+# Makers of routes, one a module.
+ROUTES = (
+    audio.routes,
+    chat.routes,
+    completions.routes,
+    embeddings.routes,
+    tokens.routes,
+    understanding.routes,
+)
 SWEEP = 1.0  # seconds between two looks for what nobody uses
 
 

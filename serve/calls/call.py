@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,13 +21,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from seq2edge.errors import Seq2EdgeError, ServiceError
-from seq2edge.serve.calls.failures import RequestError, refused, status_of
+from seq2edge.errors import ServiceError
+from seq2edge.serve.calls.failures import RequestError, log_failure, refused
 from seq2edge.serve.calls.fields import Fields
 from seq2edge.serve.calls.pool import Loaded, Pool
 from seq2edge.serve.calls.settings import Settings
 
-LOG = logging.getLogger("seq2edge.serve")
 T = TypeVar("T")
 Handler: TypeAlias = "Callable[[Call], Awaitable[Response]]"
 Body: TypeAlias = Literal["none", "json", "form"]
@@ -113,7 +111,7 @@ class Endpoint:
                 answer = asyncio.create_task(self._answer(call, sending))
                 await _unless_gone(answer, receive)
         except Exception as error:
-            self._log(scope, error)
+            log_failure(scope["path"], error)
             if started:
                 raise
             await refused(error, settings.retry)(scope, receive, send)
@@ -151,12 +149,6 @@ class Endpoint:
                 f"deadline: no answer after {self._serving.settings.deadline:g} s", status=504
             ) from None
         await response(call.request.scope, call.request.receive, send)
-
-    def _log(self, scope: Scope, error: Exception) -> None:
-        """What is the server's fault, with where it came from where it is none of ours."""
-        if status_of(error) >= 500 and not isinstance(error, ServiceError):
-            ours = isinstance(error, Seq2EdgeError)
-            LOG.error("%s: %s", scope["path"], error, exc_info=None if ours else error)
 
 
 async def _unless_gone(answer: asyncio.Task[None], receive: Receive) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from starlette.responses import JSONResponse
 
 from seq2edge.errors import (
@@ -13,6 +15,8 @@ from seq2edge.errors import (
     Seq2EdgeError,
     ServiceError,
 )
+
+LOG = logging.getLogger("seq2edge.serve")
 
 
 class RequestError(InputError):
@@ -69,3 +73,10 @@ def refused(error: BaseException, retry: int) -> JSONResponse:
     status = status_of(error)
     headers = {"Retry-After": str(retry)} if status == 503 else None
     return JSONResponse(shape_of(error), status, headers=headers)
+
+
+def log_failure(path: str, error: Exception) -> None:
+    """What is the server's fault, with where it came from where it is none of ours."""
+    if status_of(error) >= 500 and not isinstance(error, (ServiceError, RequestError)):
+        ours = isinstance(error, Seq2EdgeError)
+        LOG.error("%s: %s", path, error, exc_info=None if ours else error)

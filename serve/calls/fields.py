@@ -40,6 +40,10 @@ class Fields:
     def __contains__(self, name: str) -> bool:
         return name in self._values
 
+    def holds(self, name: str, kind: type) -> bool:
+        """Whether a field is there and of this type."""
+        return isinstance(self._values.get(name), kind)
+
     def refuse(self, name: str, fact: str) -> NoReturn:
         """Say what is wrong with a field."""
         raise RequestError(f"{self._place}{name}: {fact}", param=f"{self._place}{name}")
@@ -95,7 +99,7 @@ class Fields:
 
     def texts(self, name: str, default: Any = MISSING, *, most: int) -> Any:
         """A list of strings; one string is a list of one."""
-        if isinstance(self._values.get(name), str):
+        if self.holds(name, str):
             return [self.text(name)]
         value = self.items(name, default, most=most)
         if value is not default and not all(isinstance(item, str) for item in value):

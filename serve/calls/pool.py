@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from seq2edge.bundle import Bundle
-from seq2edge.errors import OptionError, ServiceError
+from seq2edge.errors import OptionError, Seq2EdgeError, ServiceError
 from seq2edge.runtime.service import Service
 from seq2edge.serve.calls.failures import RequestError
 from seq2edge.serve.calls.turns import Turns
@@ -126,6 +126,9 @@ class Pool:
             entry.users += 1
             try:
                 yield await self._ready(entry)
+            except Seq2EdgeError as error:  # where it lies is nothing for a client
+                error.args = (str(error).replace(str(entry.folder), entry.name),)
+                raise
             finally:
                 entry.users -= 1
                 entry.used = time.monotonic()
