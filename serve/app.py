@@ -23,6 +23,7 @@ from seq2edge.serve.routes import (
     completions,
     embeddings,
     tokens,
+    translate,
     understanding,
 )
 
@@ -33,6 +34,7 @@ ROUTES = (
     completions.routes,
     embeddings.routes,
     tokens.routes,
+    translate.routes,
     understanding.routes,
 )
 SWEEP = 1.0  # seconds between two looks for what nobody uses
