@@ -9,6 +9,8 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -17,6 +19,7 @@ from seq2edge.serve.calls.call import Call, Serving, get
 from seq2edge.serve.calls.failures import failure
 from seq2edge.serve.calls.pool import Entry, Pool
 from seq2edge.serve.calls.settings import Settings
+from seq2edge.serve.gates import Keys, Watch, read_keys
 from seq2edge.serve.routes import (
     audio,
     chat,
@@ -37,6 +40,7 @@ ROUTES = (
     translate.routes,
     understanding.routes,
 )
+CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"  # of Prometheus's text format
 SWEEP = 1.0  # seconds between two looks for what nobody uses
 
 
@@ -57,11 +61,31 @@ def make_app(pool: Pool, settings: Settings) -> Starlette:
 
     app = Starlette(
         routes=[*_own(serving), *(route for make in ROUTES for route in make(serving))],
+        middleware=_middleware(serving),
         lifespan=lifespan,
         exception_handlers={HTTPException: _no_route},
     )
     app.state.serving = serving
     return app
+
+
+def _middleware(serving: Serving) -> list[Middleware]:
+    """What a request passes, from the outside in."""
+    settings = serving.settings
+    passed = [Middleware(Watch, serving)]
+    if settings.origins:
+        methods, headers = ["GET", "POST"], ["Authorization", "Content-Type"]
+        passed.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.origins,
+                allow_methods=methods,
+                allow_headers=headers,
+            )
+        )
+    if settings.keys is not None:
+        passed.append(Middleware(Keys, read_keys(settings.keys)))
+    return passed
 
 
 def _own(serving: Serving) -> list[Route]:
@@ -75,6 +99,9 @@ def _own(serving: Serving) -> list[Route]:
             return JSONResponse({"status": "ending"}, 503)
         return JSONResponse({"status": "ready"})
 
+    async def metrics(_: Request) -> Response:
+        return Response(serving.metrics.text(), media_type=CONTENT_TYPE)
+
     async def models(_: Call) -> Response:
         names = {name: name for name in serving.pool.entries} | dict(serving.pool.aliases)
         records = [_record(alias, serving.pool.entries[name]) for alias, name in names.items()]
@@ -87,6 +114,7 @@ def _own(serving: Serving) -> list[Route]:
     return [
         Route("/health", health),
         Route("/ready", ready),
+        Route("/metrics", metrics),
         get(serving, "/v1/models", models),
         get(serving, "/v1/models/{name:path}", model),
     ]

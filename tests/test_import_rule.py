@@ -105,14 +105,18 @@ ROOMS = {
     "serve.calls": Room(
         "calls over HTTP: fields, errors, turns of clients, a pool of models",
         "bundle runtime",
-        "starlette",
+        "starlette prometheus_client",
     ),
     "serve.routes": Room(
         "the tasks as routes, a kind a file",
         "runtime runtime.sound runtime.speech serve.calls",
         "numpy starlette",
     ),
-    "serve": Room("the application: all routes", "serve.calls serve.routes", "starlette"),
+    "serve": Room(
+        "the application and its server: gates, connections, an end without loss",
+        "serve.calls serve.routes",
+        "starlette uvicorn",
+    ),
     "commands": Room(
         "a command or pair a file: parse, call, print",
         "files bundle runtime.sound runtime runtime.backends runtime.speech evaluation "

@@ -16,7 +16,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from starlette.datastructures import FormData
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
@@ -24,10 +25,12 @@ from starlette.types import Message, Receive, Scope, Send
 from seq2edge.errors import ServiceError
 from seq2edge.serve.calls.failures import RequestError, log_failure, refused
 from seq2edge.serve.calls.fields import Fields
+from seq2edge.serve.calls.metrics import Metrics
 from seq2edge.serve.calls.pool import Loaded, Pool
 from seq2edge.serve.calls.settings import Settings
 
 T = TypeVar("T")
+KEY, MODEL = "seq2edge.key", "seq2edge.model"  # what a scope says of a call
 Handler: TypeAlias = "Callable[[Call], Awaitable[Response]]"
 Body: TypeAlias = Literal["none", "json", "form"]
 
@@ -37,6 +40,7 @@ class Serving:
 
     def __init__(self, pool: Pool, settings: Settings) -> None:
         self.pool, self.settings = pool, settings
+        self.metrics = Metrics(pool)
         self.draining = False
         self.calls = 0
         self.threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="seq2edge-serve")
@@ -72,16 +76,15 @@ class Call:
     form: FormData
     held: AsyncExitStack
     ends: float  # of the loop's clock
-    path: str
 
     @property
     def client(self) -> str:
         """Who is treated as one among many."""
-        address = self.request.client
-        return str(self.request.scope.get("seq2edge.key") or (address and address.host) or "")
+        return client_of(self.request.scope)
 
     async def model(self, name: str) -> Loaded:
         """The model of that name, which stays loaded until the response was sent."""
+        self.request.scope[MODEL] = name
         return await self.held.enter_async_context(self.serving.pool.lease(name, self.client))
 
     async def run(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
@@ -90,9 +93,10 @@ class Call:
 
 
 class Endpoint:
-    """A handler as an ASGI application."""
+    """A handler as an ASGI application; `path` is the pattern that leads to it."""
 
-    def __init__(self, serving: Serving, handler: Handler, body: Body) -> None:
+    def __init__(self, serving: Serving, path: str, handler: Handler, body: Body) -> None:
+        self.path = path
         self._serving, self._handler, self._body = serving, handler, body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,6 +114,8 @@ class Endpoint:
                 call = await self._read(scope, receive, held)
                 answer = asyncio.create_task(self._answer(call, sending))
                 await _unless_gone(answer, receive)
+        except ClientDisconnect:
+            return
         except Exception as error:
             log_failure(scope["path"], error)
             if started:
@@ -123,10 +129,13 @@ class Endpoint:
         fields, form = Fields({}), FormData()
         try:
             if self._body == "json":
+                _require_json(request)
                 fields = Fields.of_json(await asyncio.wait_for(request.body(), settings.receive))
             elif self._body == "form":
                 form = await asyncio.wait_for(request.form(max_files=1), settings.receive)
                 held.push_async_callback(form.close)
+        except HTTPException as error:  # a form that is none
+            raise RequestError(f"body: {error.detail}", status=error.status_code) from None
         except asyncio.TimeoutError:
             raise RequestError(f"body: not here after {settings.receive:g} s", status=408) from None
         return Call(
@@ -136,7 +145,6 @@ class Endpoint:
             form=form,
             held=held,
             ends=asyncio.get_running_loop().time() + settings.deadline,
-            path=scope["path"],
         )
 
     async def _answer(self, call: Call, send: Send) -> None:
@@ -149,6 +157,18 @@ class Endpoint:
                 f"deadline: no answer after {self._serving.settings.deadline:g} s", status=504
             ) from None
         await response(call.request.scope, call.request.receive, send)
+
+
+def client_of(scope: Scope) -> str:
+    """Who is treated as one among many: a key's number, or an address."""
+    return str(scope.get(KEY) or (scope.get("client") or [""])[0])
+
+
+def _require_json(request: Request) -> None:
+    """A page of another origin can send other types without asking first."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise RequestError("body: needs the header Content-Type: application/json", status=415)
 
 
 async def _unless_gone(answer: asyncio.Task[None], receive: Receive) -> None:
@@ -198,4 +218,4 @@ def get(serving: Serving, path: str, handler: Handler) -> Route:
 def _route(
     serving: Serving, path: str, handler: Handler, methods: Collection[str], body: Body
 ) -> Route:
-    return Route(path, Endpoint(serving, handler, body), methods=list(methods))
+    return Route(path, Endpoint(serving, path, handler, body), methods=list(methods))

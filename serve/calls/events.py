@@ -11,7 +11,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from seq2edge.serve.calls.failures import failure, log_failure, shape_of
+from seq2edge.serve.calls.failures import RequestError, log_failure, shape_of
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # no proxy keeps pieces back
 
@@ -64,8 +64,7 @@ class EventStream(Response):
                         return
                     coming = asyncio.ensure_future(anext(self._events))
                 elif clock() >= self._ends:
-                    yield _event(failure(504, "deadline: the answer took too long"))
-                    return
+                    raise RequestError("deadline: the answer took too long", status=504)
                 else:
                     yield ": goes on\n\n"
         finally:

@@ -33,9 +33,12 @@ class Fields:
     def of_json(cls, body: bytes) -> Fields:
         """Those of a body."""
         try:
-            return cls(json.loads(body, parse_constant=_no_constant))
+            values = json.loads(
+                body, parse_constant=_no_constant, object_pairs_hook=_without_repeats
+            )
         except (ValueError, RecursionError) as error:
             raise RequestError(f"body: no JSON, {error}") from None
+        return cls(values)
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
@@ -134,6 +137,15 @@ class Fields:
         if value is not default and not isinstance(value, kind):
             self.refuse(name, f"{value!r:.60}, needs {needs}")
         return value
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"{name!r:.60} is there twice")
+        values[name] = value
+    return values
 
 
 def _no_constant(name: str) -> NoReturn:

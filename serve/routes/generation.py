@@ -166,11 +166,15 @@ class Generation:
         async for text in reply:
             yield event(text)
         answer = (await reply)[0]
+        took = self._usage([answer])
         yield event(None, FINISH[answer.finish_reason])
         if usage:
-            yield {**self._head, "choices": [], "usage": self._usage([answer])}
+            yield {**self._head, "choices": [], "usage": took}
 
     def _usage(self, answers: Sequence[GeneratedText]) -> dict[str, int]:
+        """What the call took, which is counted too."""
+        metrics = self._call.serving.metrics
+        metrics.generated(self._loaded.name, self._prompt_tokens, answers)
         generated = sum(len(answer.ids) for answer in answers)
         return {
             "prompt_tokens": self._prompt_tokens,

@@ -13,13 +13,13 @@ from typing import Any
 
 import httpx
 import openai
-import uvicorn
 
 import seq2edge
 from seq2edge.serve.app import make_app
 from seq2edge.serve.calls.call import Serving
 from seq2edge.serve.calls.pool import Pool
 from seq2edge.serve.calls.settings import Settings
+from seq2edge.serve.server import Server, make_server
 
 SECONDS = 20  # after which a test that hangs fails
 
@@ -31,6 +31,7 @@ class Served:
     url: str
     port: int
     serving: Serving
+    server: Server
 
     def openai(self, **options: Any) -> openai.OpenAI:
         """OpenAI's own client, which asks once."""
@@ -67,13 +68,17 @@ def serve(
     app = make_app(Pool(folders, load, **pool), settings or Settings())
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        config = uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
+        server = make_server(app)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
             soon(lambda: server.started, "the server did not start")
-            yield Served(url=f"http://127.0.0.1:{port}", port=port, serving=app.state.serving)
+            yield Served(
+                url=f"http://127.0.0.1:{port}",
+                port=port,
+                serving=app.state.serving,
+                server=server,
+            )
         finally:
             server.should_exit = True
             thread.join(SECONDS)
