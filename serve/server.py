@@ -127,6 +127,8 @@ def make_server(app: Starlette) -> Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        # Clients keep connections for 5 s as a rule: one that ended earlier here would lose a call.
+        timeout_keep_alive=60,
         timeout_graceful_shutdown=1,  # what is answered was waited for
         ssl_certfile=settings.certificate,
         ssl_keyfile=settings.certificate_key,
