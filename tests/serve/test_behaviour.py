@@ -62,7 +62,9 @@ def test_pieces_come_while_it_is_decoded(folders):
     with Slow(folders) as slow, slow.stream() as answer:
         lines = filter(None, answer.iter_lines())
         next(lines)  # the role
-        slow.backend.open(12)
+        for _ in range(12):
+            slow.backend.open(1)
+            time.sleep(0.02)  # who comes late gets them with the next one
         assert json.loads(next(lines)[6:])["choices"][0]["delta"]["content"]
         assert slow.backend.steps < 40
 
@@ -203,7 +205,7 @@ def test_connections_that_are_left_open_keep_nobody_out(folders):
     """The oldest make room; all are gone at the end."""
     with serving.serve(folders, Settings(connections=50)) as served:
         left = [served.connect() for _ in range(300)]
-        assert len(served.server.server_state.connections) <= 51
+        assert len(served.server.server_state.connections) <= 50
         answer = served.openai().embeddings.create(model="embedder", input="w5")
         assert len(answer.data) == 1
         for client in left:
