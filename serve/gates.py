@@ -117,7 +117,8 @@ def write_logs() -> None:
     """Write what the server and its library say to stderr, a line of JSON each."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in ("seq2edge.serve", "uvicorn.error"):
+    logging.captureWarnings(capture=True)
+    for name in ("seq2edge.serve", "uvicorn.error", "py.warnings"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)

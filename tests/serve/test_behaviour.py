@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import time
+from pathlib import Path
 
 import gated
 import httpx
@@ -174,6 +175,11 @@ def test_a_body_of_another_type_is_refused(served):
     assert answer.status_code == 415
 
 
+def open_files():
+    """How many this process has."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def received(client):
     """What comes until the server ends the connection."""
     parts = []
@@ -203,14 +209,16 @@ def test_half_a_request_does_not_last(folders):
 
 def test_connections_that_are_left_open_keep_nobody_out(folders):
     """The oldest make room; all are gone at the end."""
+    before = open_files()
     with serving.serve(folders, Settings(connections=50)) as served:
         left = [served.connect() for _ in range(300)]
         assert len(served.server.server_state.connections) <= 50
-        answer = served.openai().embeddings.create(model="embedder", input="w5")
-        assert len(answer.data) == 1
+        with served.openai() as client:
+            assert client.embeddings.create(model="embedder", input="w5").data
         for client in left:
             client.close()
         serving.soon(lambda: not served.server.server_state.connections, "a connection stays")
+    assert open_files() <= before
 
 
 def test_a_client_that_takes_nothing_is_cut_off(folders):
@@ -276,3 +284,33 @@ def test_what_it_does_is_counted(folders):
         assert line in text.splitlines()
     assert "process_resident_memory_bytes" in text
     assert "secret" not in text
+
+
+def test_many_clients_at_once_get_what_the_library_gives(served, models):
+    """Of all models and beside each other, whole and as streams."""
+    client = served.openai()
+    texts = [f"w{i} w{i + 7}" for i in range(5, 53)]
+    options = {
+        name: models[name].options.replace(max_new_tokens=8, max_length=None)
+        for name in ("translator", "writer")
+    }
+
+    def ask(number):
+        text = texts[number]
+        if number % 4 == 0:
+            return client.embeddings.create(model="embedder", input=text).data[0].embedding
+        name = "writer" if number % 4 == 1 else "translator"
+        create = client.completions.create
+        if number % 4 == 2:
+            return create(model=name, prompt=text, max_tokens=8).choices[0].text
+        chunks = create(model=name, prompt=text, max_tokens=8, stream=True)
+        return "".join(chunk.choices[0].text for chunk in chunks)
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, range(len(texts))))
+    for number, (text, answer) in enumerate(zip(texts, answers, strict=True)):
+        if number % 4 == 0:
+            assert answer == models["embedder"].embed([text])[0].tolist()
+        else:
+            name = "writer" if number % 4 == 1 else "translator"
+            assert answer == models[name].generate([text], options[name])[0][0].text
