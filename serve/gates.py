@@ -21,6 +21,7 @@ from seq2edge.serve.calls.failures import failure
 LOG = logging.getLogger("seq2edge.serve")
 LEAST_KEY = 16  # characters, so that nobody guesses it
 FIELDS = ("route", "method", "status", "seconds", "model", "client")  # of a line about a call
+SHOWN = (*FIELDS, "url")
 
 
 class Watch:
@@ -105,7 +106,7 @@ class JsonLines(logging.Formatter):
             "time": moment.isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "message": record.getMessage(),
-            **{name: getattr(record, name) for name in FIELDS if hasattr(record, name)},
+            **{name: getattr(record, name) for name in SHOWN if hasattr(record, name)},
         }
         if record.exc_info:
             values["error"] = self.formatException(record.exc_info)
@@ -116,7 +117,8 @@ def write_logs() -> None:
     """Write what the server and its library say to stderr, a line of JSON each."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in ("seq2edge.serve", "uvicorn.error"):
+    logging.captureWarnings(capture=True)
+    for name in ("seq2edge.serve", "uvicorn.error", "py.warnings"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 import time
 from types import FrameType
 from typing import Any
@@ -11,8 +13,11 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from seq2edge.errors import OptionError, foreign_errors
 from seq2edge.serve.calls.call import Serving
 from seq2edge.serve.calls.settings import Settings
+
+LOG = logging.getLogger("seq2edge.serve")
 
 
 class Connection(H11Protocol):
@@ -78,7 +83,9 @@ class Connection(H11Protocol):
             for other in self.connections
             if isinstance(other, Connection) and other.idle_since is not None
         ]
-        min(idle)[2].transport.abort()
+        oldest = min(idle)[2]
+        self.connections.discard(oldest)  # so that the next one takes another
+        oldest.transport.abort()
 
     def _start(self, name: str, seconds: float) -> None:
         self._stop(name)
@@ -133,4 +140,25 @@ def make_server(app: Starlette) -> Server:
         ssl_certfile=settings.certificate,
         ssl_keyfile=settings.certificate_key,
     )
+    with foreign_errors(OptionError, f"{settings.certificate}: no certificate with this key"):
+        config.load()
     return Server(config, serving)
+
+
+def run(app: Starlette) -> None:
+    """Serve an application of `make_app` until a signal ends it.
+
+    Raises OptionError for an address that is taken or none, and for files that are no certificate.
+    """
+    settings: Settings = app.state.serving.settings
+    server = make_server(app)
+    place = f"{settings.host}:{settings.port}"
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with foreign_errors(OptionError, f"{place}: cannot listen there"):
+        listener = socket.create_server((settings.host, settings.port), family=family)
+    with listener:
+        scheme = "https" if settings.certificate else "http"
+        host, port = listener.getsockname()[:2]
+        host = f"[{host}]" if ":" in host else host
+        LOG.info("listening", extra={"url": f"{scheme}://{host}:{port}"})
+        server.run([listener])

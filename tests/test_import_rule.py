@@ -120,7 +120,7 @@ ROOMS = {
     "commands": Room(
         "a command or pair a file: parse, call, print",
         "files bundle runtime.sound runtime runtime.backends runtime.speech evaluation "
-        "checkpoints export training export.tensorrt quantize",
+        "checkpoints export training export.tensorrt quantize serve serve.calls",
         "click",
     ),
     "cli": Room("the command line, assembled", "commands", "click"),

@@ -160,6 +160,7 @@ class Pool:
             async with self._room:
                 await self._make_room(entry)
                 model = await self._in_thread(lambda: self._load(entry.folder))
+                LOG.info("loaded: %s", model.reason, extra={"model": entry.name})
                 # How many wait is bounded by turns.
                 service = Service(model, requests=None)
                 entry.loaded = Loaded(name=entry.name, model=model, service=service)

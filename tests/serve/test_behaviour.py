@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 import time
+from pathlib import Path
 
 import gated
 import httpx
@@ -62,7 +63,9 @@ def test_pieces_come_while_it_is_decoded(folders):
     with Slow(folders) as slow, slow.stream() as answer:
         lines = filter(None, answer.iter_lines())
         next(lines)  # the role
-        slow.backend.open(12)
+        for _ in range(12):
+            slow.backend.open(1)
+            time.sleep(0.02)  # who comes late gets them with the next one
         assert json.loads(next(lines)[6:])["choices"][0]["delta"]["content"]
         assert slow.backend.steps < 40
 
@@ -151,7 +154,7 @@ def test_an_error_of_the_model_ends_its_calls_alone(folders):
         slow.backend.step = step
         slow.backend.open()
         assert slow.served.post(CHAT, {**BODY, "stream": False}).status_code == 200
-        assert slow.idle()
+        serving.soon(slow.idle, "something is held")
 
 
 def test_bodies_have_a_limit(folders):
@@ -170,6 +173,11 @@ def test_a_body_of_another_type_is_refused(served):
     """Such as pages of other origins send without asking."""
     answer = httpx.post(served.url + CHAT, content=b"{}")
     assert answer.status_code == 415
+
+
+def open_files():
+    """How many this process has."""
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def received(client):
@@ -201,14 +209,16 @@ def test_half_a_request_does_not_last(folders):
 
 def test_connections_that_are_left_open_keep_nobody_out(folders):
     """The oldest make room; all are gone at the end."""
+    before = open_files()
     with serving.serve(folders, Settings(connections=50)) as served:
         left = [served.connect() for _ in range(300)]
-        assert len(served.server.server_state.connections) <= 51
-        answer = served.openai().embeddings.create(model="embedder", input="w5")
-        assert len(answer.data) == 1
+        assert len(served.server.server_state.connections) <= 50
+        with served.openai() as client:
+            assert client.embeddings.create(model="embedder", input="w5").data
         for client in left:
             client.close()
         serving.soon(lambda: not served.server.server_state.connections, "a connection stays")
+    assert open_files() <= before
 
 
 def test_a_client_that_takes_nothing_is_cut_off(folders):
@@ -274,3 +284,33 @@ def test_what_it_does_is_counted(folders):
         assert line in text.splitlines()
     assert "process_resident_memory_bytes" in text
     assert "secret" not in text
+
+
+def test_many_clients_at_once_get_what_the_library_gives(served, models):
+    """Of all models and beside each other, whole and as streams."""
+    client = served.openai()
+    texts = [f"w{i} w{i + 7}" for i in range(5, 53)]
+    options = {
+        name: models[name].options.replace(max_new_tokens=8, max_length=None)
+        for name in ("translator", "writer")
+    }
+
+    def ask(number):
+        text = texts[number]
+        if number % 4 == 0:
+            return client.embeddings.create(model="embedder", input=text).data[0].embedding
+        name = "writer" if number % 4 == 1 else "translator"
+        create = client.completions.create
+        if number % 4 == 2:
+            return create(model=name, prompt=text, max_tokens=8).choices[0].text
+        chunks = create(model=name, prompt=text, max_tokens=8, stream=True)
+        return "".join(chunk.choices[0].text for chunk in chunks)
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, range(len(texts))))
+    for number, (text, answer) in enumerate(zip(texts, answers, strict=True)):
+        if number % 4 == 0:
+            assert answer == models["embedder"].embed([text])[0].tolist()
+        else:
+            name = "writer" if number % 4 == 1 else "translator"
+            assert answer == models[name].generate([text], options[name])[0][0].text
