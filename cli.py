@@ -27,6 +27,7 @@ from seq2edge.commands.listen import listen
 from seq2edge.commands.quantize import quantize
 from seq2edge.commands.rerank import rerank
 from seq2edge.commands.run import classify, embed, read, run
+from seq2edge.commands.serve import serve
 from seq2edge.commands.shortlist import shortlist
 from seq2edge.commands.speech import transcribe
 from seq2edge.commands.sweep import sweep
@@ -47,7 +48,20 @@ GROUPS = {
         unpack,
         clean,
     ],
-    "Run it": [run, chat, transcribe, listen, read, classify, rerank, embed, tag, answer, fill],
+    "Run it": [
+        run,
+        chat,
+        transcribe,
+        listen,
+        read,
+        classify,
+        rerank,
+        embed,
+        tag,
+        answer,
+        fill,
+        serve,
+    ],
     "Measure it": [verify, inspect, evaluate, audit, doctor],
     "Train": [train, sweep, distil, canary],
 }

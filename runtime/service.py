@@ -194,7 +194,7 @@ class Service:
         requests: int | None = REQUESTS,
     ) -> None:
         self._model = model
-        self._rows, self._tokens, self._requests = rows, tokens, requests
+        self._rows, self._tokens, self._most = rows, tokens, requests
         self._scheduler = self._make_scheduler()
         self._lock = threading.Lock()  # of all below
         self._feeds: dict[Group, _Feed] = {}
@@ -211,6 +211,11 @@ class Service:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def requests(self) -> int:
+        """How many are decoded or wait."""
+        return len(self._feeds)
 
     def generate(
         self,
@@ -267,7 +272,7 @@ class Service:
         with self._lock:
             if self._closed:
                 raise ServiceError("service: closed, it takes no more requests")
-            if self._requests is not None and len(self._feeds) >= self._requests:
+            if self._most is not None and len(self._feeds) >= self._most:
                 raise ServiceError(
                     f"service: {len(self._feeds)} requests are decoded or wait, it takes no more; "
                     "ask again later"

@@ -22,7 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".venv"
 STAMP = FOLDER / "made-from"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-EXTRAS = "cpu,constraints,images,audio,media,microphone,signing,export,quantize,train,rtx,docs,dev"
+EXTRAS = (
+    "cpu,constraints,images,audio,media,microphone,serve,signing,export,quantize,train,rtx,docs,dev"
+)
 
 
 def main() -> int:

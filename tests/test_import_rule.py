@@ -102,10 +102,25 @@ ROOMS = {
         "files bundle runtime runtime.backends export.passes export evaluation quantize.passes",
         "numpy onnx_ir onnxruntime",
     ),
+    "serve.calls": Room(
+        "calls over HTTP: fields, errors, turns of clients, a pool of models",
+        "bundle runtime",
+        "starlette prometheus_client",
+    ),
+    "serve.routes": Room(
+        "the tasks as routes, a kind a file",
+        "runtime runtime.sound runtime.speech serve.calls",
+        "numpy starlette",
+    ),
+    "serve": Room(
+        "the application and its server: gates, connections, an end without loss",
+        "serve.calls serve.routes",
+        "starlette uvicorn",
+    ),
     "commands": Room(
         "a command or pair a file: parse, call, print",
         "files bundle runtime.sound runtime runtime.backends runtime.speech evaluation "
-        "checkpoints export training export.tensorrt quantize",
+        "checkpoints export training export.tensorrt quantize serve serve.calls",
         "click",
     ),
     "cli": Room("the command line, assembled", "commands", "click"),

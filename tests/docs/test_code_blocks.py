@@ -44,7 +44,7 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
-NEEDS = {"an NVIDIA GPU", "a Jetson", "many devices", "a model hub"}
+NEEDS = {"an NVIDIA GPU", "a Jetson", "many devices", "a model hub", "a running server"}
 SHORTER = {
     "NAME": "pretraining",
     "16x1,32x1,48x2,96x2": "8x1,16x1",
@@ -161,6 +161,9 @@ def run_shell(block: Block) -> None:
             run_make(*rest, variables=variables)
         elif program == "python":
             run_script(rest)
+        elif program == "curl":
+            pages = (ROOT / "tests" / "serve" / "test_serving_page.py").read_text(encoding="utf-8")
+            assert f'"{block.page}"' in pages, f"no server answers the curl lines of {block.page}"
         else:
             assert program == "pip", f"{program}: mark the block with what it needs"
 
@@ -303,6 +306,7 @@ def telling(block: Block) -> Iterator[None]:
         ("sh", "a Jetson", "cd x && seq2edge rum translator", "rum"),
         ("sh", "", "pip install '.[exprot]'", "exprot"),
         ("sh", "", "make tset", "tset"),
+        ("sh", "", "curl http://127.0.0.1:8000/health", "no server answers the curl lines"),
         ("sh", "many devices", "python examples/run.py g2p --fast", "no --fast"),
         ("sh", "", "TORCH=torch==0 TORCH_INDX=x make test", "INDX"),
         ("sh", "", "sudo reboot", "mark the block"),

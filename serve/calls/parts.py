@@ -1,0 +1,38 @@
+"""Work of the library that takes long and cannot be interrupted: it ends between its parts."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias, TypeVar
+
+from seq2edge.errors import ServiceError
+
+T = TypeVar("T")
+# What work calls before each of its parts; it raises where nobody waits for the rest.
+Check: TypeAlias = Callable[[], None]
+
+
+async def run_in_parts(threads: ThreadPoolExecutor, work: Callable[[Check], T]) -> T:
+    """What the work returns, which one of the threads does.
+
+    Where the task is cancelled the work ends before its next part, and the task with it: until
+    then it holds its model and its turn.
+    """
+    gone = threading.Event()
+
+    def check() -> None:
+        if gone.is_set():
+            raise ServiceError("server: nobody waits for this any more")
+
+    future = threads.submit(work, check)
+    result = asyncio.wrap_future(future)
+    try:
+        return await asyncio.shield(result)
+    except asyncio.CancelledError:
+        gone.set()
+        if not future.cancel():
+            await asyncio.gather(result, return_exceptions=True)
+        raise

@@ -1,0 +1,74 @@
+"""`/v1/completions`, in OpenAI's shape: of an encoder-decoder the prompt is its source."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from starlette.responses import Response
+from starlette.routing import Route
+
+from seq2edge.runtime.sequences import GeneratedText
+from seq2edge.runtime.tokenizer import Tokenizer
+from seq2edge.serve.calls.call import Call, Serving, post
+from seq2edge.serve.routes.generation import (
+    MOST_TOP,
+    Generation,
+    Streaming,
+    read_options,
+    text_of,
+    token_texts,
+)
+
+MOST_PROMPTS = 64
+
+
+def routes(serving: Serving) -> list[Route]:
+    """See the package."""
+    return [post(serving, "/v1/completions", completions)]
+
+
+async def completions(call: Call) -> Response:
+    """What follows each prompt, as `Model.generate` gives it."""
+    fields = call.fields
+    name = fields.text("model")
+    prompts = fields.texts("prompt", most=MOST_PROMPTS)
+    languages = {side: fields.text(side, None) for side in ("source_language", "target_language")}
+    logprobs = fields.integer("logprobs", None, least=0, most=MOST_TOP)
+    changes = read_options(fields)
+    streaming = Streaming.read(fields, changes, logprobs=logprobs)
+    if streaming.stream and len(prompts) > 1:
+        fields.refuse("stream", "a stream is of one prompt")
+    fields.end()
+    loaded = await call.model(name)
+    model = loaded.model
+    options = model.options.replace(**changes, logprobs=logprobs)
+    generation = Generation(call, loaded, model=name, name="cmpl", kind="text_completion")
+    for prompt in prompts:
+        make = functools.partial(model.text_request, prompt, options, **languages)
+        await generation.submit(make)
+    if streaming.stream:
+        return generation.pieces(
+            lambda text: {"text": text or ""}, first=False, usage=streaming.usage
+        )
+
+    def choice(answer: GeneratedText) -> dict[str, Any]:
+        content = None if logprobs is None else _logprobs(model.tokenizer, answer)
+        return {"text": answer.text, "logprobs": content}
+
+    return await generation.whole(choice)
+
+
+def _logprobs(tokenizer: Tokenizer, answer: GeneratedText) -> dict[str, Any]:
+    pairs = token_texts(tokenizer, answer)
+    tops = [
+        {text_of(tokenizer, token): value for token, value in each.top}
+        for each in (answer.logprobs or ())[: len(pairs)]
+    ]
+    ends = [sum(len(text) for text, _ in pairs[:count]) for count in range(len(pairs))]
+    return {
+        "tokens": [text for text, _ in pairs],
+        "token_logprobs": [logprob for _, logprob in pairs],
+        "top_logprobs": tops,
+        "text_offset": ends,
+    }

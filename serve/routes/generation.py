@@ -1,0 +1,196 @@
+"""What chats and completions share: options by OpenAI's names and ours, answers and what they took.
+
+A field of OpenAI's is read as the option of ours that means the same, and two that mean one are
+refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any
+
+from starlette.responses import JSONResponse, Response
+
+from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.scheduler import Request
+from seq2edge.runtime.sequences import GeneratedText
+from seq2edge.runtime.service import Reply, results_of
+from seq2edge.runtime.tokenizer import Tokenizer
+from seq2edge.serve.calls.call import Call
+from seq2edge.serve.calls.events import EventStream
+from seq2edge.serve.calls.fields import Fields
+from seq2edge.serve.calls.pool import Loaded
+
+MOST_TOP = 20  # of the likeliest tokens at each place, as OpenAI gives
+SAME = {  # OpenAI's names of options
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+    "n": "num_return_sequences",
+    "stop": "stop_strings",
+}
+DRAWING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
+OWN = tuple(field.name for field in dataclasses.fields(DecodeOptions) if field.name != "logprobs")
+FINISH = {
+    "stop": "stop",
+    "stop_string": "stop",
+    "length": "length",
+    "time": "length",
+    "cancelled": "stop",
+}
+
+
+def read_options(fields: Fields) -> dict[str, Any]:
+    """What a request changes of the model's options."""
+    changes = fields.rest(OWN)
+    for name, value in fields.rest(tuple(SAME)).items():
+        if SAME[name] in changes:
+            fields.refuse(name, f"means {SAME[name]}, which is there too; give one")
+        changes[SAME[name]] = value
+    bias = fields.take("logit_bias", None)
+    if bias is not None:
+        changes["sequence_bias"] = _biases(fields, bias)
+    _read_format(fields, changes)
+    if changes.get("temperature") == 0:  # as OpenAI asks for the likeliest
+        del changes["temperature"]
+        changes.setdefault("do_sample", False)
+    elif any(name in changes for name in DRAWING):
+        changes.setdefault("do_sample", True)
+    if "max_new_tokens" in changes:
+        changes.setdefault("max_length", None)
+    return changes
+
+
+def _biases(fields: Fields, bias: Any) -> list[tuple[list[int], Any]]:
+    if not isinstance(bias, dict) or not all(name.isdecimal() for name in bias):
+        fields.refuse("logit_bias", "needs an object of token ids and numbers")
+    return [([int(name)], value) for name, value in bias.items()]
+
+
+def _read_format(fields: Fields, changes: dict[str, Any]) -> None:
+    """`response_format`, as the schema that it means."""
+    form = fields.inner("response_format", None)
+    if form is None:
+        return
+    kind = form.choice("type", ("text", "json_object", "json_schema"))
+    if kind == "json_schema":
+        schema = form.inner("json_schema")
+        for name in ("name", "description"):
+            schema.text(name, None)
+        schema.flag("strict", None)  # every schema is kept to
+        changes["json_schema"] = schema.take("schema")
+        schema.end()
+    elif kind == "json_object":
+        changes["json_schema"] = {"type": "object"}
+    form.end()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Streaming:
+    """Whether an answer comes in pieces, and whether what it took is told behind them."""
+
+    stream: bool
+    usage: bool
+
+    @classmethod
+    def read(cls, fields: Fields, changes: dict[str, Any], *, logprobs: int | None) -> Streaming:
+        """Those of a request. Raises RequestError for what does not come in pieces."""
+        stream = fields.flag("stream", False)
+        options = fields.inner("stream_options", None)
+        usage = False
+        if options is not None:
+            usage = options.flag("include_usage", False)
+            options.end()
+            if not stream:
+                fields.refuse("stream_options", "needs stream")
+        if stream and logprobs is not None:
+            fields.refuse("stream", "a stream has no logprobs; ask for one of them")
+        if stream and changes.get("num_return_sequences", 1) != 1:
+            fields.refuse("stream", "a stream is of one answer; ask for one, or for no stream")
+        return cls(stream=stream, usage=usage)
+
+
+class Generation:
+    """The answers to one call: `name` begins its id, `kind` is what OpenAI calls it."""
+
+    def __init__(self, call: Call, loaded: Loaded, *, model: str, name: str, kind: str) -> None:
+        self._call, self._loaded = call, loaded
+        self._head = {
+            "id": f"{name}-{uuid.uuid4().hex}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": model,
+        }
+        self._replies: list[Reply] = []
+        self._prompt_tokens = 0
+
+    async def submit(self, make: Callable[[], Request]) -> None:
+        """Let a request of the model be decoded, which is read in a thread."""
+        request = await self._call.run(make)
+        self._prompt_tokens += request.source_length or len(request.prompt)
+        self._replies.append(self._loaded.service.submit(request))
+
+    async def whole(self, choice: Callable[[GeneratedText], dict[str, Any]]) -> Response:
+        """All answers, each as `choice` shows it."""
+        answers = [each for group in await results_of(self._replies) for each in group]
+        choices = [
+            {"index": index, "finish_reason": FINISH[answer.finish_reason], **choice(answer)}
+            for index, answer in enumerate(answers)
+        ]
+        return JSONResponse({**self._head, "choices": choices, "usage": self._usage(answers)})
+
+    def pieces(
+        self, piece: Callable[[str | None], dict[str, Any]], *, first: bool, usage: bool
+    ) -> Response:
+        """The one answer in pieces, each as `piece` shows it; None is that behind the last.
+
+        With `first` an empty one comes before them.
+        """
+        settings = self._call.serving.settings
+        events = self._events(piece, first=first, usage=usage)
+        return EventStream(events, heartbeat=settings.heartbeat, ends=self._call.ends)
+
+    async def _events(
+        self, piece: Callable[[str | None], dict[str, Any]], *, first: bool, usage: bool
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        (reply,) = self._replies
+
+        def event(text: str | None, finish: str | None = None) -> dict[str, Any]:
+            choice = {"index": 0, "finish_reason": finish, **piece(text)}
+            return {**self._head, "choices": [choice], **({"usage": None} if usage else {})}
+
+        if first:
+            yield event("")
+        async for text in reply:
+            yield event(text)
+        answer = (await reply)[0]
+        took = self._usage([answer])
+        yield event(None, FINISH[answer.finish_reason])
+        if usage:
+            yield {**self._head, "choices": [], "usage": took}
+
+    def _usage(self, answers: Sequence[GeneratedText]) -> dict[str, int]:
+        """What the call took, which is counted too."""
+        metrics = self._call.serving.metrics
+        metrics.generated(self._loaded.name, self._prompt_tokens, answers)
+        generated = sum(len(answer.ids) for answer in answers)
+        return {
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": generated,
+            "total_tokens": self._prompt_tokens + generated,
+        }
+
+
+def token_texts(tokenizer: Tokenizer, answer: GeneratedText) -> list[tuple[str, float]]:
+    """Each token's text and log-probability, but for the end's."""
+    assert answer.logprobs is not None
+    length = len(answer.ids) - (answer.finish_reason == "stop")
+    pairs = zip(answer.ids[:length], answer.logprobs, strict=False)
+    return [(text_of(tokenizer, token), each.logprob) for token, each in pairs]
+
+
+def text_of(tokenizer: Tokenizer, token: int) -> str:
+    """What one token stands for, by itself."""
+    return tokenizer.decode([token], skip_special_tokens=False)
