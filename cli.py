@@ -12,6 +12,7 @@ import click
 
 from seq2edge import __version__
 from seq2edge.commands.answer import answer
+from seq2edge.commands.batch import batch
 from seq2edge.commands.build import build, targets
 from seq2edge.commands.bundle import inspect, pack, unpack, verify
 from seq2edge.commands.canary import canary
@@ -48,6 +49,7 @@ GROUPS = {
         clean,
     ],
     "Run it": [run, chat, transcribe, listen, read, classify, rerank, embed, tag, answer, fill],
+    "Serve it": [batch],
     "Measure it": [verify, inspect, evaluate, audit, doctor],
     "Train": [train, sweep, distil, canary],
 }

@@ -102,10 +102,14 @@ ROOMS = {
         "files bundle runtime runtime.backends export.passes export evaluation quantize.passes",
         "numpy onnx_ir onnxruntime",
     ),
+    "serve": Room(
+        "rows in, rows out: batches over files",
+        "files bundle runtime runtime.speech",
+    ),
     "commands": Room(
         "a command or pair a file: parse, call, print",
         "files bundle runtime.sound runtime runtime.backends runtime.speech evaluation "
-        "checkpoints export training export.tensorrt quantize",
+        "checkpoints export training export.tensorrt quantize serve",
         "click",
     ),
     "cli": Room("the command line, assembled", "commands", "click"),

@@ -1,0 +1,1 @@
+"""One box, then many: batches over files, Ray, Triton."""
