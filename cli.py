@@ -23,6 +23,7 @@ from seq2edge.commands.distil import distil
 from seq2edge.commands.doctor import doctor
 from seq2edge.commands.evaluate import audit, evaluate
 from seq2edge.commands.export import export
+from seq2edge.commands.export_triton import export_triton
 from seq2edge.commands.fill import fill
 from seq2edge.commands.listen import listen
 from seq2edge.commands.quantize import quantize
@@ -49,7 +50,7 @@ GROUPS = {
         clean,
     ],
     "Run it": [run, chat, transcribe, listen, read, classify, rerank, embed, tag, answer, fill],
-    "Serve it": [batch],
+    "Serve it": [batch, export_triton],
     "Measure it": [verify, inspect, evaluate, audit, doctor],
     "Train": [train, sweep, distil, canary],
 }

@@ -31,6 +31,11 @@ from seq2edge.serve.predictor import TASKS
     "--processes", type=click.IntRange(1), default=1, show_default=True, help="Each has a model."
 )
 @click.option(
+    "--ray",
+    is_flag=True,
+    help="Run the processes on Ray's cluster (RAY_ADDRESS), or on a local one of Ray's.",
+)
+@click.option(
     "--rows",
     type=click.IntRange(1),
     default=1000,
@@ -49,6 +54,7 @@ def batch(
     *,
     task: str,
     processes: int,
+    ray: bool,
     rows: int,
     batch: int,
     cut: bool,
@@ -85,13 +91,19 @@ def batch(
         batch=batch,
         folder=str(source.absolute().parent),
     )
+    if ray:
+        from seq2edge.serve.ray import on_ray
+
+        compute = on_ray(processes)
+    else:
+        compute = in_processes(processes)
     with progress_bar("shards") as progress:
         outcome = predict_file(
             predictor,
             source.absolute(),
             destination.absolute(),
             rows=rows,
-            compute=in_processes(processes),
+            compute=compute,
             progress=progress,
         )
     click.echo(f"{destination}: {outcome.lines:,} lines, {outcome.errors:,} errors", err=True)

@@ -277,3 +277,9 @@ def as_line(answer: Row) -> bytes:
     """An answer as a line of JSON, without its end."""
     # Half a pair of UTF-16, which UTF-8 cannot hold, becomes just the escape that JSON has for it.
     return json.dumps(answer, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def refuse_files(predictor: Predictor) -> None:
+    """Raise OptionError for a task whose rows name files, which no server opens for others."""
+    if _TASKS[predictor.task].reads is AudioRow:
+        raise OptionError(f"task: {predictor.task} reads files that its rows name; use batch")

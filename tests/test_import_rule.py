@@ -103,8 +103,9 @@ ROOMS = {
         "numpy onnx_ir onnxruntime",
     ),
     "serve": Room(
-        "rows in, rows out: batches over files",
+        "rows in, rows out: batches over files, Ray, Triton",
         "files bundle runtime runtime.speech",
+        "numpy ray starlette triton_python_backend_utils",
     ),
     "commands": Room(
         "a command or pair a file: parse, call, print",
