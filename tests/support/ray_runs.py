@@ -80,7 +80,7 @@ def serve(bundle: str, folder: Path) -> None:
     rows = [json.loads(line) for line in (folder / "in").read_text().splitlines()]
     with ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(post, [*rows, {"no": "text"}]))
-    states = serve.status().applications["default"].deployments["Deployment"].replica_states
+    states = serve.status().applications["default"].deployments["Replica"].replica_states
     result = {
         "answers": [answer for _, answer in replies],
         "statuses": Counter(status for status, _ in replies),
