@@ -89,9 +89,12 @@ def test_a_killed_run_is_gone_on_with(echo, tmp_path):
                 once()
             (tmp_path / "log").touch()
         else:
+            whole = (tmp_path / "out").exists()
             once()
-            again = (tmp_path / "log").read_text()[len(before) :]
+            log = (tmp_path / "log").read_text() if (tmp_path / "log").exists() else ""
+            again = log[len(before) :]
             assert not finished & set(again.splitlines())
+            assert not (whole and again)
             expect_all(tmp_path)
 
 
@@ -168,7 +171,7 @@ def wait_for(condition, seconds=60):
 
 
 def test_several_processes_and_one_killed(translating, tmp_path):
-    """SIGKILL of a worker is told in a line, one of all leaves nobody running; then it goes on."""
+    """SIGKILL of a worker is told in a line; after that, and after one of all, it goes on."""
     command, expected = translating
     parts = tmp_path / "out.jsonl.parts"
 
@@ -199,3 +202,17 @@ def test_several_processes_and_one_killed(translating, tmp_path):
     assert [answer["id"] for answer in answers] == list(range(40))
     texts = [[result["text"] for result in answer["results"]] for answer in answers]
     assert texts == [[result["text"] for result in answer["results"]] for answer in expected]
+
+
+def test_workers_end_with_who_started_them():
+    """Also in the middle of a shard, when that one was killed."""
+    code = (
+        "import time\nfrom seq2edge.serve.batch import in_processes\n"
+        "list(in_processes(2)(time.sleep, [600, 600]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        wait_for(lambda: len(children(process.pid)) == 3)  # with multiprocessing's own tracker
+        workers = children(process.pid)
+        time.sleep(1)  # they are at work
+        process.kill()
+    wait_for(lambda: not any(map(alive, workers)), 20)
