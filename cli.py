@@ -12,6 +12,7 @@ import click
 
 from seq2edge import __version__
 from seq2edge.commands.answer import answer
+from seq2edge.commands.batch import batch
 from seq2edge.commands.build import build, targets
 from seq2edge.commands.bundle import inspect, pack, unpack, verify
 from seq2edge.commands.canary import canary
@@ -22,6 +23,7 @@ from seq2edge.commands.distil import distil
 from seq2edge.commands.doctor import doctor
 from seq2edge.commands.evaluate import audit, evaluate
 from seq2edge.commands.export import export
+from seq2edge.commands.export_triton import export_triton
 from seq2edge.commands.fill import fill
 from seq2edge.commands.listen import listen
 from seq2edge.commands.quantize import quantize
@@ -60,8 +62,8 @@ GROUPS = {
         tag,
         answer,
         fill,
-        serve,
     ],
+    "Serve it": [serve, batch, export_triton],
     "Measure it": [verify, inspect, evaluate, audit, doctor],
     "Train": [train, sweep, distil, canary],
 }

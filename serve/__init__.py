@@ -1,1 +1,1 @@
-"""Models over HTTP: what answers, in OpenAI's shapes and in our own."""
+"""One box, then many: models over HTTP, batches over files, Ray, Triton."""

@@ -17,6 +17,7 @@ GROUPS = {
         "convert-weights export shortlist quantize targets build pack unpack clean".split()
     ),
     "Run it": "run chat transcribe listen read classify rerank embed tag answer fill".split(),
+    "Serve it": "serve batch export-triton".split(),
     "Measure it": "verify inspect eval audit doctor".split(),
     "Train": "train sweep distil canary".split(),
 }

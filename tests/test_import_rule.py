@@ -113,9 +113,9 @@ ROOMS = {
         "numpy starlette",
     ),
     "serve": Room(
-        "the application and its server: gates, connections, an end without loss",
-        "serve.calls serve.routes",
-        "starlette uvicorn",
+        "the server: gates, connections, an end without loss; batches over files, Ray, Triton",
+        "files bundle runtime runtime.speech serve.calls serve.routes",
+        "numpy ray starlette triton_python_backend_utils uvicorn",
     ),
     "commands": Room(
         "a command or pair a file: parse, call, print",

@@ -44,7 +44,14 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")])
-NEEDS = {"an NVIDIA GPU", "a Jetson", "many devices", "a model hub", "a running server"}
+NEEDS = {
+    "an NVIDIA GPU",
+    "a Jetson",
+    "many devices",
+    "a model hub",
+    "a running server",
+    "a cluster",
+}
 SHORTER = {
     "NAME": "pretraining",
     "16x1,32x1,48x2,96x2": "8x1,16x1",

@@ -55,6 +55,10 @@ PUBLIC = {
     "seq2edge.runtime.speech.writers": "Layout write_transcript",
     "seq2edge.runtime.fake": "FakeBackend Call random_answer",
     "seq2edge.runtime.backend": "Backend Cache",
+    "seq2edge.serve.predictor": "Predictor",
+    "seq2edge.serve.batch": "predict_file in_processes Outcome",
+    "seq2edge.serve.ray": "on_ray application",
+    "seq2edge.serve.triton": "export_triton",
     "seq2edge.testing": "ContractError Examples check_backend examples_of",
 }
 

@@ -237,13 +237,14 @@ def test_a_client_that_takes_nothing_is_cut_off(folders):
         serving.soon(lambda: served.serving.calls == 0, "the call goes on")
 
 
-def test_a_key_is_needed_for_all_but_health(folders, tmp_path):
+def test_a_key_is_needed_for_all_but_probes(folders, tmp_path):
     """One of those in the file; another, a part of one and none are refused."""
     file = tmp_path / "keys"
     file.write_text(f"# of the laboratory\n{'a' * 20}\n\n{'b' * 20}\n")
     with serving.serve(folders, Settings(keys=file)) as served:
-        assert httpx.get(served.url + "/health").status_code == 200
-        for path in ("/ready", "/metrics", "/v1/models", "/nothing"):
+        for path in ("/health", "/ready"):
+            assert httpx.get(served.url + path).status_code == 200
+        for path in ("/metrics", "/v1/models", "/nothing"):
             assert httpx.get(served.url + path).status_code == 401
         for key in ("c" * 20, "a" * 19):
             with pytest.raises(openai.AuthenticationError, match="key: missing or wrong"):

@@ -268,7 +268,7 @@ def fake_library(providers, got):
     return types.SimpleNamespace(
         __version__="1.32.0",
         get_available_providers=lambda: providers,
-        SessionOptions=types.SimpleNamespace,
+        SessionOptions=onnxruntime.SessionOptions,
         InferenceSession=lambda *_, **__: session,
     )
 
