@@ -16,7 +16,7 @@ GROUPS = {
     "Make a bundle": (
         "convert-weights export shortlist quantize targets build pack unpack clean".split()
     ),
-    "Run it": "run chat transcribe listen read classify rerank embed tag answer fill".split(),
+    "Run it": "run chat transcribe listen read classify rerank embed tag answer fill serve".split(),
     "Measure it": "verify inspect eval audit doctor".split(),
     "Train": "train sweep distil canary".split(),
 }
