@@ -138,7 +138,7 @@ def test_an_end_lets_answers_end_first(folders):
         assert client.get(url + "/ready").status_code == 503
         refused = client.post(url + CHAT, json=BODY)
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
-        time.sleep(0.3)
+        time.sleep(1.5)  # longer than uvicorn by itself waits for what is answered
         slow.backend.open()
         assert [line for line in lines if line][-1] == "data: [DONE]"
 

@@ -6,7 +6,7 @@ import threading
 
 from seq2edge.runtime.fake import FakeBackend, random_answer
 
-SECONDS = 20  # after which a test that hangs fails
+SECONDS = 40  # longer than any test waits for what has to happen without a step
 
 
 class GatedBackend(FakeBackend):
