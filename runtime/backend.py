@@ -232,13 +232,6 @@ def encoder_feed(
     """
     if dims.samples is None:
         check_lengths("source_length", source_length, dims.source_positions or source.shape[1])
-        if dims.source_positions and np.min(source_length, initial=dims.source_positions) < (
-            dims.source_positions
-        ):
-            raise BackendError(
-                f"source_length: {np.min(source_length)}, every clip or image has "
-                f"{dims.source_positions} positions"
-            )
         return {dims.source_name: source, "source_length": source_length}, source_length
     check_lengths(SAMPLE_LENGTH, source_length, source.shape[1])
     positions: Lengths = dims.positions_of(np.asarray(source_length))

@@ -37,8 +37,9 @@ Wake: TypeAlias = Callable[[], object]
 class _Feed:
     """What the thread that decodes tells of one request: ids that are certain, and the end.
 
-    Who waits leaves a function, which is called once. Ids are looked up only for who waits for
-    them, and are all so far: a slow reader gets longer pieces, and nothing piles up.
+    Who waits leaves a function, which is called once. Ids are all so far: a slow reader gets longer
+    pieces, and nothing piles up. Those of beams take long to tell, and are looked up only for who
+    waits for them.
     """
 
     def __init__(self) -> None:
@@ -48,17 +49,17 @@ class _Feed:
         self._readers: list[Wake] = []
         self._waiters: list[Wake] = []
 
-    def call(self, wake: Wake, *, tokens: bool) -> None:
-        """Call it at the end, with `tokens` at the next tokens too; now, where it is over."""
+    def call(self, wake: Wake, *, tokens: bool, read: int) -> None:
+        """Call it at the end, with `tokens` when there are more than `read` ids too; now, if so."""
         with self._lock:
-            if not self.over:
+            if not self.over and not (tokens and len(self.ids) > read):
                 (self._readers if tokens else self._waiters).append(wake)
                 return
         wake()
 
     def on_tokens(self, group: Group) -> None:
         """See Request."""
-        if not self._readers or group.done:
+        if group.done or not (self._readers or group.request.rows == 1):
             return
         ids = group.search.certain()
         if len(ids) > len(self.ids):
@@ -89,6 +90,7 @@ class Reply:
         self._model, self._group, self._feed = model, group, feed
         self._detokenizer = Detokenizer(model.tokenizer, group.request.options.stop_strings)
         self._read = False  # to the end
+        self._ids = 0  # that were looked at
 
     def __del__(self) -> None:
         self.cancel()
@@ -139,14 +141,16 @@ class Reply:
     def _piece(self) -> str:
         """What is certain by now and was not given out; at the end, the rest."""
         if not self._feed.over:
-            return self._detokenizer.certain(self._feed.ids)
+            ids = self._feed.ids
+            self._ids = len(ids)
+            return self._detokenizer.certain(ids)
         text = self.result.text
         self._read = True
         return self._detokenizer.rest(text)
 
     def _wait(self, *, tokens: bool, timeout: float | None = None) -> None:
         event = threading.Event()
-        self._feed.call(event.set, tokens=tokens)
+        self._feed.call(event.set, tokens=tokens, read=self._ids)
         if not event.wait(timeout):
             raise TimeoutError(f"reply: not done after {timeout:g} s; cancel it, or wait longer")
 
@@ -158,7 +162,7 @@ class Reply:
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
                 loop.call_soon_threadsafe(event.set)
 
-        self._feed.call(wake, tokens=tokens)
+        self._feed.call(wake, tokens=tokens, read=self._ids)
         try:
             await event.wait()
         except asyncio.CancelledError:

@@ -6,11 +6,11 @@ and opset 24 exists only in the newest releases. So:
 1. `TensorScatter` of keys and of values into the cache plus causal `Attention` become
    `GroupQueryAttention`, which writes the same cache in place; head transposes disappear.
 2. `Attention` over a source with lengths becomes `MultiHeadAttention` with the lengths as its
-   padding mask and T5's bias, or a window's, as its attention bias. Where all sources are equally
-   long (clips, images) there is no padding: without a mask the kernel does not write all scores
-   down. That operator has no grouped heads: keys and values are repeated for it. Nor does it bound
-   its scores: a `softcap` becomes the products and functions that it stands for
-   (`lower_to_opset18.py`).
+   padding mask and T5's bias, or a window's, as its attention bias. In an encoder of clips or
+   images, which are all equally long, there is no padding: without a mask the kernel does not write
+   all scores down. (Decoders read them out of caches with room behind them.) That operator has no
+   grouped heads: keys and values are repeated for it. Nor does it bound its scores: a `softcap`
+   becomes the products and functions that it stands for (`lower_to_opset18.py`).
 3. Where keys carry an additive bias it is computed for the valid tokens, not for the capacity.
 4. What else `TensorScatter` writes, a recurrence's states, `ScatterND` writes, in place as well.
 
@@ -48,7 +48,8 @@ class FuseCacheAttention(ir.passes.InPlacePass):
 
     def __init__(self, dims: Dims) -> None:
         stack = dims.decoder
-        self.padded = not dims.source_positions
+        # What of an encoder reads sources that are all equally long.
+        self.unpadded = dims.source_name if dims.source_positions else None
         self.windows = {
             f"past_key_{layer}": window
             for layer, window in enumerate(stack.layer_windows if stack is not None else ())
@@ -58,6 +59,7 @@ class FuseCacheAttention(ir.passes.InPlacePass):
         """Replace every attention; an unknown form is an error, never left behind."""
         graph = model.graph
         lengths = _Lengths(graph)
+        padded = self.unpadded not in [value.name for value in graph.inputs]
         masks: dict[Visibility, ir.Value] = {}
         shared: dict[Hashable, ir.Value] = {}
         for node in [node for node in graph if node.op_type == "Attention"]:
@@ -72,7 +74,7 @@ class FuseCacheAttention(ir.passes.InPlacePass):
                 give_mask(graph, node, masks)
                 lower_attention(Writer(graph, node, prefix=str(node.name), shared=shared), node)
             else:
-                _fuse_source(graph, attention, lengths, padded=self.padded)
+                _fuse_source(graph, attention, lengths, padded=padded)
         RemoveUnusedNodesPass()(model)
         for node in [node for node in graph if node.op_type == "TensorScatter"]:
             lower_cache_write(Writer(graph, node, prefix=str(node.name), shared=shared), node)

@@ -166,6 +166,11 @@ class OnnxRuntimeBackend:
         """See Backend."""
         dims, session = self._dims, self.sessions["encoder"]
         feed, positions = encoder_feed(dims, source, source_length)
+        if self.target == "onnxruntime" and np.any(positions < dims.source_positions):
+            raise BackendError(
+                f"source_length: {positions.min()}, these graphs read all "
+                f"{dims.source_positions} positions of a clip or an image"
+            )
         names = [output.name for output in session.get_outputs()]
         with self._gpu.lock if self._gpu is not None else contextlib.nullcontext():
             try:
