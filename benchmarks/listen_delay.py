@@ -4,8 +4,7 @@
 
 Without recordings the LibriVox sentences are read one after the other, with a second between them.
 The delay of a word is counted here, from when its last sample was written to when the line that
-settles it was read. Also told: how many words differ from what `Transcriber` hears of the whole
-recording, and how much processor time a second of sound took.
+settles it was read. Also told: the text, and how much processor time a second of sound took.
 
 With `--virtual` the clock is not the wall's: a reading lasts as long as the processor time that it
 took on one thread, divided by `--threads`. That is for machines that do other things too, and an
