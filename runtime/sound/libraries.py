@@ -22,6 +22,7 @@ from seq2edge.runtime.sound.resampling import Samples, check_rate
 
 _FRAMES = 2**16  # that libsndfile is asked for at a time
 _GAP = 0.1  # seconds without sound in a video that become silence
+_CHANNELS = 8  # of a video: more lie elsewhere in the library's frames
 _SCALES = {"uint8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31, "float32": 1.0, "float64": 1.0}
 
 
@@ -193,6 +194,13 @@ def _av_blocks(
         with foreign_errors(InputError, f"{kind.name} is damaged or cut short"):
             if frame.sample_rate != rate:
                 raise InputError(f"its sampling rate changes, {rate} Hz to {frame.sample_rate} Hz")
+            # What a damaged stream says of its channels is not what the library has put in memory.
+            if frame.layout.nb_channels != first.layout.nb_channels:
+                raise InputError("the number of its channels changes")
+            if frame.layout.nb_channels > _CHANNELS:
+                raise InputError(
+                    f"{frame.layout.nb_channels} channels, {_CHANNELS} at most are read"
+                )
             missing = 0 if frame.time is None else round((frame.time - begin) * rate) - count
             samples = _mono(frame)
         if missing > _GAP * rate:
