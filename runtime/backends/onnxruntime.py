@@ -6,6 +6,7 @@ On the CPU `onnxruntime_cache` has them, on a CUDA device `onnxruntime_device`.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import os
@@ -293,6 +294,7 @@ def check_device(ort: Any, device: str) -> str:
     return provider
 
 
+@functools.cache  # the file is long where there are many processors
 def sums_may_saturate(info: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this processor may add pairs of 8-bit products in 16 bits: x86 without VNNI does.
 

@@ -242,7 +242,8 @@ class BatchedWindows:
     @property
     def done(self) -> bool:
         """See Windows."""
-        return self._first_open() is None
+        left = any(block.left or block.waiting for block in self._blocks)
+        return not (self._spans or self._running or left)
 
     @property
     def seconds(self) -> float:
@@ -274,9 +275,9 @@ class BatchedWindows:
         self._spans = left + self._spans
         windows: list[list[Span]] = []
         while self._spans and len(windows) < BLOCK:
-            spans, self._spans = filled(self._spans, MOST, self._samples)
-            if not self._mels:
-                spans, self._spans = spans[:1], spans[1:] + self._spans
+            most = len(self._spans) if self._mels else 1
+            spans, rest = filled(self._spans[:most], MOST, self._samples)
+            self._spans = rest + self._spans[most:]
             windows.append(spans)
         return _Block(windows)
 

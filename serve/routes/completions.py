@@ -15,6 +15,7 @@ from seq2edge.serve.routes.generation import (
     MOST_TOP,
     Generation,
     Streaming,
+    read_languages,
     read_options,
     text_of,
     token_texts,
@@ -33,7 +34,7 @@ async def completions(call: Call) -> Response:
     fields = call.fields
     name = fields.text("model")
     prompts = fields.texts("prompt", most=MOST_PROMPTS)
-    languages = {side: fields.text(side, None) for side in ("source_language", "target_language")}
+    languages = read_languages(fields)
     logprobs = fields.integer("logprobs", None, least=0, most=MOST_TOP)
     changes = read_options(fields)
     streaming = Streaming.read(fields, changes, logprobs=logprobs)

@@ -63,6 +63,11 @@ def read_options(fields: Fields) -> dict[str, Any]:
     return changes
 
 
+def read_languages(fields: Fields) -> dict[str, str | None]:
+    """Those that a multilingual model reads and writes."""
+    return {side: fields.text(side, None) for side in ("source_language", "target_language")}
+
+
 def _biases(fields: Fields, bias: Any) -> list[tuple[list[int], Any]]:
     if not isinstance(bias, dict) or not all(name.isdecimal() for name in bias):
         fields.refuse("logit_bias", "needs an object of token ids and numbers")
@@ -172,15 +177,20 @@ class Generation:
             yield {**self._head, "choices": [], "usage": took}
 
     def _usage(self, answers: Sequence[GeneratedText]) -> dict[str, int]:
-        """What the call took, which is counted too."""
-        metrics = self._call.serving.metrics
-        metrics.generated(self._loaded.name, self._prompt_tokens, answers)
-        generated = sum(len(answer.ids) for answer in answers)
-        return {
-            "prompt_tokens": self._prompt_tokens,
-            "completion_tokens": generated,
-            "total_tokens": self._prompt_tokens + generated,
-        }
+        return count_usage(self._call, self._loaded, self._prompt_tokens, answers)
+
+
+def count_usage(
+    call: Call, loaded: Loaded, prompt_tokens: int, answers: Sequence[GeneratedText]
+) -> dict[str, int]:
+    """What a call took, in OpenAI's shape, which the metrics count too."""
+    call.serving.metrics.generated(loaded.name, prompt_tokens, answers)
+    generated = sum(len(answer.ids) for answer in answers)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": generated,
+        "total_tokens": prompt_tokens + generated,
+    }
 
 
 def token_texts(tokenizer: Tokenizer, answer: GeneratedText) -> list[tuple[str, float]]:

@@ -12,7 +12,7 @@ from seq2edge.errors import InputError
 from seq2edge.runtime.sequences import GeneratedText
 from seq2edge.runtime.service import results_of
 from seq2edge.serve.calls.call import Call, Serving, post
-from seq2edge.serve.routes.generation import read_options
+from seq2edge.serve.routes.generation import count_usage, read_languages, read_options
 
 MOST_TEXTS = 64
 
@@ -27,7 +27,7 @@ async def translate(call: Call) -> Response:
     fields = call.fields
     name = fields.text("model")
     texts = fields.texts("text", most=MOST_TEXTS)
-    languages = {side: fields.text(side, None) for side in ("source_language", "target_language")}
+    languages = read_languages(fields)
     changes = read_options(fields)
     fields.end()
     loaded = await call.model(name)
@@ -38,16 +38,12 @@ async def translate(call: Call) -> Response:
     requests = [await call.run(model.text_request, text, options, **languages) for text in texts]
     answers = await results_of([loaded.service.submit(request) for request in requests])
     read = sum(request.source_length for request in requests)
-    written = sum(len(each.ids) for group in answers for each in group)
+    usage = count_usage(call, loaded, read, [each for group in answers for each in group])
     return JSONResponse(
         {
             "model": name,
             "translations": [_translation(group) for group in answers],
-            "usage": {
-                "prompt_tokens": read,
-                "completion_tokens": written,
-                "total_tokens": read + written,
-            },
+            "usage": usage,
         }
     )
 

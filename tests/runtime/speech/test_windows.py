@@ -202,6 +202,17 @@ def test_what_a_batched_window_leaves_goes_into_the_block_after_the_next():
     assert [span[0] // SECOND for group in made[0] for span in group] == [49, 240, 250, 270, 275]
 
 
+def test_of_samples_each_span_is_a_window():
+    """None is cut to fill the one before it; only what is too long is."""
+    spans = [(0, 10 * SECOND), (12 * SECOND, 35 * SECOND), (36 * SECOND, 70 * SECOND)]
+    samples = np.ones(70 * SECOND, np.float32)
+    windows = BatchedWindows(samples, TOKENS, SpeechOptions(), mels=0, hints=Hints(), spans=spans)
+    made = [windows.next().spans for _ in range(BLOCK)]
+    assert made[:2] == [(spans[0],), (spans[1],)]
+    ((first, middle),), ((again, last),) = made[2:]
+    assert (first, middle, last) == (36 * SECOND, again, 70 * SECOND)
+
+
 def test_a_batched_window_without_any_time_is_not_read_again():
     """Else it would be for ever."""
     windows = batched([(0, 25)], 30)
