@@ -28,6 +28,7 @@ from seq2edge.commands.run import LOGPROBS, answer, check_logprobs
 from seq2edge.commands.terminal import show
 from seq2edge.errors import BackendError, InputError, OptionError
 from seq2edge.files.storage import file_errors, replacing
+from seq2edge.runtime.sound.suffixes import SOUNDS
 from seq2edge.runtime.speech.transcript import FORMATS
 
 if TYPE_CHECKING:
@@ -40,11 +41,6 @@ if TYPE_CHECKING:
     from seq2edge.runtime.speech.transcript import Transcript
     from seq2edge.runtime.speech.writers import Layout
 
-# What is taken of a folder: sound, and videos, of which the sound is read.
-SOUNDS: Final = frozenset(
-    ".wav .wave .flac .ogg .oga .opus .mp3 .m4a .aac .wma .aif .aiff .aifc .caf .au .w64 .mp4 .m4v "
-    ".mov .mkv .mka .webm .avi .3gp".split()
-)
 STANDARD_INPUT: Final = "-"
 
 
@@ -219,7 +215,7 @@ def _files(recordings: Sequence[Path]) -> list[Path]:
         with file_errors(path, InputError):
             inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SOUNDS)
         if not inside:
-            raise InputError(f"{path}: holds no recording ({', '.join(sorted(SOUNDS))})")
+            raise InputError(f"{path}: holds no recording ({', '.join(SOUNDS)})")
         files += inside
     return files
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,10 @@ from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.scheduler import rows_of
 from seq2edge.runtime.sequences import GeneratedText
 from seq2edge.runtime.understanding import Classification
+
+if TYPE_CHECKING:
+    from seq2edge.runtime.speech.transcriber import Transcriber
+    from seq2edge.runtime.speech.transcript import Transcript
 
 LONGEST = 384  # tokens of a text that perplexity reads
 
@@ -52,7 +57,7 @@ def ids_of(
 
 def texts(
     model: Model, examples: Sequence[Example], request: ModelRequest
-) -> Iterator[GeneratedText]:
+) -> Iterator[GeneratedText | Transcript]:
     """The best text that the model generates, hears or reads; what is drawn is always the same."""
     options = request.options or model.options
     if options.do_sample and options.seed is None:
@@ -68,12 +73,45 @@ def texts(
         yield from (best for best, *_ in generated)
         return
     for batch in _batches(examples, request):
-        files = [str(example.input) for example in batch]
-        if model.dims.image is not None:
-            results = model.read(files, options)
+        if model.dims.image is None:
+            yield from _transcripts(model, batch, request, options)
+            continue
+        for best, *_ in model.read([str(example.input) for example in batch], options):
+            yield best
+
+
+def _transcripts(
+    model: Model, batch: Sequence[Example], request: ModelRequest, options: DecodeOptions
+) -> Iterator[GeneratedText | Transcript]:
+    """What clips say; one that is longer than what the encoder takes is read by windows."""
+    from seq2edge.runtime.sound.log_mel import SAMPLING_RATE, SECONDS
+    from seq2edge.runtime.sound.recording import read_samples
+
+    window = SECONDS * SAMPLING_RATE if model.dims.samples is None else model.dims.longest_clip
+    clips = [read_samples(str(example.input)) for example in batch]
+    short = [clip for clip in clips if len(clip) <= window]
+    results = iter(model.transcribe(short, options, language=request.language, task=request.task))
+    for clip in clips:
+        if len(clip) <= window:
+            yield next(results)[0]
         else:
-            results = model.transcribe(files, options, language=request.language, task=request.task)
-        yield from (best for best, *_ in results)
+            yield transcriber(model, request, options).transcribe(clip)
+
+
+def transcriber(
+    model: Model, request: ModelRequest, options: DecodeOptions | None, *, words: bool = False
+) -> Transcriber:
+    """What reads recordings of any length as a request has it, also the times of words."""
+    from seq2edge.runtime.speech.options import AUTO, SpeechOptions
+    from seq2edge.runtime.speech.transcriber import Transcriber
+
+    speech = SpeechOptions(
+        language=request.language or AUTO,
+        task="translate" if request.task == "translate" else "transcribe",
+        words=words,
+        batch=request.batch,
+    )
+    return Transcriber(model, speech, options)
 
 
 def labels(

@@ -14,12 +14,13 @@ from typing import Any
 from seq2edge.errors import InputError
 from seq2edge.evaluation.speech_times import SUFFIXES as OF_TIMES
 from seq2edge.files.compressed import READ_ERRORS, content_suffix, open_bytes
+from seq2edge.runtime.sound.suffixes import SOUNDS
 
 TRANSCRIPTS = ("transcripts.tsv", "transcripts.txt")
 # What the files of a task that reads none are called, and how their names end.
 SIGNALS = {"transcribe": ("sound", "clip"), "read": ("images", "image")}
 SUFFIXES = {
-    "transcribe": (".wav",),
+    "transcribe": SOUNDS,
     "read": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
 }
 KEYS = ("input", "reference", "references", "domain")  # of a JSON line
@@ -48,9 +49,9 @@ def read_examples(path: str | Path, task: str) -> list[Example]:
       `references`, a list of which any is right) and `domain`. The input of a model that reads
       sound or images is the path of a file, relative to this one; that of a classifier may be a
       list of two texts, which it reads as one.
-    - A folder holds clips (*.wav) or images (*.png, *.jpg, ...), and where there are references a
-      file `transcripts.tsv` of lines `name<tab>text`; beside a recording may lie what is said
-      when in it, in a .srt, .json or .tsv file of its name.
+    - A folder holds recordings (*.wav, *.flac, ...) or images (*.png, *.jpg, ...), and where there
+      are references a file `transcripts.tsv` of lines `name<tab>text`; beside a recording may lie
+      what is said when in it, in a .srt, .json or .tsv file of its name.
 
     Audio and images are not read here. Raises InputError for what is missing, empty, of another
     task or inconsistent.

@@ -109,18 +109,13 @@ def transcripts(
     model: Model, examples: Sequence[Example], request: ModelRequest
 ) -> Iterator[Transcript]:
     """What is said when, with words where the bundle gives their times."""
-    from seq2edge.runtime.speech.options import AUTO, SpeechOptions
-    from seq2edge.runtime.speech.transcriber import Transcriber
+    from seq2edge.evaluation.answers import transcriber
     from seq2edge.runtime.speech.words import has_words
 
-    options = SpeechOptions(
-        language=request.language or AUTO,
-        task="translate" if request.task == "translate" else "transcribe",
-        words=has_words(model),
-        batch=request.batch,
+    recordings = (str(example.input) for example in examples)
+    yield from transcriber(model, request, request.options, words=has_words(model)).transcribe_each(
+        recordings
     )
-    transcriber = Transcriber(model, options, request.options)
-    yield from transcriber.transcribe_each(str(example.input) for example in examples)
 
 
 def time_errors(transcript: Transcript, reference: Sequence[Timed]) -> tuple[list[float], ...]:

@@ -61,7 +61,7 @@ ROOMS = {
     ),
     "evaluation": Room(
         "examples, metrics with intervals, audits; tables and pages of reports",
-        "files runtime runtime.speech",
+        "files runtime.sound runtime runtime.speech",
         "numpy matplotlib tomli",
     ),
     "export.passes": Room("edits of graphs, one a file", "model bundle", "numpy onnx_ir"),

@@ -25,15 +25,15 @@ def test_texts_with_and_without_references(tmp_path):
 
 def test_clips_with_and_without_transcripts(tmp_path):
     """By name; the audio is not opened."""
-    for name in ("b.wav", "a.wav"):
+    for name in ("b.FLAC", "a.wav", "notes.txt"):
         (tmp_path / name).touch()
-    clips = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    clips = [tmp_path / "a.wav", tmp_path / "b.FLAC"]
     assert read_examples(tmp_path, "transcribe") == [Example(input=clip) for clip in clips]
-    (tmp_path / "transcripts.tsv").write_text("b.wav\tsecond\na\tfirst\n")
+    (tmp_path / "transcripts.tsv").write_text("b.FLAC\tsecond\na\tfirst\n")
     found = read_examples(tmp_path, "transcribe")
     assert [(e.input.name, *e.references) for e in found] == [
         ("a.wav", "first"),
-        ("b.wav", "second"),
+        ("b.FLAC", "second"),
     ]
 
 
@@ -138,7 +138,7 @@ def test_what_is_wrong_with_json_lines_is_said(tmp_path, line, message):
         ({"t.txt/x.wav": b""}, "read", r"holds no \*\.png or \*\.jpg file"),
         ({"t.txt/x.png": b"", "t.txt/x.jpg": b""}, "read", "x.jpg and x.png have one name"),
         ({"t.txt/x": b""}, "generate", "a folder, this model reads text"),
-        ({"t.txt/x.mp3": b""}, "transcribe", r"holds no \*.wav file"),
+        ({"t.txt/x.txt": b""}, "transcribe", r"holds no \*\.wav or \*\.flac file"),
         (
             {"t.txt/x.wav": b"", "t.txt/transcripts.tsv": b"x text"},
             "transcribe",
