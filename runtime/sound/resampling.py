@@ -87,18 +87,22 @@ class Resampler:
         periods = -(-short // self._outputs)
         missing = periods * self._inputs + 2 * self._half - len(self._rest)
         self._rest = np.concatenate([self._rest, np.zeros(max(0, missing))])
-        return self._periods()[:short]
+        return self._periods(short)[:short]
 
-    def _periods(self) -> Samples:
-        """The outputs of all periods whose inputs are there, which are forgotten then."""
+    def _periods(self, short: int | None = None) -> Samples:
+        """The outputs of all periods whose inputs are there, which are forgotten then.
+
+        Of a single period only the first ones are made where a `short` number is needed.
+        """
         count = (len(self._rest) - 2 * self._half) // self._inputs
         if count <= 0:
             return np.empty(0, np.float32)
         windows = sliding_window_view(self._rest, self._window)[:: self._inputs][:count]
-        outputs = np.empty((count, self._outputs), np.float32)
-        for start in range(0, self._outputs, self._group):
-            stop = min(start + self._group, self._outputs)
-            weights = self._weights(start, stop)
+        made = self._outputs if short is None or count > 1 else min(short, self._outputs)
+        outputs = np.empty((count, made), np.float32)
+        for start in range(0, made, self._group):
+            stop = min(start + self._group, made)
+            weights = self._weights(start, stop)[:, : stop - start]
             first = start * self._down // self._up
             columns = np.ascontiguousarray(windows[:, first : first + len(weights)])
             outputs[:, start:stop] = columns @ weights

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
+from seq2edge.runtime.sound import resampling
 from seq2edge.runtime.sound.resampling import SAMPLING_RATE, Resampler, resample
 
 
@@ -44,6 +45,23 @@ def test_very_short_clips_are_resampled() -> None:
     """Even one sample has a length at the new rate."""
     assert resample(np.ones(1, np.float32), 44100).shape == (1,)
     assert resample(np.ones(1, np.float32), 8000).shape == (2,)
+
+
+def test_of_few_samples_only_their_filters_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A period at 191,999 Hz has 16,000 of them; what comes out is as of a longer recording."""
+    samples = np.random.default_rng(0).normal(size=100).astype(np.float32)
+    longer = np.concatenate([samples, np.zeros(3000, np.float32)])
+    right = resample(longer, 16_016)[:100]
+    np.testing.assert_allclose(resample(samples, 16_016), right, atol=1e-7)
+    made: list[int] = []
+    sinc = resampling._sinc
+    monkeypatch.setattr(
+        resampling,
+        "_sinc",
+        lambda shifts, *more: (made.append(len(shifts)), sinc(shifts, *more))[1],
+    )
+    assert len(resample(samples, 191_999)) == 9
+    assert sum(made) == 9
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
