@@ -54,7 +54,8 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value: Any = getattr(self, field.name)
-            if field.name not in ("port", "page") and isinstance(value, (int, float)) and value <= 0:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if field.name != "port" and number and value <= 0:
                 raise OptionError(f"{field.name}: {value}, needs more than 0")
         if (self.certificate is None) != (self.certificate_key is None):
             raise OptionError("certificate: TLS needs its file and that of its key")

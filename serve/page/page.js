@@ -14,7 +14,7 @@ class Panel {
     this.form = section.querySelector("form");
     this.answer = section.querySelector(".answer");
     this.form.append($("actions").content.cloneNode(true));
-    section.querySelector(".result").append($("facts").content.cloneNode(true));
+    section.querySelector(".took").append($("facts").content.cloneNode(true));
     this.primary = this.form.querySelector(".primary");
     this.primary.textContent = this.use.verb;
     this.stop = this.form.querySelector(".stop");
