@@ -160,7 +160,8 @@ def test_a_chat_of_two_turns(page):
         wait(tab, "chat")
     said = tab.text("#chat .answer").splitlines()
     assert (said[0], said[2], len(said)) == (TEXT, "w9 w10", 4)
-    assert said[1] in tab.text("#chat pre")
+    line = tab.text("#chat pre")
+    assert line.index(TEXT) < line.index(said[1]) < line.index("w9 w10")
     tab.run(
         "[...document.querySelectorAll('#chat button')].find(b => b.innerText == 'New').click()"
     )
