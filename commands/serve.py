@@ -23,6 +23,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 @click.option("--certificate", type=PATH, help="For TLS, with --certificate-key.")
 @click.option("--certificate-key", type=PATH)
 @click.option("--origin", "origins", multiple=True, help="Let this site's pages call; repeat.")
+@click.option("--no-page", is_flag=True, help="No page at / to try models.")
 @click.option(
     "--memory", type=click.IntRange(1), metavar="MIB", help="Of all loaded models' files."
 )
@@ -53,6 +54,7 @@ def serve(
     certificate: Path | None,
     certificate_key: Path | None,
     origins: tuple[str, ...],
+    no_page: bool,
     memory: int | None,
     idle: float | None,
     active: int,
@@ -99,6 +101,7 @@ def serve(
         certificate_key=certificate_key,
         keys=keys,
         origins=origins,
+        page=not no_page,
         deadline=deadline,
         drain=drain,
     )

@@ -25,6 +25,7 @@ from seq2edge.serve.routes import (
     chat,
     completions,
     embeddings,
+    page,
     tokens,
     translate,
     understanding,
@@ -36,6 +37,7 @@ ROUTES = (
     chat.routes,
     completions.routes,
     embeddings.routes,
+    page.routes,
     tokens.routes,
     translate.routes,
     understanding.routes,
@@ -127,6 +129,7 @@ def _record(name: str, entry: Entry) -> dict[str, Any]:
         "created": entry.created,
         "owned_by": "seq2edge",
         "task": entry.task,
+        "uses": entry.uses,
         "loaded": entry.loaded is not None,
     }
 

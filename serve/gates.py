@@ -17,9 +17,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from seq2edge.errors import OptionError, foreign_errors
 from seq2edge.serve.calls.call import KEY, MODEL, Serving, client_of
 from seq2edge.serve.calls.failures import failure
+from seq2edge.serve.routes import page
 
 LOG = logging.getLogger("seq2edge.serve")
-PROBES = ("/health", "/ready")  # what an orchestrator asks without a key
+OPEN = ("/health", "/ready", *page.PATHS)  # without a key: probes, and a page without data
 LEAST_KEY = 16  # characters, so that nobody guesses it
 FIELDS = ("route", "method", "status", "seconds", "model", "client")  # of a line about a call
 SHOWN = (*FIELDS, "url")
@@ -62,14 +63,14 @@ class Watch:
 
 
 class Keys:
-    """Lets pass who has one of the keys, and probes."""
+    """Lets pass who has one of the keys, and whoever asks for what is open."""
 
     def __init__(self, app: ASGIApp, digests: list[bytes]) -> None:
         self._app, self._digests = app, digests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] == "http" and scope["path"] not in PROBES:
+        if scope["type"] == "http" and scope["path"] not in OPEN:
             scope[KEY] = self._number(dict(scope["headers"]).get(b"authorization", b""))
             if scope[KEY] is None:
                 message = "key: missing or wrong; send Authorization: Bearer and a key"

@@ -75,6 +75,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel):
         modules |= {f"{prefix}/{file.name}" for file in folder.glob("*.py")}
     data = {"seq2edge/manifest.schema.json", "seq2edge/py.typed"}
     data.add("seq2edge/evaluation/pairs.json")
+    data |= {f"seq2edge/serve/page/{file.name}" for file in (ROOT / "serve" / "page").iterdir()}
     inside = {name for name in wheel if ".dist-info/" not in name}
     assert inside == modules | data
 

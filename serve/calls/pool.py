@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.manifest import Manifest
 from seq2edge.errors import OptionError, Seq2EdgeError, ServiceError
 from seq2edge.runtime.service import Service
 from seq2edge.serve.calls.failures import RequestError
@@ -46,11 +47,24 @@ class Entry:
         bundle = Bundle.open(folder)
         self.size = bundle.size
         self.task = bundle.manifest.task
+        self.uses = _uses(bundle.manifest)
         self.created = int(folder.stat().st_mtime)
         self.users = 0
         self.used = time.monotonic()
         self.loaded: Loaded | None = None
         self.loading: asyncio.Task[None] | None = None
+
+
+def _uses(manifest: Manifest) -> list[str]:
+    """What a bundle can be asked for, more exactly than by its task."""
+    if manifest.task == "classify" and len(manifest.labels) == 1:
+        return ["rerank"]
+    if manifest.task != "generate":
+        return [manifest.task]
+    if manifest.kind == "encoder-decoder":
+        return ["translate"]
+    chats = manifest.tokenizer is not None and manifest.tokenizer.chat_template is not None
+    return ["chat", "complete"] if chats else ["complete"]
 
 
 class Pool:

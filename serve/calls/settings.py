@@ -21,6 +21,8 @@ class Settings:
     certificate_key: Path | None = None
     # A file of keys, a line each, one of which every call but that of /health has to bear.
     keys: Path | None = None
+    # Whether there is a page at `/`.
+    page: bool = True
     # Origins whose pages may call it; none by default.
     origins: tuple[str, ...] = ()
     # Connections at a time; behind them idle ones are closed for new ones.
@@ -52,7 +54,8 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value: Any = getattr(self, field.name)
-            if field.name != "port" and isinstance(value, (int, float)) and value <= 0:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if field.name != "port" and number and value <= 0:
                 raise OptionError(f"{field.name}: {value}, needs more than 0")
         if (self.certificate is None) != (self.certificate_key is None):
             raise OptionError("certificate: TLS needs its file and that of its key")

@@ -58,7 +58,7 @@ def test_a_bundle_is_served_until_a_signal(speaking):
 
 
 def test_a_folder_of_bundles_is_served_with_tls(speaking, tmp_path):
-    """Each by its own name, to whoever trusts the certificate."""
+    """Each by its own name, to whoever trusts the certificate; and without a page, if so said."""
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "small").symlink_to(speaking("bart"))
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
@@ -72,11 +72,12 @@ def test_a_folder_of_bundles_is_served_with_tls(speaking, tmp_path):
         capture_output=True,
     )
     files = ("--certificate", certificate, "--certificate-key", key)
-    with started("--models", tmp_path / "models", *files) as (_, url, _):
+    with started("--models", tmp_path / "models", *files, "--no-page") as (_, url, _):
         trusted = ssl.create_default_context(cafile=certificate)
         assert url.startswith("https://127.0.0.1:")
         listed = httpx.get(f"{url}/v1/models", verify=trusted).json()["data"]
         assert [record["id"] for record in listed] == ["small"]
+        assert httpx.get(url, verify=trusted).status_code == 404
 
 
 def test_what_cannot_be_served_is_one_line(speaking, tmp_path):

@@ -8,10 +8,11 @@ import pytest
 
 
 def test_models_are_listed_with_their_other_names(served):
-    """By OpenAI's client, and one of them alone."""
+    """By OpenAI's client, and one of them alone, with what it can be used for."""
     listed = [model.id for model in served.openai().models.list()]
     assert listed == ["translator", "writer", "embedder", "gpt"]
-    assert served.openai().models.retrieve("gpt").task == "generate"
+    gpt = served.openai().models.retrieve("gpt")
+    assert (gpt.task, gpt.uses) == ("generate", ["chat", "complete"])
 
 
 def test_a_model_that_is_not_there_is_not_found(served):
