@@ -19,7 +19,7 @@ from seq2edge.serve.calls.call import Call, Serving, get
 from seq2edge.serve.calls.failures import failure
 from seq2edge.serve.calls.pool import Entry, Pool
 from seq2edge.serve.calls.settings import Settings
-from seq2edge.serve.gates import Keys, Watch, read_keys
+from seq2edge.serve.gates import Hosts, Keys, Watch, read_keys
 from seq2edge.serve.routes import (
     audio,
     chat,
@@ -73,6 +73,8 @@ def _middleware(serving: Serving) -> list[Middleware]:
     """What a request passes, from the outside in."""
     settings = serving.settings
     passed = [Middleware(Watch, serving)]
+    if settings.allowed_hosts:
+        passed.append(Middleware(Hosts, settings.allowed_hosts))
     if settings.origins:
         methods, headers = ["GET", "POST"], ["Authorization", "Content-Type"]
         passed.append(

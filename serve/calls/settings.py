@@ -21,6 +21,8 @@ class Settings:
     certificate_key: Path | None = None
     # A file of keys, a line each, one of which every call but that of /health has to bear.
     keys: Path | None = None
+    # Names by which it may be asked, beside its own on loopback; by default any elsewhere.
+    hosts: tuple[str, ...] = ()
     # Origins whose pages may call it; none by default.
     origins: tuple[str, ...] = ()
     # Connections at a time; behind them idle ones are closed for new ones.
@@ -48,6 +50,16 @@ class Settings:
     heartbeat: float = 15.0
     # What a refused client is told to wait.
     retry: int = 1
+
+    @property
+    def loopback(self) -> bool:
+        """Whether no other machine reaches it."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+    @property
+    def allowed_hosts(self) -> tuple[str, ...]:
+        """What requests may name as their host; empty: anything."""
+        return self.hosts + (("localhost", "[::1]", "127.0.0.1", self.host) * self.loopback)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
