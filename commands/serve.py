@@ -22,6 +22,7 @@ from seq2edge.errors import BackendError, OptionError
 @click.option("--certificate-key", type=PATH)
 @click.option("--allowed-host", "hosts", multiple=True, help="A name it is asked by; repeat.")
 @click.option("--origin", "origins", multiple=True, help="Let this site's pages call; repeat.")
+@click.option("--traces", metavar="URL", help="Send spans to OpenTelemetry's collector (OTLP).")
 @click.option(
     "--memory", type=click.IntRange(1), metavar="MIB", help="Of all loaded models' files."
 )
@@ -56,6 +57,7 @@ def serve(
     certificate_key: Path | None,
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
+    traces: str | None,
     memory: int | None,
     idle: float | None,
     active: int,
@@ -104,6 +106,7 @@ def serve(
         keys=keys,
         hosts=hosts,
         origins=origins,
+        traces=traces,
         connections=connections,
         deadline=deadline,
         drain=drain,

@@ -25,6 +25,8 @@ class Settings:
     hosts: tuple[str, ...] = ()
     # Origins whose pages may call it; none by default.
     origins: tuple[str, ...] = ()
+    # Where a collector of OpenTelemetry takes spans by OTLP over HTTP; None: nowhere.
+    traces: str | None = None
     # Connections at a time; behind them idle ones are closed for new ones.
     connections: int = 1000
     # Calls that a model answers at a time; the others wait in a queue for each client.

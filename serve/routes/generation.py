@@ -20,7 +20,7 @@ from seq2edge.runtime.scheduler import Request
 from seq2edge.runtime.sequences import FinishReason, GeneratedText
 from seq2edge.runtime.service import Piece, Reply, results_of
 from seq2edge.runtime.tokenizer import Tokenizer
-from seq2edge.serve.calls.call import Call
+from seq2edge.serve.calls.call import USED, Call
 from seq2edge.serve.calls.events import EventStream
 from seq2edge.serve.calls.fields import Fields
 from seq2edge.serve.calls.pool import Loaded
@@ -126,22 +126,25 @@ class Generation:
             "model": model,
         }
         self._replies: list[Reply] = []
+        self._begins: list[int] = []  # when each was submitted
         self._prompt_tokens = 0
 
     async def submit(self, make: Callable[[], Request]) -> None:
         """Let a request of the model be decoded, which is read in a thread."""
         request = await self._call.run(make)
         self._prompt_tokens += request.source_length or len(request.prompt)
+        self._begins.append(time.time_ns())
         self._replies.append(self._loaded.service.submit(request))
 
     async def whole(self, choice: Callable[[GeneratedText], dict[str, Any]]) -> Response:
         """All answers, each as `choice` shows it."""
-        answers = [each for group in await results_of(self._replies) for each in group]
+        groups = await results_of(self._replies)
+        answers = [each for group in groups for each in group]
         choices = [
             {"index": index, "finish_reason": FINISH[answer.finish_reason], **choice(answer)}
             for index, answer in enumerate(answers)
         ]
-        return JSONResponse({**self._head, "choices": choices, "usage": self._usage(answers)})
+        return JSONResponse({**self._head, "choices": choices, "usage": self._usage(groups)})
 
     def pieces(
         self, choice: Callable[[Piece | None], dict[str, Any]], *, first: bool, usage: bool
@@ -178,11 +181,18 @@ class Generation:
                     yield event(piece.index, piece)
                 if piece.finish_reason is not None:
                     yield event(piece.index, None, piece.finish_reason)
-        took = self._usage(await reply)
+        took = self._usage([await reply])
         if usage:
             yield {**self._head, "choices": [], "usage": took}
 
-    def _usage(self, answers: Sequence[GeneratedText]) -> dict[str, int]:
+    def _usage(self, groups: Sequence[Sequence[GeneratedText]]) -> dict[str, int]:
+        answers = [each for group in groups for each in group]
+        for begin, group in zip(self._begins, groups, strict=True):
+            usage = group[0].usage if group else None
+            if usage is not None:
+                first = begin + int(usage.first_token_seconds * 1e9)
+                self._call.phase("prefill", begin, first)
+                self._call.phase("decode", first, begin + int(usage.seconds * 1e9))
         return count_usage(self._call, self._loaded, self._prompt_tokens, answers)
 
 
@@ -192,6 +202,8 @@ def count_usage(
     """What a call took, in OpenAI's shape, which the metrics count too."""
     call.serving.metrics.generated(loaded.name, prompt_tokens, answers)
     generated = sum(len(answer.ids) for answer in answers)
+    reasons = [FINISH[answer.finish_reason] for answer in answers]
+    call.request.scope[USED] = (prompt_tokens, generated, reasons)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": generated,
