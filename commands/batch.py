@@ -69,7 +69,8 @@ def batch(
     {"audio": PATH}, rerank {"query": ..., "texts": [...]}; classify and embed also take a "pair" to
     the text, and all an "id". OUT, a new file, gets an answer a line in the same order. A line that
     cannot be answered becomes {"error": ...}, and the command then ends with exit code 1. Called
-    again after it was cut, it goes on behind the shards that it finished.
+    again after it was cut, it goes on behind the shards that it finished. Where a name ends in
+    .parquet, that file has rows of Parquet in the place of lines.
     """
     from seq2edge.serve.batch import in_processes, predict_file
     from seq2edge.serve.predictor import Predictor

@@ -10,8 +10,6 @@ import click
 from seq2edge.commands.options import PATH, Execution, runtime_options
 from seq2edge.errors import BackendError, OptionError
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
 
 @click.command()
 @click.argument("bundles", type=PATH, nargs=-1, metavar="[BUNDLE]...")
@@ -22,8 +20,10 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 @click.option("--keys", type=PATH, help="Only calls with one of the keys in this file.")
 @click.option("--certificate", type=PATH, help="For TLS, with --certificate-key.")
 @click.option("--certificate-key", type=PATH)
+@click.option("--allowed-host", "hosts", multiple=True, help="A name it is asked by; repeat.")
 @click.option("--origin", "origins", multiple=True, help="Let this site's pages call; repeat.")
 @click.option("--no-page", is_flag=True, help="No page at / to try models.")
+@click.option("--traces", metavar="URL", help="Send spans to OpenTelemetry's collector (OTLP).")
 @click.option(
     "--memory", type=click.IntRange(1), metavar="MIB", help="Of all loaded models' files."
 )
@@ -35,6 +35,9 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 )
 @click.option(
     "--waiting", type=click.IntRange(1), default=256, show_default=True, help="Calls that wait."
+)
+@click.option(
+    "--connections", type=click.IntRange(1), default=1000, show_default=True, help="Most at a time."
 )
 @click.option(
     "--deadline", type=float, default=600.0, show_default=True, help="Seconds that a call has."
@@ -53,12 +56,15 @@ def serve(
     keys: Path | None,
     certificate: Path | None,
     certificate_key: Path | None,
+    hosts: tuple[str, ...],
     origins: tuple[str, ...],
     no_page: bool,
+    traces: str | None,
     memory: int | None,
     idle: float | None,
     active: int,
     waiting: int,
+    connections: int,
     deadline: float,
     drain: float,
     execution: Execution,
@@ -100,12 +106,15 @@ def serve(
         certificate=certificate,
         certificate_key=certificate_key,
         keys=keys,
+        hosts=hosts,
         origins=origins,
         page=not no_page,
+        traces=traces,
+        connections=connections,
         deadline=deadline,
         drain=drain,
     )
-    if keys is None and host not in LOOPBACK:
+    if keys is None and not settings.loopback:
         click.echo(f"seq2edge: whoever reaches {host} may use it; --keys asks for one", err=True)
     write_logs()
     run(make_app(pool, settings))

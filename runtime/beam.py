@@ -6,6 +6,7 @@ are those of transformers, so that tokens and scores are the same.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -229,7 +230,7 @@ class BeamSearch(FilteredSearch):
         worst = self.finished[-1].score if len(self.finished) == self.beams else CLOSED
         self._improvable = self._improvable and bool(best > worst)
 
-    def certain(self) -> Sequence[int]:
+    def certain(self) -> list[Sequence[int]]:
         """See Search: what all beams begin with, and all finished sequences."""
         open_rows = self.history.new_tokens[self.scores > CLOSED / 2].tolist()
         together = [*open_rows, *(sequence.ids for sequence in self.finished)]
@@ -238,7 +239,7 @@ class BeamSearch(FilteredSearch):
             if len(set(tokens)) > 1:
                 break
             common.append(tokens[0])
-        return common
+        return [common] * self.options.num_return_sequences
 
     def stop(self, reason: FinishReason) -> None:
         """See Search. Open beams count as they are, behind the finished ones of a better score."""
@@ -251,7 +252,8 @@ class BeamSearch(FilteredSearch):
 
     def results(self) -> list[GeneratedSequence]:
         """See Search."""
-        return self.finished[: self.options.num_return_sequences]
+        best = self.finished[: self.options.num_return_sequences]
+        return [dataclasses.replace(each, index=rank) for rank, each in enumerate(best)]
 
 
 def top_k(values: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

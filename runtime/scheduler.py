@@ -112,6 +112,11 @@ class Request:
         return rows_of(self.options)
 
     @property
+    def ranked(self) -> bool:
+        """Whether the best of its answers is known before the end: not of several drawn ones."""
+        return self.rows == 1 or self.options.num_beams > 1
+
+    @property
     def source_length(self) -> int:
         """Positions of its source, 0 where it has none."""
         if self.source is None:

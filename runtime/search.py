@@ -27,7 +27,12 @@ from seq2edge.runtime.filters import (
 from seq2edge.runtime.likelihood import checked, log_sum_exp
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.sampling import draw, remaining
-from seq2edge.runtime.sequences import FinishReason, GeneratedSequence, History
+from seq2edge.runtime.sequences import (
+    FinishReason,
+    GeneratedSequence,
+    History,
+    TokenLogprob,
+)
 from seq2edge.runtime.token_records import TokenRecords
 
 # Whether a row's generated tokens hold a stop string; what a caller does to scores (rows, vocab),
@@ -55,8 +60,14 @@ class Search(Protocol):
         All logits are asked for where the answer's candidates do not decide.
         """
 
-    def certain(self) -> Sequence[int]:
-        """The ids with which the best sequence will begin, as far as that is known."""
+    def certain(self) -> list[Sequence[int]]:
+        """The ids with which each answer will begin, by `index`, as far as that is known.
+
+        Without the end token of one that has ended.
+        """
+
+    def logprobs(self, row: int, length: int) -> Sequence[TokenLogprob] | None:
+        """Those of a row's first ids, where the options ask for them. From any thread."""
 
     def stop(self, reason: FinishReason) -> None:
         """End here, with what there is."""
@@ -115,6 +126,10 @@ class FilteredSearch:
             f"{', '.join(names) or 'processors'}: after {self.history.generated} tokens "
             "no other is left to choose; forbid fewer"
         )
+
+    def logprobs(self, row: int, length: int) -> Sequence[TokenLogprob] | None:
+        """See Search."""
+        return self._records.of(row, length).logprobs
 
     def _candidates_may_decide(self) -> bool:
         """Whether no token can come above what it was before the filters, at this step."""
@@ -221,9 +236,12 @@ class RowSearch(FilteredSearch):
             likelihoods.append(largest - total)
         return tokens, likelihoods
 
-    def certain(self) -> Sequence[int]:
-        """See Search. Of several rows nobody knows which will be the best."""
-        return self._ids_of(0) if len(self._scores) == 1 else []
+    def certain(self) -> list[Sequence[int]]:
+        """See Search."""
+        return [
+            self._ids_of(row)[:-1] if reason == "stop" else self._ids_of(row)
+            for row, reason in enumerate(self._reasons)
+        ]
 
     def stop(self, reason: FinishReason) -> None:
         """See Search."""
@@ -236,6 +254,7 @@ class RowSearch(FilteredSearch):
             GeneratedSequence(
                 ids=tuple(self._ids_of(row)),
                 score=self._scores[row],
+                index=row,
                 finish_reason=reason,
                 **vars(self._records.of(row, self._lengths[row])),
             )

@@ -53,8 +53,9 @@ class GeneratedSequence:
     the limit of tokens, "time" for `max_time`, "cancelled" for whoever asked for it. `logprobs` are
     the model's own, one for each id, where the options ask for them. So is `alignment` (ids,
     source): how much each id attended to each position of the source, a row sums to 1; of speech
-    (ids, heads, source), each head's own. `usage` is that of its input; neither counts when
-    sequences are compared.
+    (ids, heads, source), each head's own. `usage` is that of its input. `index` is its number among
+    its input's answers while they come in pieces: of those that are drawn any, of others its rank.
+    These three do not count when sequences are compared.
     """
 
     ids: tuple[int, ...]
@@ -65,6 +66,7 @@ class GeneratedSequence:
         default=None, compare=False, repr=False
     )
     usage: Usage | None = dataclasses.field(default=None, compare=False, repr=False)
+    index: int = dataclasses.field(default=0, compare=False, repr=False)
 
     @property
     def finished(self) -> bool:

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from seq2edge.errors import ServiceError
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.scheduler import ROWS, Group, Request, Scheduler
-from seq2edge.runtime.sequences import GeneratedText
+from seq2edge.runtime.sequences import FinishReason, GeneratedText, TokenLogprob
 from seq2edge.runtime.streaming import Detokenizer
 
 if TYPE_CHECKING:
@@ -43,16 +43,21 @@ class _Feed:
     """
 
     def __init__(self) -> None:
-        self.ids: Sequence[int] = ()
+        self.ids: Sequence[Sequence[int]] = ()  # of each answer
         self.over = False
         self._lock = threading.Lock()
         self._readers: list[Wake] = []
         self._waiters: list[Wake] = []
 
+    @property
+    def count(self) -> int:
+        """Of all answers' ids."""
+        return sum(map(len, self.ids))
+
     def call(self, wake: Wake, *, tokens: bool, read: int) -> None:
         """Call it at the end, with `tokens` when there are more than `read` ids too; now, if so."""
         with self._lock:
-            if not self.over and not (tokens and len(self.ids) > read):
+            if not self.over and not (tokens and self.count > read):
                 (self._readers if tokens else self._waiters).append(wake)
                 return
         wake()
@@ -62,7 +67,7 @@ class _Feed:
         if group.done or not (self._readers or group.request.rows == 1):
             return
         ids = group.search.certain()
-        if len(ids) > len(self.ids):
+        if sum(map(len, ids)) > self.count:
             with self._lock:
                 self.ids = ids
                 readers, self._readers = self._readers, []
@@ -76,6 +81,20 @@ class _Feed:
             wakes = [*self._readers, *self._waiters]
         for wake in wakes:
             wake()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Piece:
+    """What came of one of a reply's answers: text, and the ids and log-probabilities since before.
+
+    Ids may come with a later piece than a part of their text. The last one has a `finish_reason`.
+    """
+
+    index: int
+    text: str
+    ids: Sequence[int] = ()
+    logprobs: Sequence[TokenLogprob] | None = None
+    finish_reason: FinishReason | None = None
 
 
 class Reply:
@@ -138,15 +157,56 @@ class Reply:
             await self._told(tokens=True)
         raise StopAsyncIteration
 
+    @property
+    def count(self) -> int:
+        """How many answers there will be."""
+        return self._group.request.options.num_return_sequences
+
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """Pieces of all answers as they come, in the place of those of the best one's text.
+
+        Joined, each answer's texts, ids and log-probabilities are those of `results`.
+        """
+        options, tokenizer = self._group.request.options, self._model.tokenizer
+        texts = [Detokenizer(tokenizer, options.stop_strings) for _ in range(self.count)]
+        ends = [0] * self.count  # of the ids that were told
+        while not self._feed.over:
+            for index, ids in enumerate(self._certain()):
+                text = texts[index].certain(ids)
+                if text:
+                    begin, ends[index] = ends[index], len(ids)
+                    logprobs = self._group.search.logprobs(index, len(ids))
+                    yield Piece(
+                        index=index,
+                        text=text,
+                        ids=ids[begin:],
+                        logprobs=logprobs and logprobs[begin:],
+                    )
+            await self._told(tokens=True)
+        for answer in self.results():
+            begin = ends[answer.index]
+            yield Piece(
+                index=answer.index,
+                text=texts[answer.index].rest(answer.text),
+                ids=answer.ids[begin:],
+                logprobs=answer.logprobs and answer.logprobs[begin:],
+                finish_reason=answer.finish_reason,
+            )
+
     def _piece(self) -> str:
         """What is certain by now and was not given out; at the end, the rest."""
         if not self._feed.over:
-            ids = self._feed.ids
-            self._ids = len(ids)
-            return self._detokenizer.certain(ids)
+            ids = self._certain()
+            return self._detokenizer.certain(ids[0]) if ids and self._group.request.ranked else ""
         text = self.result.text
         self._read = True
         return self._detokenizer.rest(text)
+
+    def _certain(self) -> Sequence[Sequence[int]]:
+        """The ids of each answer by now; the next wait is for more."""
+        ids = self._feed.ids
+        self._ids = sum(map(len, ids))
+        return ids
 
     def _wait(self, *, tokens: bool, timeout: float | None = None) -> None:
         event = threading.Event()

@@ -136,7 +136,7 @@ class TextStream:
         while not group.done:
             self._scheduler.step()
             if not group.done:
-                piece = detokenizer.certain(group.search.certain())
+                piece = group.request.ranked and detokenizer.certain(group.search.certain()[0])
                 if piece:
                     yield piece
         self._result = self._make_result(group)

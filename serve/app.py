@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,11 +15,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from seq2edge.errors import BackendError
 from seq2edge.serve.calls.call import Call, Serving, get
 from seq2edge.serve.calls.failures import failure
 from seq2edge.serve.calls.pool import Entry, Pool
 from seq2edge.serve.calls.settings import Settings
-from seq2edge.serve.gates import Keys, Watch, read_keys
+from seq2edge.serve.gates import Hosts, Keys, Watch, read_keys
 from seq2edge.serve.routes import (
     audio,
     chat,
@@ -49,6 +50,7 @@ SWEEP = 1.0  # seconds between two looks for what nobody uses
 def make_app(pool: Pool, settings: Settings) -> Starlette:
     """An ASGI application that serves these models; its `state.serving` is shared by all calls."""
     serving = Serving(pool, settings)
+    tracing, end_tracing = _tracing(settings)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -60,10 +62,11 @@ def make_app(pool: Pool, settings: Settings) -> Starlette:
             await pool.close()
             for threads in (serving.threads, serving.recordings):
                 threads.shutdown(wait=False, cancel_futures=True)
+            end_tracing()
 
     app = Starlette(
         routes=[*_own(serving), *(route for make in ROUTES for route in make(serving))],
-        middleware=_middleware(serving),
+        middleware=[*tracing, *_middleware(serving)],
         lifespan=lifespan,
         exception_handlers={HTTPException: _no_route},
     )
@@ -71,10 +74,26 @@ def make_app(pool: Pool, settings: Settings) -> Starlette:
     return app
 
 
+def _tracing(settings: Settings) -> tuple[list[Middleware], Callable[[], None]]:
+    """What makes spans and what sends the last ones; their library is loaded for them alone."""
+    if settings.traces is None:
+        return [], lambda: None
+    try:
+        from seq2edge.serve import tracing
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            f"traces: need {error.name}; pip install seq2edge[opentelemetry]"
+        ) from error
+    provider = tracing.export_to(settings.traces)
+    return [Middleware(tracing.Tracing, provider)], provider.shutdown
+
+
 def _middleware(serving: Serving) -> list[Middleware]:
     """What a request passes, from the outside in."""
     settings = serving.settings
     passed = [Middleware(Watch, serving)]
+    if settings.allowed_hosts:
+        passed.append(Middleware(Hosts, settings.allowed_hosts))
     if settings.origins:
         methods, headers = ["GET", "POST"], ["Authorization", "Content-Type"]
         passed.append(

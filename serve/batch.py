@@ -6,6 +6,7 @@ shard is a file. They become OUT, whole or not at all, when all of them are ther
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -30,6 +31,7 @@ from seq2edge.serve.predictor import ERROR, Predictor, as_line
 ROWS: Final = 1000  # of a shard, where nobody says
 PLAN: Final = "plan.json"
 SHARD: Final = "shard-*.jsonl"
+PARQUET: Final = ".parquet"  # the end of names of files that are no JSON lines
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,42 +104,65 @@ def predict_file(
 ) -> Outcome:
     """Answer every line of JSON in `source` by a line of `destination`, in its order.
 
-    A line that cannot be answered becomes `{"error": ...}`. A run that was cut goes on behind its
-    finished shards, of `rows` lines each. Raises InputError where the destination exists, and for
-    shards of another run.
+    A file whose name ends in .parquet has rows of Parquet in the place of lines. What cannot be
+    answered becomes `{"error": ...}`. A run that was cut goes on behind its finished shards, of
+    `rows` lines each. Raises InputError where the destination exists, and for shards of another
+    run.
     """
-    shards, digest = _cut(source, rows)
-    plan = Plan(
-        input=digest,
-        bundle=Bundle.open(predictor.bundle).sha256,
-        task=predictor.task,
-        # As a file gives them back.
-        settings=json.loads(
-            json.dumps(
-                {
-                    **predictor.decode,
-                    "source_language": predictor.source_language,
-                    "target_language": predictor.target_language,
-                    "cut": predictor.load.get("cut", False),
-                }
-            )
-        ),
-        rows=rows,
-    )
-    parts = destination.with_name(f"{destination.name}.parts")
-    runner = ShardRunner(predictor=predictor, source=source, parts=parts)
-    with file_errors(parts, InputError):
-        _begin(parts, plan, destination)
-    pending = [shard for shard in shards if not runner.path(shard).exists()]
-    done = len(shards) - len(pending)
-    for _ in compute(runner, pending):
-        done += 1
-        progress(f"{done:,} of {len(shards):,} shards", done / len(shards))
-    with file_errors(destination, InputError):
-        with replacing(destination) as partial:
-            outcome = _join([runner.path(shard) for shard in shards], partial)
-        _remove(parts)
-    return outcome
+    with _as_lines(source, destination) as lines:
+        shards, digest = _cut(lines, rows)
+        plan = Plan(
+            input=digest,
+            bundle=Bundle.open(predictor.bundle).sha256,
+            task=predictor.task,
+            # As a file gives them back.
+            settings=json.loads(
+                json.dumps(
+                    {
+                        **predictor.decode,
+                        "source_language": predictor.source_language,
+                        "target_language": predictor.target_language,
+                        "cut": predictor.load.get("cut", False),
+                    }
+                )
+            ),
+            rows=rows,
+        )
+        parts = destination.with_name(f"{destination.name}.parts")
+        runner = ShardRunner(predictor=predictor, source=lines, parts=parts)
+        with file_errors(parts, InputError):
+            _begin(parts, plan, destination)
+        pending = [shard for shard in shards if not runner.path(shard).exists()]
+        done = len(shards) - len(pending)
+        for _ in compute(runner, pending):
+            done += 1
+            progress(f"{done:,} of {len(shards):,} shards", done / len(shards))
+        with file_errors(destination, InputError):
+            with replacing(destination) as partial:
+                outcome = _join([runner.path(shard) for shard in shards], partial)
+                if destination.suffix == PARQUET:  # in the place of the lines
+                    from seq2edge.serve.parquet import from_lines
+
+                    from_lines([runner.path(shard) for shard in shards], partial)
+            _remove(parts)
+        return outcome
+
+
+@contextlib.contextmanager
+def _as_lines(source: Path, destination: Path) -> Iterator[Path]:
+    """The file of rows as JSON lines: of Parquet a copy beside the destination, for the run."""
+    if source.suffix != PARQUET:
+        yield source
+        return
+    from seq2edge.serve.parquet import to_lines
+
+    lines = destination.with_name(f"{destination.name}.rows")
+    try:
+        with file_errors(lines, InputError), replacing(lines) as partial:
+            to_lines(source, partial)
+        yield lines
+    finally:
+        lines.unlink(missing_ok=True)
 
 
 def _cut(source: Path, rows: int) -> tuple[list[Shard], str]:

@@ -1,4 +1,4 @@
-"""What every request passes: it is counted and logged, and has a key."""
+"""What every request passes: it is counted and logged, is meant for here, and has a key."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import hashlib
 import hmac
 import json
 import logging
+import re
 import sys
 import time
+from collections.abc import Collection
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -60,6 +62,27 @@ class Watch:
                 client_of(scope),
             )
             LOG.info("request", extra=dict(zip(FIELDS, values, strict=True)))
+
+
+class Hosts:
+    """Lets pass what names this server as its host, and probes.
+
+    So no page whose own name was made to lead here calls it (DNS rebinding): its browser names that
+    page's host. Starlette's check answers without OpenAI's shape, and has probes name one too.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
+        self._app, self._hosts = app, frozenset(host.lower() for host in hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] == "http" and scope["path"] not in PROBES:
+            header = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+            if re.sub(r":\d*$", "", header).lower() not in self._hosts:
+                message = f"Host: {header!r:.60} is not served here; --allowed-host lets it in"
+                await JSONResponse(failure(421, message), 421)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class Keys:

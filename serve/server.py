@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import socket
 import time
 from types import FrameType
@@ -18,6 +19,8 @@ from seq2edge.serve.calls.call import Serving
 from seq2edge.serve.calls.settings import Settings
 
 LOG = logging.getLogger("seq2edge.serve")
+BACKLOG = 256  # connections that are taken at once, before room is made for them
+FILES = 128  # that models, logs and libraries have open
 
 
 class Connection(H11Protocol):
@@ -133,6 +136,7 @@ def make_server(app: Starlette) -> Server:
         log_config=None,
         access_log=False,
         server_header=False,
+        backlog=BACKLOG,
         proxy_headers=False,
         # Clients keep connections for 5 s as a rule: one that ended earlier here would lose a call.
         timeout_keep_alive=60,
@@ -148,9 +152,11 @@ def make_server(app: Starlette) -> Server:
 def run(app: Starlette) -> None:
     """Serve an application of `make_app` until a signal ends it.
 
-    Raises OptionError for an address that is taken or none, and for files that are no certificate.
+    Raises OptionError for an address that is taken or none, for files that are no certificate, and
+    for more connections than the system lets this process have.
     """
     settings: Settings = app.state.serving.settings
+    allow_files(settings.connections)
     server = make_server(app)
     place = f"{settings.host}:{settings.port}"
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
@@ -162,3 +168,19 @@ def run(app: Starlette) -> None:
         host = f"[{host}]" if ":" in host else host
         LOG.info("listening", extra={"url": f"{scheme}://{host}:{port}"})
         server.run([listener])
+
+
+def allow_files(connections: int) -> None:
+    """Raise this process's limit of open files to what so many connections need.
+
+    Each may also hold a file that is sent. Raises OptionError where the system allows no more.
+    """
+    needed = 2 * connections + BACKLOG + FILES
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY not in (soft, most) and needed > most:
+        raise OptionError(
+            f"connections: {connections:,} need {needed:,} open files, the system allows {most:,} "
+            "(ulimit -Hn); allow fewer"
+        )
+    if soft != resource.RLIM_INFINITY and needed > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))

@@ -115,7 +115,7 @@ ROOMS = {
     "serve": Room(
         "the server: gates, connections, an end without loss; batches over files, Ray, Triton",
         "files bundle runtime runtime.speech serve.calls serve.routes",
-        "numpy ray starlette triton_python_backend_utils uvicorn",
+        "numpy opentelemetry pyarrow ray starlette triton_python_backend_utils uvicorn",
     ),
     "commands": Room(
         "a command or pair a file: parse, call, print",

@@ -68,6 +68,11 @@ def test_building_engines_loads_no_torch():
     assert not found & {"torch", "transformers", "onnxscript", "safetensors"}
 
 
+def test_a_server_loads_no_telemetry():
+    """Where no spans are asked for."""
+    assert "opentelemetry" not in loaded_by("import seq2edge.serve.app, seq2edge.serve.server")
+
+
 def test_the_package_itself_loads_nothing():
     """`import seq2edge` is for free; its names are loaded when they are used."""
     assert not loaded_by("import seq2edge") & {"numpy", "click", "onnxruntime", "tokenizers"}

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -30,7 +31,9 @@ from seq2edge.serve.calls.pool import Loaded, Pool
 from seq2edge.serve.calls.settings import Settings
 
 T = TypeVar("T")
-KEY, MODEL = "seq2edge.key", "seq2edge.model"  # what a scope says of a call
+# What a scope says of a call; phases are (name, begin, end), in ns since 1970, and what was used is
+# (tokens read, tokens generated, how each answer ended).
+KEY, MODEL, PHASES, USED = "seq2edge.key", "seq2edge.model", "seq2edge.phases", "seq2edge.used"
 Handler: TypeAlias = "Callable[[Call], Awaitable[Response]]"
 Body: TypeAlias = Literal["none", "json", "form"]
 
@@ -85,7 +88,15 @@ class Call:
     async def model(self, name: str) -> Loaded:
         """The model of that name, which stays loaded until the response was sent."""
         self.request.scope[MODEL] = name
-        return await self.held.enter_async_context(self.serving.pool.lease(name, self.client))
+        begin = time.time_ns()
+        try:
+            return await self.held.enter_async_context(self.serving.pool.lease(name, self.client))
+        finally:
+            self.phase("queue", begin, time.time_ns())
+
+    def phase(self, name: str, begin: int, end: int) -> None:
+        """Note what it did between two moments, in ns since 1970."""
+        self.request.scope.setdefault(PHASES, []).append((name, begin, end))
 
     async def run(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """Call what blocks in one of the server's threads."""

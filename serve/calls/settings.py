@@ -23,8 +23,12 @@ class Settings:
     keys: Path | None = None
     # Whether there is a page at `/`.
     page: bool = True
+    # Names by which it may be asked, beside its own on loopback; by default any elsewhere.
+    hosts: tuple[str, ...] = ()
     # Origins whose pages may call it; none by default.
     origins: tuple[str, ...] = ()
+    # Where a collector of OpenTelemetry takes spans by OTLP over HTTP; None: nowhere.
+    traces: str | None = None
     # Connections at a time; behind them idle ones are closed for new ones.
     connections: int = 1000
     # Calls that a model answers at a time; the others wait in a queue for each client.
@@ -50,6 +54,16 @@ class Settings:
     heartbeat: float = 15.0
     # What a refused client is told to wait.
     retry: int = 1
+
+    @property
+    def loopback(self) -> bool:
+        """Whether no other machine reaches it."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+
+    @property
+    def allowed_hosts(self) -> tuple[str, ...]:
+        """What requests may name as their host; empty: anything."""
+        return self.hosts + (("localhost", "[::1]", "127.0.0.1", self.host) * self.loopback)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from seq2edge.runtime.sequences import GeneratedText
+from seq2edge.runtime.service import Piece
 from seq2edge.runtime.tokenizer import Tokenizer
 from seq2edge.serve.calls.call import Call, Serving, post
 from seq2edge.serve.calls.fields import Fields
@@ -35,7 +36,7 @@ async def chat(call: Call) -> Response:
     messages = read_messages(fields)
     logprobs = _read_logprobs(fields)
     changes = read_options(fields)
-    streaming = Streaming.read(fields, changes, logprobs=logprobs)
+    streaming = Streaming.read(fields)
     fields.end()
     loaded = await call.model(name)
     model = loaded.model
@@ -43,16 +44,25 @@ async def chat(call: Call) -> Response:
     kind = "chat.completion.chunk" if streaming.stream else "chat.completion"
     generation = Generation(call, loaded, model=name, name="chatcmpl", kind=kind)
     await generation.submit(lambda: model.chat_request(messages, options))
-    if streaming.stream:
-        return generation.pieces(_delta, first=True, usage=streaming.usage)
+
+    def content(part: GeneratedText | Piece) -> dict[str, Any] | None:
+        return None if logprobs is None else _logprobs(model.tokenizer, part)
+
+    def delta(piece: Piece | None) -> dict[str, Any]:
+        if piece is None:
+            return {"delta": {}}
+        if not piece.ids and not piece.text:
+            return {"delta": {"role": "assistant", "content": ""}}
+        return {"delta": {"content": piece.text}, "logprobs": content(piece)}
 
     def choice(answer: GeneratedText) -> dict[str, Any]:
-        content = None if logprobs is None else _logprobs(model.tokenizer, answer)
         return {
             "message": {"role": "assistant", "content": answer.text, "refusal": None},
-            "logprobs": content,
+            "logprobs": content(answer),
         }
 
+    if streaming.stream:
+        return generation.pieces(delta, first=True, usage=streaming.usage)
     return await generation.whole(choice)
 
 
@@ -85,19 +95,13 @@ def _read_logprobs(fields: Fields) -> int | None:
     return (top or 0) if wants else None
 
 
-def _delta(text: str | None) -> dict[str, Any]:
-    if text is None:
-        return {"delta": {}}
-    return {"delta": {"content": text} if text else {"role": "assistant", "content": ""}}
-
-
-def _logprobs(tokenizer: Tokenizer, answer: GeneratedText) -> dict[str, Any]:
+def _logprobs(tokenizer: Tokenizer, part: GeneratedText | Piece) -> dict[str, Any]:
     def record(text: str, logprob: float) -> dict[str, Any]:
         return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
     content = []
     for (text, logprob), each in zip(
-        token_texts(tokenizer, answer), answer.logprobs or (), strict=False
+        token_texts(tokenizer, part), part.logprobs or (), strict=False
     ):
         top = [record(text_of(tokenizer, token), value) for token, value in each.top]
         content.append({**record(text, logprob), "top_logprobs": top})

@@ -6,6 +6,7 @@ refused.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 import uuid
@@ -16,10 +17,10 @@ from starlette.responses import JSONResponse, Response
 
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.scheduler import Request
-from seq2edge.runtime.sequences import GeneratedText
-from seq2edge.runtime.service import Reply, results_of
+from seq2edge.runtime.sequences import FinishReason, GeneratedText
+from seq2edge.runtime.service import Piece, Reply, results_of
 from seq2edge.runtime.tokenizer import Tokenizer
-from seq2edge.serve.calls.call import Call
+from seq2edge.serve.calls.call import USED, Call
 from seq2edge.serve.calls.events import EventStream
 from seq2edge.serve.calls.fields import Fields
 from seq2edge.serve.calls.pool import Loaded
@@ -100,8 +101,8 @@ class Streaming:
     usage: bool
 
     @classmethod
-    def read(cls, fields: Fields, changes: dict[str, Any], *, logprobs: int | None) -> Streaming:
-        """Those of a request. Raises RequestError for what does not come in pieces."""
+    def read(cls, fields: Fields) -> Streaming:
+        """Those of a request."""
         stream = fields.flag("stream", False)
         options = fields.inner("stream_options", None)
         usage = False
@@ -110,10 +111,6 @@ class Streaming:
             options.end()
             if not stream:
                 fields.refuse("stream_options", "needs stream")
-        if stream and logprobs is not None:
-            fields.refuse("stream", "a stream has no logprobs; ask for one of them")
-        if stream and changes.get("num_return_sequences", 1) != 1:
-            fields.refuse("stream", "a stream is of one answer; ask for one, or for no stream")
         return cls(stream=stream, usage=usage)
 
 
@@ -129,54 +126,73 @@ class Generation:
             "model": model,
         }
         self._replies: list[Reply] = []
+        self._begins: list[int] = []  # when each was submitted
         self._prompt_tokens = 0
 
     async def submit(self, make: Callable[[], Request]) -> None:
         """Let a request of the model be decoded, which is read in a thread."""
         request = await self._call.run(make)
         self._prompt_tokens += request.source_length or len(request.prompt)
+        self._begins.append(time.time_ns())
         self._replies.append(self._loaded.service.submit(request))
 
     async def whole(self, choice: Callable[[GeneratedText], dict[str, Any]]) -> Response:
         """All answers, each as `choice` shows it."""
-        answers = [each for group in await results_of(self._replies) for each in group]
+        groups = await results_of(self._replies)
+        answers = [each for group in groups for each in group]
         choices = [
             {"index": index, "finish_reason": FINISH[answer.finish_reason], **choice(answer)}
             for index, answer in enumerate(answers)
         ]
-        return JSONResponse({**self._head, "choices": choices, "usage": self._usage(answers)})
+        return JSONResponse({**self._head, "choices": choices, "usage": self._usage(groups)})
 
     def pieces(
-        self, piece: Callable[[str | None], dict[str, Any]], *, first: bool, usage: bool
+        self, choice: Callable[[Piece | None], dict[str, Any]], *, first: bool, usage: bool
     ) -> Response:
-        """The one answer in pieces, each as `piece` shows it; None is that behind the last.
+        """The answers to one request in pieces, each as `choice` shows it; None is the end of one.
 
-        With `first` an empty one comes before them.
+        With `first` an empty one of each answer comes before them.
         """
         settings = self._call.serving.settings
-        events = self._events(piece, first=first, usage=usage)
+        events = self._events(choice, first=first, usage=usage)
         return EventStream(events, heartbeat=settings.heartbeat, ends=self._call.ends)
 
     async def _events(
-        self, piece: Callable[[str | None], dict[str, Any]], *, first: bool, usage: bool
+        self, choice: Callable[[Piece | None], dict[str, Any]], *, first: bool, usage: bool
     ) -> AsyncGenerator[dict[str, Any], None]:
         (reply,) = self._replies
 
-        def event(text: str | None, finish: str | None = None) -> dict[str, Any]:
-            choice = {"index": 0, "finish_reason": finish, **piece(text)}
-            return {**self._head, "choices": [choice], **({"usage": None} if usage else {})}
+        def event(
+            index: int, piece: Piece | None, finish: FinishReason | None = None
+        ) -> dict[str, Any]:
+            end = {"index": index, "finish_reason": finish and FINISH[finish]}
+            return {
+                **self._head,
+                "choices": [{**end, **choice(piece)}],
+                **({"usage": None} if usage else {}),
+            }
 
         if first:
-            yield event("")
-        async for text in reply:
-            yield event(text)
-        answer = (await reply)[0]
-        took = self._usage([answer])
-        yield event(None, FINISH[answer.finish_reason])
+            for index in range(reply.count):
+                yield event(index, Piece(index=index, text=""))
+        async with contextlib.aclosing(reply.pieces()) as pieces:
+            async for piece in pieces:
+                if piece.text or piece.logprobs:
+                    yield event(piece.index, piece)
+                if piece.finish_reason is not None:
+                    yield event(piece.index, None, piece.finish_reason)
+        took = self._usage([await reply])
         if usage:
             yield {**self._head, "choices": [], "usage": took}
 
-    def _usage(self, answers: Sequence[GeneratedText]) -> dict[str, int]:
+    def _usage(self, groups: Sequence[Sequence[GeneratedText]]) -> dict[str, int]:
+        answers = [each for group in groups for each in group]
+        for begin, group in zip(self._begins, groups, strict=True):
+            usage = group[0].usage if group else None
+            if usage is not None:
+                first = begin + int(usage.first_token_seconds * 1e9)
+                self._call.phase("prefill", begin, first)
+                self._call.phase("decode", first, begin + int(usage.seconds * 1e9))
         return count_usage(self._call, self._loaded, self._prompt_tokens, answers)
 
 
@@ -186,6 +202,8 @@ def count_usage(
     """What a call took, in OpenAI's shape, which the metrics count too."""
     call.serving.metrics.generated(loaded.name, prompt_tokens, answers)
     generated = sum(len(answer.ids) for answer in answers)
+    reasons = [FINISH[answer.finish_reason] for answer in answers]
+    call.request.scope[USED] = (prompt_tokens, generated, reasons)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": generated,
@@ -193,11 +211,10 @@ def count_usage(
     }
 
 
-def token_texts(tokenizer: Tokenizer, answer: GeneratedText) -> list[tuple[str, float]]:
+def token_texts(tokenizer: Tokenizer, part: GeneratedText | Piece) -> list[tuple[str, float]]:
     """Each token's text and log-probability, but for the end's."""
-    assert answer.logprobs is not None
-    length = len(answer.ids) - (answer.finish_reason == "stop")
-    pairs = zip(answer.ids[:length], answer.logprobs, strict=False)
+    length = len(part.ids) - (part.finish_reason == "stop")
+    pairs = zip(part.ids[:length], part.logprobs or (), strict=False)
     return [(text_of(tokenizer, token), each.logprob) for token, each in pairs]
 
 

@@ -90,6 +90,7 @@ def test_what_cannot_be_served_is_one_line(speaking, tmp_path):
             ([tmp_path], "manifest.json"),
             ([bundle, bundle], "serve: two bundles of one name"),
             ([bundle, "--alias", "x=y"], "alias x=y: needs a new name for one of bundle"),
+            ([bundle, "--connections", 10**9], "need 2,000,000,384 open files, the system allows"),
             ([bundle, "--deadline", 0], "deadline: 0.0, needs more than 0"),
             ([bundle, "--keys", tmp_path / "keys"], "needs keys, one a line, of 16 characters"),
             ([bundle, "--certificate", tmp_path / "no"], "TLS needs its file and that of its key"),

@@ -382,6 +382,30 @@ def test_a_stream_in_a_coroutine(gated):
     assert len(pieces) > 1
 
 
+@pytest.mark.parametrize("changes", [{"do_sample": True, "seed": 2}, {"num_beams": 4}])
+def test_pieces_of_several_answers(real, changes):
+    """Joined, each is one of the results, also where some end before the others."""
+    ends = (5, *range(40, 90))
+    options = options_of(
+        real, num_return_sequences=4, max_new_tokens=9, eos_token_id=ends, logprobs=1, **changes
+    )
+
+    async def ask():
+        with seq2edge.Service(real) as service:
+            reply = service.generate(TEXTS[0], options)
+            return [piece async for piece in reply.pieces()], await reply
+
+    pieces, results = asyncio.run(ask())
+    assert "num_beams" in changes or "stop" in {result.finish_reason for result in results}
+    assert {result.index for result in results} == set(range(4))
+    for result in results:
+        mine = [piece for piece in pieces if piece.index == result.index]
+        assert "".join(piece.text for piece in mine) == result.text
+        assert tuple(token for piece in mine for token in piece.ids) == result.ids
+        assert tuple(each for piece in mine for each in piece.logprobs) == result.logprobs
+        assert mine[-1].finish_reason == result.finish_reason
+
+
 @pytest.mark.parametrize("way", ["generate", "stream", "loop"])
 def test_a_task_that_is_cancelled_cancels_what_it_waits_for(gated, way):
     """Alone, though somebody holds it, among several, or with its event loop."""

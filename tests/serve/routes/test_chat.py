@@ -97,6 +97,38 @@ def test_log_probabilities_are_those_of_the_library(served, models):
     assert bytes(content[0].bytes).decode() == content[0].token
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"n": 3, "temperature": 0.9, "seed": 4},
+        {"n": 2, "extra_body": {"num_beams": 3}},
+        {"stop": ["w5", "w7 w8"]},
+    ],
+)
+def test_answers_come_in_pieces_with_their_log_probabilities(served, more):
+    """Several beside each other; each, joined, is what comes whole, and has a role and an end."""
+    body = {"model": "writer", "messages": SAID, "max_tokens": 9, "logprobs": True, **more}
+    create = served.openai().chat.completions.create
+    whole = create(**body, top_logprobs=2).choices
+    streamed = {}
+    for chunk in create(**body, top_logprobs=2, stream=True):
+        (choice,) = chunk.choices
+        streamed.setdefault(choice.index, []).append(choice)
+    assert sorted(streamed) == list(range(len(whole)))
+    joined = []
+    for _, choices in sorted(streamed.items()):
+        assert [choice.delta.role for choice in choices].count("assistant") == 1
+        assert not any(choice.finish_reason for choice in choices[:-1])
+        told = [choice.logprobs.content for choice in choices if choice.logprobs]
+        content = [each for part in told for each in part]
+        text = "".join(choice.delta.content or "" for choice in choices)
+        joined.append((text, content, choices[-1].finish_reason))
+    answers = [(each.message.content, each.logprobs.content, each.finish_reason) for each in whole]
+    if "seed" in more:  # whole ones are sorted
+        joined, answers = sorted(joined, key=str), sorted(answers, key=str)
+    assert joined == answers
+
+
 def test_a_stop_string_ends_an_answer(served, models):
     """And is not in it."""
     second = wanted(models, max_new_tokens=6)[0].text.split()[1]
@@ -121,9 +153,7 @@ def test_a_stop_string_ends_an_answer(served, models):
         ({"max_tokens": 0}, "max_new_tokens: 0, needs an integer of at least 1"),
         ({"max_tokens": 1000}, "1,?000"),
         ({"n": 2}, "num_return_sequences: 2 of 1 beams"),
-        ({"n": 2, "stream": True}, "stream: a stream is of one answer"),
         ({"top_logprobs": 2}, "top_logprobs: needs logprobs"),
-        ({"logprobs": True, "stream": True}, "stream: a stream has no logprobs"),
         ({"stream_options": {"include_usage": True}}, "stream_options: needs stream"),
         ({"logit_bias": {"x": 1}}, "logit_bias: needs an object of token ids"),
         ({"response_format": {"type": "xml"}}, "response_format.type: 'xml', needs one of text"),

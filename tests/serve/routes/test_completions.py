@@ -52,6 +52,20 @@ def test_log_probabilities_have_the_old_shape(served, models):
     assert logprobs.text_offset == [0, *(len("".join(logprobs.tokens[:i])) for i in (1, 2, 3))]
 
 
+def test_a_stream_has_the_old_shape_of_log_probabilities(served):
+    """Joined it is that of the whole, of each answer."""
+    body = {"model": "translator", "prompt": TEXTS[0], "max_tokens": 6, "logprobs": 2, "n": 2}
+    create = served.openai().completions.create
+    names = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+    joined = [{name: [] for name in names} for _ in range(2)]
+    for chunk in create(**body, stream=True, extra_body={"num_beams": 2}):
+        (choice,) = chunk.choices
+        for name in names if choice.logprobs else ():
+            joined[choice.index][name] += getattr(choice.logprobs, name)
+    whole = create(**body, extra_body={"num_beams": 2}).choices
+    assert joined == [choice.logprobs.model_dump() for choice in whole]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
