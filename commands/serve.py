@@ -41,6 +41,12 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 @click.option(
     "--drain", type=float, default=30.0, show_default=True, help="Seconds that calls have to end."
 )
+@click.option(
+    "--cache-dir", type=PATH, metavar="DIR", help="Keep what prompts begin with in files here."
+)
+@click.option(
+    "--cache-size", type=click.IntRange(1), default=1024, show_default=True, metavar="MIB"
+)
 @runtime_options
 def serve(
     bundles: tuple[Path, ...],
@@ -59,6 +65,8 @@ def serve(
     waiting: int,
     deadline: float,
     drain: float,
+    cache_dir: Path | None,
+    cache_size: int,
     execution: Execution,
 ) -> None:
     """Serve BUNDLEs by OpenAI's HTTP API, each by its folder's name.
@@ -101,6 +109,8 @@ def serve(
         origins=origins,
         deadline=deadline,
         drain=drain,
+        cache_dir=cache_dir,
+        cache_size=cache_size * 2**20,
     )
     if keys is None and host not in LOOPBACK:
         click.echo(f"seq2edge: whoever reaches {host} may use it; --keys asks for one", err=True)

@@ -27,10 +27,12 @@ from seq2edge.serve.calls.failures import RequestError, log_failure, refused
 from seq2edge.serve.calls.fields import Fields
 from seq2edge.serve.calls.metrics import Metrics
 from seq2edge.serve.calls.pool import Loaded, Pool
+from seq2edge.serve.calls.prefixes import Prefixes
 from seq2edge.serve.calls.settings import Settings
 
 T = TypeVar("T")
-KEY, MODEL = "seq2edge.key", "seq2edge.model"  # what a scope says of a call
+# What a scope says of a call: the number of its key, the key's hash, and the model.
+KEY, DIGEST, MODEL = "seq2edge.key", "seq2edge.digest", "seq2edge.model"
 Handler: TypeAlias = "Callable[[Call], Awaitable[Response]]"
 Body: TypeAlias = Literal["none", "json", "form"]
 
@@ -40,7 +42,9 @@ class Serving:
 
     def __init__(self, pool: Pool, settings: Settings) -> None:
         self.pool, self.settings = pool, settings
-        self.metrics = Metrics(pool)
+        folder = settings.cache_dir
+        self.prefixes = None if folder is None else Prefixes(folder, settings.cache_size)
+        self.metrics = Metrics(pool, self.prefixes)
         self.draining = False
         self.calls = 0
         self.threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="seq2edge-serve")
@@ -81,6 +85,11 @@ class Call:
     def client(self) -> str:
         """Who is treated as one among many."""
         return client_of(self.request.scope)
+
+    @property
+    def digest(self) -> str:
+        """The hash of its key, nothing where none is needed."""
+        return str(self.request.scope.get(DIGEST, ""))
 
     async def model(self, name: str) -> Loaded:
         """The model of that name, which stays loaded until the response was sent."""

@@ -129,17 +129,24 @@ class Generation:
             "model": model,
         }
         self._replies: list[Reply] = []
-        self._prompt_tokens = 0
+        self._prompt_tokens = self._cached_tokens = 0
 
     async def submit(self, make: Callable[[], Request]) -> None:
         """Let a request of the model be decoded, which is read in a thread."""
         request = await self._call.run(make)
         self._prompt_tokens += request.source_length or len(request.prompt)
+        prefixes = self._call.serving.prefixes
+        if prefixes is not None and request.source is None:
+            begin = prefixes.begin
+            request = await self._call.run(begin, self._loaded.model, self._call.digest, request)
+            self._cached_tokens += 0 if request.prefix is None else len(request.prefix.ids)
+            self._call.serving.metrics.looked_up(self._loaded.name, hit=request.prefix is not None)
         self._replies.append(self._loaded.service.submit(request))
 
     async def whole(self, choice: Callable[[GeneratedText], dict[str, Any]]) -> Response:
         """All answers, each as `choice` shows it."""
         answers = [each for group in await results_of(self._replies) for each in group]
+        self._keep()
         choices = [
             {"index": index, "finish_reason": FINISH[answer.finish_reason], **choice(answer)}
             for index, answer in enumerate(answers)
@@ -171,23 +178,38 @@ class Generation:
         async for text in reply:
             yield event(text)
         answer = (await reply)[0]
+        self._keep()
         took = self._usage([answer])
         yield event(None, FINISH[answer.finish_reason])
         if usage:
             yield {**self._head, "choices": [], "usage": took}
 
-    def _usage(self, answers: Sequence[GeneratedText]) -> dict[str, int]:
-        return count_usage(self._call, self._loaded, self._prompt_tokens, answers)
+    def _keep(self) -> None:
+        """What the answers' caches held is there for the next call."""
+        prefixes = self._call.serving.prefixes
+        if prefixes is not None:
+            for reply in self._replies:
+                prefixes.keep(self._loaded.model, self._call.digest, reply.kept)
+
+    def _usage(self, answers: Sequence[GeneratedText]) -> dict[str, Any]:
+        return count_usage(
+            self._call, self._loaded, self._prompt_tokens, answers, self._cached_tokens
+        )
 
 
 def count_usage(
-    call: Call, loaded: Loaded, prompt_tokens: int, answers: Sequence[GeneratedText]
-) -> dict[str, int]:
+    call: Call,
+    loaded: Loaded,
+    prompt_tokens: int,
+    answers: Sequence[GeneratedText],
+    cached_tokens: int = 0,
+) -> dict[str, Any]:
     """What a call took, in OpenAI's shape, which the metrics count too."""
-    call.serving.metrics.generated(loaded.name, prompt_tokens, answers)
+    call.serving.metrics.generated(loaded.name, prompt_tokens, cached_tokens, answers)
     generated = sum(len(answer.ids) for answer in answers)
     return {
         "prompt_tokens": prompt_tokens,
+        "prompt_tokens_details": {"cached_tokens": cached_tokens},
         "completion_tokens": generated,
         "total_tokens": prompt_tokens + generated,
     }
