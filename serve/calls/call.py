@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from seq2edge.errors import ServiceError
+from seq2edge.serve.calls.events import EventStream
 from seq2edge.serve.calls.failures import RequestError, log_failure, refused
 from seq2edge.serve.calls.fields import Fields
 from seq2edge.serve.calls.metrics import Metrics
@@ -96,6 +97,15 @@ class Call:
         self.request.scope[MODEL] = name
         return await self.held.enter_async_context(self.serving.pool.lease(name, self.client))
 
+    def stream(self, events: AsyncGenerator[Any, None]) -> EventStream:
+        """A response of these events, until the call's deadline."""
+        return EventStream(
+            events,
+            heartbeat=self.serving.settings.heartbeat,
+            ends=self.ends,
+            folders=self.serving.pool.folders,
+        )
+
     async def run(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """Call what blocks in one of the server's threads."""
         return await self.serving.run(function, *arguments, **named)
@@ -129,7 +139,8 @@ class Endpoint:
             log_failure(scope["path"], error)
             if started:
                 raise
-            await refused(error, settings.retry)(scope, receive, send)
+            folders = self._serving.pool.folders
+            await refused(error, settings.retry, folders)(scope, receive, send)
 
     async def _read(self, scope: Scope, receive: Receive, held: AsyncExitStack) -> Call:
         settings = self._serving.settings

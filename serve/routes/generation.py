@@ -20,7 +20,6 @@ from seq2edge.runtime.sequences import GeneratedText
 from seq2edge.runtime.service import Reply, results_of
 from seq2edge.runtime.tokenizer import Tokenizer
 from seq2edge.serve.calls.call import Call
-from seq2edge.serve.calls.events import EventStream
 from seq2edge.serve.calls.fields import Fields
 from seq2edge.serve.calls.pool import Loaded
 
@@ -160,9 +159,7 @@ class Generation:
 
         With `first` an empty one comes before them.
         """
-        settings = self._call.serving.settings
-        events = self._events(piece, first=first, usage=usage)
-        return EventStream(events, heartbeat=settings.heartbeat, ends=self._call.ends)
+        return self._call.stream(self._events(piece, first=first, usage=usage))
 
     async def _events(
         self, piece: Callable[[str | None], dict[str, Any]], *, first: bool, usage: bool
