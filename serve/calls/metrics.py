@@ -65,16 +65,14 @@ class Metrics:
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def looked_up(self, model: str, *, hit: bool) -> None:
-        """Count a prompt for which a prefix was looked for."""
-        self._prefixes.labels(model, "hit" if hit else "miss").inc()
+    def looked_up(self, model: str, cached_tokens: int) -> None:
+        """Count a prompt of which so many tokens were kept."""
+        self._prefixes.labels(model, "hit" if cached_tokens else "miss").inc()
+        self._tokens.labels(model, "cached").inc(cached_tokens)
 
-    def generated(
-        self, model: str, prompt_tokens: int, cached_tokens: int, answers: Sequence[GeneratedText]
-    ) -> None:
+    def generated(self, model: str, prompt_tokens: int, answers: Sequence[GeneratedText]) -> None:
         """Count what was decoded for one call."""
         self._tokens.labels(model, "prompt").inc(prompt_tokens)
-        self._tokens.labels(model, "cached").inc(cached_tokens)
         self._tokens.labels(model, "generated").inc(sum(len(answer.ids) for answer in answers))
         for answer in answers:
             usage = answer.usage

@@ -138,8 +138,9 @@ class Generation:
         if prefixes is not None and request.source is None:
             begin = prefixes.begin
             request = await self._call.run(begin, self._loaded.model, self._call.digest, request)
-            self._cached_tokens += 0 if request.prefix is None else len(request.prefix.ids)
-            self._call.serving.metrics.looked_up(self._loaded.name, hit=request.prefix is not None)
+            cached = 0 if request.prefix is None else len(request.prefix.ids)
+            self._cached_tokens += cached
+            self._call.serving.metrics.looked_up(self._loaded.name, cached)
         self._replies.append(self._loaded.service.submit(request))
 
     async def whole(self, choice: Callable[[GeneratedText], dict[str, Any]]) -> Response:
@@ -189,24 +190,18 @@ class Generation:
                 prefixes.keep(self._loaded.model, self._call.digest, reply.kept)
 
     def _usage(self, answers: Sequence[GeneratedText]) -> dict[str, Any]:
-        return count_usage(
-            self._call, self._loaded, self._prompt_tokens, answers, self._cached_tokens
-        )
+        usage = count_usage(self._call, self._loaded, self._prompt_tokens, answers)
+        return {**usage, "prompt_tokens_details": {"cached_tokens": self._cached_tokens}}
 
 
 def count_usage(
-    call: Call,
-    loaded: Loaded,
-    prompt_tokens: int,
-    answers: Sequence[GeneratedText],
-    cached_tokens: int = 0,
-) -> dict[str, Any]:
+    call: Call, loaded: Loaded, prompt_tokens: int, answers: Sequence[GeneratedText]
+) -> dict[str, int]:
     """What a call took, in OpenAI's shape, which the metrics count too."""
-    call.serving.metrics.generated(loaded.name, prompt_tokens, cached_tokens, answers)
+    call.serving.metrics.generated(loaded.name, prompt_tokens, answers)
     generated = sum(len(answer.ids) for answer in answers)
     return {
         "prompt_tokens": prompt_tokens,
-        "prompt_tokens_details": {"cached_tokens": cached_tokens},
         "completion_tokens": generated,
         "total_tokens": prompt_tokens + generated,
     }
