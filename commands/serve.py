@@ -45,6 +45,12 @@ from seq2edge.errors import BackendError, OptionError
 @click.option(
     "--drain", type=float, default=30.0, show_default=True, help="Seconds that calls have to end."
 )
+@click.option(
+    "--cache-dir", type=PATH, metavar="DIR", help="Keep what prompts begin with in files here."
+)
+@click.option(
+    "--cache-size", type=click.IntRange(1), default=1024, show_default=True, metavar="MIB"
+)
 @runtime_options
 def serve(
     bundles: tuple[Path, ...],
@@ -67,6 +73,8 @@ def serve(
     connections: int,
     deadline: float,
     drain: float,
+    cache_dir: Path | None,
+    cache_size: int,
     execution: Execution,
 ) -> None:
     """Serve BUNDLEs by OpenAI's HTTP API, each by its folder's name.
@@ -113,6 +121,8 @@ def serve(
         connections=connections,
         deadline=deadline,
         drain=drain,
+        cache_dir=cache_dir,
+        cache_size=cache_size * 2**20,
     )
     if keys is None and not settings.loopback:
         click.echo(f"seq2edge: whoever reaches {host} may use it; --keys asks for one", err=True)

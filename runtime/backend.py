@@ -139,13 +139,13 @@ class AligningCache(Cache, Protocol):
 
 @runtime_checkable
 class SavedCache(Cache, Protocol):
-    """A cache of one row whose contents can be read and written."""
+    """A cache whose rows can be read, and that of one row written."""
 
-    def read(self) -> dict[str, NDArray[Any]]:
+    def read(self, row: int = 0) -> dict[str, NDArray[Any]]:
         """Keys and values of each layer, (kv_heads, length, head_dim)."""
 
     def write(self, values: Mapping[str, NDArray[Any]], length: int) -> None:
-        """Hold what another one's `read` gave. Raises ValueError for what does not fit."""
+        """Hold in its one row what `read` gave. Raises ValueError for what does not fit."""
 
 
 class Backend(Protocol):

@@ -23,7 +23,7 @@ from seq2edge.runtime.inputs import Audio, Ids, refuse_one_string
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.scheduler import ROWS, Group, Prefix, Request, Scheduler, decode, rows_of
 from seq2edge.runtime.scoring import ScoredSequence, score_labels
-from seq2edge.runtime.sequences import GeneratedSequence, GeneratedText, common_length, pad
+from seq2edge.runtime.sequences import GeneratedSequence, GeneratedText, pad
 from seq2edge.runtime.speculation import check_draft, make_drafter
 from seq2edge.runtime.streaming import StopStrings, TextStream, cut_at_stop
 from seq2edge.runtime.understanding import Understanding
@@ -430,13 +430,9 @@ class Model(Understanding):
         """`request` for a prompt that may begin as a prefix, which is spent; how much does."""
         self._limits.check_prompts([ids])
         request = dataclasses.replace(self.request(ids, options), keep=True)
-        if prefix is None:
-            return request, 0
-        # One token is left to read: what follows it is what the answer begins with.
-        same = min(common_length(prefix.ids, ids), len(ids) - 1)
-        prefix.cache.rewind(same)
-        kept = Prefix(ids=tuple(ids[:same]), cache=prefix.cache)
-        return dataclasses.replace(request, prefix=kept), same
+        if prefix is not None:
+            request = request.with_prefix(prefix)
+        return request, 0 if request.prefix is None else len(request.prefix.ids)
 
     def texts_of(self, group: Group) -> list[GeneratedText]:
         """The answers of a request that is done, best first."""

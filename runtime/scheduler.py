@@ -7,6 +7,7 @@ share one cache and each call of the graph. What a request gets does not depend 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import threading
@@ -28,6 +29,7 @@ from seq2edge.runtime.backend import (
     Logits,
     Memory,
     RunningCache,
+    SavedCache,
     Tokens,
     all_logits,
 )
@@ -42,6 +44,7 @@ from seq2edge.runtime.sequences import (
     History,
     Source,
     Usage,
+    common_length,
     is_signal,
     pad,
     pad_sources,
@@ -128,6 +131,14 @@ class Request:
         """The most tokens that its rows' caches come to hold."""
         return self.rows * (len(self.prompt) + self.max_new_tokens)
 
+    def with_prefix(self, prefix: Prefix) -> Request:
+        """The same, which does not compute again what its prompt and a prefix begin with."""
+        # One token is left to read: what follows it is what the answer begins with.
+        same = min(common_length(prefix.ids, self.prompt), len(self.prompt) - 1)
+        prefix.cache.rewind(same)
+        kept = Prefix(ids=tuple(self.prompt[:same]), cache=prefix.cache)
+        return dataclasses.replace(self, prefix=kept)
+
 
 class Group:
     """A request on its way: its history, the search that chooses for it, and how it ended."""
@@ -145,8 +156,8 @@ class Group:
             holds_stop=request.holds_stop,
         )
         self.error: BaseException | None = None
-        self.kept: Prefix | None = None  # where the request asked for it, and decoded alone
-        self.memory: Memory | None = None  # the same
+        self.kept: Prefix | None = None  # where the request asked for it
+        self.memory: Memory | None = None  # the same, of one that was decoded alone
         self.steps = self.guessed = self.right = 0  # calls of the graph; tokens guessed, and right
         self._begin = time.monotonic()
         self._first = self._end = 0.0  # when the first token was chosen, and the last
@@ -393,9 +404,9 @@ class Batch:
         leaving = [i for i, group in enumerate(self.groups) if group.done]
         if not leaving:
             return None
-        alone = self.groups[0] if len(self.groups) == 1 else None
-        if alone is not None and alone.request.keep and alone.error is None:
-            self._keep(alone)
+        for i in leaving:
+            if self.groups[i].request.keep and self.groups[i].error is None:
+                self._keep(i)
         kept = len(self.groups) - len(leaving)
         if kept and not self._backend.running:
             return None
@@ -409,16 +420,25 @@ class Batch:
             cast("RunningCache", self.cache).keep(np.array(order, dtype=np.int64))
         return order
 
-    def _keep(self, group: Group) -> None:
-        """Leave the cache to the group's next request: of several rows what they have in common."""
+    def _keep(self, place: int) -> None:
+        """Leave the cache to the group's next request: of several rows what they have in common.
+
+        Of other groups' cache a copy, where there is memory for it and it can be read.
+        """
+        group, row = self.groups[place], place * self.width
         ids = group.history.tokens[0].tolist()
-        length = len(group.request.prompt)
-        if self.width == 1:
-            length = int(self.cache.length[0])
-        else:
-            self.cache.reorder(np.zeros(1, dtype=np.int64))
-        self.cache.rewind(length)
-        group.kept = Prefix(ids=tuple(ids[:length]), cache=self.cache)
+        length = len(group.request.prompt) if self.width > 1 else int(self.cache.length[row])
+        if len(self.groups) == 1:
+            if self.width > 1:
+                self.cache.reorder(np.zeros(1, dtype=np.int64))
+            self.cache.rewind(length)
+            group.kept = Prefix(ids=tuple(ids[:length]), cache=self.cache)
+        elif self._backend.running and isinstance(self.cache, SavedCache):
+            with contextlib.suppress(*FAILURES):
+                cache = cast("SavedCache", self._backend.start(None, 1, None))
+                values = self.cache.read(row)
+                cache.write({name: each[:, :length] for name, each in values.items()}, length)
+                group.kept = Prefix(ids=tuple(ids[:length]), cache=cache)
 
     def join(self, other: Batch) -> None:
         """Its groups come behind these; both have read their prompts."""
@@ -497,6 +517,11 @@ class Scheduler:
             self._waiting.append(group)
         return group
 
+    @property
+    def running(self) -> list[Group]:
+        """What is decoded now. For any thread."""
+        return [group for batch in self._batches for group in batch.groups]
+
     def run(self) -> None:
         """Until every request is done."""
         while self.step():
@@ -532,7 +557,7 @@ class Scheduler:
 
     def _fitting(self) -> Iterator[Group]:
         """Those that wait no longer, in their order."""
-        running = [group for batch in self._batches for group in batch.groups]
+        running = self.running
         rows = self._rows - sum(group.request.rows for group in running)
         tokens = (self._tokens or 0) - sum(group.request.tokens for group in running)
         if running and rows < self._rows // 4 < sum(g.request.rows for g in self._waiting):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from seq2edge.errors import ServiceError
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.scheduler import ROWS, Group, Request, Scheduler
+from seq2edge.runtime.scheduler import ROWS, Group, Prefix, Request, Scheduler
 from seq2edge.runtime.sequences import FinishReason, GeneratedText, TokenLogprob
 from seq2edge.runtime.streaming import Detokenizer
 
@@ -131,6 +131,11 @@ class Reply:
     def result(self) -> GeneratedText:
         """The best answer."""
         return self.results()[0]
+
+    @property
+    def kept(self) -> Prefix | None:
+        """What its cache held in the end, where the request was to keep it and it could be."""
+        return self._group.kept
 
     def __iter__(self) -> Reply:
         return self
@@ -280,6 +285,11 @@ class Service:
     def requests(self) -> int:
         """How many are decoded or wait."""
         return len(self._feeds)
+
+    @property
+    def rows(self) -> int:
+        """How many sequences are decoded now."""
+        return sum(group.request.rows for group in self._scheduler.running)
 
     def generate(
         self,

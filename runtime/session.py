@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seq2edge.errors import BackendError, InputError, foreign_errors
 from seq2edge.files.storage import file_errors, replacing, require_regular
@@ -25,7 +26,7 @@ from seq2edge.runtime.streaming import TextStream
 if TYPE_CHECKING:
     from seq2edge.runtime.model import Model
 
-FORMAT = 1  # of files of prefixes
+FORMAT = 2  # of files of prefixes
 
 
 class Session:
@@ -93,25 +94,33 @@ class Session:
 
 
 def save_prefix(path: str | os.PathLike[str], prefix: Prefix, model: Model) -> None:
-    """Write a prefix's ids, keys and values, for this bundle and kind of graphs alone."""
+    """Write a prefix's ids, keys and values, for this bundle and kind of graphs alone.
+
+    They tell what was said: none but the user who writes may read the file.
+    """
     if not isinstance(prefix.cache, SavedCache):
         raise BackendError(f"{model.backend.name}: its caches cannot be saved")
-    arrays = prefix.cache.read()
+    data = {**prefix.cache.read(), "ids": np.array(prefix.ids, dtype=np.int64)}
     about: dict[str, Any] = {
         "format": np.array(FORMAT),
         "bundle": np.array(fingerprint(model)),
-        "ids": np.array(prefix.ids, dtype=np.int64),
+        "sha256": np.array(_digest(data)),
     }
-    with file_errors(Path(path)), replacing(Path(path)) as part, part.open("wb") as file:
-        np.savez(file, allow_pickle=False, **about, **arrays)
+    with file_errors(Path(path)), replacing(Path(path)) as part:
+        part.touch(mode=0o600)
+        with part.open("wb") as file:
+            np.savez(file, allow_pickle=False, **about, **data)
 
 
 def load_prefix(path: str | os.PathLike[str], model: Model) -> Prefix:
     """A prefix of `save_prefix`. Raises InputError for one of another bundle, or a damaged one."""
     data = _read(Path(path))
-    ids, bundle = data.pop("ids", None), data.pop("bundle", None)
+    bundle, digest = data.pop("bundle", None), data.pop("sha256", None)
     with foreign_errors(InputError, f"{path}: not a prefix"):
         version = int(data.pop("format", 0))
+    if version == FORMAT and str(digest) != _digest(data):
+        raise InputError(f"{path}: damaged, its hash is another one; save it again")
+    ids = data.pop("ids", None)
     if version != FORMAT or ids is None or bundle is None or ids.ndim != 1:
         raise InputError(f"{path}: not a prefix of this version; save it again")
     if str(bundle) != fingerprint(model):
@@ -126,11 +135,29 @@ def load_prefix(path: str | os.PathLike[str], model: Model) -> Prefix:
     return Prefix(ids=tuple(ids.tolist()), cache=cache)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    with foreign_errors(InputError, f"{path}: not a prefix"), file_errors(path):
+def prefix_ids(path: str | os.PathLike[str]) -> NDArray[np.int64]:
+    """The ids (length,) that a file of `save_prefix` begins with. Raises InputError."""
+    ids = _read(Path(path), "ids")["ids"]
+    if ids.ndim != 1 or ids.dtype != np.int64:
+        raise InputError(f"{path}: not a prefix of this version; save it again")
+    return ids
+
+
+def _read(path: Path, *names: str) -> dict[str, NDArray[Any]]:
+    """All arrays, or those of some names."""
+    with foreign_errors(InputError, f"{path}: not a prefix"), file_errors(path, InputError):
         require_regular(path, InputError)
         with path.open("rb") as file, np.load(file) as archive:
-            return dict(archive)
+            return {name: archive[name] for name in names or archive}
+
+
+def _digest(data: Mapping[str, NDArray[Any]]) -> str:
+    """The SHA-256 of arrays by name."""
+    digest = hashlib.sha256()
+    for name, array in sorted(data.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def fingerprint(model: Model) -> str:

@@ -62,6 +62,8 @@ def make_app(pool: Pool, settings: Settings) -> Starlette:
             await pool.close()
             for threads in (serving.threads, serving.recordings):
                 threads.shutdown(wait=False, cancel_futures=True)
+            if serving.prefixes is not None:
+                await asyncio.to_thread(serving.prefixes.close)
             end_tracing()
 
     app = Starlette(

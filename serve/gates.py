@@ -17,12 +17,13 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from seq2edge.errors import OptionError, foreign_errors
-from seq2edge.serve.calls.call import KEY, MODEL, Serving, client_of
+from seq2edge.serve.calls.call import DIGEST, KEY, MODEL, Serving, client_of
 from seq2edge.serve.calls.failures import failure
 from seq2edge.serve.routes import page
 
 LOG = logging.getLogger("seq2edge.serve")
-OPEN = ("/health", "/ready", *page.PATHS)  # without a key: probes, and a page without data
+PROBES = ("/health", "/ready")  # what an orchestrator asks, without a key
+OPEN = (*PROBES, *page.PATHS)  # the same, and a page without data
 LEAST_KEY = 16  # characters, so that nobody guesses it
 FIELDS = ("route", "method", "status", "seconds", "model", "client")  # of a line about a call
 SHOWN = (*FIELDS, "url")
@@ -94,21 +95,22 @@ class Keys:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] == "http" and scope["path"] not in OPEN:
-            scope[KEY] = self._number(dict(scope["headers"]).get(b"authorization", b""))
-            if scope[KEY] is None:
+            number = self._number(dict(scope["headers"]).get(b"authorization", b""))
+            if number is None:
                 message = "key: missing or wrong; send Authorization: Bearer and a key"
                 headers = {"WWW-Authenticate": "Bearer"}
                 refusal = JSONResponse(failure(401, message), 401, headers=headers)
                 await refusal(scope, receive, send)
                 return
+            scope[KEY], scope[DIGEST] = f"key {number + 1}", self._digests[number].hex()
         await self._app(scope, receive, send)
 
-    def _number(self, header: bytes) -> str | None:
+    def _number(self, header: bytes) -> int | None:
         """Which key it is, in a time that does not tell how much of it is right."""
         kind, _, key = header.partition(b" ")
         digest = hashlib.sha256(key.strip()).digest()
         same = [hmac.compare_digest(digest, known) for known in self._digests]
-        return f"key {same.index(True) + 1}" if kind.lower() == b"bearer" and any(same) else None
+        return same.index(True) if kind.lower() == b"bearer" and any(same) else None
 
 
 def read_keys(file: Path) -> list[bytes]:

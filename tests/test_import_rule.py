@@ -104,8 +104,8 @@ ROOMS = {
     ),
     "serve.calls": Room(
         "calls over HTTP: fields, errors, turns of clients, a pool of models",
-        "bundle runtime",
-        "starlette prometheus_client",
+        "files bundle runtime",
+        "numpy starlette prometheus_client",
     ),
     "serve.routes": Room(
         "the tasks as routes, a kind a file",

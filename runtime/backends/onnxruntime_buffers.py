@@ -87,9 +87,9 @@ class HostCaches:
             self._arrays[i][:, self.rows : rows, :, :used] = taken
         self.rows = rows
 
-    def read(self, used: int) -> dict[str, Cached]:
-        """What the first row holds, (heads, used, head_dim), by name."""
-        return {name: tensor[0, :, :used].copy() for name, tensor in self.tensors().items()}
+    def read(self, row: int, used: int) -> dict[str, Cached]:
+        """What a row holds, (heads, used, head_dim), by name."""
+        return {name: tensor[row, :, :used].copy() for name, tensor in self.tensors().items()}
 
     def write(self, values: Mapping[str, Cached], used: int) -> None:
         """Let the first row hold what another one's `read` gave. Raises ValueError."""

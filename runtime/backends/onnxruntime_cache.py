@@ -131,9 +131,9 @@ class OnnxRuntimeCache:
         self.length[:] = self._longest = length
         self._common = [[[min(n, length) for n in row] for row in rows] for rows in self._common]
 
-    def read(self) -> dict[str, NDArray[Any]]:
+    def read(self, row: int = 0) -> dict[str, NDArray[Any]]:
         """See SavedCache."""
-        return self._caches.read(int(self.length[0]))
+        return self._caches.read(row, int(self.length[row]))
 
     def write(self, values: Mapping[str, NDArray[Any]], length: int) -> None:
         """See SavedCache."""

@@ -291,13 +291,15 @@ class DeviceCache:
         self._source_length = np.concatenate((self._source_length, other._source_length))
         self._inputs += other._inputs
 
-    def read(self) -> dict[str, NDArray[Any]]:
+    def read(self, row: int = 0) -> dict[str, NDArray[Any]]:
         """See SavedCache."""
-        device, used = self._decoder.device, int(self.length[0])
+        device, used = self._decoder.device, int(self.length[row])
         with device.lock:
             return {
-                name: device.read(place, row.nbytes).view(row.dtype).reshape(row.shape)[:, :used]
-                for name, (place, row) in self._first_row().items()
+                name: device.read(first + row * like.nbytes, like.nbytes)
+                .view(like.dtype)
+                .reshape(like.shape)[:, :used]
+                for name, (first, like) in self._first_row().items()
             }
 
     def write(self, values: Mapping[str, NDArray[Any]], length: int) -> None:

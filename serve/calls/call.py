@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -24,16 +24,20 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from seq2edge.errors import ServiceError
+from seq2edge.serve.calls.events import EventStream
 from seq2edge.serve.calls.failures import RequestError, log_failure, refused
 from seq2edge.serve.calls.fields import Fields
 from seq2edge.serve.calls.metrics import Metrics
 from seq2edge.serve.calls.pool import Loaded, Pool
+from seq2edge.serve.calls.prefixes import Prefixes
 from seq2edge.serve.calls.settings import Settings
 
 T = TypeVar("T")
-# What a scope says of a call; phases are (name, begin, end), in ns since 1970, and what was used is
-# (tokens read, tokens generated, how each answer ended).
-KEY, MODEL, PHASES, USED = "seq2edge.key", "seq2edge.model", "seq2edge.phases", "seq2edge.used"
+# What a scope says of a call: the number of its key, the key's hash, the model; phases are (name,
+# begin, end), in ns since 1970; and what was used: (tokens read, tokens generated, how each answer
+# ended).
+KEY, DIGEST, MODEL = "seq2edge.key", "seq2edge.digest", "seq2edge.model"
+PHASES, USED = "seq2edge.phases", "seq2edge.used"
 Handler: TypeAlias = "Callable[[Call], Awaitable[Response]]"
 Body: TypeAlias = Literal["none", "json", "form"]
 
@@ -43,7 +47,9 @@ class Serving:
 
     def __init__(self, pool: Pool, settings: Settings) -> None:
         self.pool, self.settings = pool, settings
-        self.metrics = Metrics(pool)
+        folder = settings.cache_dir
+        self.prefixes = None if folder is None else Prefixes(folder, settings.cache_size)
+        self.metrics = Metrics(pool, self.prefixes)
         self.draining = False
         self.calls = 0
         self.threads = ThreadPoolExecutor(settings.threads, thread_name_prefix="seq2edge-serve")
@@ -85,6 +91,11 @@ class Call:
         """Who is treated as one among many."""
         return client_of(self.request.scope)
 
+    @property
+    def digest(self) -> str:
+        """The hash of its key, nothing where none is needed."""
+        return str(self.request.scope.get(DIGEST, ""))
+
     async def model(self, name: str) -> Loaded:
         """The model of that name, which stays loaded until the response was sent."""
         self.request.scope[MODEL] = name
@@ -97,6 +108,15 @@ class Call:
     def phase(self, name: str, begin: int, end: int) -> None:
         """Note what it did between two moments, in ns since 1970."""
         self.request.scope.setdefault(PHASES, []).append((name, begin, end))
+
+    def stream(self, events: AsyncGenerator[Any, None]) -> EventStream:
+        """A response of these events, until the call's deadline."""
+        return EventStream(
+            events,
+            heartbeat=self.serving.settings.heartbeat,
+            ends=self.ends,
+            folders=self.serving.pool.folders,
+        )
 
     async def run(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """Call what blocks in one of the server's threads."""
@@ -131,7 +151,8 @@ class Endpoint:
             log_failure(scope["path"], error)
             if started:
                 raise
-            await refused(error, settings.retry)(scope, receive, send)
+            folders = self._serving.pool.folders
+            await refused(error, settings.retry, folders)(scope, receive, send)
 
     async def _read(self, scope: Scope, receive: Receive, held: AsyncExitStack) -> Call:
         settings = self._serving.settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from starlette.responses import Response
@@ -19,16 +19,24 @@ HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # no proxy k
 class EventStream(Response):
     """Each object that `events` yields as one event, and `[DONE]`.
 
-    An error, also that of `ends` (of the loop's clock), is the last event. When no event comes for
-    `heartbeat` seconds a comment does.
+    An error, also that of `ends` (of the loop's clock), is the last event; `folders` as in
+    `shape_of`. When no event comes for `heartbeat` seconds a comment does.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[Any, None], *, heartbeat: float, ends: float) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[Any, None],
+        *,
+        heartbeat: float,
+        ends: float,
+        folders: Mapping[str, str],
+    ) -> None:
         super().__init__(headers=HEADERS)
         del self.headers["content-length"]
         self._events, self._heartbeat, self._ends = events, heartbeat, ends
+        self._folders = folders
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -47,7 +55,7 @@ class EventStream(Response):
             last = "data: [DONE]\n\n"
         except Exception as error:  # noqa: BLE001 - the client gets it
             log_failure(scope["path"], error)
-            last = _event(shape_of(error))
+            last = _event(shape_of(error, self._folders))
         await write(last, more=False)
 
     async def _pieces(self) -> AsyncGenerator[str, None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from starlette.responses import JSONResponse
 
@@ -56,23 +57,28 @@ def status_of(error: BaseException) -> int:
     return next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
 
 
-def shape_of(error: BaseException) -> dict[str, dict[str, str | None]]:
-    """What a client is told of an error: nothing of those that are the server's own."""
-    status = status_of(error)
+def shape_of(error: BaseException, folders: Mapping[str, str]) -> dict[str, dict[str, str | None]]:
+    """What a client is told of an error: nothing of those that are the server's own.
+
+    Of `folders` the names are told, not where they are.
+    """
+    status, message = status_of(error), str(error)
+    for folder, name in folders.items():
+        message = message.replace(folder, name)
     if isinstance(error, RequestError):
-        return failure(status, str(error), param=error.param, code=error.code)
+        return failure(status, message, param=error.param, code=error.code)
     if status < 500 or isinstance(error, ServiceError):
-        return failure(status, str(error))
+        return failure(status, message)
     if isinstance(error, (BundleError, BackendError)):
         return failure(status, "model: it does not work here, the server's log says why")
     return failure(status, "server: an error of its own, its log says which")
 
 
-def refused(error: BaseException, retry: int) -> JSONResponse:
+def refused(error: BaseException, retry: int, folders: Mapping[str, str]) -> JSONResponse:
     """The answer; one of 503 says after how many seconds it may be better."""
     status = status_of(error)
     headers = {"Retry-After": str(retry)} if status == 503 else None
-    return JSONResponse(shape_of(error), status, headers=headers)
+    return JSONResponse(shape_of(error, folders), status, headers=headers)
 
 
 def log_failure(path: str, error: Exception) -> None:

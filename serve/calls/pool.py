@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from seq2edge.bundle import Bundle
 from seq2edge.bundle.manifest import Manifest
-from seq2edge.errors import OptionError, Seq2EdgeError, ServiceError
+from seq2edge.errors import OptionError, ServiceError
 from seq2edge.runtime.service import Service
 from seq2edge.serve.calls.failures import RequestError
 from seq2edge.serve.calls.turns import Turns
@@ -112,6 +112,11 @@ class Pool:
         return ", ".join([*self.entries, *self._aliases])
 
     @property
+    def folders(self) -> dict[str, str]:
+        """Names by where they lie."""
+        return {str(entry.folder): name for name, entry in self.entries.items()}
+
+    @property
     def aliases(self) -> Mapping[str, str]:
         """Other names, and what they stand for."""
         return self._aliases
@@ -140,9 +145,6 @@ class Pool:
             entry.users += 1
             try:
                 yield await self._ready(entry)
-            except Seq2EdgeError as error:  # where it lies is nothing for a client
-                error.args = (str(error).replace(str(entry.folder), entry.name),)
-                raise
             finally:
                 entry.users -= 1
                 entry.used = time.monotonic()

@@ -52,6 +52,9 @@ class Settings:
     send: float = 30.0
     # A stream in which nothing comes for so long has a comment, so that nobody closes it.
     heartbeat: float = 15.0
+    # Where prefixes of prompts are kept, and how many bytes of them; nowhere by default.
+    cache_dir: Path | None = None
+    cache_size: int = 2**30
     # What a refused client is told to wait.
     retry: int = 1
 

@@ -21,7 +21,6 @@ from seq2edge.runtime.speech.transcriber import Transcriber
 from seq2edge.runtime.speech.transcript import Segment, Transcript
 from seq2edge.runtime.speech.writers import as_verbose_json, write_transcript
 from seq2edge.serve.calls.call import Call, Serving, post
-from seq2edge.serve.calls.events import EventStream
 from seq2edge.serve.calls.fields import Fields
 from seq2edge.serve.calls.parts import Check, run_in_parts
 
@@ -91,7 +90,7 @@ async def answered(task: Task, call: Call) -> Response:
         usage = _usage(transcript)
         yield {"type": "transcript.text.done", "text": transcript.text, "usage": usage}
 
-    return EventStream(events(), heartbeat=call.serving.settings.heartbeat, ends=call.ends)
+    return call.stream(events())
 
 
 async def _end(task: asyncio.Task[Any]) -> None:

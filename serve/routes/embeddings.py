@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from seq2edge.serve.calls.call import Call, Serving, post
+from seq2edge.serve.calls.parts import Check, parts_of, run_in_parts
 
 MOST_TEXTS = 2048  # of one call, as OpenAI takes
 
@@ -30,11 +31,15 @@ async def embeddings(call: Call) -> Response:
     fields.end()
     loaded = await call.model(name)
 
-    def work() -> tuple[NDArray[np.float32], int]:
-        vectors = loaded.model.embed(texts, prompt=prompt, dimensions=dimensions)
-        return vectors, sum(len(loaded.model.tokenizer.encode(text)) for text in texts)
+    def work(check: Check) -> tuple[NDArray[np.float32], int]:
+        vectors = [
+            loaded.model.embed(part, prompt=prompt, dimensions=dimensions)
+            for _, part in parts_of(texts, check)
+        ]
+        tokens = sum(len(loaded.model.tokenizer.encode(text)) for text in texts)
+        return np.concatenate(vectors), tokens
 
-    vectors, tokens = await call.run(work)
+    vectors, tokens = await run_in_parts(call.serving.threads, work)
     data = [
         {
             "object": "embedding",

@@ -21,7 +21,6 @@ from seq2edge.runtime.sequences import FinishReason, GeneratedText
 from seq2edge.runtime.service import Piece, Reply, results_of
 from seq2edge.runtime.tokenizer import Tokenizer
 from seq2edge.serve.calls.call import USED, Call
-from seq2edge.serve.calls.events import EventStream
 from seq2edge.serve.calls.fields import Fields
 from seq2edge.serve.calls.pool import Loaded
 
@@ -127,18 +126,26 @@ class Generation:
         }
         self._replies: list[Reply] = []
         self._begins: list[int] = []  # when each was submitted
-        self._prompt_tokens = 0
+        self._prompt_tokens = self._cached_tokens = 0
 
     async def submit(self, make: Callable[[], Request]) -> None:
         """Let a request of the model be decoded, which is read in a thread."""
         request = await self._call.run(make)
         self._prompt_tokens += request.source_length or len(request.prompt)
+        prefixes = self._call.serving.prefixes
+        if prefixes is not None and request.source is None:
+            begin = prefixes.begin
+            request = await self._call.run(begin, self._loaded.model, self._call.digest, request)
+            cached = 0 if request.prefix is None else len(request.prefix.ids)
+            self._cached_tokens += cached
+            self._call.serving.metrics.looked_up(self._loaded.name, cached)
         self._begins.append(time.time_ns())
         self._replies.append(self._loaded.service.submit(request))
 
     async def whole(self, choice: Callable[[GeneratedText], dict[str, Any]]) -> Response:
         """All answers, each as `choice` shows it."""
         groups = await results_of(self._replies)
+        self._keep()
         answers = [each for group in groups for each in group]
         choices = [
             {"index": index, "finish_reason": FINISH[answer.finish_reason], **choice(answer)}
@@ -153,9 +160,7 @@ class Generation:
 
         With `first` an empty one of each answer comes before them.
         """
-        settings = self._call.serving.settings
-        events = self._events(choice, first=first, usage=usage)
-        return EventStream(events, heartbeat=settings.heartbeat, ends=self._call.ends)
+        return self._call.stream(self._events(choice, first=first, usage=usage))
 
     async def _events(
         self, choice: Callable[[Piece | None], dict[str, Any]], *, first: bool, usage: bool
@@ -181,11 +186,19 @@ class Generation:
                     yield event(piece.index, piece)
                 if piece.finish_reason is not None:
                     yield event(piece.index, None, piece.finish_reason)
+        self._keep()
         took = self._usage([await reply])
         if usage:
             yield {**self._head, "choices": [], "usage": took}
 
-    def _usage(self, groups: Sequence[Sequence[GeneratedText]]) -> dict[str, int]:
+    def _keep(self) -> None:
+        """What the answers' caches held is there for the next call."""
+        prefixes = self._call.serving.prefixes
+        if prefixes is not None:
+            for reply in self._replies:
+                prefixes.keep(self._loaded.model, self._call.digest, reply.kept)
+
+    def _usage(self, groups: Sequence[Sequence[GeneratedText]]) -> dict[str, Any]:
         answers = [each for group in groups for each in group]
         for begin, group in zip(self._begins, groups, strict=True):
             usage = group[0].usage if group else None
@@ -193,7 +206,8 @@ class Generation:
                 first = begin + int(usage.first_token_seconds * 1e9)
                 self._call.phase("prefill", begin, first)
                 self._call.phase("decode", first, begin + int(usage.seconds * 1e9))
-        return count_usage(self._call, self._loaded, self._prompt_tokens, answers)
+        used = count_usage(self._call, self._loaded, self._prompt_tokens, answers)
+        return {**used, "prompt_tokens_details": {"cached_tokens": self._cached_tokens}}
 
 
 def count_usage(

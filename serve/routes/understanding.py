@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, TypeAlias, TypeVar
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
 
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -18,15 +18,13 @@ from seq2edge.runtime.model import Model
 from seq2edge.runtime.tagging import AGGREGATIONS
 from seq2edge.serve.calls.call import Call, Serving, post
 from seq2edge.serve.calls.fields import Fields
-from seq2edge.serve.calls.parts import Check, run_in_parts
+from seq2edge.serve.calls.parts import Check, parts_of, run_in_parts
 
 MOST_TEXTS: Final = 1000  # of a request
 LONGEST_CONTEXT: Final = 2**17  # characters in which an answer is looked for
 MOST: Final = 2**20  # of what counts tokens or answers
-PART: Final = 64  # texts that are read between two looks at who waits
 
 Question: TypeAlias = Callable[[Model, Check], dict[str, Any]]
-_Item = TypeVar("_Item")
 
 
 def routes(serving: Serving) -> list[Route]:
@@ -57,7 +55,7 @@ def read_rerank(fields: Fields) -> Question:
     def ask(model: Model, check: Check) -> dict[str, Any]:
         scores = [
             (-each.score, start + each.index)
-            for start, part in _parts(documents, check)
+            for start, part in parts_of(documents, check)
             for each in model.rerank(query, part, instruction=instruction)
         ]
         results: list[dict[str, Any]] = [
@@ -79,7 +77,7 @@ def read_classify(fields: Fields) -> Question:
     def ask(model: Model, check: Check) -> dict[str, Any]:
         results = [
             dataclasses.asdict(each)
-            for _, part in _parts(texts, check)
+            for _, part in parts_of(texts, check)
             for each in model.classify(part)
         ]
         return {"results": results}
@@ -98,7 +96,7 @@ def read_tag(fields: Fields) -> Question:
     def ask(model: Model, check: Check) -> dict[str, Any]:
         results = [
             [dataclasses.asdict(entity) for entity in entities]
-            for _, part in _parts(texts, check)
+            for _, part in parts_of(texts, check)
             for entities in model.tag(
                 part, aggregation=aggregation, ignore=ignored, overlap=overlap
             )
@@ -166,10 +164,3 @@ def _inputs(fields: Fields) -> list[Text]:
         if not all(isinstance(each, str) for each in (text if pair else (text,))):
             fields.refuse("input", "needs a text, or a list of texts and pairs of texts")
     return read
-
-
-def _parts(items: Sequence[_Item], check: Check) -> Iterator[tuple[int, Sequence[_Item]]]:
-    """Some items after the other, each part with the place of its first."""
-    for start in range(0, len(items), PART):
-        check()
-        yield start, items[start : start + PART]

@@ -11,6 +11,8 @@ from limited import limited
 
 import seq2edge
 from seq2edge.errors import InputError
+from seq2edge.runtime.scheduler import Scheduler, decode
+from seq2edge.runtime.session import prefix_ids
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role[0] == 'u' and 'w3 ' or 'w4 ' }}{{ m.content }} {% endfor %}w4"
@@ -118,10 +120,47 @@ def test_a_prefix_is_saved_and_restored(model, bundle, tmp_path, speaking):
     with pytest.raises(InputError, match=r"cut\.npz: not a prefix"):
         model.session(prefix=tmp_path / "cut.npz")
     arrays = dict(np.load(tmp_path / "prefix.npz"))
-    arrays["key_0"] = arrays["key_0"][:, :1]
-    np.savez(tmp_path / "short.npz", **arrays)
-    with pytest.raises(InputError, match="damaged: key_0"):
-        model.session(prefix=tmp_path / "short.npz")
+    arrays["key_0"][0, 0, 0] += 1
+    np.savez(tmp_path / "other.npz", **arrays)
+    with pytest.raises(InputError, match="damaged, its hash is another one"):
+        model.session(prefix=tmp_path / "other.npz")
+
+
+def test_a_file_of_a_prefix_is_for_its_user_alone(model, tmp_path):
+    """It tells what was said; its ids can be read without the rest."""
+    session = model.session(options_of(model))
+    session.chat("w10 w11 w12 w13")
+    session.save(tmp_path / "prefix.npz")
+    assert (tmp_path / "prefix.npz").stat().st_mode & 0o777 == 0o600
+    assert tuple(prefix_ids(tmp_path / "prefix.npz")) == session.prefix.ids
+    np.savez(tmp_path / "other.npz", ids=np.zeros(1))
+    with pytest.raises(InputError, match=r"other\.npz: not a prefix of this version"):
+        prefix_ids(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize("changes", [{}, {"num_beams": 2}], ids=["greedy", "beams"])
+def test_requests_that_are_decoded_together_leave_what_each_was(model, changes):
+    """A cache of its own, from which the next request goes on as from nothing."""
+    options = options_of(model, **changes)
+    prompts = [[5, 6, 7, 8], [9, 10, 11, 12]]
+    scheduler = Scheduler(model.backend)
+    groups = [
+        scheduler.submit(
+            dataclasses.replace(
+                model.request(ids, options_of(model, **changes, max_new_tokens=6 - i)), keep=True
+            )
+        )
+        for i, ids in enumerate(prompts)
+    ]
+    scheduler.run()
+    for ids, group in zip(prompts, groups, strict=True):
+        length = 4 if changes else 3 + group.request.max_new_tokens
+        assert group.kept.ids == (*ids, *group.results()[0].ids)[:length]
+        request = model.request([*ids, 13], options)
+        wanted = decode(model.backend, [request])[0]
+        answers = decode(model.backend, [request.with_prefix(group.kept)])[0]
+        assert [each.ids for each in answers] == [each.ids for each in wanted]
+        assert answers[0].usage.reused_tokens == 4
 
 
 def test_other_models_have_no_sessions(speaking):
@@ -138,7 +177,7 @@ def test_other_models_have_no_sessions(speaking):
         {"format": np.zeros(3), "ids": np.zeros(1), "bundle": np.array("a")},
         {"format": np.array("a"), "ids": np.zeros(1), "bundle": np.array("a")},
         {"format": np.array(float("inf")), "ids": np.zeros(1), "bundle": np.array("a")},
-        {"format": np.array(1), "ids": np.zeros(()), "bundle": np.array("\x1b[31m\n")},
+        {"format": np.array(2), "ids": np.zeros(()), "bundle": np.array("\x1b[31m\n")},
         None,
     ],
 )
@@ -146,6 +185,6 @@ def test_prefixes_of_any_kind_are_refused_in_one_line(model, tmp_path, arrays):
     """Also a pipe, which would be read for ever."""
     path = tmp_path / "prefix.npz"
     np.savez(path, **arrays) if arrays else os.mkfifo(path)
-    with limited(), pytest.raises(InputError, match=r"prefix\.npz: not a ") as refusal:
+    with limited(), pytest.raises(InputError, match=r"prefix\.npz: (not a|damaged)") as refusal:
         model.session(prefix=path)
     assert str(refusal.value).isprintable()

@@ -10,7 +10,8 @@ from speaking import sentences
 
 from seq2edge.errors import InputError
 from seq2edge.serve.calls.fields import Fields
-from seq2edge.serve.routes.understanding import MOST_TEXTS, PART, READERS
+from seq2edge.serve.calls.parts import PART
+from seq2edge.serve.routes.understanding import MOST_TEXTS, READERS
 
 TEXTS = [example.input for example in sentences(70)]
 KINDS = {
