@@ -4,7 +4,7 @@ RUN = .venv/bin/python
 # One thread a test process: two of them share small machines.
 TEST_THREADS = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help venv test check attacks fuzz test-gpu lint demo demo-speech demo-chat demo-translate bench docs clean
+.PHONY: help venv test check attacks fuzz test-gpu lint demo demo-speech demo-chat demo-translate bench docs release clean
 
 help:
 	@echo "make demo            the shipped model, end to end: English words to phonemes"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-gpu        engines on an NVIDIA GPU, with a report to paste into an issue"
 	@echo "make bench           decoding speed against CTranslate2 and PyTorch"
 	@echo "make docs            the documentation, into site/"
+	@echo "make release         VERSION=0.5.0: changelog, wheel, checks, commit and tag; no push"
 	@echo "make clean           remove .venv, caches and build folders"
 
 venv:
@@ -62,6 +63,9 @@ bench: venv
 
 docs: venv
 	$(RUN) -m mkdocs build
+
+release: venv
+	@$(RUN) scripts/release.py $(VERSION)
 
 clean:
 	rm -rf .venv .cache build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from seq2edge import __version__
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -43,8 +47,8 @@ def test_every_module_lies_in_a_package():
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The names in a wheel built from a copy of the tracked files."""
+def built(tmp_path_factory):
+    """A folder with a source archive of a copy of the tracked files, and a wheel built from it."""
     folder = tmp_path_factory.mktemp("wheel")
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -58,10 +62,16 @@ def wheel(tmp_path_factory):
         target = source / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((ROOT / name).read_bytes())
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", str(folder)]
-    built = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    (file,) = folder.glob("*.whl")
+    command = [sys.executable, "-m", "build", "--no-isolation", "-o", str(folder)]
+    done = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built):
+    """The names in the wheel."""
+    (file,) = built.glob("*.whl")
     with zipfile.ZipFile(file) as archive:
         return set(archive.namelist())
 
@@ -84,3 +94,31 @@ def test_the_wheel_carries_its_licence_and_command(wheel):
     """So that whoever installs it has both."""
     assert any(name.endswith("licenses/LICENSE") for name in wheel)
     assert any(name.endswith("entry_points.txt") for name in wheel)
+
+
+def test_both_bear_the_version(built):
+    """That of `__init__.py`, which is written nowhere else as a fact."""
+    assert sorted(file.name for file in built.iterdir() if file.is_file()) == [
+        f"seq2edge-{__version__}-py3-none-any.whl",
+        f"seq2edge-{__version__}.tar.gz",
+    ]
+
+
+def test_the_source_archive_holds_what_the_wheel_is_built_from(built, wheel):
+    """And its papers; no tests, which need what is not in it, and nothing of the builder's."""
+    with tarfile.open(built / f"seq2edge-{__version__}.tar.gz") as archive:
+        files = {name.name.partition("/")[2] for name in archive if name.isfile()}
+    modules = {name.partition("/")[2] for name in wheel if ".dist-info/" not in name}
+    papers = {"README.md", "CHANGELOG.md", "LICENSE", "MANIFEST.in", "pyproject.toml"}
+    made = {"PKG-INFO", "setup.cfg"}
+    rest = {name for name in files if not name.startswith("seq2edge.egg-info/")}
+    assert rest == modules | papers | made
+
+
+def test_what_names_the_version_names_this_one():
+    """The wheels that pages install, and the images of the manifests."""
+    texts = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.yaml")]
+    names = re.findall(
+        r"seq2edge[-:](\d+\.\d+\.\d+)", "".join(file.read_text(encoding="utf-8") for file in texts)
+    )
+    assert set(names) == {__version__}
