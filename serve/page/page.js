@@ -159,13 +159,14 @@ function seconds(value) {
 function fail(error) {
   $("error").replaceChildren();
   if (!error) return;
-  const close = element("button", "Close", "quiet");
-  close.addEventListener("click", () => fail(null));
-  $("error").append(element("p", error.message), close);
   if (error.status === 401) {
     $("key").hidden = false;
     $("secret").focus();
+    if (!key.get()) return; // nothing went wrong yet
   }
+  const close = element("button", "Close", "quiet");
+  close.addEventListener("click", () => fail(null));
+  $("error").append(element("p", error.message), close);
 }
 
 /** Read what is served. */
@@ -184,7 +185,7 @@ function showModels(use) {
   const usable = models.filter((each) => each.uses.includes(use));
   $("model").replaceChildren(...usable.map((each) => element("option", each.id)));
   if (usable.some((each) => each.id === before)) $("model").value = before;
-  $("model").disabled = false;
+  $("model").parentElement.hidden = false;
   showState();
 }
 

@@ -348,7 +348,9 @@ def test_a_server_with_keys_is_asked_with_one(chromium, folders, tmp_path):
     keys.write_text(KEY, encoding="utf-8")
     with serving.serve({"writer": folders["writer"]}, Settings(keys=keys)) as server:
         chromium.open(server.url)
-        chromium.find("#secret").send_keys("wrong" + Keys.ENTER)
+        chromium.find("#secret").send_keys("wrong")
+        assert not chromium.run("return document.getElementById('error').innerText")
+        chromium.find("#secret").send_keys(Keys.ENTER)
         chromium.until(lambda: "missing or wrong" in chromium.text("#error p"), "it is not told")
         chromium.find("#secret").send_keys(KEY + Keys.ENTER)
         chromium.find("#tabs")
