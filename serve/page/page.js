@@ -70,8 +70,8 @@ class Panel {
       else {
         const facts = use.show(place, await response.json(), body);
         this.tell([["Total", seconds(this.elapsed())], ...facts]);
+        this.progress.textContent = "Done";
       }
-      this.progress.textContent = "Done";
     } catch (error) {
       this.progress.textContent = error.name === "AbortError" ? "Stopped" : "";
       if (error.name !== "AbortError") fail(error);
@@ -104,7 +104,7 @@ class Panel {
       ...(tokens ? [["Tokens", tokens], ["Tokens/s", (tokens / total).toFixed(1)]] : []),
       ...(sound ? [["Recording", `${sound} s`]] : []),
     ]);
-    if (first === null) place.append(element("span", "The answer is empty.", "hint"));
+    this.progress.textContent = first === null ? "The answer is empty" : "Done";
   }
 
   begin() {
