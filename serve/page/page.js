@@ -70,8 +70,8 @@ class Panel {
       else {
         const facts = use.show(place, await response.json(), body);
         this.tell([["Total", seconds(this.elapsed())], ...facts]);
+        this.progress.textContent = "Done";
       }
-      this.progress.textContent = "Done";
     } catch (error) {
       this.progress.textContent = error.name === "AbortError" ? "Stopped" : "";
       if (error.name !== "AbortError") fail(error);
@@ -104,7 +104,7 @@ class Panel {
       ...(tokens ? [["Tokens", tokens], ["Tokens/s", (tokens / total).toFixed(1)]] : []),
       ...(sound ? [["Recording", `${sound} s`]] : []),
     ]);
-    if (first === null) place.append(element("span", "The answer is empty.", "hint"));
+    this.progress.textContent = first === null ? "The answer is empty" : "Done";
   }
 
   begin() {
@@ -159,13 +159,14 @@ function seconds(value) {
 function fail(error) {
   $("error").replaceChildren();
   if (!error) return;
-  const close = element("button", "Close", "quiet");
-  close.addEventListener("click", () => fail(null));
-  $("error").append(element("p", error.message), close);
   if (error.status === 401) {
     $("key").hidden = false;
     $("secret").focus();
+    if (!key.get()) return; // nothing went wrong yet
   }
+  const close = element("button", "Close", "quiet");
+  close.addEventListener("click", () => fail(null));
+  $("error").append(element("p", error.message), close);
 }
 
 /** Read what is served. */
@@ -184,7 +185,7 @@ function showModels(use) {
   const usable = models.filter((each) => each.uses.includes(use));
   $("model").replaceChildren(...usable.map((each) => element("option", each.id)));
   if (usable.some((each) => each.id === before)) $("model").value = before;
-  $("model").disabled = false;
+  $("model").parentElement.hidden = false;
   showState();
 }
 

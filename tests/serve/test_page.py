@@ -238,6 +238,19 @@ def test_an_error_is_shown_in_one_place(page):
     assert not tab.run("return document.getElementById('error').innerText")
 
 
+def test_an_answer_without_a_token_is_said_to_be_empty(page):
+    """And a turn without one is none: its message is in its field again."""
+    tab = page("chat")
+    tab.run(
+        "const fetched = window.fetch; window.fetch = (route, request) =>"
+        "  route.startsWith('v1/chat') ? Promise.resolve(new Response('data: [DONE]\\n\\n'))"
+        "  : fetched(route, request)"
+    )
+    tab.find("#chat textarea").send_keys(TEXT + Keys.ENTER)
+    tab.until(lambda: tab.text("#chat .progress") == "The answer is empty", "it is not told")
+    tab.until(lambda: tab.find("#chat textarea").get_property("value") == TEXT, "it is lost")
+
+
 def test_a_failed_turn_is_taken_back(page):
     """The message is in its field again, and not in the chat."""
     tab = page("chat")
@@ -348,7 +361,9 @@ def test_a_server_with_keys_is_asked_with_one(chromium, folders, tmp_path):
     keys.write_text(KEY, encoding="utf-8")
     with serving.serve({"writer": folders["writer"]}, Settings(keys=keys)) as server:
         chromium.open(server.url)
-        chromium.find("#secret").send_keys("wrong" + Keys.ENTER)
+        chromium.find("#secret").send_keys("wrong")
+        assert not chromium.run("return document.getElementById('error').innerText")
+        chromium.find("#secret").send_keys(Keys.ENTER)
         chromium.until(lambda: "missing or wrong" in chromium.text("#error p"), "it is not told")
         chromium.find("#secret").send_keys(KEY + Keys.ENTER)
         chromium.find("#tabs")
