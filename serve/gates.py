@@ -145,7 +145,7 @@ def write_logs() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.captureWarnings(capture=True)
-    for name in ("seq2edge.serve", "uvicorn.error", "py.warnings"):
+    for name in ("seq2edge.serve", "uvicorn.error", "py.warnings", "opentelemetry"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.INFO)
