@@ -249,11 +249,12 @@ def answers(trial: Trial) -> None:
 @_rule
 def saved(trial: Trial) -> str | None:
     """What `read` gave, another cache can `write` and go on; what does not fit is a ValueError."""
-    one = trial.read([0])
+    one = trial.read(trial.inputs[::-1])
+    row = len(trial.inputs) - 1
     length = len(trial.prompts[0])
     if not isinstance(one.cache, SavedCache):
         return "its caches cannot be read and written"
-    contents = {name: value.copy() for name, value in one.cache.read().items()}
+    contents = {name: value.copy() for name, value in one.cache.read(row).items()}
     if not contents or any(value.shape[1] != length for value in contents.values()):
         shapes = [value.shape for value in contents.values()]
         raise DifferenceError(f"read: shapes {shapes} of (kv_heads, {length}, head_dim)")
@@ -267,7 +268,7 @@ def saved(trial: Trial) -> str | None:
             continue
         raise DifferenceError("write: took what is not whole")
     other.cache.write(contents, length)
-    other.rows = list(one.rows)
+    other.rows = one.rows[row:]
     other.go_on()
     one.go_on()
     return None

@@ -49,9 +49,9 @@ def test_an_encoder_alone_and_features_are_checked():
 class SavingCache(FakeCache):
     """One whose tokens can be read and written."""
 
-    def read(self):
+    def read(self, row=0):
         """(1, length, 1), and the same again, as of another layer."""
-        values = np.array(self.histories[0]).reshape(1, -1, 1)
+        values = history_of(self, row)
         return {"key": values, "value": values}
 
     def write(self, values, length):
@@ -59,6 +59,11 @@ class SavingCache(FakeCache):
         if set(values) != {"key", "value"} or values["key"].shape != (1, length, 1):
             raise ValueError("not whole")
         self.histories = [tuple(values["key"].ravel().tolist())]
+
+
+def history_of(cache, row):
+    """A row's tokens (1, length, 1)."""
+    return np.array(cache.histories[row]).reshape(1, -1, 1)
 
 
 class SavingBackend(FakeBackend):
@@ -320,12 +325,21 @@ BROKEN = [
     ("mixed_load", FakeCache, "join", wrong_once_there_are_many, PLAIN, TEXT, "tokens .* alone"),
     ("pooled", FakeBackend, "pool", summed_over_the_batch, PLAIN, POOLED, "source 0 beside"),
     ("pooled", FakeBackend, "pool", pools_padding, PLAIN, POOLED, "source"),
+    (
+        "saved",
+        SavingCache,
+        "read",
+        lambda self, _: dict.fromkeys(("key", "value"), history_of(self, 0)),
+        SavingBackend(ANSWER),
+        TEXT,
+        "read: shapes",
+    ),
     ("saved", SavingCache, "write", lambda *_: None, SavingBackend(ANSWER), TEXT, "took what is"),
     (
         "saved",
         SavingCache,
         "read",
-        lambda self: {"key": np.zeros((1, 2, 1))},
+        lambda self, _: {"key": np.zeros((1, 2, 1))},
         SavingBackend(ANSWER),
         TEXT,
         r"read: shapes \[\(1, 2, 1\)\] of \(kv_heads, 4, head_dim\)",
@@ -334,7 +348,7 @@ BROKEN = [
         "saved",
         SavingCache,
         "read",
-        lambda self: dict.fromkeys(("key", "value"), np.zeros((1, len(self.histories[0]), 1), int)),
+        lambda self, row: dict.fromkeys(("key", "value"), 0 * history_of(self, row)),
         SavingBackend(ANSWER),
         TEXT,
         "differs by",
