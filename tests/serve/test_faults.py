@@ -61,7 +61,7 @@ class Faulty:
     def send(self, path, body):
         """A connection that asked."""
         body = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         client = self.served.connect()
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         return client
