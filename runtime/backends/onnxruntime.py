@@ -53,6 +53,9 @@ PROVIDER_OPTIONS: dict[str, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "
 # is asked, also on those whose sums are exact, where it costs kernels that are four times as fast.
 SHIFTED_WEIGHTS = "session.x64quantprecision"
 EXACT_SUMS = {"avx512_vnni", "avx_vnni", "amx_int8"}  # as Linux names them
+# Its threads wait for work busily within a run alone: between two they would take the processor
+# from the caller, and from other models of the process.
+REST_BETWEEN_RUNS = ("session.force_spinning_stop", "1")
 FATAL_ALONE = 4  # of the library's log: its errors are raised too, and say names as they stand
 
 
@@ -146,6 +149,7 @@ class OnnxRuntimeBackend:
         options = self._ort.SessionOptions()
         options.log_severity_level = FATAL_ALONE
         options.add_session_config_entry(SHIFTED_WEIGHTS, str(int(sums_may_saturate())))
+        options.add_session_config_entry(*REST_BETWEEN_RUNS)
         if threads is not None:
             options.intra_op_num_threads = threads
         provider, settings = self._provider, PROVIDER_OPTIONS[self.device]

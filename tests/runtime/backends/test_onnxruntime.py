@@ -120,6 +120,15 @@ def test_several_answers_of_a_row_are_those_of_single_steps(exported, name):
         np.testing.assert_array_equal(caches[0].length, caches[1].length)
 
 
+def test_threads_rest_between_two_runs(exported):
+    """As each session says; by default they would wait busily."""
+    backend, _ = both(exported, "bart", "onnxruntime")
+    assert backend.sessions
+    for session in backend.sessions.values():
+        key, value = backend_module.REST_BETWEEN_RUNS
+        assert session.get_session_options().get_session_config_entry(key) == value
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_unset_capacity_grows_and_keeps_what_was_seen(exported, target):
     """Past one and two doublings; T5 has no limit of its own."""

@@ -45,15 +45,16 @@ def written(served, folder, count=1):
 def test_what_prompts_have_in_common_is_computed_once(writer, tmp_path, models):
     """Also behind a restart; the text is that of the library, and the metrics count it."""
     writer_options = models["writer"].options.replace(max_new_tokens=4, max_length=None)
-    settings = Settings(cache_dir=tmp_path / "kept")
+    kept = tmp_path / "kept"
+    settings = Settings(cache_dir=kept)
     with serving.serve(writer, settings) as served:
         assert ask(served)[1] == 0
-        written(served, tmp_path)
+        written(served, kept)
         text, cached = ask(served, f"{SAID} w50 w51")
         assert cached == 25
         assert text == models["writer"].generate([f"{SAID} w50 w51"], writer_options)[0][0].text
     metrics = served.serving.metrics.text().decode().splitlines()
-    (first, second) = files(tmp_path)
+    (first, second) = files(kept)
     for line in (
         'seq2edge_prefixes_total{model="writer",result="hit"} 1.0',
         'seq2edge_prefixes_total{model="writer",result="miss"} 1.0',
