@@ -90,12 +90,11 @@ def _transcripts(
     window = SECONDS * SAMPLING_RATE if model.dims.samples is None else model.dims.longest_clip
     clips = [read_samples(str(example.input)) for example in batch]
     short = [clip for clip in clips if len(clip) <= window]
+    long = [clip for clip in clips if len(clip) > window]
     results = iter(model.transcribe(short, options, language=request.language, task=request.task))
+    by_windows = transcriber(model, request, options).transcribe_each(long) if long else iter(())
     for clip in clips:
-        if len(clip) <= window:
-            yield next(results)[0]
-        else:
-            yield transcriber(model, request, options).transcribe(clip)
+        yield next(results)[0] if len(clip) <= window else next(by_windows)
 
 
 def transcriber(

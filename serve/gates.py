@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from seq2edge.errors import OptionError, foreign_errors
-from seq2edge.serve.calls.call import DIGEST, KEY, MODEL, Serving, client_of
+from seq2edge.serve.calls.call import DIGEST, KEY, MODEL, STATUS, Serving, client_of
 from seq2edge.serve.calls.failures import failure
 from seq2edge.serve.routes import page
 
@@ -40,11 +40,11 @@ class Watch:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begin, status = time.monotonic(), 499  # its client left before there was an answer
+        begin = time.monotonic()
+        scope[STATUS] = 499  # its client left before there was an answer
 
         async def sending(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
+            scope[STATUS] = message.get("status", scope[STATUS])
             await send(message)
 
         try:
@@ -53,11 +53,11 @@ class Watch:
             seconds = time.monotonic() - begin
             endpoint = scope.get("endpoint")
             route = getattr(endpoint, "path", getattr(endpoint, "__name__", "none"))
-            self._metrics.answered(route, status, seconds)
+            self._metrics.answered(route, scope[STATUS], seconds)
             values = (
                 route,
                 scope["method"],
-                status,
+                scope[STATUS],
                 round(seconds, 6),
                 scope.get(MODEL),
                 client_of(scope),

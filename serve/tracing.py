@@ -15,9 +15,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from seq2edge.serve.calls.call import MODEL, PHASES, USED
+from seq2edge.serve.calls.call import MODEL, PHASES, STATUS, USED
 
 UNTRACED = ("/health", "/ready", "/metrics")  # what is asked all the time
 OPERATIONS = {
@@ -46,19 +46,14 @@ class Tracing:
         if scope["type"] != "http" or scope["path"] in UNTRACED:
             await self._app(scope, receive, send)
             return
-        begin, status = time.time_ns(), 499  # its client left before there was an answer
-
-        async def sending(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
+        begin = time.time_ns()
         try:
-            await self._app(scope, receive, sending)
+            await self._app(scope, receive, send)
         finally:
-            self._trace(scope, begin, status)
+            self._trace(scope, begin)
 
-    def _trace(self, scope: Scope, begin: int, status: int) -> None:
+    def _trace(self, scope: Scope, begin: int) -> None:
+        status: int = scope[STATUS]  # as the log has it
         route = getattr(scope.get("endpoint"), "path", None)
         span = self._tracer.start_span(
             " ".join(filter(None, (scope["method"], route))),

@@ -33,11 +33,11 @@ from seq2edge.serve.calls.prefixes import Prefixes
 from seq2edge.serve.calls.settings import Settings
 
 T = TypeVar("T")
-# What a scope says of a call: the number of its key, the key's hash, the model; phases are (name,
-# begin, end), in ns since 1970; and what was used: (tokens read, tokens generated, how each answer
-# ended).
+# What a scope says of a call: the number of its key, the key's hash, the model, the status of its
+# answer; phases are (name, begin, end), in ns since 1970; and what was used: (tokens read, tokens
+# generated, how each answer ended).
 KEY, DIGEST, MODEL = "seq2edge.key", "seq2edge.digest", "seq2edge.model"
-PHASES, USED = "seq2edge.phases", "seq2edge.used"
+STATUS, PHASES, USED = "seq2edge.status", "seq2edge.phases", "seq2edge.used"
 Handler: TypeAlias = "Callable[[Call], Awaitable[Response]]"
 Body: TypeAlias = Literal["none", "json", "form"]
 
