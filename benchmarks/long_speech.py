@@ -11,7 +11,7 @@ them, in an order that the seed says. Parts, each by its name:
     python benchmarks/long_speech.py BUNDLE CHECKPOINT --parts words speed --peer-python PYTHON
 
 CHECKPOINT is the CTranslate2 folder that the bundle was made of (`examples/weights.py`); PYTHON
-has faster-whisper.
+has faster-whisper. With `--device cuda` ours and transformers run there, transformers' speed too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 RATE = 16_000
+# How transformers reads a long recording as ours does in exact mode, with nothing drawn.
+EXACT = {
+    "condition_on_prev_tokens": True,
+    "temperature": 0.0,
+    "logprob_threshold": -1.0,
+    "compression_ratio_threshold": 1.35,
+    "no_speech_threshold": 0.6,
+}
 ROOT = Path(__file__).resolve().parents[1]
+SELF = resource.RUSAGE_SELF
 PARTS = ("tokens", "words", "invented", "speed")
 # What the peer runs: reads a request a line, answers a line.
 PEER = """
@@ -121,7 +130,7 @@ def write_wav(file: Path, samples: NDArray[np.float32]) -> None:
 class Original:
     """transformers' model of the checkpoint, with the generation settings of the bundle."""
 
-    def __init__(self, checkpoint: Path, threads: int) -> None:
+    def __init__(self, checkpoint: Path, threads: int, device: str, precision: str) -> None:
         import torch
         import transformers
 
@@ -139,6 +148,7 @@ class Original:
         for name, value in (source.generation or {}).items():
             setattr(self.model.generation_config, name, value)
         self.model.generation_config.max_initial_timestamp_index = 50
+        self.model.to(device, getattr(torch, precision))
 
     def ids(self, samples: NDArray[np.float32], **settings: Any) -> list[int]:
         """What it generates of a recording."""
@@ -147,19 +157,20 @@ class Original:
         features = WhisperFeatureExtractor(feature_size=self.model.config.num_mel_bins)(
             samples, sampling_rate=RATE, return_tensors="pt", truncation=False, padding="longest"
         ).input_features
+        features = features.to(self.model.device, self.model.dtype)
         answer = self.model.generate(features, return_timestamps=True, **settings)
         ids: list[int] = answer[0].tolist()
         return ids
 
 
-def our_ids(bundle: Path, samples: NDArray[np.float32], threads: int, beams: int) -> list[int]:
+def our_ids(arguments: argparse.Namespace, samples: NDArray[np.float32], beams: int) -> list[int]:
     """Ours, with thresholds of a single temperature and no guard."""
     import seq2edge
     from seq2edge.runtime.speech.options import SpeechOptions
     from seq2edge.runtime.speech.transcriber import Transcriber
     from seq2edge.runtime.speech.windows import ExactWindows
 
-    model = seq2edge.load(bundle, device="cpu", threads=threads)
+    model = seq2edge.load(arguments.bundle, device=arguments.device, threads=arguments.threads)
     options = SpeechOptions(temperatures=(0.0,), skip_silence=False)
     transcriber = Transcriber(model, options, model.options.replace(num_beams=beams))
     ids: list[int] = []
@@ -182,18 +193,10 @@ def check_tokens(arguments: argparse.Namespace, samples: NDArray[np.float32]) ->
     """Ours and transformers', where nothing is drawn."""
     from seq2edge.runtime.sequences import common_length
 
-    original = Original(arguments.checkpoint, arguments.threads)
+    original = Original(arguments.checkpoint, arguments.threads, arguments.device, "float32")
     for beams in [1, *([5] if arguments.beams else [])]:
-        ours = our_ids(arguments.bundle, samples, arguments.threads, beams)
-        theirs = original.ids(
-            samples,
-            num_beams=beams,
-            condition_on_prev_tokens=True,
-            temperature=0.0,
-            logprob_threshold=-1.0,
-            compression_ratio_threshold=1.35,
-            no_speech_threshold=0.6,
-        )
+        ours = our_ids(arguments, samples, beams)
+        theirs = original.ids(samples, num_beams=beams, **EXACT)
         same = common_length(ours, theirs)
         verdict = "equal" if ours == theirs else f"differ from token {same} on"
         print(f"tokens, beams {beams}: ours {len(ours)}, transformers' {len(theirs)}: {verdict}")
@@ -205,7 +208,7 @@ def ours(arguments: argparse.Namespace) -> None:
     from seq2edge.runtime.speech.options import SpeechOptions
     from seq2edge.runtime.speech.transcriber import Transcriber
 
-    model = seq2edge.load(arguments.bundle, device="cpu", threads=arguments.threads)
+    model = seq2edge.load(arguments.bundle, device=arguments.device, threads=arguments.threads)
     for line in sys.stdin:
         request = json.loads(line)
         file, beams = request.pop("file"), request.pop("beam_size")
@@ -215,7 +218,7 @@ def ours(arguments: argparse.Namespace) -> None:
         begin = time.perf_counter()
         transcript = transcriber.transcribe(file)
         seconds = time.perf_counter() - begin
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = resource.getrusage(SELF).ru_maxrss
         answer = {"text": transcript.text, "seconds": seconds, "peak": peak}
         print(json.dumps(answer), flush=True)
 
@@ -242,9 +245,8 @@ def runners(arguments: argparse.Namespace, kind: str) -> list[tuple[str, Ask, di
     """Ours and the peer, exact and batched, greedy and with beams: name, process, request."""
     bundle = arguments.int8 if kind == "int8" and arguments.int8 else arguments.bundle
     threads, checkpoint = str(arguments.threads), str(arguments.checkpoint)
-    mine = worker(
-        [sys.executable, __file__, str(bundle), checkpoint, "--worker", "--threads", threads]
-    )
+    options = ["--worker", "--threads", threads, "--device", arguments.device]
+    mine = worker([sys.executable, __file__, str(bundle), checkpoint, *options])
     peer = None
     if arguments.peer_python:
         peer = worker([str(arguments.peer_python), "-c", PEER, checkpoint, kind, threads])
@@ -261,9 +263,32 @@ def runners(arguments: argparse.Namespace, kind: str) -> list[tuple[str, Ask, di
     return chosen
 
 
+def originals(arguments: argparse.Namespace) -> list[tuple[str, Ask, dict[str, Any]]]:
+    """transformers in this process, for the GPU: name, what is asked, request."""
+    from seq2edge.runtime.sound.recording import read_clip
+
+    chosen: list[tuple[str, Ask, dict[str, Any]]] = []
+    for precision in ("float32", "float16"):
+        original = Original(arguments.checkpoint, arguments.threads, arguments.device, precision)
+
+        def ask(*, file: str, original: Original = original, **settings: Any) -> dict[str, Any]:
+            samples = read_clip(Path(file))
+            begin = time.perf_counter()
+            original.ids(samples, **settings)  # which waits for the device
+            seconds = time.perf_counter() - begin
+            return {"seconds": seconds, "peak": resource.getrusage(SELF).ru_maxrss}
+
+        for beams in [1, *([5] if arguments.beams else [])]:
+            name = f"transformers exact, {precision}, beams {beams}"
+            chosen.append((name, ask, {**EXACT, "num_beams": beams}))
+    return chosen
+
+
 def check_speed(arguments: argparse.Namespace, file: Path, seconds: float) -> None:
     """Rounds in turn, the first of which warms up."""
-    chosen = runners(arguments, "int8")
+    on_gpu = arguments.device == "cuda"
+    chosen = runners(arguments, "float32" if on_gpu else "int8")
+    chosen += originals(arguments) if on_gpu else []
     times: dict[str, list[float]] = {name: [] for name, _, _ in chosen}
     peaks: dict[str, float] = {}
     for number in range(arguments.rounds + 1):
@@ -294,6 +319,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--beams", action="store_true", help="also with five beams")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
