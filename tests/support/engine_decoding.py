@@ -31,6 +31,9 @@ def sources_of(bundle, lengths, seed):
     """A padded batch of random sources, or of features or pixels."""
     rng, dims = np.random.default_rng(seed), bundle.manifest.dims
     lengths = np.array(lengths)
+    if dims.samples is not None:
+        lengths = np.array([dims.samples.length(int(n)) for n in lengths])
+        return rng.standard_normal((len(lengths), lengths.max()), dtype=np.float32), lengths
     if dims.source_shape:
         features = rng.standard_normal((len(lengths), *dims.source_shape), dtype=np.float32)
         return features, np.full(len(lengths), dims.source_positions)

@@ -9,10 +9,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
-import openai
 
 import seq2edge
 from seq2edge.serve.app import make_app
@@ -20,6 +19,9 @@ from seq2edge.serve.calls.call import Serving
 from seq2edge.serve.calls.pool import Pool
 from seq2edge.serve.calls.settings import Settings
 from seq2edge.serve.server import Server, make_server
+
+if TYPE_CHECKING:
+    import openai
 
 SECONDS = 20  # after which a test that hangs fails
 
@@ -35,6 +37,8 @@ class Served:
 
     def openai(self, **options: Any) -> openai.OpenAI:
         """OpenAI's own client, which asks once."""
+        import openai
+
         values = {"api_key": "none", "max_retries": 0, "timeout": SECONDS, **options}
         return openai.OpenAI(base_url=f"{self.url}/v1", **values)
 
