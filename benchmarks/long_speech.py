@@ -265,14 +265,14 @@ def runners(arguments: argparse.Namespace, kind: str) -> list[tuple[str, Ask, di
 
 def originals(arguments: argparse.Namespace) -> list[tuple[str, Ask, dict[str, Any]]]:
     """transformers in this process, for the GPU: name, what is asked, request."""
-    from seq2edge.runtime.sound.recording import read_clip
+    from seq2edge.runtime.sound.recording import read_samples
 
     chosen: list[tuple[str, Ask, dict[str, Any]]] = []
     for precision in ("float32", "float16"):
         original = Original(arguments.checkpoint, arguments.threads, arguments.device, precision)
 
         def ask(*, file: str, original: Original = original, **settings: Any) -> dict[str, Any]:
-            samples = read_clip(Path(file))
+            samples = read_samples(Path(file), longest=3600)
             begin = time.perf_counter()
             original.ids(samples, **settings)  # which waits for the device
             seconds = time.perf_counter() - begin

@@ -214,8 +214,8 @@ class RowSearch(FilteredSearch):
 
     def _likeliest_candidates(self, answer: Candidates) -> Chosen | None:
         """The same among candidates; None where another may be likelier."""
-        if not self.filters and answer.first_of_equals:
-            return self._first_candidates(answer)
+        if not self.filters:
+            return _first_candidates(answer)
         top = TopCandidates(answer)
         filtered = self._buffer.filtered(self.history, self.filters, top, top.logits)
         places = filtered.argmax(axis=1)
@@ -225,16 +225,6 @@ class RowSearch(FilteredSearch):
             return None
         logits = top.logits[rows, places].astype(np.float64)
         return top.ids[rows, places].tolist(), (logits - top.log_sum_exp).tolist()
-
-    def _first_candidates(self, answer: Candidates) -> Chosen:
-        """The first of the largest: of a few numbers in plain Python, which is faster."""
-        tokens, likelihoods = [], []
-        totals = checked(answer.log_sum_exp).tolist()
-        for values, ids, total in zip(answer.values.tolist(), answer.ids, totals, strict=True):
-            largest = max(values)
-            tokens.append(int(ids[values.index(largest)]))
-            likelihoods.append(largest - total)
-        return tokens, likelihoods
 
     def certain(self) -> list[Sequence[int]]:
         """See Search."""
@@ -262,6 +252,28 @@ class RowSearch(FilteredSearch):
             if reason is not None
         ]
         return sorted(sequences, key=lambda sequence: -sequence.score)
+
+
+def _first_candidates(answer: Candidates) -> Chosen | None:
+    """The first of the largest, None where others may be as large.
+
+    Of a few numbers in plain Python, which is faster.
+    """
+    tokens, likelihoods = [], []
+    totals = checked(answer.log_sum_exp).tolist()
+    lines = zip(answer.values.tolist(), answer.ids.tolist(), totals, strict=True)
+    for values, ids, total in lines:
+        largest = max(values)
+        if answer.first_of_equals:
+            token = ids[values.index(largest)]
+        else:
+            equal = [each for each, value in zip(ids, values, strict=True) if value == largest]
+            if len(equal) == len(ids):
+                return None
+            token = min(equal)
+        tokens.append(token)
+        likelihoods.append(largest - total)
+    return tokens, likelihoods
 
 
 def generator_of(options: DecodeOptions, row: int) -> np.random.Generator:

@@ -1,6 +1,6 @@
 """What is built on decoding, on a real device: its answers there are those of the CPU.
 
-A server with clients at once, kept prefixes, drafts, constraints, log-probabilities, conversations
+A server with clients at once, kept prefixes, constraints, log-probabilities, conversations
 and long recordings.
 """
 
@@ -163,14 +163,6 @@ def test_a_conversation_goes_on_as_on_the_cpu(pairs):
     for text in TEXTS[3:7]:
         found, wanted = (session.chat(text) for session in sessions)
         assert found.ids == wanted.ids
-
-
-def test_a_draft_on_the_device_changes_no_token(pairs, folders):
-    """Guesses of the model itself, all of which hold."""
-    host = pairs["writer"][1]
-    device = seq2edge.load(folders["writer"], device="cuda", draft=folders["writer"])
-    found, wanted = (model.generate(TEXTS[:6], options_of(model)) for model in (device, host))
-    assert [each[0].ids for each in found] == [each[0].ids for each in wanted]
 
 
 @pytest.mark.parametrize("mode", ["exact", "batched"])

@@ -16,6 +16,7 @@ from seq2edge.runtime.candidates import ScoreBuffer, TopCandidates
 from seq2edge.runtime.fake import FakeBackend, random_answer
 from seq2edge.runtime.filters import NEVER, make_filters
 from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.search import RowSearch
 from seq2edge.runtime.sequences import History
 
 VOCAB, LIMIT = 40, 7
@@ -220,6 +221,13 @@ def test_candidates_are_put_in_the_order_of_their_ids():
     top = TopCandidates(candidates())
     assert top.ids.tolist() == [[2, 6, 8], [0, 3, 4]]
     assert top.logits.tolist() == [[5.0, 5.0, 1.0], [3.0, 4.0, 2.0]]
+
+
+def test_of_equal_candidates_in_any_order_the_lowest_id_is_chosen():
+    """As a device gives them."""
+    history = History([5, 6], 2, 4)
+    search = RowSearch(history, DecodeOptions())
+    assert search.choose(candidates())[1] == [2, 3]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
