@@ -8,11 +8,15 @@ failed, or memory grew by more than 5 % from the second quarter to the last.
 
 With `--compare` the texts of the first bundle are asked for by one client, one after the other, and
 by all clients at once, in interleaved rounds: how many times as many tokens a second batches give.
+With `--peer URL` too, another server of OpenAI's completions, llama-server say, is asked the same
+in the same rounds, and the tokens are those that each server counts.
 
     seq2edge serve translator sentiment --port 8000
     python benchmarks/serve_load.py http://127.0.0.1:8000 translator sentiment --clients 64 \
         --seconds 600 --pid PID
     python benchmarks/serve_load.py http://127.0.0.1:8000 translator --clients 8 --compare
+    python benchmarks/serve_load.py http://127.0.0.1:8000 smol --clients 8 --compare \
+        --peer http://127.0.0.1:8080 --tokens 64
 """
 
 from __future__ import annotations
@@ -285,6 +289,49 @@ def compare(url: str, asked: Sequence[Question], clients: int, rounds: int) -> b
     return outcomes.keys() == {"right"}
 
 
+async def counted(
+    url: str, name: str, texts: Sequence[str], clients: int, new: int
+) -> tuple[int, float]:
+    """Tokens of the texts' completions, as the server counts them, and after how many seconds."""
+    waiting, tokens = list(texts), 0
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE) as client:
+
+        async def one() -> None:
+            nonlocal tokens
+            while waiting:
+                body = {"model": name, "prompt": waiting.pop(), "max_tokens": new, "temperature": 0}
+                response = await client.post("/v1/completions", json=body)
+                response.raise_for_status()
+                tokens += response.json()["usage"]["completion_tokens"]
+
+        begin = time.perf_counter()
+        await asyncio.gather(*(one() for _ in range(clients)))
+        return tokens, time.perf_counter() - begin
+
+
+def beside(
+    servers: dict[str, str], name: str, texts: Sequence[str], clients: int, rounds: int, new: int
+) -> None:
+    """Print tokens per second of servers by their names, of one client and of all, in turn."""
+    rates: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for number in range(rounds + 1):  # the first one warms up
+        for each, url in servers.items():
+            for count in (1, clients):
+                # No server has read these before.
+                asked = [f"{number}.{count}: {text}" for text in texts]
+                tokens, seconds = asyncio.run(counted(url, name, asked, count, new))
+                if number:
+                    rates[each, count].append(tokens / seconds)
+    first = next(iter(servers))
+    for (each, count), values in rates.items():
+        ratios = [a / b for a, b in zip(rates[first, count], values, strict=True)]
+        print(
+            f"{each:<10}{count:3} clients {statistics.median(values):8.1f} tokens/s "
+            f"({min(values):.1f} to {max(values):.1f}), "
+            f"{first} is {statistics.median(ratios):.2f} times as fast"
+        )
+
+
 def told(outcomes: Counter[str]) -> str:
     """How many requests ended how."""
     return ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(outcomes.items()))
@@ -335,10 +382,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=24, help="of an answer at most")
     parser.add_argument("--texts", type=Path, default=ROOT / "README.md", help="a text a line")
     parser.add_argument("--compare", action="store_true", help="with one client, and in batches")
+    parser.add_argument("--peer", help="with --compare: another server's address")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     lines = (line.strip() for line in arguments.texts.read_text(encoding="utf-8").splitlines())
     texts = [line for line in lines if line][:TEXTS]
+    if arguments.compare and arguments.peer:
+        servers = {"seq2edge": arguments.url, "peer": arguments.peer}
+        name = arguments.bundles[0].name
+        beside(servers, name, texts, arguments.clients, arguments.rounds, arguments.tokens)
+        return
     asked: list[Question] = []
     for folder in arguments.bundles[: 1 if arguments.compare else None]:
         model = seq2edge.load(folder, device="cpu")
