@@ -11,7 +11,7 @@ import dataclasses
 import math
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -221,13 +221,14 @@ class Device:
     ) -> None:
         """Row i of every tensor takes over the first `width` bytes of the lines of row `rows[i]`.
 
-        One copy of three axes a row: lines, rows of lines, tensors. `source_block` is how the
-        source lies, where that is otherwise: as many tensors and lines of a row.
+        One copy of three axes for rows that follow each other in both: bytes of a line, lines,
+        tensors. `source_block` is how the source lies, where that is otherwise: as many tensors
+        and lines of a row.
         """
         cuda, old_block = self._cuda, source_block or block
         if not width:
             return
-        for row, old in enumerate(rows.tolist()):
+        for row, old, count in _runs(rows.tolist()):
             copy = cuda.cudaMemcpy3DParms()
             copy.srcPtr, copy.dstPtr = (
                 cuda.make_cudaPitchedPtr(
@@ -235,7 +236,7 @@ class Device:
                 )
                 for base, index, its in ((source, old, old_block), (target, row, block))
             )
-            copy.extent = cuda.make_cudaExtent(width, block.row_lines, block.tensors)
+            copy.extent = cuda.make_cudaExtent(width, count * block.row_lines, block.tensors)
             copy.kind = cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
             self._call("cudaMemcpy3DAsync", copy, self.stream)
 
@@ -293,6 +294,15 @@ class Device:
         self.wait()
         self._held.graphs.remove(graph)
         self._call("cudaGraphExecDestroy", graph)
+
+
+def _runs(rows: list[int]) -> Iterator[tuple[int, int, int]]:
+    """(place, row, count) of the rows that follow each other."""
+    first = 0
+    for place in range(1, len(rows) + 1):
+        if place == len(rows) or rows[place] != rows[place - 1] + 1:
+            yield first, rows[first], place - first
+            first = place
 
 
 class _Pinned:

@@ -36,17 +36,25 @@ def rows_of(cuda, address):
     return contents(cuda, address).reshape(BLOCK.tensors, -1, BLOCK.row_lines, BLOCK.pitch)
 
 
-def test_rows_are_gathered_in_all_tensors_up_to_the_width(cuda):
-    """What is beyond the width, and rows that are not named, stay as they are."""
+@pytest.mark.parametrize(
+    ("chosen", "copies"), [([3, 0, 0], 3), ([1, 2, 3], 1), ([2, 3, 1], 2), ([0], 1)]
+)
+def test_rows_are_gathered_in_all_tensors_up_to_the_width(cuda, chosen, copies):
+    """What is beyond the width, and rows that are not named, stay as they are.
+
+    Rows that follow each other are one copy.
+    """
     device = Device(cuda)
     source, target = filled(device, cuda, 1), filled(device, cuda, 2)
-    before, rows = rows_of(cuda, target).copy(), np.array([3, 0, 0])
+    before, rows = rows_of(cuda, target).copy(), np.array(chosen)
     device.copy_rows(target, source, BLOCK, rows, 20)
     device.wait()
     found, wanted = rows_of(cuda, target), rows_of(cuda, source)[:, rows]
-    np.testing.assert_array_equal(found[:, :3, :, :20], wanted[..., :20])
+    count = len(chosen)
+    np.testing.assert_array_equal(found[:, :count, :, :20], wanted[..., :20])
     np.testing.assert_array_equal(found[..., 20:], before[..., 20:])
-    np.testing.assert_array_equal(found[:, 3], before[:, 3])
+    np.testing.assert_array_equal(found[:, count:], before[:, count:])
+    assert cuda.calls.count("cudaMemcpy3DAsync") == copies
 
 
 def test_no_width_is_no_copy(cuda):
