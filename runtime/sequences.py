@@ -131,6 +131,11 @@ def pad(sequences: Sequence[Sequence[int]], kind: Any = np.int64) -> tuple[Token
     return tokens, lengths
 
 
+def rounded_up(size: int, step: int) -> int:
+    """The least multiple of `step` that is no smaller: room of few sizes."""
+    return -(-size // step) * step
+
+
 def is_signal(source: Source | None) -> bool:
     """Whether a source is a clip's features or samples, or an image's pixels, not ids."""
     return isinstance(source, np.ndarray) and source.dtype.kind == "f"

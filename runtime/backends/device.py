@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from seq2edge.errors import BackendError
 from seq2edge.runtime.backend import driver_error
+from seq2edge.runtime.sequences import rounded_up
 
 ALIGNMENT = 256  # bytes; TensorRT asks it of every tensor
 MEGABYTE = 1e6
@@ -327,7 +328,7 @@ class _Parts:
         total = 0
         for name, size in sizes.items():
             self._offsets[name] = total
-            total += -(-size // ALIGNMENT) * ALIGNMENT
+            total += rounded_up(size, ALIGNMENT)
         self._host = device.pinned(total)
         self._address = device.allocate(total)
 

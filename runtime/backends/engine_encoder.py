@@ -21,6 +21,7 @@ from seq2edge.runtime.backends.engine_calls import (
     shape_of,
     size_of,
 )
+from seq2edge.runtime.sequences import rounded_up
 
 # Sources are padded to a multiple of this: few shapes, so that recorded steps serve many lengths.
 SOURCE_STEP = 16
@@ -114,7 +115,7 @@ class EngineEncoder:
                 f"source: {length} tokens, the engine was built for up to {most}; "
                 "shorten it, or build with a larger --source"
             )
-        padded = max(least, min(most, -(-length // SOURCE_STEP) * SOURCE_STEP))
+        padded = max(least, min(most, rounded_up(length, SOURCE_STEP)))
         tokens = np.zeros((len(source), padded), dtype=np.int64)
         tokens[:, :length] = source
         return tokens

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Lengths
 from seq2edge.runtime.backends.device_caches import Layout
+from seq2edge.runtime.sequences import rounded_up
 
 Cached: TypeAlias = NDArray[Any]  # keys or values of a cache, of one of the types below
 CACHE_TYPES: dict[str, type[Any]] = {
@@ -138,7 +139,7 @@ class Memory:
     def join(self, other: Memory) -> None:
         """The other's inputs come behind these, padded as far as the longest of all."""
         lengths = np.concatenate((self.source_length, other.source_length))
-        source = -(-int(lengths.max()) // SOURCE_STEP) * SOURCE_STEP
+        source = rounded_up(int(lengths.max()), SOURCE_STEP)
         theirs, first = other._arrays(), len(self.source_length)
         for name, array in self._arrays().items():
             room, heads, before, head_dim = array.shape

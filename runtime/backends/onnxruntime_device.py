@@ -30,6 +30,7 @@ from seq2edge.runtime.backends.device_caches import CacheSet, CacheSets, HeldRow
 from seq2edge.runtime.backends.engine_calls import ITEM, Slots, shape_of, size_of
 from seq2edge.runtime.backends.onnxruntime_buffers import CACHE_TYPES, SOURCE_STEP, Memory, fill_row
 from seq2edge.runtime.backends.onnxruntime_cache import run_error
+from seq2edge.runtime.sequences import rounded_up
 
 TOP = 32  # logits that a step gives apart
 CAPACITY_STEP = 64  # caches hold a multiple of so many tokens, so that sets of buffers come back
@@ -233,10 +234,10 @@ class DeviceCache:
         self._source: HeldRows | None = None
         self._source_length: Lengths = np.zeros(0, dtype=np.int64)
         with decoder.device.lock:
-            self._caches = HeldRows(decoder.caches, rows, _rounded(capacity or 1, CAPACITY_STEP))
+            self._caches = HeldRows(decoder.caches, rows, rounded_up(capacity or 1, CAPACITY_STEP))
             if memory is not None:
                 self._source_length, tokens = memory.source_length, memory.source
-                room = _rounded(tokens, SOURCE_STEP if decoder.any_source else 1)
+                room = rounded_up(tokens, SOURCE_STEP if decoder.any_source else 1)
                 self._source = HeldRows(decoder.sources, len(memory.source_length), room)
                 self._source.fill({n: v.data_ptr() for n, v in memory.tensors.items()}, tokens)
                 decoder.device.wait()  # then the encoder's memory may go
@@ -388,7 +389,3 @@ def _append(mine: HeldRows, theirs: HeldRows, used: int, others_used: int) -> No
 def _power_of_two(size: int) -> int:
     """The least that is no smaller: buffers of few sizes."""
     return 1 << (size - 1).bit_length()
-
-
-def _rounded(size: int, step: int) -> int:
-    return -(-size // step) * step
