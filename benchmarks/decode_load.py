@@ -23,7 +23,8 @@ import seq2edge
 from seq2edge.export.pipeline import export_checkpoint
 from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.runtime.model import Model
-from seq2edge.runtime.scheduler import Request, decode
+from seq2edge.runtime.request import Request
+from seq2edge.runtime.scheduler import decode
 
 SENTENCES, SIZES, ROWS = 64, (16, 64), (32, 64)
 

@@ -162,7 +162,7 @@ class Task:
 
     def each(self, texts: Iterable[str], batch: int) -> Iterator[list[GeneratedText]]:
         """The answers to texts, in their order; so many texts at a time."""
-        from seq2edge.runtime.scheduler import rows_of
+        from seq2edge.runtime.request import rows_of
 
         rows = batch * rows_of(self.options)
         if self.chat:

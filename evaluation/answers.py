@@ -14,7 +14,7 @@ from seq2edge.evaluation.examples import Example
 from seq2edge.runtime.encoders import Text
 from seq2edge.runtime.model import Model
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.scheduler import rows_of
+from seq2edge.runtime.request import rows_of
 from seq2edge.runtime.sequences import GeneratedText
 from seq2edge.runtime.understanding import Classification
 

@@ -59,7 +59,8 @@ def speeds(model: object, checkpoint: Path) -> tuple[float, float]:
     from seq2edge.checkpoints.load import load_checkpoint
     from seq2edge.export.eager import EagerBackend
     from seq2edge.runtime.model import Model
-    from seq2edge.runtime.scheduler import Request, decode
+    from seq2edge.runtime.request import Request
+    from seq2edge.runtime.scheduler import decode
     from seq2edge.runtime.sound import log_mel, recording
 
     assert isinstance(model, Model)

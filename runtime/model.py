@@ -19,9 +19,11 @@ from seq2edge.bundle.manifest import MANIFEST
 from seq2edge.bundle.origin import KeyFile
 from seq2edge.errors import BundleError, InputError, OptionError
 from seq2edge.runtime.backend import Backend, Features, Memory, open_backend
+from seq2edge.runtime.group import Group
 from seq2edge.runtime.inputs import Audio, Ids, refuse_one_string
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.scheduler import ROWS, Group, Prefix, Request, Scheduler, decode, rows_of
+from seq2edge.runtime.request import Prefix, Request, rows_of
+from seq2edge.runtime.scheduler import ROWS, Scheduler, decode
 from seq2edge.runtime.scoring import ScoredSequence, score_labels
 from seq2edge.runtime.sequences import GeneratedSequence, GeneratedText, pad
 from seq2edge.runtime.speculation import check_draft, make_drafter

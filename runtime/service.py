@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.errors import ServiceError
+from seq2edge.runtime.group import Group
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.scheduler import ROWS, Group, Prefix, Request, Scheduler
+from seq2edge.runtime.request import Prefix, Request
+from seq2edge.runtime.scheduler import ROWS, Scheduler
 from seq2edge.runtime.sequences import FinishReason, GeneratedText, TokenLogprob
 from seq2edge.runtime.streaming import Detokenizer
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from seq2edge.errors import BackendError, InputError, foreign_errors
 from seq2edge.files.storage import file_errors, replacing, require_regular
 from seq2edge.runtime.backend import SavedCache
+from seq2edge.runtime.group import Group
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.scheduler import Group, Prefix
+from seq2edge.runtime.request import Prefix
 from seq2edge.runtime.sequences import GeneratedText
 from seq2edge.runtime.streaming import TextStream
 

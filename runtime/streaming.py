@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from seq2edge.runtime.backend import Backend
-from seq2edge.runtime.scheduler import Group, Request, Scheduler
+from seq2edge.runtime.group import Group
+from seq2edge.runtime.request import Request
+from seq2edge.runtime.scheduler import Scheduler
 from seq2edge.runtime.sequences import GeneratedText
 
 if TYPE_CHECKING:

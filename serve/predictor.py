@@ -17,9 +17,10 @@ from seq2edge.errors import InputError, OptionError, Seq2EdgeError
 from seq2edge.files.records import OPTIONAL, decode, parse_json
 
 if TYPE_CHECKING:
+    from seq2edge.runtime.group import Group
     from seq2edge.runtime.model import Model
     from seq2edge.runtime.options import DecodeOptions
-    from seq2edge.runtime.scheduler import Group, Request
+    from seq2edge.runtime.request import Request
 
 # A row's id, which its answer has too; nothing else is made of it.
 ID: Final = "id"
@@ -170,7 +171,8 @@ def _decoded(request: Callable[[Predictor, Any], Request]) -> Run:
     """Generate for all rows, each joining the running batch when there is room."""
 
     def call(predictor: Predictor, rows: Sequence[Any]) -> Iterator[Row]:
-        from seq2edge.runtime.scheduler import Scheduler, rows_of
+        from seq2edge.runtime.request import rows_of
+        from seq2edge.runtime.scheduler import Scheduler
 
         model = predictor.model
         scheduler = Scheduler(model.backend, rows=predictor.batch * rows_of(predictor.options))

@@ -16,7 +16,8 @@ from seq2edge.errors import BackendError
 from seq2edge.runtime.backend import Backend, Candidates, SavedCache, all_logits
 from seq2edge.runtime.likelihood import log_sum_exp
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.scheduler import Request, Scheduler, decode
+from seq2edge.runtime.request import Request
+from seq2edge.runtime.scheduler import Scheduler, decode
 from seq2edge.testing.examples import Examples
 from seq2edge.testing.tracked import DifferenceError, Tracked, Trial
 

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Logits, Memory
+from seq2edge.runtime.group import Group
 from seq2edge.runtime.likelihood import log_sum_exp
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.scheduler import Group, Request
+from seq2edge.runtime.request import Request
 from seq2edge.runtime.speech.language import language_probabilities
 from seq2edge.runtime.speech.options import SpeechOptions
 from seq2edge.runtime.speech.timestamps import TimestampRules

@@ -14,10 +14,12 @@ from typing import TypeAlias
 import numpy as np
 
 from seq2edge.errors import InputError, OptionError
+from seq2edge.runtime.group import Group
 from seq2edge.runtime.inputs import Audio, refuse_one_string
 from seq2edge.runtime.model import Model
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.scheduler import Group, Scheduler, rows_of
+from seq2edge.runtime.request import rows_of
+from seq2edge.runtime.scheduler import Scheduler
 from seq2edge.runtime.sound.activity import speech_spans
 from seq2edge.runtime.sound.log_mel import FRAME_RATE, FRAMES, SAMPLING_RATE, check_samples
 from seq2edge.runtime.sound.recording import read_samples

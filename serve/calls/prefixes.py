@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from seq2edge.errors import OptionError, Seq2EdgeError
 from seq2edge.files.storage import file_errors
 from seq2edge.runtime.backend import SavedCache
-from seq2edge.runtime.scheduler import Prefix, Request
+from seq2edge.runtime.request import Prefix, Request
 from seq2edge.runtime.session import fingerprint, load_prefix, prefix_ids, save_prefix
 
 if TYPE_CHECKING:

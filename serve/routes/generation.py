@@ -16,7 +16,7 @@ from typing import Any
 from starlette.responses import JSONResponse, Response
 
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.scheduler import Request
+from seq2edge.runtime.request import Request
 from seq2edge.runtime.sequences import FinishReason, GeneratedText
 from seq2edge.runtime.service import Piece, Reply, results_of
 from seq2edge.runtime.tokenizer import Tokenizer

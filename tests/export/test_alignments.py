@@ -25,7 +25,8 @@ from seq2edge.runtime import parity
 from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.parity import TOLERANCES
-from seq2edge.runtime.scheduler import Request, decode
+from seq2edge.runtime.request import Request
+from seq2edge.runtime.scheduler import decode
 from seq2edge.testing import ContractError, check_backend, examples_of
 
 SOURCES = [[5, 6, 7, 8, 9, 10, 2], [11, 12, 2], [13, 14, 15, 16, 2]]

@@ -19,7 +19,8 @@ from seq2edge.runtime import constraints
 from seq2edge.runtime.constraints import Constraint
 from seq2edge.runtime.fake import FakeBackend
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.scheduler import Request, decode
+from seq2edge.runtime.request import Request
+from seq2edge.runtime.scheduler import decode
 
 SCHEMA = {
     "type": "object",

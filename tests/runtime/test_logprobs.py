@@ -9,7 +9,8 @@ from seq2edge.errors import OptionError
 from seq2edge.runtime.fake import FakeBackend, random_answer
 from seq2edge.runtime.likelihood import log_softmax
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.scheduler import Request, Scheduler, decode
+from seq2edge.runtime.request import Request
+from seq2edge.runtime.scheduler import Scheduler, decode
 
 VOCAB = 20
 PROMPT = (5, 6)

@@ -16,7 +16,8 @@ from seq2edge.runtime import memory
 from seq2edge.runtime.fake import FakeBackend, random_answer
 from seq2edge.runtime.model import Model
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.scheduler import Request, Scheduler
+from seq2edge.runtime.request import Request
+from seq2edge.runtime.scheduler import Scheduler
 
 OLD = Path(__file__).parent.parent / "support" / "old_bundles"
 

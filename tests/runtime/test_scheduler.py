@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from requests_of import decode_as_they_come, decode_prompts
 
 from seq2edge.errors import BackendError, CapacityError, OptionError
+from seq2edge.runtime.batch import CHUNK
 from seq2edge.runtime.fake import Call, FakeBackend, random_answer
 from seq2edge.runtime.likelihood import log_softmax
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.scheduler import CHUNK, Request, Scheduler, decode
+from seq2edge.runtime.request import Request
+from seq2edge.runtime.scheduler import Scheduler, decode
 from seq2edge.runtime.sequences import GeneratedSequence
 
 VOCAB = 6

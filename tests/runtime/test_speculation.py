@@ -11,7 +11,8 @@ from seq2edge.errors import OptionError
 from seq2edge.runtime.fake import FakeBackend, random_answer
 from seq2edge.runtime.model import load
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.scheduler import Request, Scheduler, decode
+from seq2edge.runtime.request import Request
+from seq2edge.runtime.scheduler import Scheduler, decode
 from seq2edge.runtime.speculation import PromptLookup
 
 VOCAB = 30

@@ -12,7 +12,8 @@ import pytest
 import seq2edge
 from seq2edge.runtime.fake import FakeBackend, random_answer
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.scheduler import Request, Scheduler, decode
+from seq2edge.runtime.request import Request
+from seq2edge.runtime.scheduler import Scheduler, decode
 
 THREADS = 6
 TEMPLATE = (

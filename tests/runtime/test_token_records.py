@@ -8,7 +8,8 @@ import pytest
 from seq2edge.errors import OptionError
 from seq2edge.runtime.fake import FakeBackend, random_answer
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.scheduler import Request, Scheduler, decode
+from seq2edge.runtime.request import Request
+from seq2edge.runtime.scheduler import Scheduler, decode
 
 VOCAB = 20
 SOURCES = [(3, 4, 5, 6, 7), (8, 9), (10, 11, 12)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from seq2edge.runtime.scheduler import ROWS, Request, Scheduler, decode
+from seq2edge.runtime.request import Request
+from seq2edge.runtime.scheduler import ROWS, Scheduler, decode
 
 
 def decode_prompts(
