@@ -17,18 +17,21 @@ from seq2edge.commands.build import build, targets
 from seq2edge.commands.bundle import inspect, pack, unpack, verify
 from seq2edge.commands.canary import canary
 from seq2edge.commands.chat import chat
+from seq2edge.commands.classify import classify
 from seq2edge.commands.clean import clean
 from seq2edge.commands.convert_weights import convert_weights
 from seq2edge.commands.distil import distil
 from seq2edge.commands.doctor import doctor
+from seq2edge.commands.embed import embed
 from seq2edge.commands.evaluate import audit, evaluate
 from seq2edge.commands.export import export
 from seq2edge.commands.export_triton import export_triton
 from seq2edge.commands.fill import fill
 from seq2edge.commands.listen import listen
 from seq2edge.commands.quantize import quantize
+from seq2edge.commands.read import read
 from seq2edge.commands.rerank import rerank
-from seq2edge.commands.run import classify, embed, read, run
+from seq2edge.commands.run import run
 from seq2edge.commands.serve import serve
 from seq2edge.commands.shortlist import shortlist
 from seq2edge.commands.speech import transcribe

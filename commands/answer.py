@@ -11,7 +11,7 @@ from typing import BinaryIO
 import click
 
 from seq2edge.commands.options import BATCH, BUNDLE, Execution, load_model, runtime_options
-from seq2edge.commands.run import JSON
+from seq2edge.commands.output import JSON
 from seq2edge.commands.terminal import show
 from seq2edge.errors import InputError
 

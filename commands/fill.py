@@ -17,8 +17,9 @@ from seq2edge.commands.options import (
     runtime_options,
     say_cut,
 )
-from seq2edge.commands.run import FILE, JSON, TEXTS, read_inputs
+from seq2edge.commands.output import JSON
 from seq2edge.commands.terminal import show
+from seq2edge.commands.texts import FILE, TEXTS, read_inputs
 
 
 @click.command()

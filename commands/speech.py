@@ -24,7 +24,7 @@ from seq2edge.commands.options import (
     load_model,
     runtime_options,
 )
-from seq2edge.commands.run import LOGPROBS, answer, check_logprobs
+from seq2edge.commands.output import LOGPROBS, answer, check_logprobs
 from seq2edge.commands.terminal import show
 from seq2edge.errors import BackendError, InputError, OptionError
 from seq2edge.files.storage import file_errors, replacing
