@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import codecs
 import math
 from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
+from seq2edge.files.records import RecordError, parse_json
 from seq2edge.serve.calls.failures import RequestError
 
 MISSING: Any = object()  # the default of a field that is needed
@@ -33,12 +34,9 @@ class Fields:
     def of_json(cls, body: bytes) -> Fields:
         """Those of a body."""
         try:
-            values = json.loads(
-                body, parse_constant=_no_constant, object_pairs_hook=_without_repeats
-            )
-        except (ValueError, RecursionError) as error:
-            raise RequestError(f"body: no JSON, {error}") from None
-        return cls(values)
+            return cls(parse_json(body.removeprefix(codecs.BOM_UTF8)))
+        except RecordError as error:
+            raise RequestError(f"body: {error}") from None
 
     def __contains__(self, name: str) -> bool:
         return name in self._values
@@ -137,16 +135,3 @@ class Fields:
         if value is not default and not isinstance(value, kind):
             self.refuse(name, f"{value!r:.60}, needs {needs}")
         return value
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in values:
-            raise ValueError(f"{name!r:.60} is there twice")
-        values[name] = value
-    return values
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is none of its values")

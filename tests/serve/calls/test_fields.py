@@ -11,18 +11,24 @@ from seq2edge.serve.calls.fields import Fields
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "body: no JSON"),
+        (b"", "body: not valid JSON"),
         (b"[1]", "body: needs an object"),
-        (b"\xff", "body: no JSON"),
-        (b'{"a": NaN}', "body: no JSON, NaN is none of its values"),
-        (b"[" * 100_000, "body: no JSON"),
-        (b'{"a": 1, "a": 2}', "body: no JSON, 'a' is there twice"),
+        (b"\xff", "body: not valid JSON"),
+        (b'{"a": 1e999}', "body: '1e999' is not a finite number"),
+        (b'{"a": NaN}', "body: 'NaN' is not a finite number"),
+        (b"[" * 100_000, "body: nested too deeply"),
+        (b'{"a": 1, "a": 2}', "body: duplicate key 'a' in one object"),
     ],
 )
 def test_what_is_no_object_is_refused(body, message):
     """Also what Python would read."""
     with pytest.raises(RequestError, match=message):
         Fields.of_json(body)
+
+
+def test_a_mark_of_the_byte_order_is_no_part_of_a_body():
+    """Some clients send one."""
+    assert Fields.of_json(b'\xef\xbb\xbf{"a": 1}').take("a") == 1
 
 
 @pytest.mark.parametrize(
