@@ -200,7 +200,8 @@ def test_a_repository_that_is_no_checkpoint_is_told(remote):
 
 
 def test_without_a_network_one_line_says_so(remote, monkeypatch):
-    """Nobody answers at that address."""
+    """Nobody answers at that address, which the library tries again and again."""
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(CheckpointError, match="the hub cannot be reached") as caught:
         find_checkpoint("someone/tiny", Hub())

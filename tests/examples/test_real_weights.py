@@ -48,17 +48,23 @@ def fetched(name):
         pytest.skip(str(error))
 
 
-def exported(checkpoint, folder):
+def bundle_of(folder, checkpoint):
     """The bundle that the command line makes of it."""
-    result = CliRunner().invoke(main, ["export", str(checkpoint), "-o", str(folder / "bundle")])
+    result = CliRunner().invoke(main, ["export", checkpoint, "-o", str(folder / "bundle")])
     assert result.exit_code == 0, result.output
-    return seq2edge.load(folder / "bundle", device="cpu")
+    return folder / "bundle"
 
 
-def test_whisper_hears_what_ctranslate2_hears(tmp_path):
+@pytest.fixture
+def loaded(made_once):
+    """`loaded(checkpoint)`: its bundle, made once, as a model."""
+    return lambda checkpoint: seq2edge.load(made_once(bundle_of, str(checkpoint)), device="cpu")
+
+
+def test_whisper_hears_what_ctranslate2_hears(loaded):
     """The tokens and text of five sentences, which are those that were read aloud, but for few."""
     checkpoint, clips = fetched("whisper-tiny.en"), fetched("librivox")
-    model = exported(checkpoint, tmp_path)
+    model = loaded(checkpoint)
     theirs = ctranslate2.models.Whisper(str(checkpoint), compute_type="float32", intra_threads=1)
     prompt = [model.options.decoder_start_token_id, *model.speech_prompt(None, "transcribe")]
     files = sorted(clips.glob("*.wav"))
@@ -79,12 +85,12 @@ def test_whisper_hears_what_ctranslate2_hears(tmp_path):
         assert len(ours.text.split()) > 5
 
 
-def test_whisper_in_8_bits_hears_the_same(tmp_path):
+def test_whisper_in_8_bits_hears_the_same(loaded, tmp_path):
     """The words of the five sentences are the float model's, but for one, in a third of the size.
 
     That one is for kernels of other processors, which round otherwise.
     """
-    model = exported(fetched("whisper-tiny.en"), tmp_path)
+    model = loaded(fetched("whisper-tiny.en"))
     report = quantize_bundle(model.bundle.path, tmp_path / "small", "int8-weight")
     small = seq2edge.load(report.bundle.path, device="cpu", threads=1)
     assert report.kept == ()
@@ -108,10 +114,10 @@ def perplexity(model, ids):
     return math.exp(total / (len(ids) - 1))
 
 
-def test_smollm2_in_8_bits_is_as_little_surprised(tmp_path):
+def test_smollm2_in_8_bits_is_as_little_surprised(loaded, tmp_path):
     """Perplexity of a page of English within 2 percent."""
     (file,) = fetched("smollm2-135m").glob("*.gguf")
-    model = exported(file, tmp_path)
+    model = loaded(file)
     small = quantize_bundle(model.bundle.path, tmp_path / "small", "int8-weight").bundle
     small = seq2edge.load(small.path, device="cpu", threads=1)
     page = Path(__file__).parents[1] / "support" / "page_of_english.md"
@@ -120,11 +126,11 @@ def test_smollm2_in_8_bits_is_as_little_surprised(tmp_path):
     assert perplexity(small, ids) == pytest.approx(perplexity(model, ids), rel=0.02)
 
 
-def test_smollm2_answers_as_its_dequantized_weights_do(tmp_path):
+def test_smollm2_answers_as_its_dequantized_weights_do(loaded):
     """The same tokens as transformers with the weights of the same file, and a right answer."""
     folder = fetched("smollm2-135m")
     (file,) = folder.glob("*.gguf")
-    model = exported(file, tmp_path)
+    model = loaded(file)
     question = [{"role": "user", "content": "What is the capital of France?"}]
     prompt = model.tokenizer.encode(model.tokenizer.render_chat(question), special_tokens=False)
     reference = transformers.AutoModelForCausalLM.from_pretrained(
@@ -166,9 +172,9 @@ def test_smollm2_tokenizer_cuts_as_the_original():
         assert ours.decode(ours.encode(text).ids, skip_special_tokens=False) == text
 
 
-def test_minilm_finds_the_known_similarity(tmp_path):
+def test_minilm_finds_the_known_similarity(loaded):
     """Two sentences about eating: cosine 0.761; unit length, alone and in a batch."""
-    model = exported(fetched("minilm-l6"), tmp_path)
+    model = loaded(fetched("minilm-l6"))
     texts = ["A man is eating food.", "Someone eats a meal."]
     first, second = model.embed(texts)
     assert first @ second == pytest.approx(0.761, abs=5e-4)
@@ -176,10 +182,10 @@ def test_minilm_finds_the_known_similarity(tmp_path):
     np.testing.assert_allclose(model.embed(texts[:1])[0], first, atol=1e-5)
 
 
-def test_minilm_cuts_texts_as_its_folder_says(tmp_path):
+def test_minilm_cuts_texts_as_its_folder_says(loaded):
     """With a warning, to the embedding of the first tokens that transformers gives."""
     checkpoint = fetched("minilm-l6")
-    model = exported(checkpoint, tmp_path)
+    model = loaded(checkpoint)
     longest = model.bundle.manifest.embedding.longest
     assert longest is not None
     text = " ".join(["A man is eating food."] * longest)
@@ -210,7 +216,7 @@ SENTENCES = [
 ]
 
 
-def test_firefox_translates_as_a_float_reference_does(tmp_path):
+def test_firefox_translates_as_a_float_reference_does(loaded):
     """The tokens that Marian's formulas in float64 give, with and without the lexical shortlist.
 
     `DESCRIPTIONS=200` in the environment takes so many sentences of Debian's packages.
@@ -223,7 +229,7 @@ def test_firefox_translates_as_a_float_reference_does(tmp_path):
     names = [n for n in stored.tensors if not n.startswith("special:") and "QuantMult" not in n]
     marian = bergamot_folders.Marian({name: stored.read(name) for name in names}, heads=8)
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary))
-    model = exported(folder, tmp_path)
+    model = loaded(folder)
     lexicon = read_lexicon(model.bundle)
     for text in texts:
         source = [*pieces.encode(text), 0]
