@@ -43,7 +43,6 @@ EXACT = {
     "no_speech_threshold": 0.6,
 }
 ROOT = Path(__file__).resolve().parents[1]
-SELF = resource.RUSAGE_SELF
 PARTS = ("tokens", "words", "invented", "speed")
 # What the peer runs: reads a request a line, answers a line.
 PEER = """
@@ -127,6 +126,16 @@ def write_wav(file: Path, samples: NDArray[np.float32]) -> None:
         target.writeframes((samples.clip(-1, 1) * 32767).astype("<i2").tobytes())
 
 
+def peak() -> int:
+    """KiB of memory that this process has had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def searches(arguments: argparse.Namespace) -> list[int]:
+    """Beams of the searches that are compared."""
+    return [1, 5] if arguments.beams else [1]
+
+
 class Original:
     """transformers' model of the checkpoint, with the generation settings of the bundle."""
 
@@ -194,7 +203,7 @@ def check_tokens(arguments: argparse.Namespace, samples: NDArray[np.float32]) ->
     from seq2edge.runtime.sequences import common_length
 
     original = Original(arguments.checkpoint, arguments.threads, arguments.device, "float32")
-    for beams in [1, *([5] if arguments.beams else [])]:
+    for beams in searches(arguments):
         ours = our_ids(arguments, samples, beams)
         theirs = original.ids(samples, num_beams=beams, **EXACT)
         same = common_length(ours, theirs)
@@ -218,8 +227,7 @@ def ours(arguments: argparse.Namespace) -> None:
         begin = time.perf_counter()
         transcript = transcriber.transcribe(file)
         seconds = time.perf_counter() - begin
-        peak = resource.getrusage(SELF).ru_maxrss
-        answer = {"text": transcript.text, "seconds": seconds, "peak": peak}
+        answer = {"text": transcript.text, "seconds": seconds, "peak": peak()}
         print(json.dumps(answer), flush=True)
 
 
@@ -251,7 +259,7 @@ def runners(arguments: argparse.Namespace, kind: str) -> list[tuple[str, Ask, di
     if arguments.peer_python:
         peer = worker([str(arguments.peer_python), "-c", PEER, checkpoint, kind, threads])
     chosen: list[tuple[str, Ask, dict[str, Any]]] = []
-    for beams in [1, *([5] if arguments.beams else [])]:
+    for beams in searches(arguments):
         for mode in ("exact", "batched"):
             name = f"{mode}, {kind}, beams {beams}"
             chosen.append((f"seq2edge {name}", mine, {"mode": mode, "beam_size": beams}))
@@ -276,9 +284,9 @@ def originals(arguments: argparse.Namespace) -> list[tuple[str, Ask, dict[str, A
             begin = time.perf_counter()
             original.ids(samples, **settings)  # which waits for the device
             seconds = time.perf_counter() - begin
-            return {"seconds": seconds, "peak": resource.getrusage(SELF).ru_maxrss}
+            return {"seconds": seconds, "peak": peak()}
 
-        for beams in [1, *([5] if arguments.beams else [])]:
+        for beams in searches(arguments):
             name = f"transformers exact, {precision}, beams {beams}"
             chosen.append((name, ask, {**EXACT, "num_beams": beams}))
     return chosen

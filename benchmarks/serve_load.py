@@ -32,9 +32,9 @@ import statistics
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
@@ -47,6 +47,8 @@ TEXTS = 40
 GROWTH = 1.05
 CLOSE = 1e-4  # of scores: what is computed beside others differs in the last digits
 PATIENCE = 120.0  # seconds for an answer
+
+Asked, Answered = TypeVar("Asked"), TypeVar("Answered")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -255,19 +257,28 @@ def resident(pid: int) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-async def rate(url: str, asked: Sequence[Question], clients: int) -> tuple[float, Counter[str]]:
-    """Tokens per second of so many clients who share the questions, and how requests ended."""
-    waiting = list(asked)
-    results: list[Result] = []
+async def by_clients(
+    url: str,
+    clients: int,
+    asked: Sequence[Asked],
+    answer: Callable[[httpx.AsyncClient, Asked], Awaitable[Answered]],
+) -> tuple[list[Answered], float]:
+    """What so many clients who share what is asked were answered, and after how many seconds."""
+    waiting, answers = list(asked), list[Answered]()
     async with httpx.AsyncClient(base_url=url, timeout=PATIENCE) as client:
 
         async def one() -> None:
             while waiting:
-                results.append(await ask(client, waiting.pop()))
+                answers.append(await answer(client, waiting.pop()))
 
         begin = time.perf_counter()
         await asyncio.gather(*(one() for _ in range(clients)))
-        seconds = time.perf_counter() - begin
+        return answers, time.perf_counter() - begin
+
+
+async def rate(url: str, asked: Sequence[Question], clients: int) -> tuple[float, Counter[str]]:
+    """Tokens per second of so many clients who share the questions, and how requests ended."""
+    results, seconds = await by_clients(url, clients, asked, ask)
     tokens = sum(result.tokens for result in results)
     return tokens / seconds, Counter(result.outcome for result in results)
 
@@ -293,20 +304,16 @@ async def counted(
     url: str, name: str, texts: Sequence[str], clients: int, new: int
 ) -> tuple[int, float]:
     """Tokens of the texts' completions, as the server counts them, and after how many seconds."""
-    waiting, tokens = list(texts), 0
-    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE) as client:
 
-        async def one() -> None:
-            nonlocal tokens
-            while waiting:
-                body = {"model": name, "prompt": waiting.pop(), "max_tokens": new, "temperature": 0}
-                response = await client.post("/v1/completions", json=body)
-                response.raise_for_status()
-                tokens += response.json()["usage"]["completion_tokens"]
+    async def complete(client: httpx.AsyncClient, text: str) -> int:
+        body = {"model": name, "prompt": text, "max_tokens": new, "temperature": 0}
+        response = await client.post("/v1/completions", json=body)
+        response.raise_for_status()
+        tokens: int = response.json()["usage"]["completion_tokens"]
+        return tokens
 
-        begin = time.perf_counter()
-        await asyncio.gather(*(one() for _ in range(clients)))
-        return tokens, time.perf_counter() - begin
+    tokens, seconds = await by_clients(url, clients, texts, complete)
+    return sum(tokens), seconds
 
 
 def beside(

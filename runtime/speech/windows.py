@@ -303,9 +303,12 @@ class BatchedWindows:
         block = self._running.pop(window)
         block.running -= 1
         if not heard.silent:
-            pieces, after = self._heard_to(window, heard)
+            pieces, after, early = self._heard_to(window, heard)
+            left = behind(window.spans, (after - BACK) * HOP)
             if BACK < after <= window.frames - REST:
-                block.left = sorted([*block.left, *behind(window.spans, (after - BACK) * HOP)])
+                block.left = sorted([*block.left, *left])
+            if early:
+                self._again += left
             self._parts += [
                 dataclasses.replace(
                     part,
@@ -320,24 +323,23 @@ class BatchedWindows:
         self._parts = self._parts[len(known) :]
         return known
 
-    def _heard_to(self, window: Window, heard: Heard) -> tuple[list[Piece], int]:
-        """What a window says, and up to which of its frames.
+    def _heard_to(self, window: Window, heard: Heard) -> tuple[list[Piece], int, bool]:
+        """What a window says, up to which of its frames, and whether it stopped early there.
 
         What was read again for a segment that lasts too long is believed: music, say.
         """
         pieces, after = _pieces(window, heard, self._tokens, times=self._times)
         first = self._tokens.first_timestamp
         if not self._times or first is None or not pieces:
-            return pieces, after
+            return pieces, after, False
         last, begin = pieces[-1], 2 * pieces[-1].start
         words = sum(token < first for token in last.ids)
         sample = in_recording(window.spans, begin) * HOP
         known = any(one <= sample < other for one, other in self._again)
         if known or 2 * last.end - begin <= SLOWEST * words + PAUSE:
-            return pieces, after
+            return pieces, after, False
         after = begin + USUAL * words
-        self._again += behind(window.spans, (after - BACK) * HOP)
-        return [*pieces[:-1], dataclasses.replace(last, end=after // 2)], after
+        return [*pieces[:-1], dataclasses.replace(last, end=after // 2)], after, True
 
 
 def _whole(clip: Samples) -> Samples:

@@ -76,14 +76,15 @@ def options_of(model, **changes):
 
 @pytest.mark.parametrize("name", ["translator", "writer"])
 def test_a_server_answers_many_clients_as_the_cpu_does(cuda, folders, pairs, name):
-    """Requests of every kind at once, whole and in pieces; embeddings beside them."""
+    """Requests of every kind at once, embeddings beside them."""
     host = pairs[name][1]
     asked = [(text, KINDS[i % len(KINDS)]) for i, text in enumerate(TEXTS)]
     wanted = [host.generate([text], options_of(host, **kind))[0][0].text for text, kind in asked]
     vectors = pairs["embedder"][1].embed(TEXTS)
     load = functools.partial(seq2edge.load, device="cuda")
 
-    with serving.serve(folders, load=load) as served, serving_pool() as pool:
+    clients = concurrent.futures.ThreadPoolExecutor(16)
+    with serving.serve(folders, load=load) as served, clients as pool:
 
         def complete(question):
             text, kind = question
@@ -100,11 +101,6 @@ def test_a_server_answers_many_clients_as_the_cpu_does(cuda, folders, pairs, nam
         assert list(texts) == wanted
         for vector, expected in zip(found, vectors, strict=True):
             assert vector == pytest.approx(expected.tolist(), abs=CLOSE)
-
-
-def serving_pool():
-    """Threads of clients."""
-    return concurrent.futures.ThreadPoolExecutor(16)
 
 
 def test_a_kept_prefix_is_read_back_to_the_device(cuda, folders, pairs, tmp_path):
@@ -157,7 +153,7 @@ def test_answers_by_a_rule_are_those_of_the_cpu(cuda, made_once, changes):
 
 
 def test_a_conversation_goes_on_as_on_the_cpu(pairs):
-    """With what it computed before, and with a copy that was saved."""
+    """With what it computed before."""
     device, host = pairs["writer"]
     sessions = [model.session(options_of(model, eos_token_id=())) for model in (device, host)]
     for text in TEXTS[3:7]:
