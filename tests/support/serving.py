@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import faulthandler
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -64,6 +67,14 @@ def soon(condition: Any, what: str) -> None:
         time.sleep(0.005)
 
 
+def tell_what_runs() -> None:
+    """Print where every thread and every task is, so that a run that hangs says why."""
+    faulthandler.dump_traceback(sys.__stderr__)
+    for task in asyncio.tasks._all_tasks:  # type: ignore[attr-defined]
+        print(task, file=sys.__stderr__)
+        task.print_stack(file=sys.__stderr__)
+
+
 @contextmanager
 def serve(
     folders: Mapping[str, Path], settings: Settings | None = None, load: Any = load, **pool: Any
@@ -86,4 +97,6 @@ def serve(
         finally:
             server.should_exit = True
             thread.join(SECONDS)
+            if thread.is_alive():
+                tell_what_runs()
     assert not thread.is_alive()
