@@ -175,9 +175,9 @@ class Original:
 def our_ids(arguments: argparse.Namespace, samples: NDArray[np.float32], beams: int) -> list[int]:
     """Ours, with thresholds of a single temperature and no guard."""
     import seq2edge
+    from seq2edge.runtime.speech.exact_windows import ExactWindows
     from seq2edge.runtime.speech.options import SpeechOptions
     from seq2edge.runtime.speech.transcriber import Transcriber
-    from seq2edge.runtime.speech.windows import ExactWindows
 
     model = seq2edge.load(arguments.bundle, device=arguments.device, threads=arguments.threads)
     options = SpeechOptions(temperatures=(0.0,), skip_silence=False)

@@ -25,10 +25,12 @@ from seq2edge.runtime.sound.log_mel import FRAME_RATE, FRAMES, SAMPLING_RATE, ch
 from seq2edge.runtime.sound.recording import read_samples
 from seq2edge.runtime.sound.resampling import Samples
 from seq2edge.runtime.speech.attempts import Attempts
+from seq2edge.runtime.speech.batched_windows import BatchedWindows
+from seq2edge.runtime.speech.exact_windows import ExactWindows
 from seq2edge.runtime.speech.options import SpeechOptions
 from seq2edge.runtime.speech.tokens import SpeechTokens
 from seq2edge.runtime.speech.transcript import Segment, Transcript
-from seq2edge.runtime.speech.windows import BatchedWindows, ExactWindows, Hints, Part, Windows
+from seq2edge.runtime.speech.windows import Hints, Part, Windows
 from seq2edge.runtime.speech.words import check_words, times_of_words
 
 # Seconds of a recording that are done, and those that it has.

@@ -10,9 +10,9 @@ import speech_models
 import torch
 from speech_models import RATE, features_of, recording
 
+from seq2edge.runtime.speech.exact_windows import ExactWindows
 from seq2edge.runtime.speech.options import SpeechOptions
 from seq2edge.runtime.speech.transcriber import Transcriber
-from seq2edge.runtime.speech.windows import ExactWindows
 
 HEARD = []  # of the last windows
 

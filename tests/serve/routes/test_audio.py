@@ -19,10 +19,10 @@ import speech_models
 from openai.types.audio import TranscriptionVerbose
 
 from seq2edge.errors import InputError, OptionError
+from seq2edge.runtime.speech.exact_windows import ExactWindows
 from seq2edge.runtime.speech.options import SpeechOptions
 from seq2edge.runtime.speech.transcriber import Transcriber
 from seq2edge.runtime.speech.transcript import Segment, Transcript, Word
-from seq2edge.runtime.speech.windows import ExactWindows
 from seq2edge.runtime.speech.writers import write_transcript
 from seq2edge.serve.calls.settings import Settings
 from seq2edge.serve.routes.audio import SpeechRequest, form_fields, text_deltas
