@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import faulthandler
+import io
 import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import openai
 
 SECONDS = 20  # after which a test that hangs fails
+LONG = 60  # after which a server that ends does not
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,12 +69,17 @@ def soon(condition: Any, what: str) -> None:
         time.sleep(0.005)
 
 
-def tell_what_runs() -> None:
-    """Print where every thread and every task is, so that a run that hangs says why."""
-    faulthandler.dump_traceback(sys.__stderr__)
-    for task in asyncio.tasks._all_tasks:  # type: ignore[attr-defined]
-        print(task, file=sys.__stderr__)
-        task.print_stack(file=sys.__stderr__)
+def where_all_is() -> str:
+    """Where every thread and every task is."""
+    stacks = sys._current_frames()
+    lines = []
+    for thread in threading.enumerate():
+        lines += [f"{thread.name}\n", *traceback.format_stack(stacks.get(thread.ident or 0))]
+    for task in list(asyncio.tasks._all_tasks):  # type: ignore[attr-defined]
+        file = io.StringIO()
+        task.print_stack(file=file)
+        lines += [f"{task}\n", file.getvalue()]
+    return "".join(lines)
 
 
 @contextmanager
@@ -96,7 +103,6 @@ def serve(
             )
         finally:
             server.should_exit = True
-            thread.join(SECONDS)
-            if thread.is_alive():
-                tell_what_runs()
-    assert not thread.is_alive()
+            thread.join(LONG)
+            said = where_all_is() if thread.is_alive() else ""
+    assert not said, f"the server does not end after {LONG} s\n{said}"
