@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import wave
+from types import SimpleNamespace
 
 import numpy as np
 import pysubs2
@@ -169,7 +170,7 @@ class Terminal(io.StringIO):
 def test_a_meter_shows_seconds_and_speed_on_terminals_alone(monkeypatch):
     """And makes room for what is printed."""
     times = iter([0.0, 2.0])
-    monkeypatch.setattr(speech.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr(speech, "time", SimpleNamespace(monotonic=lambda: next(times)))
     monkeypatch.setattr(sys, "stderr", Terminal())
     with Meter() as meter:
         meter.move("folder/talk.wav", 30.0, 60.0)
@@ -178,7 +179,7 @@ def test_a_meter_shows_seconds_and_speed_on_terminals_alone(monkeypatch):
         meter.clear()
         assert sys.stderr.getvalue().endswith(" \r")
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    monkeypatch.setattr(speech.time, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(speech, "time", SimpleNamespace(monotonic=lambda: 0.0))
     with Meter() as meter:
         meter.move("folder/talk.wav", 30.0, 60.0)
     assert sys.stderr.getvalue() == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import small_recipes
@@ -112,7 +113,7 @@ def test_passing_lines_are_written_over_on_a_screen_and_rare_elsewhere(
 ):
     """In a file a line of steps stands twice a minute, other lines always."""
     now = 100.0
-    monkeypatch.setattr(train_command.time, "monotonic", lambda: now)
+    monkeypatch.setattr(train_command, "time", SimpleNamespace(monotonic=lambda: now))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: screen)
     say = train_command.lines_to_stderr()
     for seconds, line in (

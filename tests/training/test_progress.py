@@ -14,7 +14,7 @@ from seq2edge.training.progress import ProgressLines
 def test_steps_are_said_once_a_second_and_every_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines of steps begin with a carriage return; rate and time left are those of this start."""
     now, lines = 100.0, list[str]()
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now))
     bar = ProgressLines(lines.append)
     metrics = {"loss": torch.tensor(2.5), "validation_loss": torch.tensor(1.25)}
     for step, seconds in ((10, 0.0), (11, 0.5), (20, 2.0)):
