@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from seq2edge.runtime.backend import Answer, Candidates, Logits, all_logits
 from seq2edge.runtime.candidates import ForbiddenTokens, TopCandidates, largest_bounds
 from seq2edge.runtime.filters import NEVER, only_forbids
-from seq2edge.runtime.likelihood import checked, log_likelihoods, log_softmax, log_sum_exp
+from seq2edge.runtime.likelihood import checked, log_likelihoods, log_softmax, total_of
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.sampling import draw_several, remaining
 from seq2edge.runtime.search import (
@@ -66,7 +66,7 @@ class BeamSearch(FilteredSearch):
         self._records.begin(answer)
         if isinstance(answer, Candidates) and self._candidates_may_decide():
             best = self._best_from_candidates(answer)
-        values, parents, tokens = best or self._best_of_all(all_logits(answer))
+        values, parents, tokens = best or self._best_of_all(answer)
         reasons = self._reasons(parents, tokens)
         self._collect(values, parents, tokens, reasons)
         going_on = self._continue(values, reasons)
@@ -78,9 +78,10 @@ class BeamSearch(FilteredSearch):
         self._records.go_on(*choice)
         return choice
 
-    def _best_of_all(self, logits: Logits) -> Best:
+    def _best_of_all(self, answer: Answer) -> Best:
         """The best of all tokens, or drawn ones."""
-        total, shared = self._shared_out(checked(log_sum_exp(logits)), lambda: logits)
+        logits = all_logits(answer)
+        total, shared = self._shared_out(checked(total_of(answer)), lambda: logits)
         scores = log_likelihoods(logits, total)
         nothing_left = bool(self._filter(scores).all())
         if nothing_left and not self.finished:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.errors import BackendError
-from seq2edge.runtime.backend import Logits
+from seq2edge.runtime.backend import Answer, Candidates, Logits
 
 
 def log_sum_exp(logits: Logits, dtype: Any = np.float64) -> NDArray[Any]:
@@ -23,6 +23,11 @@ def log_sum_exp(logits: Logits, dtype: Any = np.float64) -> NDArray[Any]:
         total = np.exp(logits - highest).sum(axis=-1, dtype=dtype)
     result: NDArray[Any] = np.log(total) + highest[..., 0]
     return result
+
+
+def total_of(answer: Answer) -> NDArray[np.float64]:
+    """The log-sum-exp of a step's logits (rows,); an answer of the largest alone brings it."""
+    return answer.log_sum_exp if isinstance(answer, Candidates) else log_sum_exp(answer)
 
 
 def log_likelihoods(logits: Logits, total: NDArray[np.float64]) -> Logits:

@@ -24,7 +24,7 @@ from seq2edge.runtime.filters import (
     make_filters,
     may_increase_scores,
 )
-from seq2edge.runtime.likelihood import checked, log_sum_exp
+from seq2edge.runtime.likelihood import checked, total_of
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.sampling import draw, remaining
 from seq2edge.runtime.sequences import (
@@ -196,10 +196,9 @@ class RowSearch(FilteredSearch):
         stuck = self._filter(filtered)
         if any(stuck[row] for row, reason in enumerate(self._reasons) if reason is None):
             raise self._stuck()
-        known = answer.log_sum_exp if isinstance(answer, Candidates) else log_sum_exp(logits)
         tokens = self._drawn(filtered) if self._draws else filtered.argmax(axis=1)
         values = logits[np.arange(len(tokens)), tokens].astype(np.float64)
-        return tokens.tolist(), (values - checked(known)).tolist()
+        return tokens.tolist(), (values - checked(total_of(answer))).tolist()
 
     def _drawn(self, scores: Logits) -> NDArray[np.int64]:
         """A token for each row; of rows that have ended, any."""
