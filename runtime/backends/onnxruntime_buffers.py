@@ -131,9 +131,13 @@ class Memory:
 
     def keep(self, inputs: NDArray[np.int64]) -> None:
         """Input i is the old `inputs[i]`."""
-        moved = np.flatnonzero(inputs != np.arange(len(inputs)))
-        for array in self._arrays().values():
-            array[moved] = array[inputs[moved]]
+        if self._given:
+            self._own = {name: array[inputs] for name, array in self._arrays().items()}
+            self._given = {}
+        else:
+            moved = np.flatnonzero(inputs != np.arange(len(inputs)))
+            for array in self._own.values():
+                array[moved] = array[inputs[moved]]
         self.source_length = self.source_length[inputs]
 
     def join(self, other: Memory) -> None:
@@ -142,7 +146,7 @@ class Memory:
         source = rounded_up(int(lengths.max()), SOURCE_STEP)
         theirs, first = other._arrays(), len(self.source_length)
         for name, array in self._arrays().items():
-            room, heads, before, head_dim = array.shape
+            room, heads, before, head_dim = array.shape  # of what the encoder gave none is left
             if len(lengths) > room or not source <= before <= 2 * source:
                 width = min(before, source)
                 shape = (max(len(lengths), 2 * room), heads, source, head_dim)
@@ -152,14 +156,12 @@ class Memory:
             taken = theirs[name][: len(other.source_length), :, :width]
             self._own[name][first : len(lengths), :, :width] = taken
             self._own[name][first : len(lengths), :, width:] = 0
+        self._given = {}
         self.source_length = lengths
 
-    def _arrays(self) -> Mapping[str, Cached]:
-        """Arrays of its own, copied from what the encoder gave when they are first needed."""
-        if self._given:
-            self._own = {name: host_view(value).copy() for name, value in self._given.items()}
-            self._given = {}
-        return dict(self._own)
+    def _arrays(self) -> dict[str, Cached]:
+        """Every tensor; those that the encoder gave are not written to."""
+        return {name: host_view(value) for name, value in self._given.items()} or dict(self._own)
 
 
 def fill_row(row: Mapping[str, Cached], values: Mapping[str, Cached], used: int) -> None:
