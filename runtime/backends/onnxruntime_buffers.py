@@ -146,7 +146,8 @@ class Memory:
         source = rounded_up(int(lengths.max()), SOURCE_STEP)
         theirs, first = other._arrays(), len(self.source_length)
         for name, array in self._arrays().items():
-            room, heads, before, head_dim = array.shape  # of what the encoder gave none is left
+            # Where the encoder gave it there is room for no more, so that it is not written to.
+            room, heads, before, head_dim = array.shape
             if len(lengths) > room or not source <= before <= 2 * source:
                 width = min(before, source)
                 shape = (max(len(lengths), 2 * room), heads, source, head_dim)
