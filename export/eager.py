@@ -68,6 +68,7 @@ class EagerBackend:
 
     name = "eager"
     capacity: int | None = None
+    rows: int | None = None
     running = False
     verifies = False
 

@@ -279,6 +279,7 @@ class _Listed:
 
     name = "listed"
     capacity: int | None = None
+    rows: int | None = None
     running = verifies = False
 
     def __init__(self, backend: Backend, ids: NDArray[np.int64]) -> None:

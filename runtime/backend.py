@@ -153,6 +153,7 @@ class Backend(Protocol):
 
     name: str
     capacity: int | None  # tokens that a row's cache can hold at most; None: any number
+    rows: int | None  # sequences that are decoded at a time at most; None: any number
     running: bool  # whether its caches are of the kind `RunningCache`
     verifies: bool  # whether `step` answers several tokens of a row
     aligns: bool  # whether its caches are of the kind `AligningCache`

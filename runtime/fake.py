@@ -104,6 +104,7 @@ class FakeBackend:
 
     name = "fake"
     capacity: int | None = None
+    rows: int | None = None
 
     def __init__(
         self,

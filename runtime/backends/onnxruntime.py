@@ -68,6 +68,7 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
     capacity: int | None = None
+    rows: int | None = None
     running = True
 
     def __init__(

@@ -49,6 +49,7 @@ class TensorRTBackend:
 
     name = "tensorrt"
     capacity: int | None = None
+    rows: int | None = None
     running = False
     verifies = False
     aligns = False  # engines are built without
@@ -111,6 +112,7 @@ class TensorRTBackend:
         self._encoder = EngineEncoder(encoder, self.device, scratch) if encoder else None
         self._decoder = EngineDecoder(decoder, self.device, scratch) if decoder else None
         self.capacity = decoder.info.sizes.capacity if decoder else None
+        self.rows = decoder.info.sizes.rows if decoder else None
         return tuple(opened.values())
 
     def encode(self, source: Tokens | Features, source_length: Lengths) -> EngineMemory:

@@ -17,6 +17,7 @@ from seq2edge.errors import BackendError, CapacityError
 from seq2edge.runtime.backend import all_logits
 from seq2edge.runtime.backends.engine_calls import GRAPHS
 from seq2edge.runtime.backends.engine_encoder import SOURCE_STEP
+from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.parity import ENGINE_TOLERANCES, TOLERANCES
 
 CLOSE = TOLERANCES["float32"].absolute
@@ -380,6 +381,19 @@ def test_more_rows_than_the_engine_was_built_for_are_refused(machine, engines):
         cache.reorder(np.array([0, 1, 1]))
     with pytest.raises(BackendError, match="batch: 4 inputs"):
         machine.open(engines("llama")).start(None, 4, None)
+
+
+@pytest.mark.parametrize("name", ["bart", "llama"])
+def test_a_backend_says_how_many_rows_its_engine_takes(machine, engines, name):
+    """All beams of the largest batch, also of one input; of an encoder alone none are decoded."""
+    bundle = engines(name)
+    backend = machine.open(bundle)
+    assert backend.rows == SIZES.rows == 12
+    drawn = DecodeOptions(do_sample=True, seed=1, num_return_sequences=backend.rows)
+    assert len(decoded(backend, bundle, (3,), drawn)) == backend.rows
+    with pytest.raises(BackendError, match="13 rows, the engine was built for"):
+        decoded(backend, bundle, (3,), drawn.replace(num_return_sequences=backend.rows + 1))
+    assert machine.open(engines("bert")).rows is None
 
 
 def test_a_set_capacity_holds_too(machine, engines):
