@@ -60,6 +60,7 @@ class Speech:
     condition_on_previous: bool | None
     skip_silence: bool | None
     temperatures: str | None
+    best_of: int | None
     compression_ratio_threshold: float | None
     logprob_threshold: float | None
     no_speech_threshold: float | None
@@ -89,6 +90,11 @@ def speech_options(command: Command) -> Command:
         click.option("--logprob-threshold", type=float, help="Below it text is doubtful."),
         click.option(
             "--compression-ratio-threshold", type=float, help="Above it text repeats itself."
+        ),
+        click.option(
+            "--best-of",
+            type=click.IntRange(1),
+            help="Texts drawn at temperatures above 0, the likeliest is kept; 5.",
         ),
         click.option(
             "--temperatures",

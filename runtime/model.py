@@ -117,6 +117,11 @@ class Model(Understanding):
         check_draft(self, draft)
         self._draft = draft
 
+    @property
+    def draft(self) -> Model | None:
+        """What guesses for it. See `use_draft`."""
+        return self._draft
+
     def generate_ids(
         self, prompts: Sequence[Ids], options: DecodeOptions | None = None
     ) -> list[list[GeneratedSequence]]:

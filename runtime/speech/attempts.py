@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from seq2edge.errors import OptionError
 from seq2edge.runtime.backend import Logits, Memory
 from seq2edge.runtime.group import Group
 from seq2edge.runtime.likelihood import log_sum_exp
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.request import Request
+from seq2edge.runtime.sequences import GeneratedSequence
 from seq2edge.runtime.speech.language import language_probabilities
 from seq2edge.runtime.speech.options import SpeechOptions
 from seq2edge.runtime.speech.timestamps import TimestampRules
@@ -29,6 +31,8 @@ from seq2edge.runtime.speech.windows import Heard, Window
 
 if TYPE_CHECKING:
     from seq2edge.runtime.model import Model
+
+DRAWN = 5  # texts of a window at temperatures above 0, where nobody says
 
 
 class Attempts:
@@ -122,12 +126,13 @@ class Attempts:
         temperature = self._temperature
         if temperature == 0.0:
             return {"do_sample": False, "num_return_sequences": 1}
+        rows = drawn_rows(self._model, self._options, self._decode)
         # The same window draws the same, whatever is decoded beside it.
         seed = (self._decode.seed or 0) + self._number + 100 * self.window.first
         return {
             "do_sample": True,
             "num_beams": 1,
-            "num_return_sequences": 1,
+            "num_return_sequences": rows,
             "temperature": temperature,
             "seed": seed,
         }
@@ -135,6 +140,11 @@ class Attempts:
     @property
     def _temperature(self) -> float:
         return self._options.temperatures[self._number]
+
+    @property
+    def _last(self) -> bool:
+        """Whether no other temperature is left."""
+        return self._number + 1 == len(self._options.temperatures)
 
     def _latest(self) -> int | None:
         """Steps of time in which the window's first segment begins."""
@@ -159,10 +169,7 @@ class Attempts:
     def judge(self, group: Group) -> Heard | None:
         """What the window says, None where another attempt is due. Raises what ended the group."""
         options = self._options
-        sequence = group.results()[0]
-        beams = group.request.options.num_beams > 1
-        logprob = sequence.score if beams else self._likelihood.average
-        ratio = compression_ratio(sequence.ids, self._model.dims.vocab)
+        logprob, ratio, sequence = self._best(group)
         least, most = options.logprob_threshold, options.compression_ratio_threshold
         doubtful = least is not None and logprob < least
         silent = (
@@ -171,7 +178,7 @@ class Attempts:
             and self._no_speech > options.no_speech_threshold
         )
         again = (doubtful or (most is not None and ratio > most)) and not silent
-        if again and self._number + 1 < len(options.temperatures):
+        if again and not self._last:
             self._number += 1
             self._memory = group.memory
             return None
@@ -190,14 +197,35 @@ class Attempts:
             answer=sequence,
         )
 
+    def _best(self, group: Group) -> tuple[float, float, GeneratedSequence]:
+        """The likeliest text on average, behind its log-probability and its compression ratio.
+
+        At the last temperature one that does not repeat itself, where there is any: text that goes
+        round in a loop becomes likelier with every round. Before it, that the likeliest is a loop
+        says that a higher temperature is due, where the others are better too.
+        """
+        beams = group.request.options.num_beams > 1
+        texts = [
+            (
+                sequence.score if beams else self._likelihood.average(sequence),
+                compression_ratio(sequence.ids, self._model.dims.vocab),
+                sequence,
+            )
+            for sequence in group.results()
+        ]
+        most = self._options.compression_ratio_threshold
+        passing = [text for text in texts if most is None or text[1] <= most]
+        kept = passing if passing and self._last else texts
+        return max(kept, key=lambda text: text[0])
+
 
 class _Likelihood:
-    """How likely the chosen tokens of one row are among those that the rules leave."""
+    """How likely the chosen tokens of each row are among those that the rules leave."""
 
     def __init__(self, rules: TimestampRules | None) -> None:
         self._rules = rules
         self._scores: Logits
-        self._total, self._count = 0.0, 0
+        self._logprobs: list[NDArray[np.float64]] = []  # of each step's tokens (rows,)
 
     def __call__(self, tokens: NDArray[np.int64], scores: Logits) -> Logits:
         """See Processor."""
@@ -205,15 +233,38 @@ class _Likelihood:
         return self._scores
 
     def add(self, group: Group) -> None:
-        """Count in the token that was chosen. See Request."""
-        scores, token = self._scores[0], int(group.history.tokens[0, -1])
-        self._total += float(scores[token] - log_sum_exp(scores))
-        self._count += 1
+        """Count in the tokens that were chosen. See Request."""
+        scores, tokens = self._scores, group.history.tokens[:, -1]
+        chosen = scores[np.arange(len(tokens)), tokens]
+        self._logprobs.append(chosen - log_sum_exp(scores))
 
-    @property
-    def average(self) -> float:
-        """The mean log-probability of the tokens."""
-        return self._total / max(1, self._count)
+    def average(self, sequence: GeneratedSequence) -> float:
+        """The mean log-probability of its tokens; behind them its row is padding."""
+        count, row = len(sequence.ids), sequence.index
+        total = sum(float(logprobs[row]) for logprobs in self._logprobs[:count])
+        return total / max(1, count)
+
+
+def drawn_rows(model: Model, options: SpeechOptions, decode: DecodeOptions) -> int:
+    """How many texts are drawn at a temperature above 0.
+
+    Raises OptionError for more than can be decoded at a time.
+    """
+    rows, most = options.best_of, model.backend.rows
+    guessed = model.draft is not None or decode.prompt_lookup_num_tokens > 0
+    if rows is None:
+        return 1 if guessed else min(DRAWN, most or DRAWN)
+    if guessed and rows > 1:
+        raise OptionError(
+            f"best_of: {rows}, tokens are guessed for one text alone; leave out best_of, or the "
+            f"{'prompt_lookup_num_tokens' if model.draft is None else 'draft'}"
+        )
+    if most is not None and rows > most:
+        raise OptionError(
+            f"best_of: {rows}, {model.backend.name} decodes {most} texts at a time; draw so many "
+            "at most, or build with a larger --beams or --batch"
+        )
+    return rows
 
 
 def compression_ratio(ids: Sequence[int], vocab: int) -> float:

@@ -10,6 +10,7 @@ from seq2edge.errors import OptionError
 
 AUTO = "auto"
 MOST_WINDOWS = 1024  # of a batch
+MOST_DRAWN = 100  # texts of a window
 LONGEST_HINT = 2**16  # characters of a prompt, hot words or a prefix
 
 
@@ -37,6 +38,10 @@ class SpeechOptions:
     # What a window is decoded with, one after the other until its text passes the thresholds:
     # at 0.0 by the search of the DecodeOptions, above it drawn.
     temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    # So many texts of a window are drawn above 0.0, of which the likeliest is kept, at the last
+    # temperature the likeliest that does not repeat itself. None: 5, or as many as the backend
+    # decodes at a time; 1 where tokens are guessed.
+    best_of: int | None = None
     # A text whose tokens become more times shorter when compressed repeats itself; None: any may.
     compression_ratio_threshold: float | None = 1.35
     # A text whose tokens have a lower log-probability on average is doubtful; None: none is.
@@ -68,6 +73,12 @@ class SpeechOptions:
             raise OptionError(f"language: {self.language!r}, needs a code, a name or 'auto'")
         if type(self.batch) is not int or not 1 <= self.batch <= MOST_WINDOWS:
             raise OptionError(f"batch: {self.batch!r}, needs 1 to {MOST_WINDOWS} windows")
+        if self.best_of is not None and (
+            type(self.best_of) is not int or not 1 <= self.best_of <= MOST_DRAWN
+        ):
+            raise OptionError(
+                f"best_of: {self.best_of!r:.60}, needs 1 to {MOST_DRAWN} texts, or None"
+            )
         object.__setattr__(self, "temperatures", _temperatures(self.temperatures))
         for name, (least, most) in _RANGES.items():
             value = getattr(self, name)

@@ -19,12 +19,12 @@ from seq2edge.runtime.inputs import Audio, refuse_one_string
 from seq2edge.runtime.model import Model
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.request import rows_of
-from seq2edge.runtime.scheduler import Scheduler
+from seq2edge.runtime.scheduler import ROWS, Scheduler
 from seq2edge.runtime.sound.activity import speech_spans
 from seq2edge.runtime.sound.log_mel import FRAME_RATE, FRAMES, SAMPLING_RATE, check_samples
 from seq2edge.runtime.sound.recording import read_samples
 from seq2edge.runtime.sound.resampling import Samples
-from seq2edge.runtime.speech.attempts import Attempts
+from seq2edge.runtime.speech.attempts import Attempts, drawn_rows
 from seq2edge.runtime.speech.batched_windows import BatchedWindows
 from seq2edge.runtime.speech.exact_windows import ExactWindows
 from seq2edge.runtime.speech.options import SpeechOptions
@@ -49,13 +49,15 @@ class Transcriber:
         """`decode` says how tokens are searched for at temperature 0; beams, for example.
 
         By default the bundle's own. Raises InputError for a model that does not transcribe, a
-        language or task that it does not know, and OptionError for times that it cannot write.
+        language or task that it does not know, and OptionError for times that it cannot write or
+        more texts of a window than its backend decodes at a time.
         """
         self.model, self.options = model, options or SpeechOptions()
         self.decode = decode or model.options
         self.tokens = SpeechTokens.of(model)
         if self.options.words:
             check_words(model)
+        self._drawn = drawn_rows(model, self.options, self.decode)
         self._language = self.tokens.language(self.options)
         self.tokens.asking(self._language, self.options)
         texts = (self.options.initial_prompt, self.options.hotwords, self.options.prefix)
@@ -160,10 +162,18 @@ class Transcriber:
         )
         return _Recording(self, samples, windows, self._language)
 
+    def _rows(self) -> int:
+        """How many sequences are decoded at a time."""
+        searched = max(1, self.decode.num_beams, rows_of(self.decode))
+        drawn = self._drawn if any(self.options.temperatures) else 1
+        batch, widest = self.options.batch, max(searched, drawn)
+        # Few windows are drawn again, so a large batch takes no room for all of them.
+        most = self.model.backend.rows or max(ROWS, batch * searched)
+        return max(widest, min(batch * widest, most))
+
     def _work(self, recordings: Iterator[_Recording]) -> Iterator[_Recording]:
         """Decode them together; each of them whenever something of it is done."""
-        rows = max(1, self.decode.num_beams, rows_of(self.decode))
-        scheduler = Scheduler(self.model.backend, rows=self.options.batch * rows)
+        scheduler = Scheduler(self.model.backend, rows=self._rows())
         running: list[_Recording] = []
         while True:
             free = self.options.batch - sum(len(each.groups) for each in running)

@@ -141,6 +141,8 @@ def test_json_of_results_has_ids_scores_and_log_probabilities(hearing, clips):
         (["a.wav", "--logprobs", 1], 2, "--logprobs goes with --json"),
         (["a.wav", "--highlight"], 2, "--highlight goes with --words and --format vtt"),
         (["a.wav", "--temperatures", "0,x"], 1, "temperatures: '0,x', needs numbers with commas"),
+        (["a.wav", "--best-of", 0], 2, "'--best-of': 0 is not in the range x>=1"),
+        (["a.wav", "--best-of", 101], 1, "best_of: 101, needs 1 to 100 texts, or None"),
         (["a.wav", "--language", "klingon"], 1, "language: this model does not know 'klingon'"),
         (["a.wav", "a.wav", "-o", "out"], 1, "out: several recordings are called a, rename"),
         (["."], 1, ".: holds no recording"),

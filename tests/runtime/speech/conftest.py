@@ -20,3 +20,9 @@ def original():
 def model(made_once):
     """The same, exported and loaded."""
     return seq2edge.load(made_once(speech_models.speech_bundle), threads=1)
+
+
+@pytest.fixture(scope="session")
+def long():
+    """50 s of sound."""
+    return speech_models.recording(50)

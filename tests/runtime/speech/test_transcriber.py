@@ -10,6 +10,8 @@ import speech_models
 import torch
 from speech_models import RATE, features_of, recording
 
+from seq2edge.errors import OptionError
+from seq2edge.runtime.scheduler import Scheduler
 from seq2edge.runtime.speech.exact_windows import ExactWindows
 from seq2edge.runtime.speech.options import SpeechOptions
 from seq2edge.runtime.speech.transcriber import Transcriber
@@ -25,12 +27,6 @@ EXACT = SpeechOptions(
     skip_silence=False,
     condition_on_previous=False,
 )
-
-
-@pytest.fixture(scope="module")
-def long():
-    """50 s of sound."""
-    return recording(50)
 
 
 def original_ids(original, samples, **settings):
@@ -246,3 +242,70 @@ def test_without_times_every_window_is_a_segment(model, original, long):
     settings = {"language": "en", "task": "transcribe", "temperature": 0.0}
     expected = silent.generate(window, return_timestamps=False, **settings)
     assert list(segments[0].ids) == expected[0].tolist()
+
+
+HOT = EXACT.replace(temperatures=(0.6,))
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    """How many rows the steps of the test's schedulers had."""
+    counts = []
+
+    def step(self, take=Scheduler.step):
+        more = take(self)
+        counts.append(sum(group.request.rows for group in self.running))
+        return more
+
+    monkeypatch.setattr(Scheduler, "step", step)
+    return counts
+
+
+# Rows that the backend takes, options, and how many rows are decoded at a time.
+DRAWN = {
+    "by default": (None, HOT, 5),
+    "two": (None, HOT.replace(best_of=2), 2),
+    "of two windows": (None, HOT.replace(mode="batched", batch=2), 10),
+    "three, where no more fit": (3, HOT, 3),
+    "two of one window after the other": (3, HOT.replace(best_of=2, mode="batched"), 2),
+    "one, where no more fit": (1, HOT, 1),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_as_many_texts_are_drawn_as_the_backend_takes(model, long, monkeypatch, rows, name):
+    """Of one window and of several together; by default 5 where it takes any number."""
+    most, options, drawn = DRAWN[name]
+    monkeypatch.setattr(model.backend, "rows", most)
+    assert Transcriber(model, options).transcribe(long).text
+    assert max(rows) == drawn
+
+
+def test_a_large_batch_draws_few_windows_at_a_time(model, long, rows):
+    """So that it takes no more memory than one that is searched for its likeliest tokens."""
+    options = HOT.replace(batch=20, best_of=16, skip_silence=False)
+    recordings = [long[: 2 * RATE]] * 6
+    texts = [each.text for each in Transcriber(model, options).transcribe_each(recordings)]
+    assert texts == [texts[0]] * 6
+    assert max(rows) == 64
+
+
+def test_more_texts_than_can_be_decoded_are_refused(model, long, monkeypatch):
+    """With the number that can; beams are left to the backend, whose word on them is better."""
+    monkeypatch.setattr(model.backend, "rows", 2)
+    with pytest.raises(OptionError, match=r"best_of: 3, onnxruntime decodes 2 texts .*--beams"):
+        Transcriber(model, HOT.replace(best_of=3))
+    beams = model.options.replace(num_beams=3)
+    assert Transcriber(model, EXACT, beams).transcribe(long).text
+
+
+def test_one_text_is_drawn_where_tokens_are_guessed(model, long, monkeypatch, rows):
+    """Guesses are of one row; more are refused."""
+    guessed = model.options.replace(prompt_lookup_num_tokens=3)
+    assert Transcriber(model, HOT, guessed).transcribe(long).text
+    assert max(rows) == 1
+    with pytest.raises(OptionError, match=r"best_of: 2, tokens are guessed .*prompt_lookup_num"):
+        Transcriber(model, HOT.replace(best_of=2), guessed)
+    monkeypatch.setattr(model, "_draft", model)
+    with pytest.raises(OptionError, match=r"best_of: 2, tokens are guessed .* the draft"):
+        Transcriber(model, HOT.replace(best_of=2))
