@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from seq2edge.bundle.engine_info import ALIGNMENT, SAMPLE_LENGTH, SEGMENTS
 from seq2edge.model.dims import Dims, StackDims
 
 Shape: TypeAlias = tuple[int | str, ...]
+
+# What the names of inputs and outputs begin with: caches, and encoder memories.
+PAST, PRESENT, CROSS = "past_", "present_", "cross_"
 
 AVERAGED: Shape = ("rows", "source")  # of an alignment that is the mean of its heads
 
@@ -49,8 +52,13 @@ def encoder_contract(dims: Dims) -> Contract:
     return Contract(inputs=inputs, outputs=outputs)
 
 
-def decoder_contract(dims: Dims, *, alignment: Shape | None = None) -> Contract:
-    """What `decoder.onnx` takes and gives; with the shape of an `alignment`, that too."""
+def decoder_contract(
+    dims: Dims, *, alignment: Shape | None = None, memories: Iterable[str] = ()
+) -> Contract:
+    """What `decoder.onnx` takes and gives; with the shape of an `alignment`, that too.
+
+    Of encoder memories that are caches to it, those of these names, it gives what it was given.
+    """
     assert dims.decoder is not None
     inputs: dict[str, Shape] = {
         "input_ids": ("rows", "new"),
@@ -60,12 +68,18 @@ def decoder_contract(dims: Dims, *, alignment: Shape | None = None) -> Contract:
     if dims.encoder is not None:
         inputs["source_length"] = ("batch",)
         inputs |= _cross_shapes(dims.decoder, "source")
-    inputs |= _cache_shapes("past", dims)
+    inputs |= _cache_shapes(PAST, dims)
     outputs: dict[str, Shape] = {"logits": ("rows", dims.vocab)}
-    outputs |= _cache_shapes("present", dims)
+    outputs |= _cache_shapes(PRESENT, dims)
+    outputs |= {present_of(name): inputs[name] for name in memories if name in inputs}
     if alignment is not None:
         outputs[ALIGNMENT] = alignment
     return Contract(inputs=inputs, outputs=outputs)
+
+
+def present_of(name: str) -> str:
+    """The output that a cache of this name is given out as."""
+    return PRESENT + name.removeprefix(PAST)
 
 
 def alignment_shape(dims: Dims, heads: int) -> Shape:
@@ -76,14 +90,16 @@ def alignment_shape(dims: Dims, heads: int) -> Shape:
 def _cross_shapes(stack: StackDims, length: str | int) -> dict[str, Shape]:
     shape: Shape = ("batch", stack.kv_heads, length, stack.head_dim)
     return {
-        f"cross_{part}_{layer}": shape for layer in range(stack.layers) for part in ("key", "value")
+        f"{CROSS}{part}_{layer}": shape
+        for layer in range(stack.layers)
+        for part in ("key", "value")
     }
 
 
 def _cache_shapes(prefix: str, dims: Dims) -> dict[str, Shape]:
     assert dims.decoder is not None
     return {
-        f"{prefix}_{part}_{layer}": ("rows", heads, "capacity", size)
+        f"{prefix}{part}_{layer}": ("rows", heads, "capacity", size)
         for layer, kept in enumerate(dims.decoder.caches(dims.width))
         for part, (heads, size) in kept.items()
     }

@@ -23,10 +23,13 @@ from typing import Final, NoReturn
 
 from seq2edge.bundle.contract import (
     AVERAGED,
+    CROSS,
+    PRESENT,
     Shape,
     alignment_shape,
     decoder_contract,
     encoder_contract,
+    present_of,
 )
 from seq2edge.bundle.engine_info import (
     ALIGNMENT,
@@ -49,9 +52,12 @@ from seq2edge.bundle.operators import (
     KINDS,
     LENGTHS,
     LONGEST,
+    MEMORY_LENGTHS,
     OPSETS,
     SIZES,
     SLICE_ENDS,
+    SLICE_OPERATORS,
+    SLICE_PLACES,
     STANDARD,
     UPWARDS,
 )
@@ -79,6 +85,7 @@ WRITTEN: Final[Mapping[str, Mapping[int, tuple[int, int]]]] = {
     "TensorScatter": {1: (0, 2)},
 }
 NEW_TOKENS: Final = [("rows",), ("new",)]
+NO_TOKENS: Final = [("batch",), (0,)]  # are written into memories
 WITH_LENGTHS: Final = {operator for operator, _ in LENGTHS}
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 60
@@ -112,6 +119,7 @@ class _Check:
         self.producers: dict[str, Node] = {}  # by what they give
         self.constants: dict[str, tuple[int, ...]] = {}  # weights of few integers
         self.sizes = {LAST_POSITIONS}  # values made of constants, shapes and lengths alone
+        self.places: set[str] = set()  # what is computed of these
 
     def fail(self, what: str) -> NoReturn:
         """Refuse the graph."""
@@ -240,8 +248,9 @@ class _Check:
 
     def check_lengths(self, node: Node) -> None:
         """What its kernel trusts comes straight from the graph's inputs, caches are our own."""
+        lengths = MEMORY_LENGTHS if _reads_memory(node) else LENGTHS
         for place, name in enumerate(node.inputs):
-            expected = LENGTHS.get((node.operator, place))
+            expected = lengths.get((node.operator, place))
             if name and expected is not None and self.way(name) != expected:
                 self.fail(
                     f"input {place} of {node.operator} is {_short(self.way(name))}, "
@@ -253,7 +262,9 @@ class _Check:
         pasts = [node.inputs[i] for i in caches[0] if i < len(node.inputs)]
         presents = [node.outputs[i] for i in caches[1] if i < len(node.outputs)]
         inputs = {tensor.name for tensor in self.file.inputs}
-        paired = [name.replace("past_", "present_", 1) for name in pasts]
+        paired = [present_of(name) for name in pasts]
+        if len({name.startswith(CROSS) for name in pasts}) > 1:
+            self.fail(f"{node.operator} reads both a cache and a memory, {_short(pasts)}")
         if len(pasts) != len(caches[0]) or paired != presents or not inputs.issuperset(pasts):
             self.fail(f"{node.operator} reads caches {_short(pasts)} and gives {_short(presents)}")
 
@@ -267,7 +278,8 @@ class _Check:
                 largest = max(map(abs, numbers), default=0)
                 if node.operator == "Expand":
                     largest = math.prod(number for number in numbers if number)
-                if name not in self.sizes or largest > LARGEST_INTEGER:
+                cuts = node.operator == "Slice" and place in SLICE_PLACES and name in self.places
+                if (name not in self.sizes and not cuts) or largest > LARGEST_INTEGER:
                     self.fail(
                         f"input {place} of {node.operator} is no size, {_short(numbers or name)}"
                     )
@@ -286,6 +298,10 @@ class _Check:
             or (node.operator == "ReduceMax" and self.way(node.outputs[0]) == LONGEST)
         ):
             self.sizes.update(node.outputs)
+        elif node.operator in SLICE_OPERATORS and (self.sizes | self.places).issuperset(
+            node.inputs
+        ):
+            self.places.update(node.outputs)
 
     def begin_shapes(self) -> Shapes:
         """What is known before the first operator."""
@@ -294,16 +310,17 @@ class _Check:
         return Shapes(shapes, self.constants)
 
     def check_written(self, node: Node, shapes: Shapes) -> None:
-        """What a kernel writes into a cache is as long as the new tokens."""
+        """What a kernel writes into a cache is as long as the new tokens; into memories nothing."""
+        memory = _reads_memory(node)
         for place, axes in WRITTEN.get(node.operator, {}).items():
-            if not any(node.inputs[place : place + 1]):
+            if memory and place == 0:
+                continue  # queries alone
+            if not memory and not any(node.inputs[place : place + 1]):
                 continue
             shape = shapes.of(node, place) or ()
-            if [shape[axis : axis + 1] for axis in axes] != NEW_TOKENS:
-                self.fail(
-                    f"input {place} of {node.operator} is {_short(shape)}, "
-                    "not shown to be as long as the new tokens"
-                )
+            if [shape[axis : axis + 1] for axis in axes] != (NO_TOKENS if memory else NEW_TOKENS):
+                what = "to be of no token" if memory else "to be as long as the new tokens"
+                self.fail(f"input {place} of {node.operator} is {_short(shape)}, not shown {what}")
 
     def way(self, name: str, depth: int = 0) -> str:
         """How a value comes from inputs and constants, as LENGTHS writes it; ? where too far."""
@@ -311,11 +328,12 @@ class _Check:
         if weight is not None:
             return str(list(self.constants.get(name, "?")))
         if node is None:
-            return name
+            return CROSS if name.startswith(CROSS) else name
         if depth > DEEPEST_WAY or node.outputs[0] != name or len(node.inputs) > MOST_READ:
             return "?"
         inputs = ",".join(self.way(value, depth + 1) for value in node.inputs)
-        return f"{node.operator}{node.attributes.get('to', '')}({inputs})"
+        mark = node.attributes.get("to", node.attributes.get("start", ""))
+        return f"{node.operator}{mark}({inputs})"
 
     def integers(self, weight: Weight) -> tuple[int, ...]:
         """What a weight of a few integers holds; nothing of any other."""
@@ -325,6 +343,12 @@ class _Check:
         if end - start > INT64_BYTES * MOST_INTEGERS:
             return ()
         return struct.unpack(f"<{(end - start) // INT64_BYTES}q", self.data[start:end])
+
+
+def _reads_memory(node: Node) -> bool:
+    """Whether its cache is an encoder memory."""
+    places = CACHES.get(node.operator, ((), ()))[0]
+    return any(name.startswith(CROSS) for i in places for name in node.inputs[i : i + 1])
 
 
 def _is_number(text: str) -> bool:
@@ -345,7 +369,11 @@ def check_contract(record: GraphRecord, manifest: Manifest, subject: object) -> 
     contract = (
         encoder_contract(dims)
         if record.role == "encoder"
-        else decoder_contract(dims, alignment=_alignment(dims, outputs.get(ALIGNMENT)))
+        else decoder_contract(
+            dims,
+            alignment=_alignment(dims, outputs.get(ALIGNMENT)),
+            memories=[name for name, tensor in inputs.items() if _is_cached_memory(tensor)],
+        )
     )
     expected_inputs, expected_outputs = dict(contract.inputs), dict(contract.outputs)
     if SEGMENTS not in inputs:
@@ -363,9 +391,14 @@ def check_contract(record: GraphRecord, manifest: Manifest, subject: object) -> 
     _compare(inputs, expected_inputs, record, manifest, f"{subject}: input")
     _compare(outputs, expected_outputs, record, manifest, f"{subject}: output")
     for name, tensor in inputs.items():
-        present = outputs.get(name.replace("past_", "present_", 1))
+        present = outputs.get(present_of(name))
         if present and (present.shape, present.dtype) != (tensor.shape, tensor.dtype):
             raise BundleError(f"{subject}: {name} and {present.name} differ in type or shape")
+
+
+def _is_cached_memory(tensor: TensorRecord) -> bool:
+    """Whether an encoder memory is a cache to the decoder, see int8_memory.py."""
+    return tensor.name.startswith(CROSS) and tensor.dtype == "int8"
 
 
 def _alignment(dims: Dims, output: TensorRecord | None) -> Shape | None:
@@ -418,11 +451,12 @@ def _dtypes(name: str, record: GraphRecord, manifest: Manifest) -> Iterable[str]
     if record.target == "tensorrt":
         return FLOATS
     quantization = manifest.quantization
-    if (
-        name.startswith(("past_key", "past_value", "present_key", "present_value"))
-        and record.target == "onnxruntime"
-        and quantization is not None
-        and quantization.cache == "int8"
-    ):
-        return ("int8",)
+    if record.target == "onnxruntime" and quantization is not None:
+        own = ("past_key", "past_value", "present_key", "present_value")
+        if name.startswith(own) and quantization.cache == "int8":
+            return ("int8",)
+        if name.startswith(CROSS) and quantization.memory == "int8":
+            return ("float32", "int8")  # by the form of its attention
+        if name.startswith(PRESENT + CROSS):
+            return ("int8",)
     return ("float32",)

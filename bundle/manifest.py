@@ -291,10 +291,11 @@ class QuantizationRecord:
     `method` is how weights were rounded, and `examples` the number it was calibrated on. `ranges`
     is how the ranges of products' 8-bit inputs were found, None where none are fixed. `smoothing`
     is the share of their outliers that went over to the weights. `cache` is the type of the
-    decoder's own keys and values. `weights` tells for every graph's weight, "decoder: name", what
-    it became. `source_sha256` is the hash of the float bundle's manifest. `float32_values` are
-    tensors of half-precision graphs that stay float32, "decoder: name", with the largest absolute
-    value that the examples gave them.
+    decoder's own keys and values, `memory` that of those it reads of the encoder. `weights` tells
+    for every graph's weight, "decoder: name", what it became. `source_sha256` is the hash of the
+    float bundle's manifest. `float32_values` are tensors of half-precision graphs that stay
+    float32, "decoder: name", with the largest absolute value that the examples gave them. Older
+    bundles have no `memory`.
     """
 
     recipe: str
@@ -303,6 +304,9 @@ class QuantizationRecord:
     ranges: Literal["min-max", "percentile", "entropy"] | None = None
     smoothing: float = 0.0
     cache: Literal["activations", "int8"] = "activations"
+    memory: Literal["activations", "int8"] = dataclasses.field(
+        default="activations", metadata=OPTIONAL
+    )
     weights: Mapping[str, str]
     float32_values: Mapping[str, float]
     source_sha256: Sha256

@@ -60,6 +60,7 @@ STANDARD: Final = _operators(
     LogSoftmax axis
     MatMul
     Max
+    Min
     Mul
     Neg
     Not
@@ -97,8 +98,8 @@ CONTRIBUTED: Final = _operators(
     """
     DynamicQuantizeMatMul
     GatherBlockQuantized bits block_size gather_axis quantize_axis
-    GroupQueryAttention k_quant_type kv_cache_bit_width kv_num_heads local_window_size num_heads \
-        scale softcap v_quant_type
+    GroupQueryAttention causal k_quant_type kv_cache_bit_width kv_num_heads local_window_size \
+        num_heads scale softcap v_quant_type
     MatMulIntegerToFloat
     MatMulNBits K N accuracy_level bits block_size
     MultiHeadAttention num_heads scale
@@ -130,6 +131,12 @@ LENGTHS: Final[Mapping[tuple[str, int], str]] = {
     ("GroupQueryAttention", 9): "",
     ("GroupQueryAttention", 11): "",
 }
+# The same of those that read an encoder memory as a cache; all memories are equally long.
+MEMORY_LENGTHS: Final[Mapping[tuple[str, int], str]] = {
+    **LENGTHS,
+    ("GroupQueryAttention", 5): "Cast6(Max(Sub(source_length,[1]),[0]))",
+    ("GroupQueryAttention", 6): "Cast6(Squeeze(Shape2(cross_),[0]))",
+}
 # Inputs that kernels make room by, by operator.
 SIZES: Final[Mapping[str, tuple[int, ...]]] = {
     "Expand": (1,),
@@ -146,6 +153,9 @@ SIZES: Final[Mapping[str, tuple[int, ...]]] = {
     "Unsqueeze": (1,),
 }
 SLICE_ENDS: Final = ("Slice", 2)
+# Slices keep within what they cut, whatever these operators make of sizes for them.
+SLICE_PLACES: Final = (1, 2)
+SLICE_OPERATORS: Final = ("Add", "Max", "Min", "Mul", "Sub")
 # Where ranges begin and how they go on; those down to 1 are of a row's last tokens.
 UPWARDS: Final = ["[0]", "[1]"]
 DOWNWARDS: Final = ["Squeeze(last_positions)", "[0]", "[-1]"]

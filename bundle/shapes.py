@@ -180,7 +180,9 @@ def _slice(shapes: Shapes, node: Node) -> _Results:
 
 
 def _rest(size: Axis, start: int, end: int) -> Axis:
-    """What is left of a symbol and so many more, cut at both ends."""
+    """What is left of a symbol and so many more, cut at both ends, or nothing."""
+    if 0 <= end <= start:
+        return 0
     if not isinstance(size, tuple):
         return None
     symbol, more = size
@@ -293,7 +295,8 @@ _RULES: Mapping[str, Callable[[Shapes, Node], _Results]] = {
         _same,
     ),
     **dict.fromkeys(
-        "Add And Div Greater GreaterOrEqual Less LessOrEqual Max Mul Sub Where".split(), _broadcast
+        "Add And Div Greater GreaterOrEqual Less LessOrEqual Max Min Mul Sub Where".split(),
+        _broadcast,
     ),
     **dict.fromkeys(("MatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"), _product),
     "MatMulNBits": _block_product,

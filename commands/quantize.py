@@ -60,7 +60,12 @@ if TYPE_CHECKING:
     help="Share of inputs' outliers that int8-dynamic and int8-static move to the weights "
     "(SmoothQuant); 0.5 is usual.  [default: 0]",
 )
-@click.option("--int8-cache", is_flag=True, help="Keep the decoder's keys and values in 8 bits.")
+@click.option(
+    "--int8-cache", is_flag=True, help="Keep the decoder's own keys and values in 8 bits."
+)
+@click.option(
+    "--int8-memory", is_flag=True, help="Keep those in 8 bits that it reads of the encoder."
+)
 @click.option("--language", help="Of the clips, for a multilingual speech model.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing bundle.")
 @click.option("--json", "as_json", is_flag=True, help="The verdict as one JSON object.")
@@ -79,6 +84,7 @@ def quantize(
     ranges: RangeMethod,
     smoothing: float,
     int8_cache: bool,
+    int8_memory: bool,
     language: str | None,
     overwrite: bool,
     as_json: bool,
@@ -108,6 +114,7 @@ def quantize(
         ranges=ranges,
         smoothing=smoothing,
         int8_cache=int8_cache,
+        int8_memory=int8_memory,
         language=language,
         threads=threads,
         overwrite=overwrite,

@@ -11,13 +11,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.contract import PRESENT
 from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import GraphFlavour, Role
 from seq2edge.errors import BundleError
 from seq2edge.export.stored_graph import load_graph
 from seq2edge.quantize.calibration import Calibration
 from seq2edge.quantize.passes.block_weights import BlockWeights, QuantizedWeights
-from seq2edge.quantize.passes.int8_cache import PRESENT, Int8Cache
+from seq2edge.quantize.passes.int8_cache import Int8Cache
+from seq2edge.quantize.passes.int8_memory import Int8Memory, cross_attentions
 from seq2edge.quantize.passes.integer_products import IntegerProducts
 from seq2edge.quantize.passes.smooth import Smooth
 from seq2edge.quantize.ranges import InputStats, of_role
@@ -68,13 +70,14 @@ def quantize_graphs(
         blocks(model)
         if caches:
             Int8Cache(caches)(model)
+            Int8Memory(caches)(model)
         changed = blocks.changed | changed
         formats |= {f"{role}: {name}": text for name, text in changed.items()}
     return QuantizedGraphs(models=models, formats=formats, float32_values={})
 
 
 def find_cache_channels(calibration: Calibration, models: Mapping[Role, ir.Model]) -> CacheChannels:
-    """The largest value of every channel of every cache."""
+    """The largest value of every channel of every cache, and of memories that can be such."""
     channels: CacheChannels = {}
 
     def on_tensor(_: Role, name: str, values: NDArray[Any]) -> None:
@@ -82,7 +85,10 @@ def find_cache_channels(calibration: Calibration, models: Mapping[Role, ir.Model
         largest = np.abs(values).max(axis=(0, 2))
         channels[name] = np.maximum(channels[name], largest) if name in channels else largest
 
-    outputs = [str(value.name) for value in models["decoder"].graph.outputs]
-    names = [name for name in outputs if name.startswith(PRESENT)]
-    calibration.observe({"decoder": names}, on_tensor)
+    graph = models["decoder"].graph
+    names: dict[Role, list[str]] = {
+        "decoder": [str(v.name) for v in graph.outputs if str(v.name).startswith(PRESENT)],
+        "encoder": [str(v.name) for node in cross_attentions(graph) for v in node.inputs[1:3] if v],
+    }
+    calibration.observe(names, on_tensor)
     return channels

@@ -39,8 +39,10 @@ class QuantizeOptions:
     ranges: RangeMethod = "min-max"
     # The share of inputs' outliers that moves to the weights (SmoothQuant); 0 to below 1.
     smoothing: float = 0.0
-    # Keep the decoder's keys and values in 8 bits.
+    # Keep the decoder's own keys and values in 8 bits.
     int8_cache: bool = False
+    # Keep those in 8 bits that the decoder reads of the encoder.
+    int8_memory: bool = False
     # Of the clips, for a multilingual speech model.
     language: str | None = None
     # Of the CPU; by default all cores.
@@ -66,7 +68,12 @@ class QuantizeOptions:
 
     def recipe_options(self) -> Options:
         """What is chosen beside the recipe. Raises OptionError for values that mean nothing."""
-        return Options(ranges=self.ranges, smoothing=self.smoothing, int8_cache=self.int8_cache)
+        return Options(
+            ranges=self.ranges,
+            smoothing=self.smoothing,
+            int8_cache=self.int8_cache,
+            int8_memory=self.int8_memory,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

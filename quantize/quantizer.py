@@ -7,7 +7,7 @@ import functools
 import hashlib
 import importlib.metadata
 import shutil
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from seq2edge import __version__
 from seq2edge.bundle import Bundle, BundleWriter
+from seq2edge.bundle.contract import CROSS, present_of
 from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import (
     MANIFEST,
@@ -44,6 +45,7 @@ from seq2edge.quantize.onnxruntime_graphs import (
 )
 from seq2edge.quantize.passes import int8_cache
 from seq2edge.quantize.passes.block_weights import Codes, QuantizedWeights, table_sizes
+from seq2edge.quantize.passes.int8_memory import cross_attentions
 from seq2edge.quantize.passes.weight_uses import WeightUse, find_weight_uses
 from seq2edge.quantize.ranges import InputStats, collect_input_stats, needs_input_stats
 from seq2edge.quantize.recipes import Options, QuantizedTarget, Recipe
@@ -120,7 +122,7 @@ class Quantizer:
         if not self._examples and (recipe.needs_examples(target) or options.needs_examples()):
             needs = f"{recipe.name} for {target} needs"
             if not recipe.needs_examples(target):
-                needs = "smoothing and 8-bit caches need"
+                needs = "smoothing, 8-bit memories and 8-bit caches need"
             raise OptionError(f"calibration: {needs} examples, they show how large values get")
         progress("read", 0.0)
         with BundleWriter(destination, overwrite=overwrite) as writer:
@@ -160,6 +162,8 @@ class Quantizer:
     ) -> QuantizedGraphs:
         """The quantized graphs, in memory."""
         read = functools.cache(functools.partial(read_graphs, self.bundle))
+        if options.int8_memory:
+            _check_memories(read(target))
         calibration = None
         if _uses_examples(recipe, target, options):
             calibration = self.decode_examples(
@@ -184,10 +188,22 @@ class Quantizer:
                 lambda part: show(0.5 + 0.5 * part),
             )
         stats = self._input_stats(recipe, target, options, calibration, read, show)
-        if options.int8_cache and calibration is not None and not self._caches:
-            self._caches = find_cache_channels(calibration, read(target))
-        caches = self._caches if options.int8_cache else {}
+        caches = self._cache_channels(options, calibration, read(target))
         return onnxruntime_graphs.quantize_graphs(read(target), weights, recipe, stats, caches)
+
+    def _cache_channels(
+        self, options: Options, calibration: Calibration | None, models: dict[Role, ir.Model]
+    ) -> CacheChannels:
+        """Those of the caches and memories that are to have 8 bits."""
+        if calibration is None or not (options.int8_cache or options.int8_memory):
+            return {}
+        if not self._caches:
+            self._caches = find_cache_channels(calibration, models)
+        return {
+            name: channels
+            for name, channels in self._caches.items()
+            if (options.int8_memory if name.startswith(CROSS) else options.int8_cache)
+        }
 
     def decode_examples(self, progress: PartProgress = lambda _: None) -> Calibration | None:
         """The examples as the model decodes them, None where there are none; decoded once."""
@@ -268,6 +284,7 @@ class Quantizer:
                 ranges=options.ranges if recipe.inputs == "static" else None,
                 smoothing=options.smoothing,
                 cache="int8" if options.int8_cache else "activations",
+                memory="int8" if options.int8_memory else "activations",
                 examples=len(calibration.traces) if calibration else 0,
                 weights=quantized.formats,
                 float32_values=quantized.float32_values,
@@ -281,6 +298,15 @@ class Quantizer:
 
 def _uses_examples(recipe: Recipe, target: QuantizedTarget, options: Options) -> bool:
     return recipe.takes_examples(target) or options.needs_examples()
+
+
+def _check_memories(models: Mapping[Role, ir.Model]) -> None:
+    """Raise OptionError where no encoder memory can have 8 bits."""
+    if "decoder" not in models or not any(cross_attentions(models["decoder"].graph)):
+        raise OptionError(
+            "int8 memory: for decoders that read an encoder by plain attention, whose heads have "
+            "a multiple of 8 values; leave it out"
+        )
 
 
 def _check_source(bundle: Bundle) -> None:
@@ -315,7 +341,7 @@ def _write_graphs(
         requires = record.requires
         if target == "tensorrt":
             requires = {"tensorrt": TENSORRT_RELEASE}
-        elif options.int8_cache and role == "decoder":
+        elif (options.int8_cache or options.int8_memory) and role == "decoder":
             requires = {"onnxruntime": int8_cache.RELEASE}
         records.append(
             dataclasses.replace(
@@ -327,12 +353,19 @@ def _write_graphs(
                 inputs=tuple(_typed(put, model.graph.inputs) for put in record.inputs),
                 outputs=tuple(
                     _typed(put, model.graph.outputs)
-                    for put in record.outputs
+                    for put in (*record.outputs, *_present_memories(record.inputs))
                     if put.name in outputs
                 ),
             )
         )
     return tuple(records)
+
+
+def _present_memories(inputs: Iterable[TensorRecord]) -> Iterator[TensorRecord]:
+    """What a decoder gives of encoder memories that are caches to it."""
+    for put in inputs:
+        if put.name.startswith(CROSS):
+            yield dataclasses.replace(put, name=present_of(put.name))
 
 
 def _typed(record: TensorRecord, values: Sequence[ir.Value]) -> TensorRecord:

@@ -114,8 +114,10 @@ class Options:
     ranges: RangeMethod = "min-max"
     # The share of the inputs' outliers that goes over to the weights (SmoothQuant's alpha).
     smoothing: float = 0.0
-    # Keep the decoder's keys and values in 8 bits.
+    # Keep the decoder's own keys and values in 8 bits.
     int8_cache: bool = False
+    # Keep those in 8 bits that the decoder reads of the encoder.
+    int8_memory: bool = False
     # Names of weights with more bits than the recipe gives them: 8 instead of 4, floats for 8.
     higher_precision: frozenset[str] = frozenset()
 
@@ -135,12 +137,13 @@ class Options:
             raise OptionError(
                 f"smoothing: {recipe.name} has no 8-bit inputs, int8-dynamic and int8-static have"
             )
-        if self.int8_cache and target != "onnxruntime":
-            raise OptionError(f"int8 cache: {target} keeps caches in floats, onnxruntime can")
+        for name, chosen in (("cache", self.int8_cache), ("memory", self.int8_memory)):
+            if chosen and target != "onnxruntime":
+                raise OptionError(f"int8 {name}: {target} keeps it in floats, onnxruntime can")
 
     def needs_examples(self) -> bool:
         """Whether these options can only be had with examples."""
-        return self.int8_cache or self.smoothing > 0
+        return self.int8_cache or self.int8_memory or self.smoothing > 0
 
 
 def find_recipe(name: str) -> Recipe:

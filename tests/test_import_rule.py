@@ -94,7 +94,7 @@ ROOMS = {
     ),
     "quantize.passes": Room(
         "edits of graphs that change precision",
-        "model export.passes",
+        "model bundle export.passes",
         "numpy onnx_ir onnxruntime ml_dtypes",
     ),
     "quantize": Room(

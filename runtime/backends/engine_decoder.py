@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from seq2edge.bundle.contract import PAST, PRESENT
 from seq2edge.bundle.engine_info import LOG_SUM_EXP, TOP_IDS, TOP_VALUES, top_outputs
 from seq2edge.bundle.manifest import TensorRecord
 from seq2edge.errors import BackendError, CapacityError
@@ -28,8 +29,6 @@ from seq2edge.runtime.backends.engine_calls import (
     size_of,
 )
 from seq2edge.runtime.backends.engine_encoder import EngineMemory
-
-PAST, PRESENT = "past_", "present_"
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.contract import CROSS, PAST
 from seq2edge.bundle.engine_info import ALIGNMENT, LAST_POSITIONS, SEGMENTS, TOP_VALUES
 from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import GraphRecord
@@ -40,7 +41,6 @@ from seq2edge.runtime.backends.onnxruntime_cache import OnnxRuntimeCache, run_er
 from seq2edge.runtime.backends.onnxruntime_device import REMEDY, DeviceCache, DeviceDecoder
 from seq2edge.runtime.memory import allocating
 
-PAST = "past_"  # the inputs that are caches
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Graphs in order of preference. The fused ones are for the CPU: the operator of their caches has no
 # float32 kernel in the CUDA provider, and left to the CPU beside it, it fails or answers otherwise.
@@ -120,6 +120,10 @@ class OnnxRuntimeBackend:
                 for name, put in inputs.items()
                 if name.startswith(PAST)
             }
+            self.memory_by_row = any(
+                name.startswith(CROSS) and _cache_type(bundle, put.type) is np.int8
+                for name, put in inputs.items()
+            )
             # Older bundles neither give the largest logits apart nor answer several tokens.
             self.top_k = int(outputs[TOP_VALUES].shape[1]) if TOP_VALUES in outputs else 0
             # Of an alignment that tells heads apart, how many.

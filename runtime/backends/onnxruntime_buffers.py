@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from seq2edge.bundle.contract import present_of
 from seq2edge.runtime.backend import Lengths
 from seq2edge.runtime.backends.device_caches import Layout
 from seq2edge.runtime.sequences import rounded_up
@@ -100,7 +101,8 @@ class HostCaches:
 class Memory:
     """Cross-attention keys and values (inputs, heads, source, head_dim), one copy for all beams.
 
-    As the encoder gave them, until inputs come or go: then in arrays of their own.
+    As the encoder gave them, until inputs come or go: then in arrays of their own. Those in 8 bits
+    are caches to the graph, which gives them out as well and writes nothing.
     """
 
     def __init__(self, values: dict[str, Any], source_length: Lengths) -> None:
@@ -124,10 +126,21 @@ class Memory:
         """Bind every tensor."""
         for name, value in self._given.items():
             binding.bind_ortvalue_input(name, value)
+            if CACHE_TYPES[value.data_type()] is np.int8:
+                binding.bind_ortvalue_output(present_of(name), value)
         inputs = len(self.source_length)
         for name, array in self._own.items():
+            place, kind = array.ctypes.data, array.dtype.type
             shape = (inputs, *array.shape[1:])
-            binding.bind_input(name, "cpu", 0, array.dtype.type, shape, array.ctypes.data)
+            binding.bind_input(name, "cpu", 0, kind, shape, place)
+            if kind is np.int8:
+                binding.bind_output(present_of(name), "cpu", 0, kind, shape, place)
+
+    def repeated(self, inputs: NDArray[np.int64]) -> Memory:
+        """Another one, whose input i is a copy of `inputs[i]`."""
+        other = Memory({}, self.source_length[inputs])
+        other._own = {name: array[inputs] for name, array in self._arrays().items()}
+        return other
 
     def keep(self, inputs: NDArray[np.int64]) -> None:
         """Input i is the old `inputs[i]`."""
@@ -180,8 +193,8 @@ def fill_row(row: Mapping[str, Cached], values: Mapping[str, Cached], used: int)
 
 
 def host_view(value: Any) -> Cached:
-    """The memory of a tensor of floats on the host."""
+    """The memory of a tensor on the host."""
     shape = tuple(value.shape())
-    kind = np.ctypeslib.as_ctypes_type(np.float32)
+    kind = np.ctypeslib.as_ctypes_type(CACHE_TYPES[value.data_type()])
     flat: Cached = np.ctypeslib.as_array((kind * math.prod(shape)).from_address(value.data_ptr()))
     return flat.reshape(shape)

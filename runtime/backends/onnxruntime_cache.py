@@ -53,7 +53,11 @@ class OnnxRuntimeCache:
         capacity: int | None,
     ) -> None:
         self._backend = backend
+        # A memory in 8 bits is a cache to the graph: each row has its own.
+        self._memory_by_row = backend.memory_by_row
         self._memory = memory
+        if memory is not None and self._memory_by_row:
+            self._repeat_memory(len(memory.source_length), rows)
         self._limit = capacity
         self._capacity = capacity or GROWTH
         self._caches = backend.make_caches(rows, self._capacity)
@@ -89,8 +93,15 @@ class OnnxRuntimeCache:
         else:
             self._resize(rows)
             self.length = self.length[rows]
+            if self._memory_by_row:
+                self._repeat_memory(before, len(rows))
         self._longest = max(self.length.tolist())
         self._common = self._shared(parents, before // inputs, len(rows) // inputs)
+
+    def _repeat_memory(self, before: int, rows: int) -> None:
+        """Give so many rows their input's memory, of which there were some copies before."""
+        if self._memory is not None and rows != before:
+            self._memory = self._memory.repeated(np.arange(rows) * before // rows)
 
     def _differ_from(self, parents: list[int], width: int) -> list[int]:
         """The first token that each row does not have in common with the row it goes on from."""
@@ -150,7 +161,7 @@ class OnnxRuntimeCache:
         self._longest = int(self.length.max())
         self._common = [self._common[i] for i in inputs.tolist()]
         if self._memory is not None:
-            self._memory.keep(inputs)
+            self._memory.keep(rows if self._memory_by_row else inputs)
         self._binding = None
 
     def join(self, other: OnnxRuntimeCache) -> None:

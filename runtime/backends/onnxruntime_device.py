@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from seq2edge.bundle.contract import CROSS
 from seq2edge.bundle.engine_info import ALIGNMENT, LOG_SUM_EXP, TOP_IDS, TOP_VALUES, top_outputs
 from seq2edge.bundle.manifest import TensorRecord
 from seq2edge.errors import BackendError
@@ -38,7 +39,6 @@ GRAPHS = 64  # recorded steps that are kept: a running batch has many sizes
 CALLS = 8  # of a cache that are kept: two sets that beams change between, and some to spare
 REMEDY = "decode fewer rows or shorter texts at once, or use the cpu"
 DEVICE = "cuda"
-CROSS = "cross_"  # the inputs that the encoder gives
 _NO_WAIT = ("disable_synchronize_execution_providers", "1")
 
 Address: TypeAlias = int

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.helper import make_attribute, make_node, make_opsetid, make_tensor
+from speaking import eight_bit_caches
 
 import seq2edge
 from seq2edge.bundle import Bundle
@@ -385,6 +386,87 @@ def test_lengths_reach_kernels_from_the_inputs_by_one_way(bundle, file, edit, ma
     """ONNX Runtime 1.23 writes where they say, also before its memory begins."""
     with pytest.raises(BundleError, match=match):
         check(bundle, edited(bundle, file, edit), file)
+
+
+@pytest.fixture
+def small_memories(speaking, made_once) -> Bundle:
+    """One whose encoder memories are caches to the decoder."""
+    return Bundle.open(made_once(eight_bit_caches, speaking("bart"), memory=True).bundle.path)
+
+
+def of_memory(change: Callable[[onnx.NodeProto, onnx.ModelProto], object]) -> Edit:
+    """Change the first node that reads a memory as a cache."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        kernels = nodes(model, "GroupQueryAttention")
+        change(next(n for n in kernels if n.input[3].startswith("cross_")), model)
+
+    return edit
+
+
+def read_instead(place: int, name: str | int) -> Edit:
+    """Let it read something else, or what its input of that number is."""
+    return of_memory(
+        lambda node, _: node.input.__setitem__(
+            place, name if isinstance(name, str) else node.input[name]
+        )
+    )
+
+
+def other_axis(model: onnx.ModelProto) -> None:
+    """Let its length be the number of heads."""
+    shape = next(n for n in nodes(model, "Shape") if n.input[0] == "cross_key_0")
+    for attribute_ in shape.attribute:
+        attribute_.i -= 1
+
+
+def lengths_of_memories(model: onnx.ModelProto) -> None:
+    """Let a cache's kernel go by the source's length."""
+    kernels = nodes(model, "GroupQueryAttention")
+    read = next(n for n in kernels if n.input[3].startswith("cross_")).input[5]
+    node = next(n for n in kernels if n.input[3].startswith("past_") and n is not kernels[0])
+    node.input[5] = read
+
+
+def swap_presents(node: onnx.NodeProto, _: onnx.ModelProto) -> None:
+    """Keys are given out as values."""
+    node.output[1], node.output[2] = node.output[2], node.output[1]
+
+
+@pytest.mark.parametrize(
+    ("edit", "match"),
+    [
+        (read_instead(5, "lengths_last_int32"), LENGTHS),
+        (read_instead(6, "lengths_total"), LENGTHS),
+        (read_instead(5, 6), LENGTHS),
+        (other_axis, LENGTHS),
+        (lengths_of_memories, LENGTHS),
+        (read_instead(1, 0), "input 1 of .*not shown to be of no token"),
+        (read_instead(1, ""), "input 1 of .*not shown to be of no token"),
+        (read_instead(2, 0), "input 2 of .*not shown to be of no token"),
+        (read_instead(4, "past_value_0"), "reads both a cache and a memory"),
+        (read_instead(4, "cross_key_0"), "reads caches"),
+        (of_memory(swap_presents), "reads caches"),
+    ],
+)
+def test_nothing_is_written_into_memories(small_memories, edit, match):
+    """Their kernel could: it is that of caches."""
+    file = small_memories.file(DECODER)
+    check(small_memories, file.read_bytes())
+    with pytest.raises(BundleError, match=match):
+        check(small_memories, edited(small_memories, DECODER, edit))
+
+
+def test_memories_have_8_bits_where_the_manifest_says_so(small_memories):
+    """Only then the decoder gives them out."""
+    record, manifest = record_of(small_memories, DECODER), small_memories.manifest
+    assert manifest.quantization is not None
+    floats = dataclasses.replace(manifest.quantization, memory="activations")
+    with pytest.raises(BundleError, match="cross_key_0 is int8, which it never is"):
+        check_contract(record, dataclasses.replace(manifest, quantization=floats), DECODER)
+    outputs = tuple(put for put in record.outputs if put.name != "present_cross_key_0")
+    with pytest.raises(BundleError, match="differ from those of the dims' decoder by"):
+        check_contract(dataclasses.replace(record, outputs=outputs), manifest, DECODER)
 
 
 def hostile(bundle: Bundle, folder: Path, edit: Edit) -> Path:

@@ -28,7 +28,7 @@ FLOAT = (
 QUANTIZED = (
     ("int8-weight", "onnxruntime", Options()),
     ("int8-dynamic", "onnxruntime", Options()),
-    ("int8-static", "onnxruntime", Options(int8_cache=True)),
+    ("int8-static", "onnxruntime", Options(int8_cache=True, int8_memory=True)),
     ("int4-weight", "tensorrt", Options()),
 )
 

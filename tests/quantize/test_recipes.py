@@ -21,7 +21,8 @@ def test_every_recipe_is_a_precision_of_the_manifest():
     [
         ("int8-weight", "onnxruntime", {"smoothing": 0.5}, "smoothing: int8-weight has no 8-bit"),
         ("int8-dynamic", "onnxruntime", {"ranges": "entropy"}, "ranges: int8-dynamic has no"),
-        ("fp16", "tensorrt", {"int8_cache": True}, "int8 cache: tensorrt keeps caches in floats"),
+        ("fp16", "tensorrt", {"int8_cache": True}, "int8 cache: tensorrt keeps it in floats"),
+        ("fp16", "tensorrt", {"int8_memory": True}, "int8 memory: tensorrt keeps it in floats"),
     ],
 )
 def test_options_that_nothing_would_heed_are_refused(recipe, target, options, message):

@@ -14,6 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from seq2edge.evaluation.examples import Example
 from seq2edge.export.pipeline import export_checkpoint
+from seq2edge.quantize.pipeline import quantize_bundle
+from seq2edge.quantize.recipes import Options
 
 SPECIAL = ["<s>", "<pad>", "</s>"]
 MASK = "<mask>"  # in the place of w95, where it is asked for
@@ -109,3 +111,12 @@ def loud_t5(model: Any) -> None:
             for name in ("SelfAttention", "EncDecAttention"):
                 if hasattr(layer, name):
                     getattr(layer, name).q.weight *= 0.2
+
+
+def eight_bit_caches(folder: Path, source: Path, *, memory: bool) -> Any:
+    """What quantizing that bundle with 8-bit caches, and encoder memories, reports."""
+    options = Options(int8_cache=True, int8_memory=memory)
+    examples = sentences(30)
+    return quantize_bundle(
+        source, folder / "bundle", "int8-weight", options=options, calibration=examples
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from speaking import sentences
+from speaking import eight_bit_caches
 
 import seq2edge
 from seq2edge.bundle import Bundle
@@ -17,7 +17,7 @@ INT8 = Options(int8_cache=True)
 
 
 @pytest.fixture(scope="module")
-def made(speaking, tmp_path_factory):
+def made(speaking, made_once, tmp_path_factory):
     """A bundle of that name, its quantized twins with float and with 8-bit caches."""
     found = {}
 
@@ -25,9 +25,7 @@ def made(speaking, tmp_path_factory):
         if name not in found:
             source, folder = speaking(name), tmp_path_factory.mktemp(name)
             floats = quantize_bundle(source, folder / "floats", "int8-weight")
-            small = quantize_bundle(
-                source, folder / "small", "int8-weight", options=INT8, calibration=sentences(30)
-            )
+            small = made_once(eight_bit_caches, source, memory=name in ("bart", "t5"))
             found[name] = (floats, small)
         return found[name]
 
@@ -39,7 +37,7 @@ def test_answers_stay_close(made, name):
     """Prefill, steps and exchanged beams on the recorded program, and the result verifies."""
     floats, small = made(name)
     assert small.parity.max_relative < floats.parity.max_relative + 0.1
-    assert small.parity.tokens_equal >= 0.75 * small.parity.tokens_compared
+    assert small.parity.tokens_equal >= floats.parity.tokens_equal - 2
     assert all(outcome.passed for _, outcome in verify_graphs(small.bundle, device="cpu"))
 
 
@@ -54,7 +52,9 @@ def test_beams_are_reordered_in_bytes(made):
     assert caches == []
     memory = models[1].backend.encode(np.array([[5, 6, 7]]), np.array([3]))
     cache = models[1].backend.start(memory, 3, 64)
-    assert {tensor.dtype for tensor in cache._caches.tensors().values()} == {np.dtype(np.int8)}
+    held = (*cache._caches.tensors().values(), *cache._memory._own.values())
+    assert {tensor.dtype for tensor in held} == {np.dtype(np.int8)}
+    assert {tensor.shape[0] for tensor in held} == {3}
 
 
 def test_the_manifest_tells(made):
@@ -64,7 +64,7 @@ def test_the_manifest_tells(made):
     types = {t.name.split("_")[0]: t.dtype for t in (*graph.inputs, *graph.outputs)}
     assert (types["past"], types["present"], types["logits"]) == ("int8", "int8", "float32")
     assert graph.requires == {"onnxruntime": "1.32"}
-    assert manifest.quantization.cache == "int8"
+    assert (manifest.quantization.cache, manifest.quantization.memory) == ("int8", "activations")
     assert manifest.quantization.examples == 30
 
 

@@ -6,6 +6,7 @@ import device_session
 import fake_cuda
 import fake_engines
 import pytest
+from speaking import eight_bit_caches
 
 from seq2edge.bundle import Bundle
 from seq2edge.checkpoints.load import load_checkpoint
@@ -30,6 +31,16 @@ def test_onnxruntime_on_the_cpu(exported, name, target):
     canonical = set() if backend.top_k else {"candidates", "verifies"}
     assert unchecked(backend, bundle) == {"pooled"} | canonical
     assert bool(backend.top_k) == (target == "onnxruntime")
+
+
+@pytest.mark.parametrize("name", ["bart", "llama"])
+def test_caches_and_memories_in_8_bits(speaking, made_once, name):
+    """Each row of beams has its own memory, which comes, goes and is repeated with it."""
+    report = made_once(eight_bit_caches, speaking(name), memory=name == "bart")
+    bundle = Bundle.open(report.bundle.path)
+    backend = OnnxRuntimeBackend(bundle, threads=1)
+    assert backend.memory_by_row == (name == "bart")
+    assert unchecked(backend, bundle) == {"pooled"}
 
 
 @pytest.mark.parametrize("name", ["bert", "bert-embedding"])
