@@ -1,7 +1,8 @@
 """Time of a decoding step of several bundles, each in a process of its own, in turn.
 
 Every round asks each process once, so that a noisy machine disturbs all alike. Prints the median
-milliseconds of a step, and the median of the rounds' ratios to the first bundle.
+milliseconds of a step, and the median of the rounds' ratios to the first bundle. Of clips and
+images a step is the decoder's alone.
 
     python benchmarks/bundles_in_turn.py whole short [--threads 2] [--rounds 15]
 """
@@ -13,7 +14,9 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -21,20 +24,51 @@ import seq2edge
 
 SOURCE, NEW = 24, 64
 CASES = ((1, 1), (8, 1), (1, 4))  # inputs and beams
+Run: TypeAlias = Callable[[int, int], float]  # of such a case, seconds
 
 
 def answer(bundle: str, threads: int) -> None:
     """Read a case a line, write the seconds that it took."""
     model = seq2edge.load(bundle, device="cpu", threads=threads)
+    run = decoder_of(model) if model.dims.reads_signal else generation_of(model)
+    for line in sys.stdin:
+        print(run(*map(int, line.split())), flush=True)
+
+
+def generation_of(model: seq2edge.Model) -> Run:
+    """Texts of SOURCE tokens, to NEW tokens that are searched for."""
     vocab = model.dims.source_vocab or model.dims.vocab
     sources = np.random.default_rng(0).integers(1, vocab, (8, SOURCE)).tolist()
     options = model.options.greedy(max_new_tokens=NEW, ends=False)
-    for line in sys.stdin:
-        batch, beams = map(int, line.split())
+
+    def run(batch: int, beams: int) -> float:
         chosen = options.replace(num_beams=beams)
         begin = time.perf_counter()
         model.generate_ids(sources[:batch], chosen)
-        print(time.perf_counter() - begin, flush=True)
+        return time.perf_counter() - begin
+
+    return run
+
+
+def decoder_of(model: seq2edge.Model) -> Run:
+    """Clips or images, whose encoder would hide the steps: NEW of these alone, without a search."""
+    backend, dims = model.backend, model.dims
+    shape = tuple(map(int, dims.source_shape or ()))
+    sources = np.random.default_rng(0).standard_normal((8, *shape)).astype(np.float32)
+
+    def run(batch: int, beams: int) -> float:
+        memory = backend.encode(sources[:batch], np.full(batch, dims.source_positions))
+        cache = backend.start(memory, batch, NEW + 4)
+        backend.step(np.ones((batch, 4), np.int64), np.full(batch, 4), cache)
+        if beams > 1:
+            cache.reorder(np.repeat(np.arange(batch), beams))
+        rows = batch * beams
+        begin = time.perf_counter()
+        for token in range(NEW):
+            backend.step(np.full((rows, 1), token), np.ones(rows, np.int64), cache)
+        return time.perf_counter() - begin
+
+    return run
 
 
 def ask(process: subprocess.Popen[str], batch: int, beams: int) -> float:

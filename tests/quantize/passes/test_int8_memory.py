@@ -51,7 +51,9 @@ class Pair:
             Int8Memory(self.channels)(model)
         memory = opened(self.bundle, graphs[1]["encoder"]).run(self.names, source)
         self.codes = dict(zip(self.names, memory, strict=True))
-        self.scales = {n: c[None, :, None] * np.float32(1.5 / 127) for n, c in self.channels.items()}
+        self.scales = {
+            n: c[None, :, None] * np.float32(1.5 / 127) for n, c in self.channels.items()
+        }
         self.decoders = [opened(self.bundle, models["decoder"]) for models in graphs]
 
     def answers(self, rows, new, used=0, lengths=None):
