@@ -53,8 +53,7 @@ def generation_of(model: seq2edge.Model) -> Run:
 def decoder_of(model: seq2edge.Model) -> Run:
     """Clips or images, whose encoder would hide the steps: NEW of these alone, without a search."""
     backend, dims = model.backend, model.dims
-    shape = tuple(map(int, dims.source_shape or ()))
-    sources = np.random.default_rng(0).standard_normal((8, *shape)).astype(np.float32)
+    sources = np.random.default_rng(0).standard_normal((8, *dims.source_shape), np.float32)
 
     def run(batch: int, beams: int) -> float:
         memory = backend.encode(sources[:batch], np.full(batch, dims.source_positions))

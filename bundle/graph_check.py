@@ -24,6 +24,7 @@ from typing import Final, NoReturn
 from seq2edge.bundle.contract import (
     AVERAGED,
     CROSS,
+    PAST,
     PRESENT,
     Shape,
     alignment_shape,
@@ -298,8 +299,8 @@ class _Check:
             or (node.operator == "ReduceMax" and self.way(node.outputs[0]) == LONGEST)
         ):
             self.sizes.update(node.outputs)
-        elif node.operator in SLICE_OPERATORS and (self.sizes | self.places).issuperset(
-            node.inputs
+        elif node.operator in SLICE_OPERATORS and all(
+            name in self.sizes or name in self.places for name in node.inputs
         ):
             self.places.update(node.outputs)
 
@@ -439,7 +440,7 @@ def _is_shape(tensor: TensorRecord, shape: Shape, record: GraphRecord) -> bool:
     if tensor.shape == shape:
         return True
     size = shape[-1]
-    if record.target != "onnxruntime" or not tensor.name.startswith(("past_", "present_")):
+    if record.target != "onnxruntime" or not tensor.name.startswith((PAST, PRESENT)):
         return False
     return isinstance(size, int) and tensor.shape == (*shape[:-1], size + -size % HEAD_MULTIPLE)
 

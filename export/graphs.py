@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from seq2edge.bundle.contract import (
+    CROSS,
+    PAST,
     Contract,
     Shape,
     alignment_shape,
@@ -128,8 +130,8 @@ def trace_decoder(model: Transformer, alignment: Heads = ()) -> ir.Model:
     dynamic = {n: _dynamic(shape) for n, shape in contract.inputs.items()}
 
     def arrange(values: dict[str, Any]) -> tuple[Any, ...]:
-        cross = [value for name, value in values.items() if name.startswith("cross_")]
-        past = [value for name, value in values.items() if name.startswith("past_")]
+        cross = [value for name, value in values.items() if name.startswith(CROSS)]
+        past = [value for name, value in values.items() if name.startswith(PAST)]
         first = (values[name] for name in ("input_ids", "new_length", "cache_length"))
         return (*first, values.get("source_length"), cross, past)
 
@@ -142,7 +144,7 @@ def _pairs(tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
 
 def _example(name: str, shape: Shape, sizes: dict[str, int]) -> Tensor:
     concrete = tuple(sizes[axis] if isinstance(axis, str) else axis for axis in shape)
-    if name.startswith(("cross_", "past_", "features", "samples", "pixels")):
+    if name.startswith((CROSS, PAST, "features", "samples", "pixels")):
         return torch.zeros(concrete)
     return torch.full(concrete, 2 if name.endswith("_length") else 1, dtype=torch.int64)
 

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.contract import PAST
 from seq2edge.bundle.engine_info import LAST_POSITIONS, SEGMENTS
 from seq2edge.bundle.graph_check import checked_graph
 from seq2edge.bundle.manifest import GraphFlavour, Role
@@ -146,7 +147,7 @@ class Calibration:
         length = len(trace.tokens)
         sizes = {"rows": 1, "capacity": length}
         inputs = self.bundle.graph("decoder", target).inputs
-        pasts = [put for put in inputs if put.name.startswith("past_")]
+        pasts = [put for put in inputs if put.name.startswith(PAST)]
         shapes = {
             past.name: [sizes[axis] if isinstance(axis, str) else axis for axis in past.shape]
             for past in pasts

@@ -26,6 +26,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from seq2edge.bundle.contract import PAST
 from seq2edge.errors import ExportError
 from seq2edge.export.passes.editing import (
     CONTRIB,
@@ -51,7 +52,7 @@ class FuseCacheAttention(ir.passes.InPlacePass):
         # What of an encoder reads sources that are all equally long.
         self.unpadded = dims.source_name if dims.source_positions else None
         self.windows = {
-            f"past_key_{layer}": window
+            f"{PAST}key_{layer}": window
             for layer, window in enumerate(stack.layer_windows if stack is not None else ())
         }
 
@@ -189,7 +190,7 @@ class _Lengths:
         """Key positions run to the longest row, not to the capacity (rule 3)."""
         for node in list(self.graph):
             source = node.inputs[0] if node.op_type == "Shape" else None
-            if source is None or not str(source.name).startswith("past_"):
+            if source is None or not str(source.name).startswith(PAST):
                 continue
             axes = slice(
                 node.attributes.get_int("start", 0), node.attributes.get_int("end", CACHE_RANK)

@@ -25,6 +25,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from seq2edge.bundle.contract import CROSS, PRESENT
 from seq2edge.errors import ExportError
 from seq2edge.export.passes.editing import trace_back
 from seq2edge.quantize.passes.weight_uses import storage_key
@@ -34,7 +35,7 @@ INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
 ARRAYS = {ir.DataType.FLOAT16: np.float16, ir.DataType.BFLOAT16: ml_dtypes.bfloat16}
 LARGEST = {ir.DataType.FLOAT16: 65504.0, ir.DataType.BFLOAT16: 3.3e38}
 EDGES = ("features", "pixels", "logits", "embedding")  # float32 for whoever feeds and reads
-CACHES = ("present_", "cross_")  # that leave the graph in `dtype`
+CACHES = (PRESENT, CROSS)  # that leave the graph in `dtype`
 
 
 @dataclasses.dataclass

@@ -56,12 +56,16 @@ def give_scales(graph: ir.Graph, node: ir.Node, channels: Sequence[NDArray[np.fl
     """Let a `GroupQueryAttention` read keys and values in 8 bits, of these largest values."""
     node.resize_inputs(VALUE_SCALE + 1)
     for part, index, largest in zip("kv", (KEY_SCALE, VALUE_SCALE), channels, strict=True):
-        name = f"{node.outputs[index - KEY_SCALE + 1].name}.scales"
-        scale = constant(graph, name, ir.Tensor(scales_of(largest)))
-        node.replace_input_with(index, scale)
+        present = str(node.outputs[index - KEY_SCALE + 1].name)
+        node.replace_input_with(index, scale_constant(graph, present, largest))
         kind = f"{part}_quant_type"
         node.attributes[kind] = ir.AttrString(kind, "PER_CHANNEL")
     node.attributes["kv_cache_bit_width"] = ir.AttrInt64("kv_cache_bit_width", 8)
+
+
+def scale_constant(graph: ir.Graph, present: str, largest: NDArray[np.float32]) -> ir.Value:
+    """The scales of what the graph gives out by that name."""
+    return constant(graph, f"{present}.scales", ir.Tensor(scales_of(largest)))
 
 
 def scales_of(largest: NDArray[np.float32]) -> NDArray[np.float32]:

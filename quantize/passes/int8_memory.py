@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from seq2edge.bundle.contract import CROSS, present_of
 from seq2edge.export.passes.editing import CONTRIB, Axis, Writer, constant, known_axes
 from seq2edge.export.passes.pad_heads import MULTIPLE
-from seq2edge.quantize.passes.int8_cache import give_scales, scales_of
+from seq2edge.quantize.passes.int8_cache import give_scales, scale_constant, scales_of
 
 NO_END = 2**63 - 1
 BIAS = 5  # an input of `MultiHeadAttention`
@@ -41,8 +41,8 @@ class Int8Memory(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Apply the rules to an encoder or a decoder."""
         graph = model.graph
-        given = [v for v in graph.outputs if str(v.name).startswith(CROSS)]
-        outputs = [value for value in given if str(value.name) in self.channels]
+        known = {name for name in self.channels if name.startswith(CROSS)}
+        outputs = [value for value in graph.outputs if value.name in known]
         for output in outputs:
             self._round(graph, output)
         nodes = [n for n in cross_attentions(graph) if str(_read_by(n)[1].name) in self.channels]
@@ -62,8 +62,8 @@ class Int8Memory(ir.passes.InPlacePass):
             return
         write, axes = Writer(graph, graph[0], prefix=f"{memory.name}/floats"), known_axes(memory)
         floats = write.add("Cast", [memory], axes, ir.DataType.FLOAT, to=ir.DataType.FLOAT)
-        scale = scales_of(self.channels[str(memory.name)])
-        scales = constant(graph, f"{memory.name}.scales", ir.Tensor(scale))
+        name = str(memory.name)
+        scales = scale_constant(graph, present_of(name), self.channels[name])
         floats = write.add("Mul", [floats, scales], axes)
         for node, index in others:
             node.replace_input_with(index, floats)

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from seq2edge.bundle.contract import CROSS
 from seq2edge.export.passes.shortlist import find_short_logits
 
 PRODUCTS = ("MatMul", "Gemm")
@@ -131,7 +132,7 @@ def _attends(node: ir.Node) -> bool:
         if value in visited:
             continue
         visited.add(value)
-        if value.is_graph_output() and str(value.name).startswith("cross_"):
+        if value.is_graph_output() and str(value.name).startswith(CROSS):
             return True
         for user, index in value.uses():
             if user.op_type in ATTENTION:

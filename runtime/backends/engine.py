@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2edge.bundle import Bundle
+from seq2edge.bundle.contract import PAST, PRESENT
 from seq2edge.bundle.engine_info import EngineInfo, EngineSizes, read_engine_info
 from seq2edge.bundle.manifest import TensorRecord
 from seq2edge.errors import BackendError, BundleError, EngineError, ForeignEngineError
@@ -168,9 +169,9 @@ class OpenEngine:
         ask = getattr(self.engine, "get_aliased_input_tensor", None)
         if ask is None:
             return self.info.form == "masked"
-        present = [t.name for t in self.info.outputs if t.name.startswith("present_")]
+        present = [t.name for t in self.info.outputs if t.name.startswith(PRESENT)]
         shared = {name: ask(name) for name in present}
-        aliased = [n for n, of in shared.items() if of == n.replace("present_", "past_", 1)]
+        aliased = [n for n, of in shared.items() if of == PAST + n.removeprefix(PRESENT)]
         if len(aliased) not in (0, len(present)) or len(aliased) != sum(map(bool, shared.values())):
             raise EngineError(f"{self.subject}: updates only some caches in place; build it again")
         return bool(aliased)

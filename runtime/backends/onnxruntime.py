@@ -107,6 +107,10 @@ class OnnxRuntimeBackend:
         }
         if self._gpu is not None:
             self._gpu.before_close(self.sessions.clear)
+        self._read_decoder(bundle)
+
+    def _read_decoder(self, bundle: Bundle) -> None:
+        """What its inputs and outputs say of caches and answers."""
         decoder = self.sessions.get("decoder")
         inputs = {put.name: put for put in decoder.get_inputs()} if decoder is not None else {}
         outputs = {put.name: put for put in decoder.get_outputs()} if decoder is not None else {}
@@ -120,6 +124,7 @@ class OnnxRuntimeBackend:
                 for name, put in inputs.items()
                 if name.startswith(PAST)
             }
+            # A memory in 8 bits is a cache to the graph: each row has its own.
             self.memory_by_row = any(
                 name.startswith(CROSS) and _cache_type(bundle, put.type) is np.int8
                 for name, put in inputs.items()

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.bundle.contract import present_of
+from seq2edge.bundle.contract import PAST, PRESENT, present_of
 from seq2edge.runtime.backend import Lengths
 from seq2edge.runtime.backends.device_caches import Layout
 from seq2edge.runtime.sequences import rounded_up
@@ -46,8 +46,8 @@ class HostCaches:
         for name, tensor in self.tensors().items():
             place, kind = tensor.ctypes.data, tensor.dtype.type
             shape = (self.rows, *tensor.shape[1:])
-            binding.bind_input(f"past_{name}", "cpu", 0, kind, shape, place)
-            binding.bind_output(f"present_{name}", "cpu", 0, kind, shape, place)
+            binding.bind_input(PAST + name, "cpu", 0, kind, shape, place)
+            binding.bind_output(PRESENT + name, "cpu", 0, kind, shape, place)
 
     def tensors(self) -> dict[str, Cached]:
         """Every tensor (rows, heads, capacity, head_dim) by name."""

@@ -53,10 +53,8 @@ class OnnxRuntimeCache:
         capacity: int | None,
     ) -> None:
         self._backend = backend
-        # A memory in 8 bits is a cache to the graph: each row has its own.
-        self._memory_by_row = backend.memory_by_row
         self._memory = memory
-        if memory is not None and self._memory_by_row:
+        if memory is not None:
             self._repeat_memory(len(memory.source_length), rows)
         self._limit = capacity
         self._capacity = capacity or GROWTH
@@ -93,14 +91,14 @@ class OnnxRuntimeCache:
         else:
             self._resize(rows)
             self.length = self.length[rows]
-            if self._memory_by_row:
-                self._repeat_memory(before, len(rows))
+            self._repeat_memory(before, len(rows))
         self._longest = max(self.length.tolist())
         self._common = self._shared(parents, before // inputs, len(rows) // inputs)
 
     def _repeat_memory(self, before: int, rows: int) -> None:
-        """Give so many rows their input's memory, of which there were some copies before."""
-        if self._memory is not None and rows != before:
+        """Where each row has a memory of its own, copy those of `before` rows for so many."""
+        by_row = self._backend.memory_by_row
+        if self._memory is not None and by_row and rows != before:
             self._memory = self._memory.repeated(np.arange(rows) * before // rows)
 
     def _differ_from(self, parents: list[int], width: int) -> list[int]:
@@ -161,7 +159,7 @@ class OnnxRuntimeCache:
         self._longest = int(self.length.max())
         self._common = [self._common[i] for i in inputs.tolist()]
         if self._memory is not None:
-            self._memory.keep(rows if self._memory_by_row else inputs)
+            self._memory.keep(rows if self._backend.memory_by_row else inputs)
         self._binding = None
 
     def join(self, other: OnnxRuntimeCache) -> None:

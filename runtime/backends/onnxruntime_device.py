@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from seq2edge.bundle.contract import CROSS
+from seq2edge.bundle.contract import CROSS, PAST, PRESENT
 from seq2edge.bundle.engine_info import ALIGNMENT, LOG_SUM_EXP, TOP_IDS, TOP_VALUES, top_outputs
 from seq2edge.bundle.manifest import TensorRecord
 from seq2edge.errors import BackendError
@@ -197,8 +197,8 @@ class DecoderCall:
             binding.bind_input(name, DEVICE, 0, np.int64, shape, place)
         for each in decoder.caches.places(self._caches):
             where = (DEVICE, 0, each.kind, each.shape, each.address)
-            binding.bind_input(f"past_{each.name}", *where)
-            binding.bind_output(f"present_{each.name}", *where)
+            binding.bind_input(PAST + each.name, *where)
+            binding.bind_output(PRESENT + each.name, *where)
         self._bind_logits(binding.bind_output)
         if self.alignment is not None:
             binding.bind_ortvalue_output(ALIGNMENT, self.alignment)

@@ -37,7 +37,9 @@ def test_answers_stay_close(made, name):
     """Prefill, steps and exchanged beams on the recorded program, and the result verifies."""
     floats, small = made(name)
     assert small.parity.max_relative < floats.parity.max_relative + 0.1
-    assert small.parity.tokens_equal >= floats.parity.tokens_equal - 2
+    equal, own = small.parity.tokens_equal, floats.parity.tokens_equal
+    assert equal >= own - 2
+    assert equal >= min(own, 0.75 * small.parity.tokens_compared)
     assert all(outcome.passed for _, outcome in verify_graphs(small.bundle, device="cpu"))
 
 
