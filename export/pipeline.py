@@ -45,12 +45,12 @@ from seq2edge.export.graphs import alignment_heads, trace_decoder, trace_encoder
 from seq2edge.export.original import compare_with_original
 from seq2edge.export.passes.fold_transposes import FoldTransposes
 from seq2edge.export.passes.name_weights import NameWeights
-from seq2edge.export.specialise import FILES, write_graphs
+from seq2edge.export.specialise import CANONICAL_RELEASE, FILES, write_graphs
 from seq2edge.files.progress import Progress
 from seq2edge.model.dims import Dims
 from seq2edge.model.transformer import Heads, Transformer
 from seq2edge.runtime import parity
-from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend, require_release
 from seq2edge.runtime.limits import check_vocabulary
 from seq2edge.runtime.options import DecodeOptions
 
@@ -115,9 +115,11 @@ def export_checkpoint(
     process of its own; what came of it stands in the manifest.
 
     Raises CheckpointError or UnsupportedError for what cannot be loaded, BundleError for a
-    destination that cannot be written, and ExportError when a graph differs from the model or the
+    destination that cannot be written, BackendError for an ONNX Runtime that is too old to check
+    graphs, and ExportError when a graph differs from the model or the
     model from the original, or for alignments of a model that is no encoder-decoder.
     """
+    require_release(CANONICAL_RELEASE)
     progress = _overall(progress)
     with BundleWriter(destination, overwrite=overwrite) as writer:
         progress("load", 0.0)

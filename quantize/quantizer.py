@@ -30,6 +30,7 @@ from seq2edge.bundle.manifest import (
 from seq2edge.bundle.reference import REFERENCE
 from seq2edge.errors import BundleError, ExportError, OptionError
 from seq2edge.evaluation.examples import Example
+from seq2edge.export.specialise import CANONICAL_RELEASE
 from seq2edge.export.weights import WEIGHTS, WeightsWriter, dtype_name
 from seq2edge.files.progress import PartProgress, Progress
 from seq2edge.files.workspace import temporary_folder
@@ -50,7 +51,7 @@ from seq2edge.quantize.passes.weight_uses import WeightUse, find_weight_uses
 from seq2edge.quantize.ranges import InputStats, collect_input_stats, needs_input_stats
 from seq2edge.quantize.recipes import Options, QuantizedTarget, Recipe
 from seq2edge.runtime import parity
-from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend
+from seq2edge.runtime.backends.onnxruntime import OnnxRuntimeBackend, require_release
 from seq2edge.runtime.recorded import read_recorded
 
 TENSORRT_RELEASE = "10.15"  # the oldest whose parser reads all operators of the canonical graph
@@ -80,7 +81,8 @@ class Quantizer:
     """A float bundle and examples, of which quantized bundles are made.
 
     What the model decodes of the examples, and what is learnt from it, is kept for the next one.
-    Raises BundleError for a source that is damaged, quantized already or without graphs.
+    Raises BundleError for a source that is damaged, quantized already or without graphs, and
+    BackendError for an ONNX Runtime that is too old to check graphs.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Quantizer:
         language: str | None = None,
         threads: int | None = None,
     ) -> None:
+        require_release(CANONICAL_RELEASE)
         self.bundle = Bundle.open(source, hashes=True)
         self.threads = threads
         _check_source(self.bundle)

@@ -1,6 +1,6 @@
 """Make or reuse `.venv`: the package in editable mode with everything that tests and demos need.
 
-Standard library alone, Python 3.10 or newer. Nothing is installed again while pyproject.toml, the
+Standard library alone, Python 3.11 or newer. Nothing is installed again while pyproject.toml, the
 interpreter and the choice of torch stay the same.
 
     python3 scripts/environment.py            # a CPU build of torch, where one is offered
@@ -29,8 +29,8 @@ EXTRAS = (
 
 def main() -> int:
     """Install what is missing; returns the exit code."""
-    if sys.version_info < (3, 10):
-        print(f"environment: Python {sys.version.split()[0]}, needs 3.10 or newer; set PYTHON=...")
+    if sys.version_info < (3, 11):  # ONNX Runtime for 3.10 is too old to check what is exported
+        print(f"environment: Python {sys.version.split()[0]}, needs 3.11 or newer; set PYTHON=...")
         return 1
     torch = os.environ.get("TORCH") or "torch==2.13.0"
     index = os.environ.get("TORCH_INDEX")

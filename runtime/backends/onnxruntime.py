@@ -294,6 +294,16 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
+def require_release(least: str) -> None:
+    """Raise BackendError where ONNX Runtime is older: it checks what export and quantize write."""
+    version = str(import_onnxruntime().__version__)
+    if _release(version) < _release(least):
+        raise BackendError(
+            f"onnxruntime: {version} is installed, to make bundles takes {least} or newer, which "
+            "needs Python 3.11 or newer; older ones run them"
+        )
+
+
 def check_device(ort: Any, device: str) -> str:
     """The provider of a device after probing that it can work here."""
     if device not in PROVIDERS:

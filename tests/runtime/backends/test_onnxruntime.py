@@ -18,6 +18,8 @@ from seq2edge.bundle import Bundle
 from seq2edge.checkpoints.load import load_checkpoint
 from seq2edge.errors import BackendError, BundleError, CapacityError
 from seq2edge.export.eager import EagerBackend
+from seq2edge.export.pipeline import export_checkpoint
+from seq2edge.quantize.pipeline import quantize_bundle
 from seq2edge.runtime import backend as backend_choice
 from seq2edge.runtime.backend import all_logits, open_backend
 from seq2edge.runtime.backends import onnxruntime as backend_module
@@ -222,6 +224,18 @@ def test_a_release_that_runs_nothing_is_told_what_is_needed(exported):
         OnnxRuntimeBackend(future)
     with pytest.raises(BackendError, match=r"canonical graphs need onnxruntime 99\.0"):
         OnnxRuntimeBackend(future, target="canonical")
+
+
+def test_a_release_that_checks_no_graphs_makes_no_bundles(exported, monkeypatch, tmp_path):
+    """It is said before anything is read or traced, by export and quantize."""
+    _, folder, _ = exported("llama")
+    monkeypatch.setattr(onnxruntime, "__version__", "1.23.2")
+    told = r"1\.23\.2 is installed, to make bundles takes 1\.31 or newer, which needs Python 3\.11"
+    with pytest.raises(BackendError, match=told):
+        export_checkpoint(tmp_path / "nothing", tmp_path / "bundle")
+    with pytest.raises(BackendError, match=told):
+        quantize_bundle(folder / "bundle", tmp_path / "bundle", "int8-dynamic")
+    assert not any(tmp_path.iterdir())
 
 
 def test_unknown_graphs_and_devices_are_refused_by_name(exported):
