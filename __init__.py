@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from seq2edge.runtime.options import DecodeOptions as DecodeOptions
     from seq2edge.runtime.service import Service as Service
     from seq2edge.runtime.speech.transcriber import Transcriber as Transcriber
+    from seq2edge.runtime.tools import ToolCall as ToolCall
+    from seq2edge.runtime.tools import Tools as Tools
 
 _LAZY = {
     "load": "seq2edge.runtime.model",
@@ -28,8 +30,20 @@ _LAZY = {
     "DecodeOptions": "seq2edge.runtime.options",
     "Service": "seq2edge.runtime.service",
     "Transcriber": "seq2edge.runtime.speech.transcriber",
+    "ToolCall": "seq2edge.runtime.tools",
+    "Tools": "seq2edge.runtime.tools",
 }
-__all__ = ["DecodeOptions", "Model", "Service", "Transcriber", "__version__", "errors", "load"]
+__all__ = [
+    "DecodeOptions",
+    "Model",
+    "Service",
+    "ToolCall",
+    "Tools",
+    "Transcriber",
+    "__version__",
+    "errors",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

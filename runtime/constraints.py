@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,32 @@ class Constraint:
     Its state for a row is found by the row's tokens, so that it follows beams wherever they go.
     """
 
-    def __init__(self, options: DecodeOptions, tokenizer: Path, vocab: int, prompt: int) -> None:
+    def __init__(
+        self,
+        options: DecodeOptions,
+        tokenizer: Path,
+        vocab: int,
+        prompt: int,
+        *,
+        grammar: str | None = None,
+        named: Collection[int] = (),
+    ) -> None:
         """`tokenizer` is the file whose tokens the model of `vocab` of them writes.
 
-        Raises OptionError for rules that llguidance does not understand whole, BackendError where
-        it is not installed.
+        By a `grammar`, or the rules of the options. Special tokens are no part of a text, but for
+        those that the grammar has `named`. Raises OptionError for rules that llguidance does not
+        understand whole, BackendError where it is not installed.
         """
+        rules = options.constraint if grammar is None else ("tools", grammar)
+        name, text = rules or ("", "")
         self._prompt = prompt
         self._vocab = vocab
+        self._named = frozenset(named)
         self._tokens = _tokens_of(tokenizer, vocab, options.eos_token_id)
         first = options.forced_bos_token_id
         forced = (*options.forced_eos_token_id, *([] if first is None else [first]))
         self._special = {token for token in forced if self._tokens.is_special_token(token)}
-        self._states: dict[tuple[int, ...], Any] = {(): _matcher(self._tokens, options)}
+        self._states: dict[tuple[int, ...], Any] = {(): _matcher(self._tokens, name, text)}
 
     def __call__(self, tokens: NDArray[np.int64], scores: Logits) -> Logits:
         """Scores (rows, vocab) for what comes after tokens (rows, length), prompt included."""
@@ -65,7 +78,8 @@ class Constraint:
         if ids in self._states:
             return self._states[ids]
         state = self._states[ids[:-1]].deep_copy()
-        if not self._tokens.is_special_token(ids[-1]):  # forced ones, such as of a language
+        if ids[-1] in self._named or not self._tokens.is_special_token(ids[-1]):
+            # Others are forced, such as of a language.
             with foreign_errors(OptionError, "constraints: the rules cannot be followed"):
                 state.consume_token(ids[-1])
         return state
@@ -126,10 +140,17 @@ def _tokens_of(tokenizer: Path, vocab: int, ends: Sequence[int]) -> Any:
         return library.LLTokenizer(text, n_vocab=vocab, eos_token=list(ends))
 
 
-def _matcher(tokens: Any, options: DecodeOptions) -> Any:
+def special_tokens(
+    added: Mapping[str, int], tokenizer: Path, vocab: int, ends: Sequence[int]
+) -> dict[str, int]:
+    """Those of the added tokens that rules name by their ids: no text matches them."""
+    tokens = _tokens_of(tokenizer, vocab, tuple(ends))
+    return {text: i for text, i in added.items() if i < vocab and tokens.is_special_token(i)}
+
+
+def _matcher(tokens: Any, name: str, rules: str) -> Any:
     """The rules' state before the first token."""
     matcher = _library().LLMatcher
-    name, rules = options.constraint or ("", "")
     with foreign_errors(OptionError, name):
         if name == "json_schema":
             _check_keywords(json.loads(rules))

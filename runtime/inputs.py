@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -21,6 +21,7 @@ from seq2edge.runtime.options import DecodeOptions
 if TYPE_CHECKING:
     from seq2edge.runtime.images import Picture
     from seq2edge.runtime.tokenizer import EncodedText, Tokenizer
+    from seq2edge.runtime.tools import Tools
 
 Ids = Sequence[int]
 Audio: TypeAlias = "str | os.PathLike[str] | NDArray[np.float32]"
@@ -143,9 +144,12 @@ class Inputs:
             limits.append(self._limits.text_positions(new_tokens))
         return min((limit for limit in limits if limit is not None), default=None)
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: Tools | None = None
+    ) -> list[int]:
         """The ids that the model reads of a conversation, up to where its answer begins."""
-        prompt = self.tokenizer.render_chat(list(messages))
+        told = tools.definitions if tools is not None and tools.choice != "none" else None
+        prompt = self.tokenizer.render_chat(list(messages), tools=told)
         return self.tokenizer.encode(prompt, special_tokens=False)
 
     def with_target_language(self, options: DecodeOptions, language: str | None) -> DecodeOptions:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from seq2edge.runtime.group import Group
 from seq2edge.runtime.inputs import Audio, Ids, refuse_one_string
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.request import Prefix, Request, rows_of
+from seq2edge.runtime.rules import rules_of
 from seq2edge.runtime.scheduler import ROWS, Scheduler, decode
 from seq2edge.runtime.scoring import ScoredSequence, score_labels
 from seq2edge.runtime.sequences import GeneratedSequence, GeneratedText, pad
@@ -32,9 +33,9 @@ from seq2edge.runtime.understanding import Understanding
 
 if TYPE_CHECKING:
     from seq2edge.runtime.images import Picture
-    from seq2edge.runtime.search import Processor
     from seq2edge.runtime.service import Reply, Service
     from seq2edge.runtime.session import Session
+    from seq2edge.runtime.tools import Tools
     from seq2edge.runtime.words import WordAlignment
 
 MOST_ROWS = 1000  # of one text, as a bundle's own defaults; whoever calls may ask for more
@@ -155,10 +156,10 @@ class Model(Understanding):
             for prompt in prompts
         ]
         options = self.with_target_language(options or self.options, target_language)
-        return [
-            self._texts(sequences, options.stop_strings)
-            for sequences in self.generate_ids(ids, options)
-        ]
+        if not ids:
+            return []
+        self._limits.check_prompts(ids)
+        return self._decode([self.request(each, options) for each in ids])
 
     def generate_each(
         self,
@@ -187,14 +188,16 @@ class Model(Understanding):
 
     def chat_each(
         self,
-        chats: Iterable[Sequence[dict[str, str]]],
+        chats: Iterable[Sequence[Mapping[str, Any]]],
         options: DecodeOptions | None = None,
         *,
         rows: int = ROWS,
+        tools: Tools | None = None,
     ) -> Iterator[list[GeneratedText]]:
         """`chat` for any number of conversations; see `generate_each`."""
         self._require("generate")
-        return self._each(map(self.encode_chat, chats), options or self.options, rows)
+        ids = (self.encode_chat(messages, tools) for messages in chats)
+        return self._each(ids, options or self.options, rows, tools)
 
     def score_ids(
         self,
@@ -253,12 +256,20 @@ class Model(Understanding):
         return self.score_ids(ids, outputs, options)
 
     def chat(
-        self, messages: Sequence[dict[str, str]], options: DecodeOptions | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: DecodeOptions | None = None,
+        *,
+        tools: Tools | None = None,
     ) -> list[GeneratedText]:
-        """Answers to a conversation of `{"role": ..., "content": ...}` messages, best first."""
-        options = options or self.options
-        ids = self.encode_chat(messages)
-        return self._texts(self.generate_ids([ids], options)[0], options.stop_strings)
+        """Answers to a conversation of `{"role": ..., "content": ...}` messages, best first.
+
+        With `tools` an answer may ask for some, in its `tool_calls`, by rules that keep these to
+        the tools' schemas; its `message` and one of the role "tool" with what each call gave go on
+        with the conversation. Needs `seq2edge[constraints]`; raises InputError where the chat
+        template knows no tools.
+        """
+        return self._decode([self.chat_request(messages, options, tools=tools)])[0]
 
     def stream(
         self,
@@ -282,10 +293,14 @@ class Model(Understanding):
         )
 
     def stream_chat(
-        self, messages: Sequence[dict[str, str]], options: DecodeOptions | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: DecodeOptions | None = None,
+        *,
+        tools: Tools | None = None,
     ) -> TextStream:
-        """`chat`, piece by piece; see `stream`."""
-        return self._stream(self.chat_request(messages, options))
+        """`chat`, piece by piece; see `stream`. Calls of tools are in the result alone."""
+        return self._stream(self.chat_request(messages, options, tools=tools))
 
     async def generate_async(
         self,
@@ -314,10 +329,14 @@ class Model(Understanding):
         )
 
     async def chat_async(
-        self, messages: Sequence[dict[str, str]], options: DecodeOptions | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: DecodeOptions | None = None,
+        *,
+        tools: Tools | None = None,
     ) -> list[GeneratedText]:
         """`chat`; see `generate_async`."""
-        return await self._shared_service().chat(messages, options)
+        return await self._shared_service().chat(messages, options, tools=tools)
 
     def stream_async(
         self,
@@ -360,8 +379,7 @@ class Model(Understanding):
         requests = [
             self.speech_request(clip, options, language=language, task=task) for clip in clips
         ]
-        stops = (options or self.options).stop_strings
-        return [self._texts(sequences, stops) for sequences in decode(self.backend, requests)]
+        return self._decode(requests)
 
     def transcribe_ids(
         self, features: Features | Sequence[Features], options: DecodeOptions | None = None
@@ -386,10 +404,7 @@ class Model(Understanding):
         self._require("read")
         if not images:
             return []
-        options = options or self.options
-        requests = [self.image_request(image, options) for image in images]
-        groups = decode(self.backend, requests)
-        return [self._texts(sequences, options.stop_strings) for sequences in groups]
+        return self._decode([self.image_request(image, options) for image in images])
 
     def read_ids(
         self, pixels: Features, options: DecodeOptions | None = None
@@ -419,38 +434,40 @@ class Model(Understanding):
         *,
         system: str | None = None,
         prefix: str | os.PathLike[str] | None = None,
+        tools: Tools | None = None,
     ) -> Session:
         """A conversation whose cache stays between its turns.
 
-        `system` is what the model is told first; `prefix` a file that `Session.save` wrote, so that
-        what is in it is not computed again. Raises InputError where the model cannot chat, or the
-        file is of another bundle.
+        `system` is what the model is told first, `tools` what it may call; `prefix` a file that
+        `Session.save` wrote, so that what is in it is not computed again. Raises InputError where
+        the model cannot chat, or the file is of another bundle.
         """
         from seq2edge.runtime.session import Session
 
         self._require("generate")
-        return Session(self, options or self.options, system=system, prefix=prefix)
+        return Session(self, options or self.options, system=system, prefix=prefix, tools=tools)
 
-    def request_after(
-        self, ids: Ids, options: DecodeOptions, prefix: Prefix | None
-    ) -> tuple[Request, int]:
-        """`request` for a prompt that may begin as a prefix, which is spent; how much does."""
-        self._limits.check_prompts([ids])
-        request = dataclasses.replace(self.request(ids, options), keep=True)
+    def request_after(self, request: Request, prefix: Prefix | None) -> tuple[Request, int]:
+        """A request whose prompt may begin as a prefix, which is spent; how much does."""
+        request = dataclasses.replace(request, keep=True)
         if prefix is not None:
             request = request.with_prefix(prefix)
         return request, 0 if request.prefix is None else len(request.prefix.ids)
 
     def texts_of(self, group: Group) -> list[GeneratedText]:
         """The answers of a request that is done, best first."""
-        return self._texts(group.results(), group.request.options.stop_strings)
+        return self._texts(group.results(), group.request)
 
     def text_of(self, group: Group) -> GeneratedText:
         """The best of them."""
         return self.texts_of(group)[0]
 
     def _each(
-        self, prompts: Iterable[Ids], options: DecodeOptions, rows: int
+        self,
+        prompts: Iterable[Ids],
+        options: DecodeOptions,
+        rows: int,
+        tools: Tools | None = None,
     ) -> Iterator[list[GeneratedText]]:
         scheduler = Scheduler(self.backend, rows=max(rows, rows_of(options)))
         groups: collections.deque[Group] = collections.deque()
@@ -460,12 +477,12 @@ class Model(Understanding):
             while len(groups) > most:
                 while not groups[0].done:
                     scheduler.step()
-                yield self._texts(groups.popleft().results(), options.stop_strings)
+                yield self.texts_of(groups.popleft())
 
         try:
             for number, ids in enumerate(prompts):
                 self._limits.check_prompts([ids], number)
-                groups.append(scheduler.submit(self.request(ids, options)))
+                groups.append(scheduler.submit(self.request(ids, options, tools=tools)))
                 yield from answers(AHEAD * rows)
         except InputError:
             yield from answers(0)  # what came before it is answered
@@ -494,13 +511,17 @@ class Model(Understanding):
         )
 
     def chat_request(
-        self, messages: Sequence[dict[str, str]], options: DecodeOptions | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: DecodeOptions | None = None,
+        *,
+        tools: Tools | None = None,
     ) -> Request:
         """`request` for a conversation, as `chat` takes it; raises what that does."""
         self._require("generate")
-        ids = self.encode_chat(messages)
+        ids = self.encode_chat(messages, tools)
         self._limits.check_prompts([ids])
-        return self.request(ids, options)
+        return self.request(ids, options, tools=tools)
 
     def speech_request(
         self,
@@ -522,11 +543,17 @@ class Model(Understanding):
         self._require("read")
         return self.request(self.pixels(image), options)
 
-    def request(self, source: Ids | Features, options: DecodeOptions | None = None) -> Request:
+    def request(
+        self,
+        source: Ids | Features,
+        options: DecodeOptions | None = None,
+        *,
+        tools: Tools | None = None,
+    ) -> Request:
         """What a scheduler decodes: a prompt, or a source: ids, features, samples or pixels.
 
-        Raises CapacityError and OptionError for what can never fit, and InputError for what is not
-        of the encoder's shape.
+        With `tools`, which the prompt tells of, its answers may call some. Raises CapacityError and
+        OptionError for what can never fit, and InputError for what is not of the encoder's shape.
         """
         options = options or self.options
         if self.dims.reads_signal:
@@ -540,7 +567,7 @@ class Model(Understanding):
         stops = options.stop_strings
         holds_stop = StopStrings(self.tokenizer, stops) if stops else None
         start = tuple(source) if self.dims.kind == "decoder" else self.start_tokens(options)
-        processors = self._constraints(options, len(start))
+        processors, calls = rules_of(self, options, len(start), tools)
         allowed = None
         if self._lexicon is not None and not isinstance(source, np.ndarray):
             allowed = self._lexicon.allowed(source)
@@ -556,6 +583,7 @@ class Model(Understanding):
             processors=processors,
             allowed=allowed,
             drafter=make_drafter(self, self._draft, options, source),
+            calls=calls,
         )
 
     def _positions(self, source: Ids | Features) -> int:
@@ -563,16 +591,6 @@ class Model(Understanding):
         if self.dims.samples is None:
             return self.dims.source_positions
         return int(self.dims.positions_of(len(source)))
-
-    def _constraints(self, options: DecodeOptions, prompt: int) -> list[Processor]:
-        """What keeps an answer to the rules of the options."""
-        if options.constraint is None:
-            return []
-        from seq2edge.runtime.constraints import Constraint
-
-        record = self.tokenizer.record
-        file = self.bundle.file(record.target or record.source)
-        return [Constraint(options, file, self.dims.vocab, prompt)]
 
     def _score(
         self, memory: Memory | None, prompts: Sequence[Ids], labels: Sequence[Ids]
@@ -616,11 +634,26 @@ class Model(Understanding):
             )
         return align_words(text, spans, answer, token_spans(self.tokenizer, answer))
 
-    def _texts(
-        self, sequences: Sequence[GeneratedSequence], stop_strings: Sequence[str]
-    ) -> list[GeneratedText]:
-        return [self._text(sequence, stop_strings) for sequence in sequences]
+    def _decode(self, requests: Sequence[Request]) -> list[list[GeneratedText]]:
+        """The answers to each, best first, as one batch."""
+        groups = decode(self.backend, requests)
+        return [self._texts(*pair) for pair in zip(groups, requests, strict=True)]
 
-    def _text(self, sequence: GeneratedSequence, stop_strings: Sequence[str]) -> GeneratedText:
-        text = cut_at_stop(self.tokenizer.decode(sequence.ids), stop_strings)
-        return GeneratedText(**vars(sequence), text=text)
+    def _texts(
+        self, sequences: Sequence[GeneratedSequence], request: Request
+    ) -> list[GeneratedText]:
+        return [self._text(sequence, request) for sequence in sequences]
+
+    def _text(self, sequence: GeneratedSequence, request: Request) -> GeneratedText:
+        tokenizer, calls = self.tokenizer, request.calls
+        stops = request.options.stop_strings
+        if calls is None:
+            text = cut_at_stop(tokenizer.decode(sequence.ids), stops)
+            return GeneratedText(**vars(sequence), text=text)
+        said = tokenizer.decode(calls.said(sequence.ids))
+        whole = tokenizer.decode(sequence.ids, skip_special_tokens=False, clean=False)
+        return GeneratedText(
+            **vars(sequence),
+            text=cut_at_stop(said, (*stops, *calls.stop_strings)),
+            tool_calls=calls.calls(whole),
+        )

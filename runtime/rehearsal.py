@@ -16,6 +16,7 @@ from seq2edge.errors import BackendError, BundleError, CapacityError, InputError
 from seq2edge.runtime.backend import Features, all_logits
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.recorded import read_recorded
+from seq2edge.runtime.rules import format_of
 
 if TYPE_CHECKING:
     from seq2edge.runtime.model import Model
@@ -42,6 +43,7 @@ def rehearse(model: Model) -> Iterator[str]:
         if bundle.manifest.tokenizer is not None and bundle.manifest.tokenizer.chat_template:
             _check_chats(model, texts)
             yield "chat template: writes what is asked"
+            yield _told_of_tools(model)
         _check_lists(model, texts[0])
         yield f"{bundle.manifest.task}: {_TASKS[bundle.manifest.task](model, texts)}"
     except Seq2EdgeError as error:
@@ -100,6 +102,15 @@ def _check_chats(model: Model, texts: Sequence[str]) -> None:
         raise InputError("chat template: it writes the same whatever a message says")
     options = _options(model, prompts[0])
     model.chat_request([{"role": "user", "content": texts[0]}], options)
+
+
+def _told_of_tools(model: Model) -> str:
+    """Whether a chat may call some: no error where it may not."""
+    try:
+        format_of(model, model.options)
+    except InputError as error:
+        return str(error)
+    return "tools: its calls are read"
 
 
 def _check_lists(model: Model, text: str) -> None:

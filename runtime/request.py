@@ -17,6 +17,7 @@ from seq2edge.runtime.speculation import Drafter
 
 if TYPE_CHECKING:
     from seq2edge.runtime.group import Group
+    from seq2edge.runtime.tool_format import CallReader
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +44,7 @@ class Request:
     request alone. `on_prompt` is called with the logits (vocab,) that follow the prompt without its
     last `after` tokens, which it may answer with others. With `holds_memory`, a group that was
     decoded alone has the encoder's memory of its source in the end, which spares another request
-    the encoder as its `memory`.
+    the encoder as its `memory`. `calls` reads what an answer asks for of tools.
     """
 
     prompt: Sequence[int]
@@ -62,6 +63,7 @@ class Request:
     after: int = 0
     holds_memory: bool = False
     memory: Memory | None = None
+    calls: CallReader | None = None
 
     @property
     def rows(self) -> int:

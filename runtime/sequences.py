@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seq2edge.runtime.backend import Features, Lengths, Tokens
+from seq2edge.runtime.tools import ToolCall
 
 Source: TypeAlias = "Sequence[int] | NDArray[np.float32]"  # ids; features, samples or pixels
 
@@ -76,9 +77,24 @@ class GeneratedSequence:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GeneratedText(GeneratedSequence):
-    """A decoded sequence with its text, without special tokens and stop string."""
+    """A decoded sequence with its text, without special tokens and stop string.
+
+    `tool_calls` are what it asks for of `Tools`, which are no part of the text. One that a limit
+    of tokens cut is none, and `finish_reason` says so.
+    """
 
     text: str
+    tool_calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """It as the next message of its chat."""
+        calls = [call.record for call in self.tool_calls]
+        return {
+            "role": "assistant",
+            "content": self.text,
+            **({"tool_calls": calls} if calls else {}),
+        }
 
 
 class History:

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -26,6 +26,7 @@ from seq2edge.runtime.request import Prefix, Request
 from seq2edge.runtime.scheduler import ROWS, Scheduler
 from seq2edge.runtime.sequences import FinishReason, GeneratedText, TokenLogprob
 from seq2edge.runtime.streaming import Detokenizer
+from seq2edge.runtime.tools import ToolCall, Tools
 
 if TYPE_CHECKING:
     from seq2edge.runtime.images import Picture
@@ -89,7 +90,8 @@ class _Feed:
 class Piece:
     """What came of one of a reply's answers: text, and the ids and log-probabilities since before.
 
-    Ids may come with a later piece than a part of their text. The last one has a `finish_reason`.
+    Ids may come with a later piece than a part of their text. The last one has a `finish_reason`,
+    and what the answer asks for of tools.
     """
 
     index: int
@@ -97,6 +99,7 @@ class Piece:
     ids: Sequence[int] = ()
     logprobs: Sequence[TokenLogprob] | None = None
     finish_reason: FinishReason | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class Reply:
@@ -109,7 +112,7 @@ class Reply:
 
     def __init__(self, model: Model, group: Group, feed: _Feed) -> None:
         self._model, self._group, self._feed = model, group, feed
-        self._detokenizer = Detokenizer(model.tokenizer, group.request.options.stop_strings)
+        self._detokenizer = _detokenizer(model, group)
         self._read = False  # to the end
         self._ids = 0  # that were looked at
 
@@ -174,8 +177,7 @@ class Reply:
 
         Joined, each answer's texts, ids and log-probabilities are those of `results`.
         """
-        options, tokenizer = self._group.request.options, self._model.tokenizer
-        texts = [Detokenizer(tokenizer, options.stop_strings) for _ in range(self.count)]
+        texts = [_detokenizer(self._model, self._group) for _ in range(self.count)]
         ends = [0] * self.count  # of the ids that were told
         while not self._feed.over:
             for index, ids in enumerate(self._certain()):
@@ -198,6 +200,7 @@ class Reply:
                 ids=answer.ids[begin:],
                 logprobs=answer.logprobs and answer.logprobs[begin:],
                 finish_reason=answer.finish_reason,
+                tool_calls=answer.tool_calls,
             )
 
     def _piece(self) -> str:
@@ -235,6 +238,11 @@ class Reply:
         except asyncio.CancelledError:
             self.cancel()
             raise
+
+
+def _detokenizer(model: Model, group: Group) -> Detokenizer:
+    request = group.request
+    return Detokenizer(model.tokenizer, request.options.stop_strings, request.calls)
 
 
 async def results_of(replies: Iterable[Reply]) -> list[list[GeneratedText]]:
@@ -312,10 +320,14 @@ class Service:
         )
 
     def chat(
-        self, messages: Sequence[dict[str, str]], options: DecodeOptions | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: DecodeOptions | None = None,
+        *,
+        tools: Tools | None = None,
     ) -> Reply:
         """`Model.chat`. Raises as `generate`."""
-        return self.submit(self._model.chat_request(messages, options))
+        return self.submit(self._model.chat_request(messages, options, tools=tools))
 
     def transcribe(
         self,

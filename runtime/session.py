@@ -26,6 +26,7 @@ from seq2edge.runtime.streaming import TextStream
 
 if TYPE_CHECKING:
     from seq2edge.runtime.model import Model
+    from seq2edge.runtime.tools import Tools
 
 FORMAT = 2  # of files of prefixes
 
@@ -43,14 +44,16 @@ class Session:
         *,
         system: str | None = None,
         prefix: str | os.PathLike[str] | None = None,
+        tools: Tools | None = None,
     ) -> None:
         """Raises InputError for a model that cannot chat, and a file that `save` did not write."""
         if model.dims.kind != "decoder":
             raise InputError(f"{model.bundle.path}: a model of kind {model.dims.kind} cannot chat")
         self._model = model
         self._options = options
+        self._tools = tools
         self._first = [] if system is None else [{"role": "system", "content": system}]
-        self.messages: list[dict[str, str]] = list(self._first)
+        self.messages: list[dict[str, Any]] = list(self._first)
         self.prefix = None if prefix is None else load_prefix(prefix, model)
         self.reused = 0  # tokens of the last prompt that were not computed again
         self._turn = threading.Lock()
@@ -63,16 +66,36 @@ class Session:
     def stream(self, text: str, options: DecodeOptions | None = None) -> TextStream:
         """The answer, piece by piece; it counts as said when the stream is over."""
         self.messages.append({"role": "user", "content": text})
-        model, options = self._model, options or self._options
+        return self._answer(options)
+
+    def stream_after(
+        self, results: Mapping[str, str], options: DecodeOptions | None = None
+    ) -> TextStream:
+        """The answer to what the tools gave that the last one called, by the ids of its calls.
+
+        Raises InputError where a call has no result, or a result no call.
+        """
+        calls = self.messages[-1].get("tool_calls", []) if self.messages else []
+        if not calls or {call["id"] for call in calls} != set(results):
+            raise InputError(f"session: {len(results)} results for {len(calls)} calls of tools")
+        for call in calls:
+            name = call["function"]["name"]
+            said = {"role": "tool", "tool_call_id": call["id"], "name": name}
+            self.messages.append({**said, "content": results[call["id"]]})
+        return self._answer(options)
+
+    def _answer(self, options: DecodeOptions | None) -> TextStream:
+        model = self._model
         request, self.reused = model.request_after(
-            model.encode_chat(self.messages), options, self.prefix
+            model.chat_request(self.messages, options or self._options, tools=self._tools),
+            self.prefix,
         )
         self.prefix = None  # spent; the answer leaves another one
 
         def result(group: Group) -> GeneratedText:
             answer = model.text_of(group)
             self.prefix = group.kept
-            self.messages.append({"role": "assistant", "content": answer.text})
+            self.messages.append(answer.message)
             return answer
 
         return TextStream(model.backend, request, model.tokenizer, result)

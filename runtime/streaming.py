@@ -14,6 +14,7 @@ from seq2edge.runtime.sequences import GeneratedText
 
 if TYPE_CHECKING:
     from seq2edge.runtime.tokenizer import Tokenizer
+    from seq2edge.runtime.tool_format import CallReader
 
 REPLACEMENT = "\ufffd"  # what incomplete characters are decoded to
 LONGEST_CLEANED = 5  # characters of a cleaned part, and the one before it
@@ -23,14 +24,23 @@ BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token that is a byte of a character
 class Detokenizer:
     """The text of ids that become more, up to where no later id changes it."""
 
-    def __init__(self, tokenizer: Tokenizer, stop_strings: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop_strings: Sequence[str] = (),
+        calls: CallReader | None = None,
+    ) -> None:
+        """With `calls` what is said before these."""
         self._tokenizer = tokenizer
-        self._stop_strings = stop_strings
+        self._stop_strings = (*stop_strings, *(() if calls is None else calls.stop_strings))
+        self._calls = calls
         self._given = 0  # characters
 
     def certain(self, ids: Sequence[int]) -> str:
         """What is certain of these ids' text and was not given out yet."""
         tokenizer = self._tokenizer
+        if self._calls is not None:
+            ids = self._calls.said(ids)
         raw = tokenizer.decode(ids[: self._whole(ids)], clean=False).rstrip(REPLACEMENT)
         if tokenizer.cleaned:
             # What loses a space may overlap: from the first space near the end on, all may change.
@@ -111,7 +121,9 @@ class TextStream:
     ) -> None:
         self._scheduler = Scheduler(backend, rows=request.rows)
         self._group = self._scheduler.submit(request)
-        self._pieces = self._generate(Detokenizer(tokenizer, request.options.stop_strings))
+        self._pieces = self._generate(
+            Detokenizer(tokenizer, request.options.stop_strings, request.calls)
+        )
         self._make_result = result
         self._result: GeneratedText | None = None
 

@@ -7,6 +7,7 @@ and literals are counted, by what the compiler writes around them.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,12 +50,17 @@ class ChatTemplate:
             self._environment = _Environment()
             self._template = self._environment.from_string(text)
 
-    def render(self, messages: Sequence[Mapping[str, Any]], **names: Any) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **names: Any,
+    ) -> str:
         """What it writes of these messages. Raises InputError, with its words where it refuses."""
         plain = _plain_messages(messages)
-        self._environment.budget.begin(plain)
+        self._environment.budget.begin([plain, tools])
         with foreign_errors(InputError, "chat: the template refuses it"):
-            return self._template.render(messages=plain, **names)
+            return self._template.render(messages=plain, tools=tools, **names)
 
 
 class _Counted(CodeGenerator):
@@ -206,9 +212,33 @@ def _plain_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"chat: messages must be JSON objects: {error}") from None
     for i, message in enumerate(plain):
+        _read_calls(message, i)
         if not isinstance(message.get("role"), str) or "content" not in message:
             raise InputError(f"chat: message {i} needs a role and a content, got {message!r:.80}")
     return list(plain)
+
+
+def _read_calls(message: dict[str, Any], number: int) -> None:
+    """Calls of tools as templates take them: with arguments that are objects, beside a text."""
+    calls = message.pop("tool_calls", None)
+    if not calls:
+        return
+    for i, call in enumerate(calls if isinstance(calls, list) else [calls]):
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise InputError(f"chat: message {number}: call {i} of a tool needs a function's name")
+        arguments = function.get("arguments")
+        if isinstance(arguments, str):  # as OpenAI gives them
+            with contextlib.suppress(ValueError, RecursionError):
+                arguments = json.loads(arguments)
+        if not isinstance(arguments, dict):
+            raise InputError(
+                f"chat: message {number}: arguments of call {i}: {arguments!r:.60} is no object"
+            )
+        function["arguments"] = arguments
+    message["tool_calls"] = calls
+    if message.get("content") is None:
+        message["content"] = ""
 
 
 def _to_json(

@@ -19,6 +19,7 @@ from seq2edge.runtime.tokenizer_file import TokenizerFile
 
 if TYPE_CHECKING:
     from seq2edge.runtime.templates import ChatTemplate
+    from seq2edge.runtime.tool_format import ToolFormat
 
 HIDDEN = "\ue000"  # before a token that only decoding may use
 CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
@@ -60,6 +61,7 @@ class Tokenizer:
         )
         self._source, self._target = self._source_file.library, self._target_file.library
         self._template = folder / record.chat_template if record.chat_template else None
+        self._formats: dict[tuple[str, ...], ToolFormat] = {}
 
     def encode(
         self,
@@ -290,8 +292,17 @@ class Tokenizer:
             text = text.replace(pattern, pattern.strip())
         return text
 
+    def added_tokens(self) -> dict[str, int]:
+        """Tokens that were added to the vocabulary of generated text, and their ids."""
+        added = self._target.get_added_tokens_decoder()
+        return {token.content: number for number, token in added.items()}
+
     def render_chat(
-        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
         """One prompt from a chat, as the checkpoint's template writes it.
 
@@ -304,10 +315,21 @@ class Tokenizer:
         return self._chat.render(
             messages,
             add_generation_prompt=add_generation_prompt,
-            tools=None,
+            tools=None if tools is None else list(tools),
             documents=None,
             **{name: token for name, token in special.items() if token is not None},
         )
+
+    def tool_format(self, ends: tuple[str, ...]) -> ToolFormat:
+        """How its chat template writes calls of tools; one of these texts ends an answer.
+
+        Raises InputError for a template that has no place for tools, or whose calls are not read.
+        """
+        if ends not in self._formats:
+            from seq2edge.runtime.tool_format import find_format
+
+            self._formats[ends] = find_format(self.render_chat, ends)
+        return self._formats[ends]
 
     @functools.cached_property
     def _chat(self) -> ChatTemplate:

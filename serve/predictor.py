@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from seq2edge.runtime.model import Model
     from seq2edge.runtime.options import DecodeOptions
     from seq2edge.runtime.request import Request
+    from seq2edge.runtime.sequences import GeneratedText
 
 # A row's id, which its answer has too; nothing else is made of it.
 ID: Final = "id"
@@ -45,9 +46,11 @@ class PairRow:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ChatRow:
-    """A conversation to answer: messages of `role` and `content`."""
+    """A conversation to answer: messages of `role` and `content`, and `tools` to call."""
 
-    messages: tuple[Mapping[str, str], ...]
+    messages: tuple[Mapping[str, Any], ...]
+    tools: tuple[Mapping[str, Any], ...] = dataclasses.field(default=(), metadata=OPTIONAL)
+    tool_choice: str = dataclasses.field(default="auto", metadata=OPTIONAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,8 +201,14 @@ def _results(model: Model, group: Group | Seq2EdgeError) -> Row:
         texts = model.texts_of(group)
     except Seq2EdgeError as error:
         return _failed(error)
-    names = ("text", "score", "finish_reason")
-    return {"results": [{name: getattr(text, name) for name in names} for text in texts]}
+    return {"results": list(map(_result, texts))}
+
+
+def _result(text: GeneratedText) -> Row:
+    result = {name: getattr(text, name) for name in ("text", "score", "finish_reason")}
+    if text.tool_calls:
+        result["tool_calls"] = [call.record for call in text.tool_calls]
+    return result
 
 
 def _text_request(predictor: Predictor, row: TextRow) -> Request:
@@ -212,8 +221,11 @@ def _text_request(predictor: Predictor, row: TextRow) -> Request:
 
 
 def _chat_request(predictor: Predictor, row: ChatRow) -> Request:
+    from seq2edge.runtime.tools import Tools
+
     messages = [dict(message) for message in row.messages]
-    return predictor.model.chat_request(messages, predictor.options)
+    tools = Tools(row.tools, row.tool_choice) if row.tools else None
+    return predictor.model.chat_request(messages, predictor.options, tools=tools)
 
 
 def _transcribe(predictor: Predictor, rows: Sequence[AudioRow]) -> Iterator[Row]:

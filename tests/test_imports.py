@@ -84,6 +84,8 @@ def test_the_public_names_are_a_contract():
         "DecodeOptions",
         "Model",
         "Service",
+        "ToolCall",
+        "Tools",
         "Transcriber",
         "__version__",
         "errors",

@@ -58,7 +58,11 @@ def _onnxruntime() -> list[Component]:
     version = str(onnxruntime.__version__)
     compiled = onnxruntime.get_available_providers()
     new = tuple(int(part) for part in version.split(".")[:2]) >= (1, 31)
-    forms = "all graphs" if new else "the specialised graphs (1.31 the canonical ones too, and checks exports)"
+    forms = (
+        "all graphs"
+        if new
+        else "the specialised graphs (1.31 the canonical ones too, and checks exports)"
+    )
     cuda = "CUDAExecutionProvider" in compiled
     return [
         Component(subject="onnxruntime", works=True, detail=f"{version}, runs {forms}"),

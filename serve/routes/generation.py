@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.request import Request
-from seq2edge.runtime.sequences import FinishReason, GeneratedText
+from seq2edge.runtime.sequences import GeneratedText
 from seq2edge.runtime.service import Piece, Reply, results_of
 from seq2edge.runtime.tokenizer import Tokenizer
 from seq2edge.serve.calls.call import USED, Call
@@ -148,7 +148,7 @@ class Generation:
         self._keep()
         answers = [each for group in groups for each in group]
         choices = [
-            {"index": index, "finish_reason": FINISH[answer.finish_reason], **choice(answer)}
+            {"index": index, "finish_reason": finish_of(answer), **choice(answer)}
             for index, answer in enumerate(answers)
         ]
         return JSONResponse({**self._head, "choices": choices, "usage": self._usage(groups)})
@@ -167,10 +167,8 @@ class Generation:
     ) -> AsyncGenerator[dict[str, Any], None]:
         (reply,) = self._replies
 
-        def event(
-            index: int, piece: Piece | None, finish: FinishReason | None = None
-        ) -> dict[str, Any]:
-            end = {"index": index, "finish_reason": finish and FINISH[finish]}
+        def event(index: int, piece: Piece | None, finish: str | None = None) -> dict[str, Any]:
+            end = {"index": index, "finish_reason": finish}
             return {
                 **self._head,
                 "choices": [{**end, **choice(piece)}],
@@ -182,10 +180,10 @@ class Generation:
                 yield event(index, Piece(index=index, text=""))
         async with contextlib.aclosing(reply.pieces()) as pieces:
             async for piece in pieces:
-                if piece.text or piece.logprobs:
+                if piece.text or piece.logprobs or piece.tool_calls:
                     yield event(piece.index, piece)
                 if piece.finish_reason is not None:
-                    yield event(piece.index, None, piece.finish_reason)
+                    yield event(piece.index, None, finish_of(piece))
         self._keep()
         took = self._usage([await reply])
         if usage:
@@ -216,13 +214,20 @@ def count_usage(
     """What a call took, in OpenAI's shape, which the metrics count too."""
     call.serving.metrics.generated(loaded.name, prompt_tokens, answers)
     generated = sum(len(answer.ids) for answer in answers)
-    reasons = [FINISH[answer.finish_reason] for answer in answers]
+    reasons = list(map(finish_of, answers))
     call.request.scope[USED] = (prompt_tokens, generated, reasons)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": generated,
         "total_tokens": prompt_tokens + generated,
     }
+
+
+def finish_of(answer: GeneratedText | Piece) -> str:
+    """Why an answer ended, as OpenAI says it."""
+    assert answer.finish_reason is not None
+    finish = FINISH[answer.finish_reason]
+    return "tool_calls" if answer.tool_calls and finish == "stop" else finish
 
 
 def token_texts(tokenizer: Tokenizer, part: GeneratedText | Piece) -> list[tuple[str, float]]:

@@ -6,7 +6,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from seq2edge.serve.calls.call import Call, Serving, post
-from seq2edge.serve.routes.chat import read_messages
+from seq2edge.serve.routes.chat import read_messages, read_tools
 
 MOST_TOKENS = 1_000_000
 
@@ -21,10 +21,10 @@ async def tokenize(call: Call) -> Response:
     fields = call.fields
     name = fields.text("model")
     if "messages" in fields:
-        messages = read_messages(fields)
+        messages, tools = read_messages(fields), read_tools(fields)
         fields.end()
         model = (await call.model(name)).model
-        ids = await call.run(model.encode_chat, messages)
+        ids = await call.run(model.encode_chat, messages, tools)
     else:
         prompt = fields.text("prompt")
         special = fields.flag("add_special_tokens", True)
