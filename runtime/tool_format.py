@@ -21,6 +21,7 @@ Render: TypeAlias = Callable[..., str]  # of `Tokenizer.render_chat`
 NAMES, IDS = ("qxtoolqx", "qytoolqy"), ("qxcall001", "qycall002")
 ARGUMENTS = {"qxkey": "qxvalue", "qxlist": [1, 2]}
 SAID = "qxsaidqx"
+LONGEST = 500  # characters of a text around a name or arguments
 SEPARATORS = ((", ", ": "), (",", ":"))
 UNREAD = "its chat template writes calls in a form that is not read here"
 
@@ -155,7 +156,8 @@ def _of_one(text: str) -> ToolFormat:
             break
     else:
         raise InputError(f"tools: {UNREAD}")
-    if not begin or any(IDS[0] in part for part in (begin, middle, end)):
+    parts = (begin, middle, end)
+    if not begin or any(IDS[0] in part or len(part) > LONGEST for part in parts):
         raise InputError(f"tools: {UNREAD}")
     return ToolFormat(begin=begin, middle=middle, end=end, between=None, separators=separators)
 

@@ -26,12 +26,13 @@ from seq2edge.runtime.service import Reply, Service
 from seq2edge.runtime.session import Session
 from seq2edge.runtime.tagging import Aggregation, Entity
 from seq2edge.runtime.tokenizer import EncodedText
+from seq2edge.runtime.tools import Tools
 from seq2edge.runtime.words import WordAlignment
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 # What users import: a module, and the names of it that are promised.
 PUBLIC = {
-    "seq2edge": "load Model DecodeOptions Service Transcriber",
+    "seq2edge": "load Model DecodeOptions Service Transcriber Tools ToolCall",
     "seq2edge.errors": " ".join(
         name for name, value in vars(errors).items() if inspect.isclass(value)
     ),
@@ -151,6 +152,7 @@ LAZY = {
     "Filling": Filling,
     "Picture": Picture,
     "Image": PIL.Image.Image,
+    "Tools": Tools,
     "os": os,
     "Iterator": Iterator,
 }

@@ -7,6 +7,7 @@ import json
 import pickle
 import wave
 
+import calling
 import numpy as np
 import pytest
 import speech_models
@@ -55,6 +56,23 @@ def test_chat_answers_conversations(speaking):
     assert answer["results"][0] == {
         "text": expected.text, "score": expected.score, "finish_reason": expected.finish_reason
     }  # fmt: skip
+
+
+def test_chats_may_call_tools(made_once):
+    """A row says which; their calls are in its results."""
+    bundle = str(made_once(calling.calling_bundle))
+    chat = {"messages": calling.ASKED, "tools": [calling.CLOCK]}
+    rows = [
+        {**chat, "tool_choice": "clock.now"},
+        {**chat, "tool_choice": "x"},
+        {**chat, "tools": [1]},
+    ]
+    called, other, none = Predictor(bundle=bundle, task="chat", load=CPU)(rows)
+    (call,) = called["results"][0]["tool_calls"]
+    assert call["function"] == {"name": "clock.now", "arguments": {}}
+    assert called["results"][0]["text"] == ""
+    assert other["error"].startswith("tool_choice: 'x', needs one of auto")
+    assert none["error"].startswith("tools")
 
 
 def test_encoders_answer_texts_and_pairs(speaking):

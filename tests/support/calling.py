@@ -38,7 +38,7 @@ ASKED = [{"role": "user", "content": "Rain?"}]
 def calling_bundle(folder: Path) -> Path:
     """It, with tags around calls."""
     made = folder / "checkpoint"
-    made.mkdir()
+    made.mkdir(parents=True)
     tokenizer = tool_templates.with_tags(made / "tokenizer.json")
     model = tiny_models.make(
         "llama",

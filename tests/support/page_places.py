@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import bergamot_folders
+import calling
 import numpy as np
 import PIL.Image
 import tiny_models
@@ -119,6 +120,12 @@ def languages(place: Path, _: Speaking) -> None:
     page = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
     (pairs,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     (place / "my-pairs.toml").write_text(pairs, encoding="utf-8")
+
+
+def assistant(place: Path, _: Speaking) -> None:
+    """A bundle that chats with tools; it has not learnt to."""
+    shutil.copytree(calling.calling_bundle(place / "made"), place / "assistant")
+    edit_manifest(place / "assistant", "generation", {"max_new_tokens": 20})
 
 
 def speech(place: Path, speaking: Speaking) -> None:
@@ -272,6 +279,7 @@ PLACES: dict[str, Callable[[Path, Speaking], None]] = {
     "docs/images.md": images,
     "docs/performance.md": benchmark,
     "docs/speech.md": recordings,
+    "docs/tools.md": assistant,
     "docs/training.md": examples,
     "docs/understanding.md": understanding,
     "docs/updates.md": keys,

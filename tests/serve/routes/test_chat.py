@@ -142,9 +142,9 @@ def test_a_stop_string_ends_an_answer(served, models):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tools": []}, "tools: no field of this request, known: "),
+        ({"functions": []}, "functions: no field of this request, known: "),
         ({"messages": [{"role": "user"}]}, r"messages\[0\].content: is needed"),
-        ({"messages": [{**SAID[0], "name": "x"}]}, r"messages\[0\].name: no field"),
+        ({"messages": [{**SAID[0], "nick": "x"}]}, r"messages\[0\].nick: no field"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             r"messages\[0\].content\[0\].type: 'image_url', needs one of text",
