@@ -56,6 +56,9 @@ EXACT_SUMS = {"avx512_vnni", "avx_vnni", "amx_int8"}  # as Linux names them
 # Its threads wait for work busily within a run alone: between two they would take the processor
 # from the caller, and from other models of the process.
 REST_BETWEEN_RUNS = ("session.force_spinning_stop", "1")
+# Encoder positions of clips or images that are encoded at a time on the CPU: with more of them
+# activations leave its caches, and eight windows of Whisper take eight times the memory.
+TOGETHER = 2048
 FATAL_ALONE = 4  # of the library's log: its errors are raised too, and say names as they stand
 
 
@@ -186,6 +189,9 @@ class OnnxRuntimeBackend:
                 f"source_length: {positions.min()}, these graphs read all "
                 f"{dims.source_positions} positions of a clip or an image"
             )
+        at_a_time = max(1, TOGETHER // (dims.source_positions or 1))
+        if self._gpu is None and dims.source_positions and len(positions) > at_a_time:
+            return self._encode_in_parts(feed, positions, at_a_time)
         names = [output.name for output in session.get_outputs()]
         with self._gpu.lock if self._gpu is not None else contextlib.nullcontext():
             try:
@@ -199,6 +205,29 @@ class OnnxRuntimeBackend:
                 raise run_error(error, "encoder") from error
         outputs = dict(zip(names, binding.get_outputs(), strict=True))
         return Memory(outputs, np.array(positions, dtype=np.int64))
+
+    def _encode_in_parts(
+        self, feed: dict[str, NDArray[Any]], positions: Lengths, at_a_time: int
+    ) -> Memory:
+        """The same of inputs of one size, few at a time, which takes no longer and less memory."""
+        session = self.sessions["encoder"]
+        arrays = {
+            put.name: np.empty((len(positions), *map(int, put.shape[1:])), CACHE_TYPES[put.type])
+            for put in session.get_outputs()
+        }
+        for first in range(0, len(positions), at_a_time):
+            part = slice(first, first + at_a_time)
+            try:
+                binding = session.io_binding()
+                for name, values in feed.items():
+                    binding.bind_cpu_input(name, np.ascontiguousarray(values[part]))
+                for name, array in arrays.items():
+                    kind, place = array.dtype.type, array[part]
+                    binding.bind_output(name, "cpu", 0, kind, place.shape, place.ctypes.data)
+                session.run_with_iobinding(binding)
+            except Exception as error:  # its exceptions have no common base
+                raise run_error(error, "encoder") from error
+        return Memory.of_arrays(arrays, np.array(positions, dtype=np.int64))
 
     def start(
         self, memory: Memory | None, rows: int, capacity: int | None

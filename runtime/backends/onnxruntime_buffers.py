@@ -110,6 +110,13 @@ class Memory:
         self._own: dict[str, Cached] = {}
         self.source_length = source_length
 
+    @classmethod
+    def of_arrays(cls, arrays: dict[str, Cached], source_length: Lengths) -> Memory:
+        """One that has arrays of its own already."""
+        memory = cls({}, source_length)
+        memory._own = arrays
+        return memory
+
     @property
     def tensors(self) -> Mapping[str, Any]:
         """As the encoder gave them, on its device, until inputs come or go."""

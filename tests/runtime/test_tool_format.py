@@ -41,6 +41,7 @@ def test_what_a_template_writes_is_read(tmp_path, form):
     render = renderer(tool_templates.FORMS[form], tmp_path)
     found = find_format(render, [tool_templates.END])
     assert (found.between is not None) == (form in SEVERAL)
+    assert tool_templates.END not in "".join(found.texts)
     for count in (1, 2, 3) if form in SEVERAL else (1,):
         calls = [
             ToolCall(name=name, arguments=arguments)

@@ -54,12 +54,13 @@ FORMS = {
         + OBJECT.replace("arguments", "parameters", 1)
         + "}{% endfor %}"
     ),
-    # A list behind a token, with ids, as of Mistral.
+    # A list behind a token, with ids, and a blank before other answers, as of Mistral.
     "list": template(
         "[CALLS] ["
         + EACH
         + OBJECT
-        + ', "id": "{{ call.id }}"}{% if not loop.last %}, {% endif %}{% endfor %}]'
+        + ', "id": "{{ call.id }}"}{% if not loop.last %}, {% endif %}{% endfor %}]',
+        SAID.replace("|>' +", "|> ' +"),
     ),
     # The name outside of the JSON, as of Functionary and later ones of Mistral.
     "function": template(EACH + "<function=" + NAME + ">" + ARGUMENTS + "</function>{% endfor %}"),

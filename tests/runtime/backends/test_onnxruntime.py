@@ -31,6 +31,7 @@ from seq2edge.runtime.backends.onnxruntime import (
     runs,
     sums_may_saturate,
 )
+from seq2edge.runtime.backends.onnxruntime_buffers import host_view
 from seq2edge.runtime.backends.onnxruntime_cache import GROWTH
 from seq2edge.runtime.parity import TOLERANCES
 
@@ -224,6 +225,39 @@ def test_a_release_that_runs_nothing_is_told_what_is_needed(exported):
         OnnxRuntimeBackend(future)
     with pytest.raises(BackendError, match=r"canonical graphs need onnxruntime 99\.0"):
         OnnxRuntimeBackend(future, target="canonical")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["whisper", "trocr"])
+def test_clips_and_images_are_encoded_few_at_a_time(exported, monkeypatch, name, target):
+    """Each as alone, bit for bit, whatever is beside it; the memory goes on as any other."""
+    bundle = Bundle.open(exported(name)[1] / "bundle")
+    backend = OnnxRuntimeBackend(bundle, target=target)
+    dims, rng = bundle.manifest.dims, np.random.default_rng(0)
+    shape = backend.sessions["encoder"].get_inputs()[0].shape[1:]
+    sources = rng.standard_normal((5, *shape)).astype(np.float32)
+    lengths = np.full(5, dims.source_positions)
+    monkeypatch.setattr(backend_module, "TOGETHER", 2 * dims.source_positions + 1)
+    calls, run = [], onnxruntime.InferenceSession.run_with_iobinding
+
+    def counted(session, binding):
+        calls.append(session)
+        return run(session, binding)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", counted)
+    memory = backend.encode(sources, lengths)
+    assert len(calls) == 3
+    alone = [backend.encode(sources[i : i + 2], lengths[i : i + 2]) for i in (0, 2, 4)]
+    expected = {
+        name: np.concatenate([host_view(each.tensors[name]) for each in alone])
+        for name in alone[0].tensors
+    }
+    cache = backend.start(memory, 5, None)
+    cache.keep(np.array([4, 1]))
+    cache.join(backend.start(backend.encode(sources[2:3], lengths[2:3]), 1, None))
+    for part, array in memory._arrays().items():
+        found = array[:3, :, : dims.source_positions]
+        np.testing.assert_array_equal(found, expected[part][[4, 1, 2]])
 
 
 def test_a_release_that_checks_no_graphs_makes_no_bundles(exported, monkeypatch, tmp_path):
