@@ -23,7 +23,10 @@ ASKED = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 def template(calls: str, said: str = SAID) -> str:
     """One with what it writes for a message that has calls."""
     body = (
-        "{% if message.tool_calls %}<|assistant|>{{ message.content }}" + calls + "<|end|>" + LINE
+        "{% if 'tool_calls' in message %}<|assistant|>{{ message.content }}"
+        + calls
+        + "<|end|>"
+        + LINE
     )
     loop = (
         "{%- for message in messages %}" + body + "{% else %}" + said + "{% endif %}{% endfor -%}"
