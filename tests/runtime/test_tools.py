@@ -10,6 +10,7 @@ from calling import ASKED, CLOCK, TOOLS, WEATHER
 
 import seq2edge
 from seq2edge.errors import InputError, OptionError
+from seq2edge.runtime.templates import ChatTemplate
 from seq2edge.runtime.tools import ToolCall, Tools
 
 
@@ -112,6 +113,14 @@ def test_a_conversation_goes_on_behind_a_call(model):
     assert model.tokenizer.render_chat([*ASKED, without]).endswith(
         "<|assistant|><|end|>\n<|assistant|>"
     )
+
+
+@pytest.mark.parametrize("calls", [[], None])
+def test_no_calls_are_not_there(tmp_path, calls):
+    """Published templates ask whether a message has some by its keys."""
+    (tmp_path / "chat.jinja").write_text("{{ 'tool_calls' in messages[0] }}")
+    message = {"role": "assistant", "content": "a", "tool_calls": calls}
+    assert ChatTemplate(tmp_path / "chat.jinja").render([message]) == "False"
 
 
 @pytest.mark.parametrize(
