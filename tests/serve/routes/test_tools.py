@@ -97,6 +97,14 @@ def test_a_stream_brings_calls_behind_the_text(caller, model):
     assert arguments == {0: whole.tool_calls[0].function.arguments}
 
 
+def test_a_call_that_the_limit_cuts_is_none(caller, model):
+    """Those before it are there, and the end says that there was more."""
+    text = f'{CALL}clock.now", "arguments": {{}}}}\n</tool_call>\n{CALL}weather'
+    (choice,) = ask(caller, model, text, max_tokens=60).choices
+    assert choice.finish_reason == "length"
+    assert [call.function.name for call in choice.message.tool_calls] == ["clock.now"]
+
+
 @pytest.mark.parametrize(
     ("choice", "names"),
     [
