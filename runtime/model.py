@@ -6,7 +6,6 @@ Everything textual stands on `Model.generate_ids` and on the backend seam below 
 from __future__ import annotations
 
 import collections
-import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from seq2edge.runtime.backend import Backend, Features, Memory, open_backend
 from seq2edge.runtime.group import Group
 from seq2edge.runtime.inputs import Audio, Ids, refuse_one_string
 from seq2edge.runtime.options import DecodeOptions
-from seq2edge.runtime.request import Prefix, Request, rows_of
+from seq2edge.runtime.request import Request, rows_of
 from seq2edge.runtime.rules import rules_of
 from seq2edge.runtime.scheduler import ROWS, Scheduler, decode
 from seq2edge.runtime.scoring import ScoredSequence, score_labels
@@ -446,13 +445,6 @@ class Model(Understanding):
 
         self._require("generate")
         return Session(self, options or self.options, system=system, prefix=prefix, tools=tools)
-
-    def request_after(self, request: Request, prefix: Prefix | None) -> tuple[Request, int]:
-        """A request whose prompt may begin as a prefix, which is spent; how much does."""
-        request = dataclasses.replace(request, keep=True)
-        if prefix is not None:
-            request = request.with_prefix(prefix)
-        return request, 0 if request.prefix is None else len(request.prefix.ids)
 
     def texts_of(self, group: Group) -> list[GeneratedText]:
         """The answers of a request that is done, best first."""

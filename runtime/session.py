@@ -5,6 +5,7 @@ A prompt that begins with tokens which the cache holds computes only the rest.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import threading
@@ -85,11 +86,12 @@ class Session:
         return self._answer(options)
 
     def _answer(self, options: DecodeOptions | None) -> TextStream:
-        model = self._model
-        request, self.reused = model.request_after(
-            model.chat_request(self.messages, options or self._options, tools=self._tools),
-            self.prefix,
-        )
+        model, options = self._model, options or self._options
+        request = model.chat_request(self.messages, options, tools=self._tools)
+        request = dataclasses.replace(request, keep=True)
+        if self.prefix is not None:
+            request = request.with_prefix(self.prefix)
+        self.reused = 0 if request.prefix is None else len(request.prefix.ids)
         self.prefix = None  # spent; the answer leaves another one
 
         def result(group: Group) -> GeneratedText:
