@@ -1,7 +1,7 @@
 """How a model writes calls of tools: found out of what its chat template makes of some.
 
-A template was trained with; what it writes around a call's name and arguments is what the model
-writes too. Rules of these texts and of the tools' schemas keep an answer to calls that can be read.
+A model was trained with its template: what that writes around a call's name and arguments is what
+the model writes. Rules of these texts and of the tools' schemas keep answers to calls that are read.
 """
 
 from __future__ import annotations
