@@ -1,7 +1,7 @@
 """How a model writes calls of tools: found out of what its chat template makes of some.
 
 A model was trained with its template: what that writes around a call's name and arguments is what
-the model writes. Rules of these texts and of the tools' schemas keep answers to calls that are read.
+the model writes. A grammar of these texts and of the tools' schemas keeps answers to such calls.
 """
 
 from __future__ import annotations
