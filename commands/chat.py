@@ -21,7 +21,7 @@ from seq2edge.commands.options import (
 )
 from seq2edge.commands.terminal import show
 from seq2edge.errors import InputError, Seq2EdgeError
-from seq2edge.files.records import RecordError, parse_json
+from seq2edge.files.records import parse_json, record_errors
 from seq2edge.files.storage import file_errors, read_regular
 
 if TYPE_CHECKING:
@@ -91,12 +91,8 @@ def _line(prompt: str) -> str | None:
 def _read_tools(file: Path) -> Tools:
     from seq2edge.runtime.tools import Tools
 
-    with file_errors(file, InputError):
-        data = read_regular(file, LARGEST_TOOLS, InputError)
-    try:
-        definitions = parse_json(data)
-    except RecordError as error:
-        raise InputError(f"{file}: {error}") from None
+    with file_errors(file, InputError), record_errors(file, InputError):
+        definitions = parse_json(read_regular(file, LARGEST_TOOLS, InputError))
     if not isinstance(definitions, list):
         raise InputError(f"{file}: needs a list of tools")
     return Tools(definitions)

@@ -17,11 +17,11 @@ from seq2edge.runtime.backend import Backend, Features
 from seq2edge.runtime.encoders import Text
 from seq2edge.runtime.limits import Limits
 from seq2edge.runtime.options import DecodeOptions
+from seq2edge.runtime.tools import Tools, told_of
 
 if TYPE_CHECKING:
     from seq2edge.runtime.images import Picture
     from seq2edge.runtime.tokenizer import EncodedText, Tokenizer
-    from seq2edge.runtime.tools import Tools
 
 Ids = Sequence[int]
 Audio: TypeAlias = "str | os.PathLike[str] | NDArray[np.float32]"
@@ -148,8 +148,10 @@ class Inputs:
         self, messages: Sequence[Mapping[str, Any]], tools: Tools | None = None
     ) -> list[int]:
         """The ids that the model reads of a conversation, up to where its answer begins."""
-        told = tools.definitions if tools is not None and tools.choice != "none" else None
-        prompt = self.tokenizer.render_chat(list(messages), tools=told)
+        told = told_of(tools)
+        prompt = self.tokenizer.render_chat(
+            list(messages), tools=None if told is None else told.definitions
+        )
         return self.tokenizer.encode(prompt, special_tokens=False)
 
     def with_target_language(self, options: DecodeOptions, language: str | None) -> DecodeOptions:

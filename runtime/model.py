@@ -131,11 +131,13 @@ class Model(Understanding):
         options the checkpoint's own defaults hold. Raises InputError, OptionError, CapacityError.
         """
         self._require("generate")
-        options = options or self.options
-        if not prompts:
-            return []
-        self._limits.check_prompts(prompts)
-        return decode(self.backend, [self.request(prompt, options) for prompt in prompts])
+        return decode(self.backend, self._requests(prompts, options or self.options))
+
+    def _requests(self, prompts: Sequence[Ids], options: DecodeOptions) -> list[Request]:
+        """Those of some ids, which are checked together."""
+        if prompts:
+            self._limits.check_prompts(prompts)
+        return [self.request(prompt, options) for prompt in prompts]
 
     def generate(
         self,
@@ -155,10 +157,7 @@ class Model(Understanding):
             for prompt in prompts
         ]
         options = self.with_target_language(options or self.options, target_language)
-        if not ids:
-            return []
-        self._limits.check_prompts(ids)
-        return self._decode([self.request(each, options) for each in ids])
+        return self._decode(self._requests(ids, options))
 
     def generate_each(
         self,

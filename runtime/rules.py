@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from seq2edge.errors import OptionError
 from seq2edge.runtime.options import DecodeOptions
 from seq2edge.runtime.search import Processor
-from seq2edge.runtime.tools import Tools
+from seq2edge.runtime.tools import Tools, told_of
 
 if TYPE_CHECKING:
     from seq2edge.runtime.model import Model
@@ -22,22 +22,22 @@ def rules_of(
     Raises OptionError for rules that are not understood, and where there are both; InputError where
     the chat template knows no tools.
     """
-    told = tools is not None and tools.choice != "none"
-    if options.constraint is None and not told:
+    told = told_of(tools)
+    if options.constraint is None and told is None:
         return [], None
     from seq2edge.runtime.constraints import Constraint, special_tokens
     from seq2edge.runtime.tool_format import CallReader
 
     record, vocab = model.tokenizer.record, model.dims.vocab
     file = model.bundle.file(record.target or record.source)
-    if tools is None or not told:
+    if told is None:
         return [Constraint(options, file, vocab, prompt)], None
     if options.constraint is not None:
         name = options.constraint[0]
         raise OptionError(f"{name}: an answer that may call tools has rules of its own")
     form = format_of(model, options)
     added = model.tokenizer.added_tokens()
-    calls = CallReader(form, tools, special_tokens(added, file, vocab, options.eos_token_id))
+    calls = CallReader(form, told, special_tokens(added, file, vocab, options.eos_token_id))
     kept = Constraint(options, file, vocab, prompt, grammar=calls.grammar, named=calls.named)
     return [kept], calls
 

@@ -112,7 +112,9 @@ class Reply:
 
     def __init__(self, model: Model, group: Group, feed: _Feed) -> None:
         self._model, self._group, self._feed = model, group, feed
-        self._detokenizer = _detokenizer(model, group)
+        self._detokenizer = Detokenizer.of(model.tokenizer, group.request)
+        self._making = threading.Lock()
+        self._results: list[GeneratedText] | None = None  # made once: calls have ids of their own
         self._read = False  # to the end
         self._ids = 0  # that were looked at
 
@@ -130,7 +132,10 @@ class Reply:
         ends it.
         """
         self._wait(tokens=False, timeout=timeout)
-        return self._model.texts_of(self._group)
+        with self._making:
+            if self._results is None:
+                self._results = self._model.texts_of(self._group)
+            return list(self._results)
 
     @property
     def result(self) -> GeneratedText:
@@ -177,7 +182,8 @@ class Reply:
 
         Joined, each answer's texts, ids and log-probabilities are those of `results`.
         """
-        texts = [_detokenizer(self._model, self._group) for _ in range(self.count)]
+        request, tokenizer = self._group.request, self._model.tokenizer
+        texts = [Detokenizer.of(tokenizer, request) for _ in range(self.count)]
         ends = [0] * self.count  # of the ids that were told
         while not self._feed.over:
             for index, ids in enumerate(self._certain()):
@@ -238,11 +244,6 @@ class Reply:
         except asyncio.CancelledError:
             self.cancel()
             raise
-
-
-def _detokenizer(model: Model, group: Group) -> Detokenizer:
-    request = group.request
-    return Detokenizer(model.tokenizer, request.options.stop_strings, request.calls)
 
 
 async def results_of(replies: Iterable[Reply]) -> list[list[GeneratedText]]:

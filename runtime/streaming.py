@@ -36,6 +36,11 @@ class Detokenizer:
         self._calls = calls
         self._given = 0  # characters
 
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, request: Request) -> Detokenizer:
+        """That of an answer to a request."""
+        return cls(tokenizer, request.options.stop_strings, request.calls)
+
     def certain(self, ids: Sequence[int]) -> str:
         """What is certain of these ids' text and was not given out yet."""
         tokenizer = self._tokenizer
@@ -121,9 +126,7 @@ class TextStream:
     ) -> None:
         self._scheduler = Scheduler(backend, rows=request.rows)
         self._group = self._scheduler.submit(request)
-        self._pieces = self._generate(
-            Detokenizer(tokenizer, request.options.stop_strings, request.calls)
-        )
+        self._pieces = self._generate(Detokenizer.of(tokenizer, request))
         self._make_result = result
         self._result: GeneratedText | None = None
 

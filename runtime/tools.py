@@ -96,6 +96,11 @@ class Tools:
         return {name: {**base, **schemas[name]} for name in chosen}
 
 
+def told_of(tools: Tools | None) -> Tools | None:
+    """Those that a model is told of: none by the choice "none"."""
+    return None if tools is None or tools.choice == "none" else tools
+
+
 def _check_definition(place: str, definition: Any) -> None:
     if not isinstance(definition, dict) or definition.get("type") != "function":
         raise OptionError(f"{place}: {definition!r:.60}, needs an object of the type 'function'")

@@ -11,6 +11,7 @@ import importlib.util
 import io
 import os
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ class OnnxRuntimeBackend:
 
     def encode(self, source: Tokens | Features, source_length: Lengths) -> Memory:
         """See Backend."""
-        dims, session = self._dims, self.sessions["encoder"]
+        dims = self._dims
         feed, positions = encoder_feed(dims, source, source_length)
         if self.target == "onnxruntime" and np.any(positions < dims.source_positions):
             raise BackendError(
@@ -192,42 +193,44 @@ class OnnxRuntimeBackend:
         at_a_time = max(1, TOGETHER // (dims.source_positions or 1))
         if self._gpu is None and dims.source_positions and len(positions) > at_a_time:
             return self._encode_in_parts(feed, positions, at_a_time)
-        names = [output.name for output in session.get_outputs()]
+        names = [output.name for output in self.sessions["encoder"].get_outputs()]
         with self._gpu.lock if self._gpu is not None else contextlib.nullcontext():
-            try:
-                binding = session.io_binding()
-                for name, values in feed.items():
-                    binding.bind_cpu_input(name, np.ascontiguousarray(values))
-                for name in names:
-                    binding.bind_output(name, self.device)
-                session.run_with_iobinding(binding)
-            except Exception as error:  # its exceptions have no common base
-                raise run_error(error, "encoder") from error
-        outputs = dict(zip(names, binding.get_outputs(), strict=True))
-        return Memory(outputs, np.array(positions, dtype=np.int64))
+            outputs = self._run_encoder(
+                feed, lambda binding: [binding.bind_output(name, self.device) for name in names]
+            )
+        return Memory(dict(zip(names, outputs, strict=True)), np.array(positions, dtype=np.int64))
 
     def _encode_in_parts(
         self, feed: dict[str, NDArray[Any]], positions: Lengths, at_a_time: int
     ) -> Memory:
         """The same of inputs of one size, few at a time, which takes no longer and less memory."""
-        session = self.sessions["encoder"]
         arrays = {
             put.name: np.empty((len(positions), *map(int, put.shape[1:])), CACHE_TYPES[put.type])
-            for put in session.get_outputs()
+            for put in self.sessions["encoder"].get_outputs()
         }
         for first in range(0, len(positions), at_a_time):
             part = slice(first, first + at_a_time)
-            try:
-                binding = session.io_binding()
-                for name, values in feed.items():
-                    binding.bind_cpu_input(name, np.ascontiguousarray(values[part]))
-                for name, array in arrays.items():
-                    kind, place = array.dtype.type, array[part]
-                    binding.bind_output(name, "cpu", 0, kind, place.shape, place.ctypes.data)
-                session.run_with_iobinding(binding)
-            except Exception as error:  # its exceptions have no common base
-                raise run_error(error, "encoder") from error
+            places = {name: array[part] for name, array in arrays.items()}
+            self._run_encoder(
+                {name: values[part] for name, values in feed.items()},
+                functools.partial(_bind_outputs, places),
+            )
         return Memory.of_arrays(arrays, np.array(positions, dtype=np.int64))
+
+    def _run_encoder(
+        self, feed: dict[str, NDArray[Any]], bind: Callable[[Any], object]
+    ) -> list[Any]:
+        """Its outputs, where `bind` lets them be."""
+        session = self.sessions["encoder"]
+        try:
+            binding = session.io_binding()
+            for name, values in feed.items():
+                binding.bind_cpu_input(name, np.ascontiguousarray(values))
+            bind(binding)
+            session.run_with_iobinding(binding)
+        except Exception as error:  # its exceptions have no common base
+            raise run_error(error, "encoder") from error
+        return list(binding.get_outputs())
 
     def start(
         self, memory: Memory | None, rows: int, capacity: int | None
@@ -301,6 +304,12 @@ class OnnxRuntimeBackend:
         except Exception as error:  # its exceptions have no common base
             raise run_error(error, "encoder") from error
         return pooled
+
+
+def _bind_outputs(arrays: dict[str, NDArray[Any]], binding: Any) -> None:
+    """Let a session write into these arrays of the host."""
+    for name, array in arrays.items():
+        binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 
 def _cache_type(bundle: Bundle, name: str) -> type[Any]:

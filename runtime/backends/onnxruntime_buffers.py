@@ -145,9 +145,8 @@ class Memory:
 
     def repeated(self, inputs: NDArray[np.int64]) -> Memory:
         """Another one, whose input i is a copy of `inputs[i]`."""
-        other = Memory({}, self.source_length[inputs])
-        other._own = {name: array[inputs] for name, array in self._arrays().items()}
-        return other
+        arrays = {name: array[inputs] for name, array in self._arrays().items()}
+        return Memory.of_arrays(arrays, self.source_length[inputs])
 
     def keep(self, inputs: NDArray[np.int64]) -> None:
         """Input i is the old `inputs[i]`."""

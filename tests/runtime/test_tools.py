@@ -183,6 +183,15 @@ def test_several_chats_call_at_a_time(model):
     assert [[call.name for call in answer.tool_calls] for (answer,) in answers] == [["weather"]] * 2
 
 
+def test_a_reply_gives_the_same_calls_whenever_it_is_asked(model):
+    """What a tool gives refers to an id, so that another look may not change it."""
+    options = calling.pushed(model, '<tool_call>\n{"name": "clock.now')
+    with seq2edge.Service(model) as service:
+        reply = service.chat(ASKED, options, tools=Tools([CLOCK], parallel=False))
+        (call,) = reply.result.tool_calls
+        assert reply.results()[0].tool_calls[0].id == call.id
+
+
 def test_a_session_goes_on_with_what_tools_give(model):
     """Whose results are for its calls, by their ids."""
     options = calling.pushed(model, '<tool_call>\n{"name": "clock.now')
